@@ -1,0 +1,36 @@
+"""Settings of the whole suite: CPU that pretends to be eight devices, strict shapes, compiled programs kept."""
+
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Before jax is imported: platform, device count and the cache of compiled programs are read at import.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+import jax
+import pytest
+from absl import flags
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Grain reads absl flags in its workers; outside `app.run` they count as unparsed.
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session")
+def root() -> pathlib.Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def golden_folder() -> pathlib.Path:
+    """The folder of reference outputs beside the repository; the test is skipped where it is absent."""
+    folder = ROOT.parent / "shared" / "golden"
+    if not folder.is_dir():
+        pytest.skip("the reference outputs (../shared/golden) are not on this machine")
+    return folder
