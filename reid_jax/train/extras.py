@@ -1,0 +1,126 @@
+"""What a method keeps beside its model and updates in the train step: teachers, averages, class centres.
+
+A config names them: `config.extras.teacher = dict(kind="moving_average", decay=0.999)`. Losses read them as
+`extra/<name>`, passes run them as networks (`network="extra/teacher"`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from reid_jax import errors
+
+
+class Extra(Protocol):
+    """One entry of `TrainState.extra`.
+
+    Attributes:
+        differentiable: whether the step takes the gradient of the loss with respect to the value.
+        restart: whether a phase that lists it starts it anew even when an earlier phase left a value.
+    """
+
+    differentiable: bool
+    restart: bool
+
+    def init(self, key: jax.Array, variables: Mapping[str, Any]) -> Any:
+        """The value at the beginning of a phase."""
+
+    def update(self, value: Any, gradient: Any, variables: Mapping[str, Any]) -> Any:
+        """The value after a step whose new model variables are `variables`."""
+
+
+def _copy(tree: Any) -> Any:
+    # The state is donated to the step: two entries must never share a buffer.
+    return jax.tree.map(jnp.copy, dict(tree))
+
+
+@dataclasses.dataclass(frozen=True)
+class MovingAverage:
+    """Exponential moving average of parameters and batch statistics (mean teacher; weights for evaluation)."""
+
+    decay: float = 0.999
+    restart: bool = False
+    differentiable = False
+
+    def init(self, key: jax.Array, variables: Mapping[str, Any]) -> Any:
+        return _copy(variables)
+
+    def update(self, value: Any, gradient: Any, variables: Mapping[str, Any]) -> Any:
+        return jax.tree.map(lambda old, new: old + (1.0 - self.decay) * (new - old), value, dict(variables))
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenCopy:
+    """The variables as they were when the phase began: a fixed teacher."""
+
+    restart: bool = False
+    differentiable = False
+
+    def init(self, key: jax.Array, variables: Mapping[str, Any]) -> Any:
+        return _copy(variables)
+
+    def update(self, value: Any, gradient: Any, variables: Mapping[str, Any]) -> Any:
+        return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Centres:
+    """One learned vector per class, moved by plain SGD on the loss that reads it.
+
+    Attributes:
+        num_classes: C.
+        dimension: D.
+        learning_rate: of its own SGD, whatever the model's optimiser does.
+        scale: factor on the gradient; 1 / (weight of the loss term) undoes that weight, as the usual recipe does.
+        trainable: False keeps the centres where they were drawn.
+
+    References:
+        Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016.
+    """
+
+    num_classes: int
+    dimension: int
+    learning_rate: float = 0.5
+    scale: float = 1.0
+    trainable: bool = True
+    restart: bool = False
+
+    @property
+    def differentiable(self) -> bool:
+        return self.trainable
+
+    def init(self, key: jax.Array, variables: Mapping[str, Any]) -> jax.Array:
+        return jax.random.normal(key, (self.num_classes, self.dimension))
+
+    def update(self, value: jax.Array, gradient: jax.Array | None, variables: Mapping[str, Any]) -> jax.Array:
+        return value if gradient is None else value - self.learning_rate * self.scale * gradient
+
+
+EXTRAS: dict[str, type] = {"moving_average": MovingAverage, "frozen_copy": FrozenCopy, "centres": Centres}
+
+
+def build(config: Mapping[str, Mapping[str, Any]], *, num_classes: int) -> dict[str, Extra]:
+    """Builds the extras a config lists; centres learn the number of classes from the data.
+
+    Raises:
+        UserError: for an unknown kind or a misspelt option.
+    """
+    built: dict[str, Extra] = {}
+    for name, options in config.items():
+        options = dict(options)
+        kind = options.pop("kind", "")
+        if kind not in EXTRAS:
+            raise errors.unknown(f"kind of extra {name!r}", kind, EXTRAS)
+        fields = [field.name for field in dataclasses.fields(EXTRAS[kind])]
+        if kind == "centres":
+            options.setdefault("num_classes", num_classes)
+        for option in options:
+            if option not in fields:
+                raise errors.unknown(f"option of extra {name!r}", option, fields)
+        built[name] = EXTRAS[kind](**options)
+    return built

@@ -1,0 +1,267 @@
+"""The training loop: boring, and in one place.
+
+Order of events after each update: log, evaluate, save. Metrics leave the device only when they are logged; a loss that
+is not finite stops the run with the number of the step that made it, before anything is saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from reid_jax import errors, parallel
+from reid_jax.train import checkpoints as checkpoints_lib
+from reid_jax.train import metrics as metrics_lib
+from reid_jax.train import state as state_lib
+
+LOG = logging.getLogger(__name__)
+
+# Steps dispatched ahead of the device: enough to hide the host, few enough that the progress bar tells the truth.
+RUN_AHEAD = 2
+# Logs in a row at which a triplet loss must sit at its margin before the embedding counts as collapsed.
+COLLAPSE_PATIENCE = 3
+
+
+class Batches(Protocol):
+    """What `reid_jax.data.pipeline.train_batches` returns: an iterator of numpy batches that can be closed."""
+
+    def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]: ...
+
+    def close(self) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of steps with one objective, one optimiser and one input stream.
+
+    Attributes:
+        name: for logs; empty for a run of one phase.
+        first_step, last_step: updates [first_step, last_step) belong to it.
+        steps_per_epoch: of its input stream.
+        begin: from the state left by the phase before to the one this phase starts with.
+        step: the compiled `(state, batch) -> (state, metrics)`.
+        open_batches: opens the input stream at a step of this phase (0 = its beginning).
+        learning_rates: by parameter group, at a step of this phase.
+        margins: by metric name (`loss/<term>`), the value at which a triplet loss means a collapsed embedding.
+    """
+
+    name: str
+    first_step: int
+    last_step: int
+    steps_per_epoch: int
+    begin: Callable[[state_lib.TrainState], state_lib.TrainState]
+    step: Callable[[state_lib.TrainState, Any], tuple[state_lib.TrainState, dict[str, jax.Array]]]
+    open_batches: Callable[[int], Batches]
+    learning_rates: Callable[[int], Mapping[str, float]]
+    margins: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Every:
+    """How often things happen, in steps; 0 means never (but always at the end of the run)."""
+
+    log: int
+    evaluate: int
+    save: int
+
+
+class NonFiniteLoss(errors.UserError):
+    """The loss of a step was not finite."""
+
+
+@dataclasses.dataclass
+class _Window:
+    """Losses and times since the last log."""
+
+    losses: list[tuple[int, jax.Array]] = dataclasses.field(default_factory=list)
+    images: int = 0
+    waited: float = 0.0
+    began: float = dataclasses.field(default_factory=time.perf_counter)
+
+    def check(self) -> None:
+        """Fetches the losses not looked at yet and stops at the first that is not finite."""
+        values = jax.device_get([loss for _, loss in self.losses])
+        for (step, _), value in zip(self.losses, values, strict=True):
+            if not math.isfinite(value):
+                raise NonFiniteLoss(
+                    f"expected a finite loss, got {value} at step {step}; nothing was saved after it: lower the learning "
+                    "rate or lengthen the warm-up, and run the same command to go on from the last checkpoint."
+                )
+        self.losses.clear()
+
+
+class Loop:
+    """Runs phases from a step to the end; see the module's docstring.
+
+    Args:
+        mesh: devices.
+        phases: in order, covering all steps without a gap.
+        every: how often to log, evaluate and save.
+        writer: metrics file of the run (on the main process).
+        checkpoints: of the run; None saves nothing.
+        evaluate: `(state, step) -> {name: fraction}`, the same on every process; None never evaluates.
+        meta: goes into every checkpoint beside the state.
+    """
+
+    def __init__(
+        self,
+        mesh: jax.sharding.Mesh,
+        phases: Sequence[Phase],
+        every: Every,
+        *,
+        writer: metrics_lib.MetricWriter,
+        checkpoints: checkpoints_lib.Checkpoints | None,
+        evaluate: Callable[[state_lib.TrainState, int], dict[str, float]] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.mesh, self.phases, self.every = mesh, phases, every
+        self.writer, self.checkpoints, self.evaluate = writer, checkpoints, evaluate
+        self.meta = dict(meta or {})
+        self.last_step = phases[-1].last_step
+        self._at_margin: dict[str, int] = {}
+        self._terminate = False
+
+    def run(self, state: state_lib.TrainState, first_step: int) -> state_lib.TrainState:
+        """Trains from `first_step` to the end and returns the final state."""
+        progress = metrics_lib.Progress(self.last_step, initial=first_step)
+        try:
+            with self._terminating_politely():
+                for phase in self.phases:
+                    if first_step < phase.last_step:
+                        state = self._run_phase(phase, state, max(first_step, phase.first_step), progress)
+        except jax.errors.JaxRuntimeError as error:
+            raise parallel.peer_failure(error) or error from error
+        finally:
+            progress.close()
+            if self.checkpoints is not None:
+                self.checkpoints.wait()
+        return state
+
+    def _run_phase(
+        self, phase: Phase, state: state_lib.TrainState, first_step: int, progress: metrics_lib.Progress
+    ) -> state_lib.TrainState:
+        if first_step == phase.first_step:
+            state = phase.begin(state)
+        window = _Window()
+        with contextlib.closing(phase.open_batches(first_step - phase.first_step)) as batches:
+            stream = iter(batches)
+            for step in range(first_step + 1, phase.last_step + 1):
+                asked = time.perf_counter()
+                batch = next(stream)
+                window.waited += time.perf_counter() - asked
+                window.images += len(batch["label"]) * jax.process_count()
+                state, metrics = phase.step(state, parallel.to_global(batch, self.mesh))
+                window.losses.append((step, metrics["loss"]))
+                if len(window.losses) > RUN_AHEAD:
+                    jax.block_until_ready(window.losses[-1 - RUN_AHEAD][1])
+                window = self._after_step(phase, state, step, metrics, window, progress)
+        return state
+
+    def _after_step(
+        self,
+        phase: Phase,
+        state: state_lib.TrainState,
+        step: int,
+        metrics: dict[str, jax.Array],
+        window: _Window,
+        progress: metrics_lib.Progress,
+    ) -> _Window:
+        """Log, evaluate, save: in this order, each when it is due. Returns the window to go on with."""
+        last = step == self.last_step
+        due = {name: _due(step, getattr(self.every, name), last) for name in ("log", "evaluate", "save")}
+        if step == 1 or step == phase.first_step + 1:
+            # The first step compiles; timing starts after it.
+            window.check()
+            LOG.info("first step%s compiled and done in %.1f s", _of(phase), time.perf_counter() - window.began)
+            window = _Window()
+        if due["log"]:
+            window.check()
+            self._log(phase, step, metrics, window, progress)
+            window = _Window()
+        progress.update(step)
+        scores: dict[str, float] = {}
+        if due["evaluate"] and self.evaluate is not None:
+            window.check()
+            scores = self.evaluate(state, step)
+            self.writer.write(step, scores)
+            window = _Window()
+        if self.checkpoints is not None and (due["save"] or self._terminate):
+            window.check()
+            self.checkpoints.save(step, state, {**self.meta, "phase": phase.name}, scores or None)
+        if self._terminate:
+            raise errors.UserError(f"asked to stop at step {step}; saved there, the same command goes on from it.")
+        return window
+
+    def _log(
+        self,
+        phase: Phase,
+        step: int,
+        metrics: dict[str, jax.Array],
+        window: _Window,
+        progress: metrics_lib.Progress,
+    ) -> None:
+        elapsed = time.perf_counter() - window.began
+        fetched = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        rates = phase.learning_rates(step - phase.first_step - 1)
+        timing = {}
+        if window.images:
+            timing = {"images_per_second": window.images / elapsed, "data_wait_percent": 100 * window.waited / elapsed}
+        record = {
+            "epoch": (step - phase.first_step) / phase.steps_per_epoch,
+            **fetched,
+            **{f"learning_rate/{name}": float(rate) for name, rate in rates.items()},
+            **timing,
+        }
+        self.writer.write(step, record)
+        progress.show(step, {**record, "learning_rate": max(rates.values(), default=0.0)})
+        self._watch_collapse(phase, step, fetched)
+
+    def _watch_collapse(self, phase: Phase, step: int, metrics: Mapping[str, float]) -> None:
+        """Warns once per term when a triplet loss stays at its margin: all embeddings have become one point."""
+        for name, margin in phase.margins.items():
+            stuck = abs(metrics.get(name, math.inf) - margin) < 0.005 * margin
+            self._at_margin[name] = self._at_margin.get(name, 0) + 1 if stuck else 0
+            if self._at_margin[name] == COLLAPSE_PATIENCE:
+                LOG.warning(
+                    "%s sits at its margin %.3f (step %d): the embedding has probably collapsed to one point; "
+                    "lower the learning rate, lengthen the warm-up, or start from pretrained weights.",
+                    *(name, margin, step),
+                )
+
+    @contextlib.contextmanager
+    def _terminating_politely(self) -> Iterator[None]:
+        """On SIGTERM (a scheduler takes the machine back) saves after the current step; one-process runs only.
+
+        Saving is a collective operation and the signal reaches processes at different steps, so runs of several
+        processes rely on the last regular checkpoint instead.
+        """
+        if parallel.process_count() > 1 or not _in_main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_terminate", True))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _due(step: int, every: int, last: bool) -> bool:
+    return last or (every > 0 and step % every == 0)
+
+
+def _of(phase: Phase) -> str:
+    return f" of phase {phase.name}" if phase.name else ""

@@ -1,0 +1,112 @@
+"""One update: forward, losses, gradients, optimiser, extras. A pure function, compiled once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange
+
+from reid_jax import errors, parallel
+from reid_jax.train import extras as extras_lib
+from reid_jax.train import state as state_lib
+
+Metrics = dict[str, jax.Array]
+
+
+def step_key(seed: int, step: jax.Array) -> jax.Array:
+    """The randomness of one step: derived from seed and step, so that a resumed run draws the same."""
+    return jax.random.fold_in(jax.random.key(seed), step)
+
+
+def make_train_step(
+    objective: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    extras: Mapping[str, extras_lib.Extra],
+    *,
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    accumulate: int = 1,
+    group_size: int = 1,
+) -> Callable[[state_lib.TrainState, Mapping[str, jax.Array]], tuple[state_lib.TrainState, Metrics]]:
+    """Builds the jitted `train_step(state, batch) -> (state, metrics)`.
+
+    The state is replicated over the mesh and donated; the batch is split on its first axis. Everything is computed over
+    the global batch: batch statistics and hard mining mean the same on one device and on many.
+
+    Args:
+        objective: see `reid_jax.train.objective.Objective`.
+        optimizer: optax chain of the phase.
+        extras: by name, what the step updates beside the model.
+        seed: of the run.
+        mesh: devices, one axis `data`.
+        accumulate: number of micro-batches whose mean gradient makes one update.
+        group_size: images of one identity that stand side by side in a batch; micro-batches keep them together.
+    """
+    learned = sorted(name for name, extra in extras.items() if extra.differentiable)
+
+    def gradients(state: state_lib.TrainState, batch_stats: Any, batch: Any, key: jax.Array) -> Any:
+        def loss(trained: tuple[Any, dict[str, Any]]) -> Any:
+            params, learned_extra = trained
+            return objective(params, batch_stats, {**state.extra, **learned_extra}, batch, key)
+
+        trained = (state.params, {name: state.extra[name] for name in learned})
+        return jax.value_and_grad(loss, has_aux=True)(trained)
+
+    def accumulated(state: state_lib.TrainState, batch: Any, key: jax.Array) -> Any:
+        micro_batches = jax.tree.map(lambda x: _split(x, accumulate, group_size), batch)
+
+        def body(carry: Any, scanned: Any) -> Any:
+            batch_stats, total = carry
+            index, micro_batch = scanned
+            (loss, (batch_stats, metrics)), grads = gradients(
+                state, batch_stats, micro_batch, jax.random.fold_in(key, index)
+            )
+            return (batch_stats, jax.tree.map(jnp.add, total, grads)), (loss, metrics)
+
+        zeros = jax.tree.map(jnp.zeros_like, (state.params, {name: state.extra[name] for name in learned}))
+        (batch_stats, total), (loss, metrics) = jax.lax.scan(
+            body, (state.batch_stats, zeros), (jnp.arange(accumulate), micro_batches)
+        )
+        mean = lambda tree: jax.tree.map(lambda x: x.mean(axis=0), tree)
+        return (mean(loss), (batch_stats, mean(metrics))), jax.tree.map(lambda x: x / accumulate, total)
+
+    def train_step(state: state_lib.TrainState, batch: Any) -> tuple[state_lib.TrainState, Metrics]:
+        key = step_key(seed, state.step)
+        if accumulate == 1:
+            (loss, (batch_stats, metrics)), grads = gradients(state, state.batch_stats, batch, key)
+        else:
+            (loss, (batch_stats, metrics)), grads = accumulated(state, batch, key)
+        param_grads, extra_grads = grads
+        updates, opt_state = optimizer.update(param_grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        variables = {"params": params, "batch_stats": batch_stats}
+        extra = {
+            name: extras[name].update(value, extra_grads.get(name), variables) if name in extras else value
+            for name, value in state.extra.items()
+        }
+        metrics = {
+            "loss": loss,
+            **metrics,
+            "gradient_norm": optax.global_norm(param_grads),
+            "update_norm": optax.global_norm(updates),
+        }
+        return state.replace(
+            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, extra=extra
+        ), metrics
+
+    replicated = parallel.replicated(mesh)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(replicated, replicated))
+
+
+def _split(x: jax.Array, parts: int, group_size: int) -> jax.Array:
+    """[B, ...] -> [parts, B / parts, ...], identities dealt out in turn and kept whole."""
+    if x.shape[0] % (parts * group_size):
+        raise errors.UserError(
+            f"expected a batch divisible into {parts} micro-batches of whole identities of {group_size} images, "
+            f"got {x.shape[0]} images; change train.accumulate or data.sampler."
+        )
+    return rearrange(x, "(p n k) ... -> n (p k) ...", n=parts, k=group_size)
