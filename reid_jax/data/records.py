@@ -1,0 +1,316 @@
+"""Prepared data sets: opening them, their splits and what the rest of the package may know about them.
+
+A data set is prepared once (`reid_jax.data.prepare`) into `<root>/prepared/<folder>/<version>/`: array_record files of
+encoded images, and lists of identities, cameras and file names beside them, so that samplers, label tables and the
+protocol's checks never touch an image. Training opens that folder here and never imports a builder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from reid_jax import errors
+
+SPLITS = ("train", "query", "gallery")
+JUNK = -1  # pid of a detection that shows nobody in particular: dropped from the gallery before ranking
+DISTRACTOR = 0  # pid of a person who is nobody's match: stays in the gallery as a wrong answer
+
+# Options a data set may be prepared with, and their defaults; each combination has a prepared folder of its own.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "synthped": {"size": "demo", "seed": 0},
+    "synthped_occluded": {"size": "demo", "seed": 0},
+    "reid_folder": {"title": ""},
+}
+
+
+class RecordSource(Sequence):
+    """Random access to the records of one split; small to pickle, safe to read from several threads.
+
+    `source[i]` is a dict: `image` bytes (JPEG or PNG), `pid` int, `camid` int, `filename` str, and whatever else the
+    builder stored (`parts`: PNG bytes).
+    """
+
+    def __init__(self, records: Sequence[bytes]):
+        """Wraps what answers `len` and `[i]` with serialised examples (array_record's own data source)."""
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: Any) -> dict[str, Any]:  # type: ignore[override]
+        position = index.__index__()
+        if position < 0:
+            position += len(self)
+        if not 0 <= position < len(self):
+            raise IndexError(f"record {index} of a split of {len(self)}")
+        return _parse_example(self._records[position])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[position] for position in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"RecordSource({len(self)} records)"
+
+
+def _parse_example(serialised: bytes) -> dict[str, Any]:
+    # TFDS's own route (`SkipDecoding`) builds a numpy array per field and takes twice the time of this loop.
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    element: dict[str, Any] = {}
+    for key, feature in tf_example_pb2.Example.FromString(serialised).features.feature.items():
+        kind = feature.WhichOneof("kind")
+        values = getattr(feature, kind).value if kind else ()
+        element[key] = values[0] if len(values) == 1 else np.asarray(values)
+    element["filename"] = element["filename"].decode()
+    return element
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split in published order.
+
+    Attributes:
+        name: `<data set>/<split>`, such as "market1501/train".
+        source: answers `len` and `[i]` with a dict of `image` (JPEG or PNG bytes, or uint8 [H, W, 3]), `pid`, `camid`,
+            `filename` and optional maps.
+        pids: int32 [N]; -1 junk and 0 distractor are kept as published.
+        camids: int32 [N]; counted from 0, -1 unknown.
+        filenames: N names, unique within the split.
+    """
+
+    name: str
+    source: Sequence
+    pids: np.ndarray
+    camids: np.ndarray
+    filenames: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.source), len(self.pids), len(self.camids), len(self.filenames)}
+        if len(lengths) != 1:
+            raise errors.UserError(
+                f"{self.name}: {len(self.source)} records but {len(self.pids)} identities, {len(self.camids)} cameras "
+                f"and {len(self.filenames)} names are listed; prepare the data set again."
+            )
+
+    def __len__(self) -> int:
+        return len(self.pids)
+
+    def counts(self) -> dict[str, int]:
+        """Returns the numbers of images, identities, cameras, junk images and distractor images.
+
+        Identities leave junk and distractors out. In a training split pid 0 is an identity like any other.
+        """
+        training = self.name.endswith("/train")
+        junk = self.pids == JUNK
+        distractor = (self.pids == DISTRACTOR) & (not training)
+        return {
+            "images": len(self),
+            "identities": len(np.unique(self.pids[~junk & ~distractor])),
+            "cameras": len(np.unique(self.camids[self.camids >= 0])),
+            "junk": int(junk.sum()),
+            "distractors": int(distractor.sum()),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class ReIDDataset:
+    """The splits of one data set; a split that it does not have is None.
+
+    Attributes:
+        name: the data set's name ("market1501").
+        train: training images; identities disjoint from the other two.
+        query: images to search with.
+        gallery: images to search in.
+        path: the prepared folder, None for data sets made in memory.
+    """
+
+    name: str
+    train: Split | None = None
+    query: Split | None = None
+    gallery: Split | None = None
+    path: pathlib.Path | None = None
+
+    def splits(self) -> dict[str, Split]:
+        """Returns the splits there are, by name, in protocol order."""
+        return {name: split for name in SPLITS if (split := getattr(self, name)) is not None}
+
+    def require(self, *names: str) -> None:
+        """Raises a `UserError` naming the first of the given splits that is absent."""
+        for name in names:
+            if getattr(self, name) is None:
+                raise errors.UserError(
+                    f"data set {self.name!r} has no {name} split (it has: {', '.join(self.splits()) or 'none'}); "
+                    f"add {name} images and prepare it again."
+                )
+
+    def describe(self) -> str:
+        """Returns a table of the splits, one line each."""
+        header = ("split", "images", "identities", "cameras", "junk", "distractors")
+        rows = [(name, *(f"{value:,}" for value in split.counts().values())) for name, split in self.splits().items()]
+        return format_table(header, rows)
+
+    def index_hash(self) -> str:
+        """Returns the SHA-256 (hex) of all file names, identities and cameras, order included.
+
+        Two runs with the same hash trained and ranked the same list, whatever machine prepared it.
+        """
+        digest = hashlib.sha256()
+        for name, split in self.splits().items():
+            digest.update(json.dumps([name, split.filenames]).encode())
+            digest.update(np.ascontiguousarray(split.pids, "<i4").tobytes())
+            digest.update(np.ascontiguousarray(split.camids, "<i4").tobytes())
+        return digest.hexdigest()
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lays out text in columns: the first flush left, the others flush right."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = []
+    for row in (header, *rows):
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def train_labels(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Turns identities into class labels: the rank of each pid in the sorted list of pids.
+
+    Args:
+        split: the training split.
+
+    Returns:
+        labels int32 [N] in [0, C), and classes int32 [C], the sorted pids: `classes[labels] == split.pids`.
+
+    Raises:
+        UserError: the split is empty or holds junk (pid -1), which is no class.
+    """
+    if len(split) == 0:
+        raise errors.UserError(f"{split.name} is empty; there is nothing to train on.")
+    if (split.pids == JUNK).any():
+        first = split.filenames[int(np.argmax(split.pids == JUNK))]
+        raise errors.UserError(
+            f"{split.name} holds junk (pid -1), such as {first!r}; remove it from the training images."
+        )
+    classes, labels = np.unique(split.pids, return_inverse=True)
+    return labels.astype(np.int32), classes.astype(np.int32)
+
+
+def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Fills in the defaults of a data set's options.
+
+    Raises:
+        UserError: an option that the data set does not have, or a value of another kind than the default.
+    """
+    defaults = OPTIONS.get(name, {})
+    resolved = dict(defaults)
+    for key, value in options.items():
+        if key not in defaults:
+            raise errors.unknown(f"option of data set {name!r}:", key, defaults)
+        kind = type(defaults[key])
+        try:
+            resolved[key] = kind(value)
+        except (TypeError, ValueError):
+            raise errors.UserError(
+                f"option {key!r} of data set {name!r} should be of type {kind.__name__}, it is {value!r}."
+            ) from None
+    return resolved
+
+
+def folder_name(name: str, options: Mapping[str, Any]) -> str:
+    """Returns the name of the prepared folder, which tells options apart: "synthped-demo-seed0"."""
+    parts = [name]
+    for key, value in resolve_options(name, options).items():
+        text = value if isinstance(value, str) else f"{key}{value}"
+        if text and not re.fullmatch(r"[A-Za-z0-9_.]+", text):
+            raise errors.UserError(
+                f"option {key!r} of data set {name!r} becomes part of a folder name and may hold letters, digits, "
+                f"'_' and '.' only, it is {text!r}."
+            )
+        parts += [text] if text else []
+    return "-".join(parts)
+
+
+def prepared_folder(name: str, root: str | pathlib.Path = "data", **options: Any) -> pathlib.Path:
+    """Returns `<root>/prepared/<folder>`, whether it is there or not."""
+    return pathlib.Path(root).expanduser() / "prepared" / folder_name(name, options)
+
+
+def prepared_version(folder: pathlib.Path) -> pathlib.Path | None:
+    """Returns the newest complete version inside a prepared folder, None when there is none."""
+    found = []
+    for path in folder.glob("*/dataset_info.json"):
+        version = path.parent.name
+        if re.fullmatch(r"\d+\.\d+\.\d+", version):
+            found.append((tuple(int(number) for number in version.split(".")), path.parent))
+    return max(found)[1] if found else None
+
+
+def prepare_command(name: str, root: str | pathlib.Path, options: Mapping[str, Any]) -> str:
+    """Returns the command line that prepares the data set, for error messages."""
+    flags = "".join(f" --option {key}={value}" for key, value in options.items())
+    return f"python scripts/prepare_dataset.py {name} --root {root}{flags}"
+
+
+def open_dataset(name: str, root: str | pathlib.Path = "data", **options: Any) -> ReIDDataset:
+    """Opens a prepared data set.
+
+    Args:
+        name: the data set's name ("market1501").
+        root: the folder that holds `prepared/`.
+        **options: the options it was prepared with (`size="demo", seed=0` for "synthped").
+
+    Returns:
+        The data set; its sources read from disk at each access.
+
+    Raises:
+        UserError: not prepared, or the prepared folder is damaged.
+    """
+    folder = prepared_folder(name, root, **options)
+    path = prepared_version(folder)
+    if path is None:
+        raise errors.UserError(
+            f"data set {name!r} is not prepared: there is no {folder}; run "
+            f"`{prepare_command(name, root, options)}` first."
+        )
+    return open_folder(name, path)
+
+
+def open_folder(name: str, path: pathlib.Path) -> ReIDDataset:
+    """Opens the prepared data set whose files (`dataset_info.json`, `*.array_record*`) lie in `path`."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import decode
+
+    damaged = errors.UserError(f"the prepared data set in {path} is damaged; remove that folder and prepare it again.")
+    try:
+        builder = tfds.builder_from_directory(path)
+        metadata = builder.info.metadata
+        found: dict[str, Any] = {}
+        for split in SPLITS:
+            if split not in builder.info.splits:
+                continue
+            raw = builder.as_data_source(split, deserialize_method=decode.DeserializeMethod.RAW_BYTES)
+            found[split] = Split(
+                name=f"{name}/{split}",
+                # array_record's own source inside TFDS's: it pickles to a few hundred bytes.
+                source=RecordSource(raw.data_source),
+                pids=_read_only(metadata["pids"][split]),
+                camids=_read_only(metadata["camids"][split]),
+                filenames=tuple(metadata["filenames"][split]),
+            )
+    except (OSError, KeyError, TypeError, ValueError, AssertionError):
+        raise damaged from None
+    return ReIDDataset(name=name, path=path, **found)
+
+
+def _read_only(values: Sequence[int]) -> np.ndarray:
+    array = np.asarray(values, np.int32)
+    array.setflags(write=False)
+    return array
