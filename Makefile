@@ -1,0 +1,36 @@
+# make demo: train and evaluate MFV on the embedded data set; make test: the whole suite. Both make the environment.
+# Needs Python 3.11 or newer and make. Pins are in constraints.txt; EXTRAS=cuda12 installs JAX for NVIDIA GPUs.
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made-$(if $(EXTRAS),$(EXTRAS),cpu)
+WORKERS ?= 2
+
+comma := ,
+ALL_EXTRAS := dev$(if $(EXTRAS),$(comma)$(EXTRAS))
+
+.PHONY: env demo test lint clean
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("error: expected Python 3.11 or newer, got %d.%d; install one and run make PYTHON=python3.11." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$(ALL_EXTRAS)]"
+	@touch $@
+
+demo: env
+	$(BIN)/python scripts/main.py --config configs/mfv.py
+
+test: env
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache
