@@ -1,0 +1,330 @@
+"""The optimiser: one optax chain whose groups are chosen by parameter name.
+
+    config.optimizer = dict(
+        name="adam", learning_rate=4e-4,
+        learning_rate_multipliers=((".*/transformer/.*", 0.5), (".*", 1.0)),
+        weight_decays=((".*/bias", 5e-4), (".*", 1e-3)),
+        frozen=("backbone/.*",),
+    )
+
+Each list holds regular expressions over paths ("a/b/c"); the first that matches the whole path wins. A list must
+cover every parameter that is trained, so nothing is left at a default nobody chose. Frozen parameters have no moments
+and never move.
+
+The arithmetic follows PyTorch where the published recipes come from it: for `adam`, `amsgrad`, `sgd` and `rmsprop`
+weight decay is *coupled* (added to the gradient as an L2 term), for `adamw` decoupled (multiplied by the group's
+rate); the learning rate multiplies the momentum buffer and is not accumulated in it; clipping comes before the decay.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from reid_jax import errors, trees
+from reid_jax.errors import UserError
+from reid_jax.train import schedules
+
+logger = logging.getLogger(__name__)
+
+# ---- what turns gradients into directions --------------------------------------------------------------------------
+
+
+def adam(*, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba, 2015) with bias correction; epsilon is added outside the root."""
+    return optax.scale_by_adam(b1=b1, b2=b2, eps=epsilon)
+
+
+class AmsgradState(NamedTuple):
+    """Moments of `amsgrad`; `largest` is the running maximum of the second moment before bias correction."""
+
+    count: jax.Array  # int32 []
+    mean: Any
+    square: Any
+    largest: Any
+
+
+def amsgrad(*, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> optax.GradientTransformation:
+    """AMSGrad in PyTorch's form.
+
+    PyTorch takes the maximum of the raw second moments and corrects the bias of that maximum; optax takes the maximum
+    of corrected moments, which in the first steps is much larger. The recipes of MGN and OSNet are PyTorch's.
+
+    References:
+        Reddi et al., "On the convergence of Adam and beyond", ICLR 2018.
+    """
+
+    def init(params: Any) -> AmsgradState:
+        zeros = lambda: jax.tree.map(jnp.zeros_like, params)
+        return AmsgradState(jnp.zeros((), jnp.int32), zeros(), zeros(), zeros())
+
+    def update(grads: Any, state: AmsgradState, params: Any = None) -> tuple[Any, AmsgradState]:
+        del params
+        count = optax.safe_increment(state.count)
+        mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mean, grads)
+        square = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.square, grads)
+        largest = jax.tree.map(jnp.maximum, state.largest, square)
+        mean_bias = 1 - b1**count
+        square_bias = 1 - b2**count
+        direction = jax.tree.map(
+            lambda m, v: (m / mean_bias) / (jnp.sqrt(v / square_bias) + epsilon),
+            mean,
+            largest,
+        )
+        return direction, AmsgradState(count, mean, square, largest)
+
+    return optax.GradientTransformation(init, update)
+
+
+def sgd(*, momentum: float = 0.0, nesterov: bool = False) -> optax.GradientTransformation:
+    """Stochastic gradient descent; the momentum buffer starts as the first gradient, undamped."""
+    if not momentum:
+        return optax.identity()
+    return optax.trace(decay=momentum, nesterov=nesterov)
+
+
+def rmsprop(*, decay: float = 0.99, epsilon: float = 1e-8, momentum: float = 0.0) -> optax.GradientTransformation:
+    """RMSProp, epsilon outside the root, no centring."""
+    scale = optax.scale_by_rms(decay=decay, eps=epsilon, eps_in_sqrt=False)
+    return optax.chain(scale, optax.trace(decay=momentum)) if momentum else scale
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adam": adam,
+    "adamw": adam,
+    "amsgrad": amsgrad,
+    "rmsprop": rmsprop,
+    "sgd": sgd,
+}
+DECOUPLED = ("adamw",)
+
+# ---- groups --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupReport:
+    """Which pattern took which parameters, and the learning rates, for the log.
+
+    Attributes:
+        trainable: paths of the parameters that move.
+        frozen: paths of those that do not.
+        multipliers: the learning-rate factor of each trainable path.
+        decays: the weight decay of each trainable path.
+        rows: `(list, pattern, value, parameter arrays, parameters)` in the order of the config.
+        unused: `(list, pattern)` of patterns that took nothing.
+    """
+
+    trainable: tuple[str, ...]
+    frozen: tuple[str, ...]
+    multipliers: Mapping[str, float]
+    decays: Mapping[str, float]
+    rows: tuple[tuple[str, str, float | None, int, int], ...]
+    unused: tuple[tuple[str, str], ...]
+    _schedules: Mapping[float, schedules.Schedule]
+
+    def learning_rates(self, step: int) -> dict[str, float]:
+        """The rate of each group at a step, by name: `learning_rate` (factor 1) and `learning_rate/x0.5`, ...
+
+        Computed on the host in double precision: asking costs no device transfer.
+        """
+        named = {"learning_rate" if m == 1 else f"learning_rate/x{m:g}": s for m, s in self._schedules.items()}
+        return {name: schedule.exact(step) for name, schedule in named.items()}
+
+    def describe(self) -> str:
+        """A table of the patterns and what they took."""
+        width = max([len("pattern"), *(len(pattern) for _, pattern, *_ in self.rows)])
+        lines = [f"{'optimiser group':<26}  {'pattern':<{width}}  {'value':>8}  {'arrays':>6}  {'parameters':>12}"]
+        lines.append("-" * len(lines[0]))
+        for name, pattern, value, arrays, count in self.rows:
+            shown = "" if value is None else f"{value:g}"
+            note = "" if arrays else "   (takes nothing)"
+            lines.append(f"{name:<26}  {pattern:<{width}}  {shown:>8}  {arrays:>6}  {count:>12,}{note}")
+        return "\n".join(lines)
+
+
+class RateState(NamedTuple):
+    """Number of updates made so far."""
+
+    count: jax.Array  # int32 []
+
+
+def build(
+    config: Mapping[str, Any],
+    schedule_config: Mapping[str, Any],
+    params: Any,
+    total_steps: int,
+    steps_per_epoch: int,
+) -> tuple[optax.GradientTransformation, GroupReport]:
+    """Builds the optimiser of a run or of one of its phases.
+
+    Args:
+        config: `name` (a key of `OPTIMIZERS`), `learning_rate`, the pattern lists `learning_rate_multipliers`,
+            `weight_decays` and `frozen`, `clip_norm` (largest global gradient norm, `None` for no clipping), and the
+            options of the named optimiser (`b1`, `b2`, `epsilon`, `momentum`, `nesterov`, `decay`). Without a list
+            all factors are 1, all decays 0, nothing is frozen.
+        schedule_config: see `schedules.build`.
+        params: the parameter tree (nested dicts); leaves need only `shape`.
+        total_steps: steps of the run or phase.
+        steps_per_epoch: steps in one epoch.
+
+    Returns:
+        The transformation (`init(params)`, `update(grads, state, params)`; updates of frozen parameters are zero, their
+        gradients are never read) and the report of its groups.
+
+    Raises:
+        UserError: unknown names or options, a parameter no pattern takes, nothing left to train.
+    """
+    given = dict(config)
+    name = given.pop("name", None)
+    if name not in OPTIMIZERS:
+        raise errors.unknown("optimiser", str(name), OPTIMIZERS)
+    base_lr = given.pop("learning_rate", None)
+    if not isinstance(base_lr, (int, float)) or base_lr < 0:
+        raise UserError(f"optimizer.learning_rate must be a number of at least 0, but came as {base_lr!r}.")
+    multipliers = _pairs("learning_rate_multipliers", given.pop("learning_rate_multipliers", None), ((".*", 1.0),))
+    decays = _pairs("weight_decays", given.pop("weight_decays", None), ((".*", 0.0),))
+    frozen = tuple(given.pop("frozen", None) or ())
+    clip_norm = given.pop("clip_norm", None)
+    direction = OPTIMIZERS[name](**_options(name, given))
+
+    groups = _assign(params, multipliers, decays, frozen)
+    by_factor = {
+        factor: schedules.build(schedule_config, base_lr, factor, total_steps, steps_per_epoch)
+        for factor in sorted({1.0, *groups["multipliers"].values()}, key=lambda factor: (factor != 1, factor))
+    }
+    report = GroupReport(**groups, _schedules=by_factor)
+    for where, pattern in report.unused:
+        logger.warning("the pattern %r in optimizer.%s takes no parameter", pattern, where)
+
+    decay = _add_decay(report.decays)
+    parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    parts += [direction, decay] if name in DECOUPLED else [decay, direction]
+    parts += [_scale_by_rates(report.multipliers, by_factor)]
+    return _only(report.trainable, optax.chain(*parts)), report
+
+
+def _pairs(name: str, value: Any, default: Sequence) -> tuple[tuple[str, float], ...]:
+    """Checks a list of (pattern, number)."""
+    pairs = tuple(default if value is None else value)
+    for pair in pairs:
+        fits = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
+        if not fits or not isinstance(pair[0], str) or not isinstance(pair[1], (int, float)):
+            raise UserError(f"optimizer.{name} must be a list of (pattern, number) pairs, but holds {pair!r}.")
+    return tuple((pattern, float(number)) for pattern, number in pairs)
+
+
+def _options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks that the optimiser reads each option; `None` means "not set"."""
+    accepted = list(inspect.signature(OPTIMIZERS[name]).parameters)
+    for key, value in given.items():
+        if key not in accepted and value is not None:
+            common = ["learning_rate", "learning_rate_multipliers", "weight_decays", "frozen", "clip_norm"]
+            raise errors.unknown(f"option of optimiser {name!r}", key, [*accepted, *common])
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _assign(
+    params: Any,
+    multipliers: Sequence[tuple[str, float]],
+    decays: Sequence[tuple[str, float]],
+    frozen: Sequence[str],
+) -> dict[str, Any]:
+    """Gives each parameter its factor and decay; the fields of `GroupReport`."""
+    sizes = {path: trees.count_parameters(leaf) for path, leaf in trees.flatten(params).items()}
+    rows: list[tuple[str, str, float | None, int, int]] = []
+    unused: list[tuple[str, str]] = []
+
+    def match(name: str, paths: Sequence[str], pairs: Sequence[tuple[str, float | None]]) -> trees.PatternMatch:
+        found = trees.match_patterns(paths, [pattern for pattern, _ in pairs])
+        for position, (pattern, value) in enumerate(pairs):
+            taken = [path for path, one in found.assignment.items() if one == position]
+            rows.append((name, pattern, value, len(taken), sum(sizes[path] for path in taken)))
+            # A catch-all at the end that finds nothing left is no mistake.
+            if not taken and pattern != ".*":
+                unused.append((name, pattern))
+        return found
+
+    still = match("frozen", list(sizes), [(pattern, None) for pattern in frozen])
+    trainable = tuple(still.leftovers)
+    if not trainable:
+        raise UserError("optimizer.frozen takes every parameter, so nothing is left to train; narrow its patterns.")
+    values: dict[str, dict[str, float]] = {}
+    for name, pairs in (("learning_rate_multipliers", multipliers), ("weight_decays", decays)):
+        found = match(name, trainable, pairs)
+        if found.leftovers:
+            few = ", ".join(found.leftovers[:3]) + (", ..." if len(found.leftovers) > 3 else "")
+            raise UserError(
+                f"optimizer.{name} leaves {len(found.leftovers)} of {len(trainable)} parameters without a value "
+                f"({few}); add a pattern for them, for example ('.*', {1.0 if 'rate' in name else 0.0}) at the end."
+            )
+        values[name] = {path: pairs[position][1] for path, position in found.assignment.items()}
+    return {
+        "trainable": trainable,
+        "frozen": tuple(still.assignment),
+        "multipliers": values["learning_rate_multipliers"],
+        "decays": values["weight_decays"],
+        "rows": tuple(rows),
+        "unused": tuple(unused),
+    }
+
+
+# ---- transformations -----------------------------------------------------------------------------------------------
+
+
+def _map_paths(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """`jax.tree.map` over nested dicts with the path as first argument."""
+    others = [trees.flatten(one) for one in rest]
+    flat = trees.flatten(tree)
+    return trees.unflatten({path: function(path, leaf, *(one[path] for one in others)) for path, leaf in flat.items()})
+
+
+def _add_decay(decays: Mapping[str, float]) -> optax.GradientTransformation:
+    """Adds each parameter times its decay to the gradient (or to the direction)."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if not any(decays.values()):
+            return updates, state
+        added = lambda path, update, param: update + decays[path] * param if decays[path] else update
+        return _map_paths(added, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _scale_by_rates(
+    multipliers: Mapping[str, float], by_factor: Mapping[float, schedules.Schedule]
+) -> optax.GradientTransformation:
+    """Multiplies by minus the learning rate of each parameter's group."""
+
+    def update(updates: Any, state: RateState, params: Any = None) -> tuple[Any, RateState]:
+        del params
+        rates = {factor: schedule(state.count) for factor, schedule in by_factor.items()}
+        scaled = lambda path, update: update * (-rates[multipliers[path]]).astype(update.dtype)
+        return _map_paths(scaled, updates), RateState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(lambda params: RateState(jnp.zeros((), jnp.int32)), update)
+
+
+def _only(trainable: Sequence[str], inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Shows `inner` only the trainable leaves; the others get no state and zero updates."""
+    chosen = frozenset(trainable)
+
+    def prune(tree: Any) -> Any:
+        return trees.unflatten({path: leaf for path, leaf in trees.flatten(tree).items() if path in chosen})
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError("the optimiser needs the parameters: update(grads, state, params)")
+        updates, state = inner.update(prune(grads), state, prune(params))
+        moved = trees.flatten(updates)
+        everything = trees.flatten(grads).items()
+        flat = [moved[path] if path in chosen else jnp.zeros_like(leaf) for path, leaf in everything]
+        return jax.tree.unflatten(jax.tree.structure(grads), flat), state
+
+    return optax.GradientTransformation(lambda params: inner.init(prune(params)), update)

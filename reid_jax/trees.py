@@ -1,0 +1,161 @@
+"""Nested dictionaries of arrays: paths, name patterns, counts, norms.
+
+A *path* is the keys on the way to a leaf joined by "/", for example `"backbone/conv1/kernel"`. Optimiser groups, weight
+conversion and checkpoints all speak of leaves by their path.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from reid_jax.errors import UserError
+
+SEPARATOR = "/"
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """Names each leaf of a tree by its path.
+
+    Works on any pytree (dicts, tuples, dataclasses); sub-trees without leaves (`{}`, `None`) leave no trace.
+
+    Args:
+        tree: the tree.
+
+    Returns:
+        `{"a/b/c": leaf}` in the order in which jax visits the leaves (dict keys sorted).
+
+    Raises:
+        ValueError: a key holds the separator, so that two leaves could share a path.
+
+    >>> flatten({"b": {"c": 1, "d": 2}, "a": 0})
+    {'a': 0, 'b/c': 1, 'b/d': 2}
+    """
+    flat = {}
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        parts = [jax.tree_util.keystr((key,), simple=True) for key in keys]
+        if any(SEPARATOR in part for part in parts):
+            raise ValueError(f"a key of the tree holds {SEPARATOR!r}: {parts}")
+        flat[SEPARATOR.join(parts)] = leaf
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Builds nested dictionaries from paths; the inverse of `flatten` for trees of dictionaries.
+
+    Raises:
+        ValueError: one path is the beginning of another (`"a"` beside `"a/b"`).
+
+    >>> unflatten({"a": 0, "b/c": 1, "b/d": 2})
+    {'a': 0, 'b': {'c': 1, 'd': 2}}
+    """
+    tree: dict[str, Any] = {}
+    inner = {id(tree)}
+    for path, leaf in flat.items():
+        *parents, last = path.split(SEPARATOR)
+        node = tree
+        for parent in parents:
+            if parent not in node:
+                node[parent] = {}
+                inner.add(id(node[parent]))
+            node = node[parent]
+            if id(node) not in inner:
+                raise ValueError(f"{path!r} goes through another leaf")
+        if last in node:
+            raise ValueError(f"{path!r} is also the beginning of another path")
+        node[last] = leaf
+    return tree
+
+
+class PatternMatch(NamedTuple):
+    """What `match_patterns` found."""
+
+    assignment: dict[str, int]  # path -> position of the pattern that took it
+    leftovers: list[str]  # paths that no pattern took
+    unused: list[str]  # patterns that took nothing
+
+
+def match_patterns(paths: Iterable[str], patterns: Sequence[str]) -> PatternMatch:
+    """Gives each path to the first regular expression that matches the whole of it.
+
+    Args:
+        paths: the paths, as from `flatten`.
+        patterns: regular expressions; earlier ones win.
+
+    Returns:
+        The assignment, the paths left over and the patterns that took nothing.
+
+    Raises:
+        UserError: a pattern is not a regular expression.
+
+    >>> match_patterns(["a/bias", "a/kernel"], [".*/bias", "b/.*"])
+    PatternMatch(assignment={'a/bias': 0}, leftovers=['a/kernel'], unused=['b/.*'])
+    """
+    compiled = []
+    for pattern in patterns:
+        try:
+            compiled.append(re.compile(pattern))
+        except re.error as error:
+            raise UserError(f"the name pattern {pattern!r} is not a regular expression: {error}.") from error
+    assignment, leftovers = {}, []
+    for path in paths:
+        position = next((i for i, one in enumerate(compiled) if one.fullmatch(path)), None)
+        if position is None:
+            leftovers.append(path)
+        else:
+            assignment[path] = position
+    taken = set(assignment.values())
+    return PatternMatch(assignment, leftovers, [p for i, p in enumerate(patterns) if i not in taken])
+
+
+def count_parameters(tree: Any) -> int:
+    """Number of array elements in a tree; leaves need only a `shape` (`jax.eval_shape` output will do)."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def parameter_overview(params: Any, depth: int = 2) -> str:
+    """Draws a table of parameter counts by module.
+
+    Args:
+        params: the parameter tree; leaves need only `shape` and `dtype`.
+        depth: how many levels of names are told apart; deeper ones are summed.
+
+    Returns:
+        Lines with the module, its parameters, its share and its arrays, and a last line with the total.
+    """
+    rows: dict[str, list[int]] = {}
+    for path, leaf in flatten(params).items():
+        # The last part is the array's own name: a module's arrays stay together.
+        module = SEPARATOR.join(path.split(SEPARATOR)[:-1][:depth]) or path
+        row = rows.setdefault(module, [0, 0])
+        row[0] += math.prod(leaf.shape)
+        row[1] += 1
+    total = sum(count for count, _ in rows.values())
+    arrays = sum(number for _, number in rows.values())
+    width = max([len("module"), len("total"), *map(len, rows)])
+    rule = "-" * (width + 35)
+    lines = [f"{'module':<{width}}  {'parameters':>14}  {'share':>7}  {'arrays':>8}", rule]
+    for module, (count, number) in rows.items():
+        lines.append(f"{module:<{width}}  {count:>14,}  {count / max(total, 1):>7.1%}  {number:>8,}")
+    lines += [rule, f"{'total':<{width}}  {total:>14,}  {1:>7.1%}  {arrays:>8,}"]
+    return "\n".join(lines)
+
+
+def global_norm(tree: Any) -> jax.Array:
+    """Euclidean norm of all leaves taken as one vector, summed in float32; 0 for a tree without leaves."""
+    squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(squares, start=jnp.zeros((), jnp.float32)))
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """Casts the floating-point leaves of a tree; integers, booleans and random keys stay as they are."""
+
+    def one(leaf: Any) -> Any:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(one, tree)
