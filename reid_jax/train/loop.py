@@ -94,8 +94,8 @@ class _Window:
         for (step, _), value in zip(self.losses, values, strict=True):
             if not math.isfinite(value):
                 raise NonFiniteLoss(
-                    f"expected a finite loss, got {value} at step {step}; nothing was saved after it: lower the learning "
-                    "rate or lengthen the warm-up, and run the same command to go on from the last checkpoint."
+                    f"expected a finite loss, got {value} at step {step}; nothing was saved after it: lower the "
+                    "learning rate or lengthen the warm-up, and run again from the last checkpoint."
                 )
         self.losses.clear()
 
@@ -219,11 +219,11 @@ class Loop:
         record = {
             "epoch": (step - phase.first_step) / phase.steps_per_epoch,
             **fetched,
-            **{f"learning_rate/{name}": float(rate) for name, rate in rates.items()},
+            **rates,
             **timing,
         }
         self.writer.write(step, record)
-        progress.show(step, {**record, "learning_rate": max(rates.values(), default=0.0)})
+        progress.show(step, record)
         self._watch_collapse(phase, step, fetched)
 
     def _watch_collapse(self, phase: Phase, step: int, metrics: Mapping[str, float]) -> None:

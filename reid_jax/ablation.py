@@ -1,0 +1,130 @@
+"""Ablation tables: rows x seeds of one config, resumable, with mean and standard deviation.
+
+Each cell is an ordinary run in a folder of its own (`<workdir>/<row>/seed<seed>`), made by `scripts/main.py`; a folder
+with `result.json` is finished and kept. A table can be made at any time from what is there.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+from reid_jax import errors
+
+MAIN = pathlib.Path(__file__).resolve().parent.parent / "scripts" / "main.py"
+METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to run.
+
+    Attributes:
+        config: path of the config file.
+        preset: preset every row starts from.
+        rows: variants; several joined by "+" make one row; "full" is the preset alone.
+        seeds: one run each.
+        workdir: folder of the run folders.
+        overrides: further `--config.key=value` arguments of every run.
+    """
+
+    config: str
+    preset: str
+    rows: tuple[str, ...]
+    seeds: tuple[int, ...]
+    workdir: pathlib.Path
+    overrides: tuple[str, ...] = ()
+
+    def cells(self) -> Iterator[tuple[str, int, pathlib.Path]]:
+        """`(row, seed, run folder)`, seed by seed: after the first seed every row has a number."""
+        for seed in self.seeds:
+            for row in self.rows:
+                yield row, seed, self.workdir / row / f"seed{seed}"
+
+    def command(self, row: str, seed: int, folder: pathlib.Path) -> list[str]:
+        """The command line of one cell."""
+        variants = [] if row == "full" else row.split("+")
+        return [
+            sys.executable,
+            str(MAIN),
+            f"--config={self.config}:{','.join([self.preset, *variants])}",
+            f"--workdir={folder}",
+            f"--config.seed={seed}",
+            *self.overrides,
+        ]
+
+
+def run(plan: Plan) -> None:
+    """Makes the runs that are not finished, one after another.
+
+    Raises:
+        UserError: when a run fails; the finished ones stay.
+    """
+    for row, seed, folder in plan.cells():
+        if (folder / "result.json").is_file():
+            print(f"{row} seed {seed}: finished, kept", flush=True)
+            continue
+        print(f"{row} seed {seed}: running", flush=True)
+        code = subprocess.run(plan.command(row, seed, folder), check=False).returncode
+        if code:
+            raise errors.UserError(
+                f"expected row {row!r} seed {seed} to finish, it ended with code {code} (see {folder}/log.txt); "
+                "mend it and run the same command again: finished runs are kept."
+            )
+
+
+def collect(plan: Plan) -> list[dict[str, float | int | str]]:
+    """One record per finished run: row, seed, scores in [0, 1], parameters, steps, wall seconds."""
+    records = []
+    for row, seed, folder in plan.cells():
+        file = folder / "result.json"
+        if not file.is_file():
+            continue
+        result = json.loads(file.read_text())
+        dataset = result["dataset"]
+        scores = {metric: result[f"{dataset}/{metric}"] for metric in METRICS}
+        about = {
+            key: result[key] for key in ("parameters", "steps", "train_seconds", "config_hash", "device", "commit")
+        }
+        records.append({"row": row, "seed": seed, "dataset": dataset, **scores, **about})
+    return records
+
+
+def write_csv(path: pathlib.Path, records: Sequence[dict]) -> None:
+    """Writes every finished run as a line."""
+    if not records:
+        raise errors.UserError(
+            "expected at least one finished run to make a table of, found none; run without --table."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def markdown(records: Sequence[dict], metrics: Sequence[str] = ("mAP", "rank1", "mINP")) -> str:
+    """The table: rows in the order they were asked for, mean ± sample standard deviation in per cent."""
+    rows = list(dict.fromkeys(record["row"] for record in records))
+    lines = [
+        "| row | seeds | " + " | ".join(f"{metric} (%)" for metric in metrics) + " | parameters | train seconds |",
+        "|---|---|" + "---|" * (len(metrics) + 2),
+    ]
+    for row in rows:
+        mine = [record for record in records if record["row"] == row]
+        cells = [_spread([100 * record[metric] for record in mine]) for metric in metrics]
+        seconds = statistics.mean(record["train_seconds"] for record in mine)
+        lines.append(f"| `{row}` | {len(mine)} | {' | '.join(cells)} | {mine[0]['parameters']:,} | {seconds:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
