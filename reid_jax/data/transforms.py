@@ -1,0 +1,379 @@
+"""Image transforms: pure functions `(element, rng) -> element` on numpy arrays.
+
+An element is a dict with `image` (uint8 `[H, W, 3]`, RGB); every other two-dimensional uint8 array in it is a *map*
+(`parts`: a label for each pixel, 0 = background) and moves with the image. Numbers such as `index` pass through.
+Chance comes only from the generator that is given, and nothing in the element that came is written to.
+
+`TRANSFORMS` names them in their canonical order; `build_chain` makes a chain from plain data:
+
+    build_chain(dict(flip=dict(probability=0.5), pad_crop=dict(pad=10), erase={}), height=256, width=128)
+
+Normalisation and the fill of erased boxes happen on the device (`reid_jax.ops.images`), so that bytes travel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import cv2
+import numpy as np
+
+from reid_jax import errors
+from reid_jax.data import images
+
+Element = dict[str, Any]
+
+# Labels of `parts` are 1 + the place in: head, left arm, right arm, torso, left leg, right leg, left foot, right foot.
+LEFT_RIGHT_PAIRS = ((2, 3), (5, 6), (7, 8))
+
+
+class Transform(Protocol):
+    """What a transform offers. `geometric`: it moves pixels, so views of one image may have to share its draws."""
+
+    geometric: ClassVar[bool]
+
+    def __call__(self, element: Element, rng: np.random.Generator) -> Element: ...
+
+
+def map_names(element: Mapping[str, Any]) -> list[str]:
+    """Names of the per-pixel maps (uint8 `[H, W]`) of an element."""
+    return [name for name, value in element.items() if isinstance(value, np.ndarray) and value.ndim == 2]
+
+
+def _require(condition: bool, transform: Any, expected: str) -> None:
+    if not condition:
+        raise errors.UserError(f"transform {transform} is not possible: expected {expected}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Resize:
+    """Brings image and maps to one size; maps take the nearest pixel. An image of that size passes untouched."""
+
+    geometric: ClassVar[bool] = True
+    height: int
+    width: int
+    interpolation: str = "bilinear"  # a name of `images.INTERPOLATIONS`
+
+    def __post_init__(self) -> None:
+        _require(self.height > 0 and self.width > 0, self, "a positive height and width")
+        if self.interpolation not in images.INTERPOLATIONS:
+            raise errors.unknown("interpolation", self.interpolation, images.INTERPOLATIONS)
+
+    def __call__(self, element: Element, rng: np.random.Generator | None = None) -> Element:
+        changed = dict(element)
+        size = (self.height, self.width)
+        if element["image"].shape[:2] != size:
+            changed["image"] = images.resize(element["image"], self.height, self.width, self.interpolation)
+        for name in map_names(element):
+            if element[name].shape != size:
+                changed[name] = cv2.resize(element[name], size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        return changed
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip:
+    """Mirrors image and maps left to right.
+
+    Attributes:
+        probability: how often, in [0, 1].
+        flip_swap_lr: also exchanges the labels of left and right body parts, so that "left arm" stays the person's
+            left arm. False repeats recipes that mirror the maps only.
+        pairs: the labels that change places.
+    """
+
+    geometric: ClassVar[bool] = True
+    probability: float = 0.5
+    flip_swap_lr: bool = True
+    pairs: Sequence[Sequence[int]] = LEFT_RIGHT_PAIRS
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.probability <= 1, self, "a probability in [0, 1]")
+
+    def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        if rng.random() >= self.probability:
+            return element
+        return self.mirror(element)
+
+    def mirror(self, element: Element) -> Element:
+        """The mirrored element, whatever the probability."""
+        # cv2.flip is 30 times faster than a copy of a reversed numpy view.
+        changed = {**element, "image": cv2.flip(element["image"], 1)}
+        for name in map_names(element):
+            flipped = cv2.flip(element[name], 1)
+            if name == "parts" and self.flip_swap_lr:
+                flipped = cv2.LUT(flipped, self._swap_table())
+            changed[name] = flipped
+        return changed
+
+    def _swap_table(self) -> np.ndarray:
+        table = np.arange(256, dtype=np.uint8)
+        for left, right in self.pairs:
+            table[left], table[right] = right, left
+        return table
+
+
+@dataclasses.dataclass(frozen=True)
+class PadCrop:
+    """Pads every side and crops the old size at a uniform place; maps are padded with 0 (background).
+
+    Attributes:
+        pad: pixels added on every side; the crop's shift is uniform in [-pad, pad] for both axes.
+        fill: value of the padding in the image, 0-255 (black in all recipes here).
+    """
+
+    geometric: ClassVar[bool] = True
+    pad: int = 10
+    fill: int = 0
+
+    def __post_init__(self) -> None:
+        _require(isinstance(self.pad, int) and self.pad >= 0, self, "a whole number of pixels >= 0")
+        _require(0 <= self.fill <= 255, self, "a fill in [0, 255]")
+
+    def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        down, right = rng.integers(0, 2 * self.pad + 1, size=2) - self.pad
+        changed = {**element, "image": _shift(element["image"], int(down), int(right), self.fill)}
+        for name in map_names(element):
+            changed[name] = _shift(element[name], int(down), int(right), 0)
+        return changed
+
+
+def _shift(array: np.ndarray, down: int, right: int, fill: int) -> np.ndarray:
+    """`array[y + down, x + right]`, and `fill` outside; one copy, no padded intermediate."""
+    height, width = array.shape[:2]
+    shifted = np.full_like(array, fill) if fill else np.zeros_like(array)
+    top, bottom = max(0, -down), min(height, height - down)
+    left, end = max(0, -right), min(width, width - right)
+    if top < bottom and left < end:
+        shifted[top:bottom, left:end] = array[top + down : bottom + down, left + right : end + right]
+    return shifted
+
+
+@dataclasses.dataclass(frozen=True)
+class Jitter:
+    """Random brightness, contrast, saturation and hue, in random order, on uint8 after each step.
+
+    A strength `s` of the first three draws a factor from U(max(0, 1 - s), 1 + s); `hue` draws a turn of the colour
+    circle from U(-hue, hue), hue <= 0.5. A strength 0 leaves that property alone. Meaning and order follow
+    torchvision's ColorJitter on 8-bit images.
+    """
+
+    geometric: ClassVar[bool] = False
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.probability <= 1, self, "a probability in [0, 1]")
+        _require(min(self.brightness, self.contrast, self.saturation) >= 0, self, "strengths >= 0")
+        _require(0 <= self.hue <= 0.5, self, "a hue in [0, 0.5]")
+
+    def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        chance, *amounts = rng.random(5)
+        order = rng.permutation(4)
+        if chance >= self.probability:
+            return element
+        image = element["image"]
+        strengths = (self.brightness, self.contrast, self.saturation)
+        for step in order:
+            if step == 3:
+                image = turn_hue(image, (2 * amounts[3] - 1) * self.hue) if self.hue else image
+            elif strengths[step]:
+                low, high = max(0.0, 1 - strengths[step]), 1 + strengths[step]
+                image = (scale_brightness, scale_contrast, scale_saturation)[step](
+                    image, low + (high - low) * amounts[step]
+                )
+        return {**element, "image": image}
+
+
+def scale_brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blends with black: `factor * image`, clipped."""
+    return cv2.LUT(image, _blend_table(0, factor))
+
+
+def scale_contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blends with the mean grey of the image."""
+    grey = int(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean() + 0.5)
+    return cv2.LUT(image, _blend_table(grey, factor))
+
+
+def scale_saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blends with the grey picture (ITU-R 601 weights)."""
+    grey = np.array([[0.299, 0.587, 0.114]]).repeat(3, axis=0)
+    return cv2.transform(image, factor * np.eye(3) + (1 - factor) * grey)
+
+
+def turn_hue(image: np.ndarray, turn: float) -> np.ndarray:
+    """Adds `turn` (a share of the full circle, in [-0.5, 0.5]) to the hue."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    hsv[..., 0] += np.uint8(int(turn * 255) % 256)  # wraps around, as the colour circle does
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+def _blend_table(base: int, factor: float) -> np.ndarray:
+    return np.clip(base + factor * (np.arange(256) - base), 0, 255).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Erase:
+    """Chooses the box of random erasing: `erase_box` int32 `[4]` = (top, left, bottom, right), zeros for none.
+
+    The image itself is filled on the device after normalisation; maps are zeroed here, so that an erased pixel
+    belongs to no body part.
+
+    Attributes:
+        probability: how often, in [0, 1].
+        area: range of the box's share of the image.
+        aspect: range of height / width.
+        log_aspect: draws the aspect log-uniformly (TransReID and its descendants) instead of uniformly (BoT, MFV).
+        tries: boxes drawn until one fits strictly inside; after that the image stays whole.
+
+    References:
+        Zhong et al., Random Erasing Data Augmentation, AAAI 2020.
+    """
+
+    geometric: ClassVar[bool] = False
+    probability: float = 0.5
+    area: Sequence[float] = (0.02, 0.4)
+    aspect: Sequence[float] = (0.3, 1 / 0.3)
+    log_aspect: bool = False
+    tries: int = 100
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.probability <= 1, self, "a probability in [0, 1]")
+        _require(len(self.area) == 2 and 0 < self.area[0] <= self.area[1] <= 1, self, "0 < area low <= high <= 1")
+        _require(len(self.aspect) == 2 and 0 < self.aspect[0] <= self.aspect[1], self, "0 < aspect low <= high")
+        _require(self.tries >= 1, self, "at least one try")
+
+    def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        box = np.zeros(4, np.int32)
+        if rng.random() < self.probability:
+            box[:] = self.draw(*element["image"].shape[:2], rng)
+        changed = {**element, "erase_box": box}
+        top, left, bottom, right = box
+        if bottom > top:
+            for name in map_names(element):
+                changed[name] = element[name].copy()
+                changed[name][top:bottom, left:right] = 0
+        return changed
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """A box inside `[height, width]`, or zeros when no try fits."""
+        low, high = np.log(self.aspect) if self.log_aspect else self.aspect
+        for _ in range(self.tries):
+            area = rng.uniform(*self.area) * height * width
+            aspect = rng.uniform(low, high)
+            aspect = np.exp(aspect) if self.log_aspect else aspect
+            box_height, box_width = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+            if 0 < box_height < height and 0 < box_width < width:
+                top, left = rng.integers(0, height - box_height + 1), rng.integers(0, width - box_width + 1)
+                return int(top), int(left), int(top) + box_height, int(left) + box_width
+        return 0, 0, 0, 0
+
+
+# In canonical order: a chain made from names alone runs them from top to bottom.
+TRANSFORMS: dict[str, type] = {
+    "resize": Resize,
+    "jitter": Jitter,
+    "flip": Flip,
+    "pad_crop": PadCrop,
+    "erase": Erase,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Transforms one after the other."""
+
+    transforms: tuple[Transform, ...]
+
+    def __call__(
+        self, element: Element, rng: np.random.Generator, geometry_rng: np.random.Generator | None = None
+    ) -> Element:
+        """Applies the chain.
+
+        Args:
+            element: see the module.
+            rng: source of chance.
+            geometry_rng: where given, the geometric transforms draw from it instead; two views whose geometric
+                transforms are the same then show the same crop.
+
+        Returns:
+            A new element; `element` is left as it came.
+        """
+        for transform in self.transforms:
+            element = transform(element, geometry_rng if geometry_rng is not None and transform.geometric else rng)
+        return element
+
+    @property
+    def starts_with_resize(self) -> bool:
+        """Whether the resized image can be kept: nothing random happens before it."""
+        return bool(self.transforms) and isinstance(self.transforms[0], Resize)
+
+
+def build_transform(name: str, options: Mapping[str, Any]) -> Transform:
+    """Makes one transform of the table.
+
+    Raises:
+        UserError: unknown name, misspelt option, or a value out of range.
+    """
+    if name not in TRANSFORMS:
+        raise errors.unknown("transform", name, TRANSFORMS)
+    known = [field.name for field in dataclasses.fields(TRANSFORMS[name])]
+    for key in options:
+        if key not in known:
+            raise errors.unknown(f"option of the transform {name!r}", key, known)
+    try:
+        return TRANSFORMS[name](**{key: _plain(value) for key, value in options.items()})
+    except TypeError as error:  # a value of the wrong type, met in a comparison
+        raise errors.UserError(f"transform {name!r} does not take {dict(options)}: {error}.") from error
+
+
+def build_chain(config: Mapping[str, Any] | None, height: int, width: int, interpolation: str = "bilinear") -> Chain:
+    """Makes a chain from plain data.
+
+    Args:
+        config: transform name -> its options (`{}` or True: the defaults; None or False: left out). The key `order`
+            may list the names in another order than the canonical one (that of `TRANSFORMS`). The resize is always
+            part of it and takes its options from the other arguments.
+        height: rows of the result.
+        width: columns of the result.
+        interpolation: name of `images.INTERPOLATIONS`.
+
+    Returns:
+        The chain.
+
+    Raises:
+        UserError: unknown names or options, or an order that does not list exactly the transforms in use.
+    """
+    settings = dict((config or {}).items())
+    order = settings.pop("order", None)
+    if "resize" in settings:
+        raise errors.UserError(
+            "data.height, data.width and data.interpolation set the resize; take `resize` out of the augment section."
+        )
+    for name in settings:
+        if name not in TRANSFORMS:
+            raise errors.unknown("transform", name, [*TRANSFORMS, "order"])
+    options = {name: ({} if value is True else value) for name, value in settings.items() if _is_on(value)}
+    options["resize"] = {"height": height, "width": width, "interpolation": interpolation}
+    names = [name for name in TRANSFORMS if name in options]
+    if order is not None:
+        chosen = list(order) if "resize" in order else ["resize", *order]
+        if sorted(chosen) != sorted(names):
+            raise errors.UserError(
+                f"the transform order {tuple(order)} must list each transform in use once: {', '.join(names)}."
+            )
+        names = chosen
+    return Chain(tuple(build_transform(name, options[name]) for name in names))
+
+
+def _is_on(value: Any) -> bool:
+    return value is not None and value is not False
+
+
+def _plain(value: Any) -> Any:
+    return tuple(_plain(one) for one in value) if isinstance(value, list | tuple) else value

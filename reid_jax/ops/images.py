@@ -1,0 +1,92 @@
+"""Pixels on the device: normalisation, and the fill of the boxes that random erasing chose on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from reid_jax import errors
+
+Array = jax.Array
+
+# Fills that are one colour, as values after normalisation. "mean_raw" writes the raw ImageNet mean into normalised
+# space, a habit of the BoT code that its descendants kept; "zero" is the colour that normalisation maps to the mean.
+FILLS: dict[str, tuple[float, float, float]] = {
+    "mean_raw": (0.485, 0.456, 0.406),
+    "zero": (0.0, 0.0, 0.0),
+    "mean": (0.0, 0.0, 0.0),
+}
+
+
+def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """Scales to [0, 1] and standardises each channel.
+
+    Args:
+        images: `[B, H, W, 3]`, uint8 in 0-255 or floating point already in [0, 1].
+        mean: of each channel, in [0, 1].
+        std: of each channel, in [0, 1].
+
+    Returns:
+        `[B, H, W, 3]` float32: `(x - mean) / std`.
+    """
+    pixels = images.astype(jnp.float32)
+    if images.dtype == jnp.uint8:
+        pixels = pixels / 255
+    per_channel = (1,) * (images.ndim - 1) + (-1,)
+    centre = jnp.asarray(mean, jnp.float32).reshape(per_channel)
+    return (pixels - centre) / jnp.asarray(std, jnp.float32).reshape(per_channel)
+
+
+def box_mask(boxes: Array, height: int, width: int) -> Array:
+    """Pixels inside a box.
+
+    Args:
+        boxes: int32 `[B, 4]`: top, left, bottom, right; the last two are outside. A box without area covers nothing.
+        height: rows.
+        width: columns.
+
+    Returns:
+        bool `[B, height, width]`.
+    """
+    top, left, bottom, right = (boxes[:, side, None] for side in range(4))  # each [B, 1]
+    rows = jax.lax.broadcasted_iota(jnp.int32, (1, height), 1)
+    columns = jax.lax.broadcasted_iota(jnp.int32, (1, width), 1)
+    in_rows = (rows >= top) & (rows < bottom)
+    in_columns = (columns >= left) & (columns < right)
+    return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def fill_boxes(images: Array, boxes: Array, fill: str | Sequence[float], key: Array | None = None) -> Array:
+    """Fills one box in each image, after normalisation.
+
+    Args:
+        images: `[B, H, W, 3]`, normalised.
+        boxes: int32 `[B, 4]`: top, left, bottom, right; zeros for none.
+        fill: "noise" (independent N(0, 1) for every pixel and channel), a name of `FILLS`, or three numbers in
+            normalised space.
+        key: random key; only "noise" needs it.
+
+    Returns:
+        `[B, H, W, 3]` in the dtype of `images`.
+
+    Raises:
+        UserError: unknown fill, or "noise" without a key.
+
+    References:
+        Zhong et al., Random Erasing Data Augmentation, AAAI 2020.
+    """
+    if isinstance(fill, str) and fill == "noise":
+        if key is None:
+            raise errors.UserError("the erase fill 'noise' needs a random key, none was given; use 'zero' without one.")
+        value = jax.random.normal(key, images.shape, jnp.float32).astype(images.dtype)
+    else:
+        if isinstance(fill, str) and fill not in FILLS:
+            raise errors.unknown("erase fill", fill, [*FILLS, "noise", "three numbers"])
+        colour = FILLS[fill] if isinstance(fill, str) else tuple(fill)
+        if len(colour) != images.shape[-1]:
+            raise errors.UserError(f"an erase fill of {images.shape[-1]} numbers was expected, got {colour}.")
+        value = jnp.broadcast_to(jnp.asarray(colour, images.dtype), images.shape)
+    inside = box_mask(boxes, images.shape[1], images.shape[2])[..., None]
+    return jnp.where(inside, value, images)
