@@ -1,0 +1,214 @@
+"""Two-dimensional convolution that picks, per platform, the exact formulation that runs fastest there.
+
+Every formulation computes the same sums; they differ in what the compiler makes of them.
+
+- GPU and TPU: the native convolution, always.
+- CPU, 1×1 kernel: a matrix product. Its weight gradient runs as a `lax.scan` of two halves: with a plain product XLA
+  fuses the whole chain of residual sums into the operand and computes it again for every layer.
+- CPU, depthwise kernel with stride 1: shifted multiply-and-add (the native grouped convolution is 35 to 130 times
+  slower forward); the weight gradient scans over the batch, so that one image's products stay in cache.
+- CPU, dense k×k kernel: the native convolution, which is within 15 % of the best libraries.
+
+The platform is that of the lowering (`lax.platform_dependent`), so one trace can be exported for several.
+Hand-written gradients are first order and reverse mode only; `formulation="native"` lifts that limit.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+FORMULATIONS = ("auto", "native", "cpu")
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def symmetric_padding(kernel_size: tuple[int, int], dilation: int = 1) -> Padding:
+    """The padding (k - 1) // 2 on each side that PyTorch recipes write, not XLA's uneven "SAME"."""
+    rows, columns = ((size - 1) * dilation // 2 for size in kernel_size)
+    return (rows, rows), (columns, columns)
+
+
+def convolution(
+    images: jax.Array,
+    kernel: jax.Array,
+    *,
+    strides: int = 1,
+    padding: Padding | None = None,
+    dilation: int = 1,
+    groups: int = 1,
+    formulation: str = "auto",
+) -> jax.Array:
+    """Convolves (cross-correlates, as every deep-learning library) a batch of maps with a kernel.
+
+    Args:
+        images: [B, H, W, C] maps.
+        kernel: [kh, kw, C / groups, D] weights, same dtype as the maps.
+        strides: step of the window, the same for rows and columns.
+        padding: zeros ((top, bottom), (left, right)); None means `symmetric_padding`.
+        dilation: distance between the kernel's taps.
+        groups: number of channel groups; C = D = groups is a depthwise convolution.
+        formulation: "auto" (by platform), "native" (everywhere) or "cpu" (the CPU formulation everywhere; for tests).
+
+    Returns:
+        [B, H', W', D] maps, H' = (H + top + bottom - dilation (kh - 1) - 1) // strides + 1.
+
+    Raises:
+        ValueError: the formulation is unknown.
+    """
+    if formulation not in FORMULATIONS:
+        raise ValueError(f"formulation must be one of {FORMULATIONS}, not {formulation!r}")
+    if padding is None:
+        padding = symmetric_padding(kernel.shape[:2], dilation)
+    if formulation != "native":
+        by_platform = formulation == "auto"
+        if kernel.shape[:2] == (1, 1) and groups == 1 and padding == ((0, 0), (0, 0)):
+            return _pointwise(images, kernel, strides, by_platform)
+        depthwise = groups == images.shape[-1] == kernel.shape[-1] and groups > 1
+        if depthwise and strides == dilation == 1:
+            return _depthwise(images, kernel, padding, by_platform)
+    return _native(images, kernel, strides, padding, dilation, groups)
+
+
+def _native(
+    images: jax.Array, kernel: jax.Array, strides: int, padding: Padding, dilation: int = 1, groups: int = 1
+) -> jax.Array:
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        (strides, strides),
+        padding,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=_LAYOUT,
+        feature_group_count=groups,
+    )
+
+
+def _choose(by_platform: bool, on_cpu, elsewhere, *operands):
+    """Runs the CPU formulation, or leaves the choice to the platform that the program is lowered for."""
+    if not by_platform:
+        return on_cpu(*operands)
+    return lax.platform_dependent(*operands, cpu=on_cpu, default=elsewhere)
+
+
+# 1×1 convolution.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _pointwise(images: jax.Array, kernel: jax.Array, strides: int, by_platform: bool) -> jax.Array:
+    def on_cpu(images: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.einsum("bhwi,io->bhwo", images[:, ::strides, ::strides], kernel[0, 0])
+
+    elsewhere = functools.partial(_native, strides=strides, padding=((0, 0), (0, 0)))
+    return _choose(by_platform, on_cpu, elsewhere, images, kernel)
+
+
+def _pointwise_forward(images: jax.Array, kernel: jax.Array, strides: int, by_platform: bool):
+    return _pointwise(images, kernel, strides, by_platform), (images, kernel)
+
+
+def _pointwise_backward(strides: int, by_platform: bool, residuals, gradient: jax.Array):
+    def on_cpu(images: jax.Array, kernel: jax.Array, gradient: jax.Array):
+        images, gradient = lax.optimization_barrier((images, gradient))
+        kernel_gradient = _halved_product(images[:, ::strides, ::strides], gradient)
+        images_gradient = jnp.einsum("bhwo,io->bhwi", gradient, kernel[0, 0])
+        if strides > 1:
+            images_gradient = spread(images_gradient, images.shape[1:3], (0, 0), strides)
+        return images_gradient, kernel_gradient[None, None]
+
+    def elsewhere(images: jax.Array, kernel: jax.Array, gradient: jax.Array):
+        plain = functools.partial(_native, strides=strides, padding=((0, 0), (0, 0)))
+        return jax.vjp(plain, images, kernel)[1](gradient)
+
+    return _choose(by_platform, on_cpu, elsewhere, *residuals, gradient)
+
+
+_pointwise.defvjp(_pointwise_forward, _pointwise_backward)
+
+
+def _halved_product(images: jax.Array, gradient: jax.Array) -> jax.Array:
+    """[B, H, W, I] and [B, H, W, O] to the [I, O] sum of outer products, in two steps of a loop.
+
+    The loop is what keeps XLA from fusing the operands' whole history into the product.
+    """
+    positions = images.shape[0] * images.shape[1] * images.shape[2]
+    steps = 2 if positions % 2 == 0 else 1
+    rows = images.reshape(steps, -1, images.shape[-1])
+    columns = gradient.reshape(steps, -1, gradient.shape[-1])
+
+    def add(total: jax.Array, half: tuple[jax.Array, jax.Array]):
+        product = jnp.einsum("ni,no->io", *half, preferred_element_type=jnp.float32)
+        return total + product, None
+
+    start = jnp.zeros((rows.shape[-1], columns.shape[-1]), jnp.float32)
+    return lax.scan(add, start, (rows, columns))[0].astype(images.dtype)
+
+
+def spread(values: jax.Array, size: tuple[int, int], offset: tuple[int, int], strides: int) -> jax.Array:
+    """Places [B, h, w, C] values on the strided grid that starts at `offset` of a zero map [B, *size, C]."""
+    config = [(0, 0, 0)]
+    for axis in range(2):
+        covered = offset[axis] + (values.shape[1 + axis] - 1) * strides + 1
+        config.append((offset[axis], size[axis] - covered, strides - 1))
+    return lax.pad(values, jnp.zeros((), values.dtype), [*config, (0, 0, 0)])
+
+
+# Depthwise convolution with stride 1.
+
+
+def _shifted_sum(images: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    """Sum over the kernel's taps of the shifted maps times that tap's weights [C]."""
+    padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+    height = padded.shape[1] - kernel.shape[0] + 1
+    width = padded.shape[2] - kernel.shape[1] + 1
+    taps = [(row, column) for row in range(kernel.shape[0]) for column in range(kernel.shape[1])]
+    terms = (padded[:, i : i + height, j : j + width] * kernel[i, j, 0][None, None, None] for i, j in taps)
+    return functools.reduce(jnp.add, terms)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _depthwise(images: jax.Array, kernel: jax.Array, padding: Padding, by_platform: bool) -> jax.Array:
+    on_cpu = functools.partial(_shifted_sum, padding=padding)
+    elsewhere = functools.partial(_native, strides=1, padding=padding, groups=images.shape[-1])
+    return _choose(by_platform, on_cpu, elsewhere, images, kernel)
+
+
+def _depthwise_forward(images: jax.Array, kernel: jax.Array, padding: Padding, by_platform: bool):
+    return _depthwise(images, kernel, padding, by_platform), (images, kernel)
+
+
+def _depthwise_backward(padding: Padding, by_platform: bool, residuals, gradient: jax.Array):
+    def on_cpu(images: jax.Array, kernel: jax.Array, gradient: jax.Array):
+        rows, columns = kernel.shape[:2]
+        mirrored = (
+            (rows - 1 - padding[0][0], rows - 1 - padding[0][1]),
+            (columns - 1 - padding[1][0], columns - 1 - padding[1][1]),
+        )
+        images_gradient = _shifted_sum(gradient, kernel[::-1, ::-1], mirrored)
+        padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+        height, width, channels = gradient.shape[1:]
+
+        def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]):
+            image, slope = pair
+            taps = [
+                (image[i : i + height, j : j + width] * slope).astype(jnp.float32).sum(0)
+                for i in range(rows)
+                for j in range(columns)
+            ]
+            return total + jnp.stack(taps), None
+
+        start = jnp.zeros((rows * columns, width, channels), jnp.float32)
+        total = lax.scan(add, start, (padded, gradient))[0]
+        return images_gradient, total.sum(1).reshape(kernel.shape).astype(kernel.dtype)
+
+    def elsewhere(images: jax.Array, kernel: jax.Array, gradient: jax.Array):
+        plain = functools.partial(_native, strides=1, padding=padding, groups=images.shape[-1])
+        return jax.vjp(plain, images, kernel)[1](gradient)
+
+    return _choose(by_platform, on_cpu, elsewhere, *residuals, gradient)
+
+
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)

@@ -1,0 +1,125 @@
+"""Pooling over windows and over whole maps, with PyTorch's padding and its rule for equal maxima."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from reid_jax.ops import conv
+
+
+def max_pool(images: jax.Array, window: int, *, strides: int | None = None, padding: int = 0) -> jax.Array:
+    """Largest value of each window; the gradient goes to the first maximum in row-major order, as in PyTorch.
+
+    On CPU both passes are written with shifted slices: XLA's own gradient (select-and-scatter) is a scalar loop there.
+
+    Args:
+        images: [B, H, W, C] maps.
+        window: side of the square window.
+        strides: step of the window; None means its side.
+        padding: cells of minus infinity on every side.
+
+    Returns:
+        [B, H', W', C] maps, H' = (H + 2 padding - window) // strides + 1.
+    """
+    return _max_pool(images, window, strides or window, padding)
+
+
+def average_pool(images: jax.Array, window: int) -> jax.Array:
+    """Mean of adjoining windows, [B, H, W, C] to [B, H // window, W // window, C]; a remainder is left out."""
+    batch, height, width, channels = images.shape
+    rows, columns = height // window, width // window
+    cut = images[:, : rows * window, : columns * window]
+    return cut.reshape(batch, rows, window, columns, window, channels).mean((2, 4))
+
+
+def global_average(images: jax.Array) -> jax.Array:
+    """Mean over positions in float32, [B, H, W, C] to [B, C]."""
+    return images.astype(jnp.float32).mean((1, 2))
+
+
+def global_max(images: jax.Array) -> jax.Array:
+    """Largest value over positions in float32, [B, H, W, C] to [B, C]."""
+    return images.astype(jnp.float32).max((1, 2))
+
+
+def generalized_mean(images: jax.Array, power: jax.Array, epsilon: float = 1e-6) -> jax.Array:
+    """GeM: the power mean over positions, [B, H, W, C] to [B, C]; power 1 is the average, a large one the maximum.
+
+    Args:
+        images: maps; values below `epsilon` are raised to it, since a power of a negative number is undefined.
+        power: scalar or [C] exponent.
+        epsilon: smallest value that enters the power.
+
+    References:
+        Radenović, Tolias, Chum, "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2019, eq. 3.
+    """
+    raised = jnp.maximum(images.astype(jnp.float32), epsilon) ** jnp.reshape(power, (1, 1, 1, -1))
+    return raised.mean((1, 2)) ** (1.0 / jnp.reshape(power, (1, -1)))
+
+
+def _native_max_pool(images: jax.Array, window: int, strides: int, padding: int) -> jax.Array:
+    return lax.reduce_window(
+        images,
+        -jnp.inf,
+        lax.max,
+        (1, window, window, 1),
+        (1, strides, strides, 1),
+        ((0, 0), (padding, padding), (padding, padding), (0, 0)),
+    )
+
+
+def _windows(
+    images: jax.Array, window: int, strides: int, padding: int
+) -> tuple[jax.Array, list[tuple[int, int]], tuple[int, int]]:
+    """The maps padded by minus infinity, the offsets inside a window, and how far a strided slice reaches."""
+    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-jnp.inf)
+    offsets = [(row, column) for row in range(window) for column in range(window)]
+    rows, columns = ((padded.shape[axis] - window) // strides * strides + 1 for axis in (1, 2))
+    return padded, offsets, (rows, columns)
+
+
+def _slice(padded: jax.Array, offset: tuple[int, int], spans: tuple[int, int], strides: int) -> jax.Array:
+    (row, column), (rows, columns) = offset, spans
+    return padded[:, row : row + rows : strides, column : column + columns : strides]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(images: jax.Array, window: int, strides: int, padding: int) -> jax.Array:
+    def on_cpu(images: jax.Array) -> jax.Array:
+        padded, offsets, spans = _windows(images, window, strides, padding)
+        return functools.reduce(jnp.maximum, (_slice(padded, offset, spans, strides) for offset in offsets))
+
+    native = functools.partial(_native_max_pool, window=window, strides=strides, padding=padding)
+    return lax.platform_dependent(images, cpu=on_cpu, default=native)
+
+
+def _max_pool_forward(images: jax.Array, window: int, strides: int, padding: int):
+    pooled = _max_pool(images, window, strides, padding)
+    return pooled, (images, pooled)
+
+
+def _max_pool_backward(window: int, strides: int, padding: int, residuals, gradient: jax.Array):
+    def on_cpu(images: jax.Array, pooled: jax.Array, gradient: jax.Array) -> jax.Array:
+        images, pooled, gradient = lax.optimization_barrier((images, pooled, gradient))
+        padded, offsets, spans = _windows(images, window, strides, padding)
+        taken = jnp.zeros(pooled.shape, bool)
+        total = jnp.zeros_like(padded)
+        for offset in offsets:
+            first = (_slice(padded, offset, spans, strides) == pooled) & ~taken
+            taken |= first
+            total += conv.spread(jnp.where(first, gradient, 0), padded.shape[1:3], offset, strides)
+        return total[:, padding : padding + images.shape[1], padding : padding + images.shape[2]]
+
+    def elsewhere(images: jax.Array, pooled: jax.Array, gradient: jax.Array) -> jax.Array:
+        del pooled
+        native = functools.partial(_native_max_pool, window=window, strides=strides, padding=padding)
+        return jax.vjp(native, images)[1](gradient)[0]
+
+    return (lax.platform_dependent(*residuals, gradient, cpu=on_cpu, default=elsewhere),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
