@@ -47,7 +47,7 @@ class Phase:
     Attributes:
         name: for logs; empty for a run of one phase.
         first_step, last_step: updates [first_step, last_step) belong to it.
-        steps_per_epoch: of its input stream.
+        steps_per_epoch, batch_size: of its input stream; images of the global batch.
         begin: from the state left by the phase before to the one this phase starts with.
         step: the compiled `(state, batch) -> (state, metrics)`.
         open_batches: opens the input stream at a step of this phase (0 = its beginning).
@@ -59,6 +59,7 @@ class Phase:
     first_step: int
     last_step: int
     steps_per_epoch: int
+    batch_size: int
     begin: Callable[[state_lib.TrainState], state_lib.TrainState]
     step: Callable[[state_lib.TrainState, Any], tuple[state_lib.TrainState, dict[str, jax.Array]]]
     open_batches: Callable[[int], Batches]
@@ -110,7 +111,7 @@ class Loop:
         writer: metrics file of the run (on the main process).
         checkpoints: of the run; None saves nothing.
         evaluate: `(state, step) -> {name: fraction}`, the same on every process; None never evaluates.
-        meta: goes into every checkpoint beside the state.
+        meta: what goes into a checkpoint beside the state, asked for at each.
     """
 
     def __init__(
@@ -122,11 +123,11 @@ class Loop:
         writer: metrics_lib.MetricWriter,
         checkpoints: checkpoints_lib.Checkpoints | None,
         evaluate: Callable[[state_lib.TrainState, int], dict[str, float]] | None = None,
-        meta: Mapping[str, Any] | None = None,
+        meta: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self.mesh, self.phases, self.every = mesh, phases, every
         self.writer, self.checkpoints, self.evaluate = writer, checkpoints, evaluate
-        self.meta = dict(meta or {})
+        self.meta = meta
         self.last_step = phases[-1].last_step
         self._at_margin: dict[str, int] = {}
         self._terminate = False
@@ -151,7 +152,7 @@ class Loop:
         self, phase: Phase, state: state_lib.TrainState, first_step: int, progress: metrics_lib.Progress
     ) -> state_lib.TrainState:
         if first_step == phase.first_step:
-            state = phase.begin(state)
+            state = parallel.replicate(phase.begin(state), self.mesh)
         window = _Window()
         with contextlib.closing(phase.open_batches(first_step - phase.first_step)) as batches:
             stream = iter(batches)
@@ -159,7 +160,7 @@ class Loop:
                 asked = time.perf_counter()
                 batch = next(stream)
                 window.waited += time.perf_counter() - asked
-                window.images += len(batch["label"]) * jax.process_count()
+                window.images += phase.batch_size
                 state, metrics = phase.step(state, parallel.to_global(batch, self.mesh))
                 window.losses.append((step, metrics["loss"]))
                 if len(window.losses) > RUN_AHEAD:
@@ -197,7 +198,7 @@ class Loop:
             window = _Window()
         if self.checkpoints is not None and (due["save"] or self._terminate):
             window.check()
-            self.checkpoints.save(step, state, {**self.meta, "phase": phase.name}, scores or None)
+            self.checkpoints.save(step, state, {**self.meta(), "phase": phase.name}, scores or None)
         if self._terminate:
             raise errors.UserError(f"asked to stop at step {step}; saved there, the same command goes on from it.")
         return window

@@ -1,0 +1,340 @@
+"""One experiment: the only place that knows everything and turns a config into objects.
+
+    experiment = Experiment(config)
+    experiment.run(workdir)
+
+Order of a run: open the data and check that it can be evaluated, build the model, resume or load weights or start
+from scratch, train, evaluate, write `result.json` and the page of ranked lists.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from reid_jax import config as config_lib
+from reid_jax import errors, inference, parallel, run_folder, scoring, trees
+from reid_jax.data import checks, pipeline, records, samplers
+from reid_jax.evaluation import features_file, ranking
+from reid_jax.models import convert
+from reid_jax.train import checkpoints, extras, loop, metrics, objective, optimizer, phases, state, step
+
+LOG = logging.getLogger(__name__)
+
+
+class Experiment:
+    """A resolved config with its data and model.
+
+    Args:
+        config: see `reid_jax.config.defaults`.
+        dataset: opened data set; None opens (or prepares) the one the config names.
+
+    Raises:
+        UserError: for every mistake in config or data, before anything is trained.
+    """
+
+    def __init__(self, config: ConfigDict, dataset: records.ReIDDataset | None = None) -> None:
+        self.config = config
+        self.settings: dict[str, Any] = config_lib.to_dict(config)
+        self.mesh = parallel.mesh()
+        self.dataset = scoring.open_data(self.settings["data"]) if dataset is None else dataset
+        LOG.info("%s", self.dataset.describe())
+        self.dataset.require("train", "query", "gallery")
+        checks.check_protocol(self.dataset.query, self.dataset.gallery, self.settings["evals"]["same_camera_filter"])
+        self.labels, classes = records.train_labels(self.dataset.train)
+        self.num_classes = len(classes)
+        self.model = inference.build_model(self.settings, self.num_classes)
+        self.preprocess = inference.make_preprocess(self.settings["preprocess"])
+        self.extractor = inference.Extractor(self.model, self.settings, self.mesh)
+
+    # ---- training ---------------------------------------------------------------------------------------------------
+
+    def initial_state(self) -> state.TrainState:
+        """Random variables from the config's seed, then the published weights the config names."""
+        variables = inference.init_variables(self.model, self.settings, self.extractor.example_batch())
+        weights = self.settings["init"]["weights"]
+        if weights:
+            variables, outcome = convert.load_file(
+                variables, weights, self.model, allow_missing=self.settings["init"]["allow_missing"]
+            )
+            LOG.info("weights from %s:\n%s", weights, outcome)
+        return state.create(parallel.replicate(variables, self.mesh))
+
+    def phases(self, params: Any) -> list[loop.Phase]:
+        """The config's phases as compiled steps and input streams, covering all steps of the run."""
+        built: list[loop.Phase] = []
+        first_step = 0
+        for index, (name, settings) in enumerate(phases.phase_configs(self.settings)):
+            phase = self._phase(index, name, settings, params, first_step)
+            built.append(phase)
+            first_step = phase.last_step
+        return built
+
+    def _phase(self, index: int, name: str, settings: Mapping[str, Any], params: Any, first_step: int) -> loop.Phase:
+        # Each phase reads its own stream of batches.
+        seed = settings["seed"] + 1000 * index
+        sampler = samplers.build(settings["data"]["sampler"], self.labels, seed)
+        steps_per_epoch = sampler.batches_per_epoch
+        total = max(1, round(settings["train"]["epochs"] * steps_per_epoch))
+        transformation, groups = optimizer.build(
+            settings["optimizer"], settings["schedule"], params, total, steps_per_epoch
+        )
+        LOG.info("parameter groups%s:\n%s", f" of phase {name}" if name else "", groups.describe())
+        owned = extras.build(self._extras(settings), num_classes=self.num_classes)
+        goal = objective.Objective(
+            apply=self.model.apply,
+            preprocess=self.preprocess,
+            passes={key: objective.Pass(**each) for key, each in settings["passes"].items()},
+            terms=settings["losses"],
+            monitors=settings["monitors"],
+        )
+        train_step = step.make_train_step(
+            goal,
+            transformation,
+            owned,
+            seed=settings["seed"],
+            mesh=self.mesh,
+            accumulate=settings["train"]["accumulate"],
+            group_size=settings["data"]["sampler"].get("images", 1),
+        )
+        key = jax.random.fold_in(jax.random.key(settings["seed"]), 2**20 + index)
+        return loop.Phase(
+            name=name,
+            first_step=first_step,
+            last_step=first_step + total,
+            steps_per_epoch=steps_per_epoch,
+            begin=lambda old: state.begin_phase(old, transformation, owned, key),
+            step=train_step,
+            open_batches=functools.partial(self._open_batches, settings["data"], seed),
+            batch_size=sampler.batch_size,
+            learning_rates=groups.learning_rates,
+            margins=_margins(settings["losses"]),
+        )
+
+    def _extras(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        decay = settings["train"]["ema_decay"]
+        average = {"average": {"kind": "moving_average", "decay": decay}} if decay else {}
+        return {**settings["extras"], **average}
+
+    def _open_batches(self, data: Mapping[str, Any], seed: int, start_step: int) -> pipeline.TrainBatches:
+        return pipeline.train_batches(
+            self.dataset.train,
+            self.labels,
+            sampler=data["sampler"],
+            augment=data["augment"],
+            views=data["views"],
+            maps=data["maps"],
+            height=data["height"],
+            width=data["width"],
+            interpolation=data["interpolation"],
+            cache=data["cache"],
+            workers=data["workers"],
+            threads=data["threads"],
+            seed=seed,
+            start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    # ---- evaluation -------------------------------------------------------------------------------------------------
+
+    def features(self, variables: inference.Variables) -> features_file.FeatureSet:
+        """Test features of query and gallery."""
+        return scoring.extract(self.extractor, variables, self.dataset, scoring.feature_meta(self.settings))
+
+    def rank(self, features: features_file.FeatureSet) -> ranking.RankingResult:
+        """Ranks with the protocol of the config."""
+        return scoring.rank(features, self.settings["evals"])
+
+    def scores(self, train_state: state.TrainState, at_step: int) -> dict[str, float]:
+        """Scores during training, by name; the same on every process."""
+        began = time.perf_counter()
+        result = self.rank(self.features(test_variables(train_state))).as_dict(self.dataset.name)
+        named = {name: value for name, value in result.items() if name.startswith(f"{self.dataset.name}/")}
+        shown = ", ".join(f"{name.split('/', 1)[1]} {100 * value:.2f} %" for name, value in named.items())
+        LOG.info("step %d: %s (%.1f s)", at_step, shown, time.perf_counter() - began)
+        return named
+
+    def baselines(self, initial: state.TrainState) -> dict[str, float]:
+        """What any trained model must beat: the untrained network, raw pixels and a colour histogram."""
+        ranked = {"untrained": self.rank(self.features(initial.variables))}
+        for name, describe in scoring.SIMPLE_FEATURES.items():
+            ranked[name] = self.rank(scoring.extract_simple(describe, self.dataset, self.extractor.size))
+        prefix = f"{self.dataset.name}/baseline"
+        return {
+            key: value
+            for name, result in ranked.items()
+            for key, value in result.as_dict(f"{prefix}/{name}").items()
+            if key.startswith(prefix)
+        }
+
+    # ---- the run ----------------------------------------------------------------------------------------------------
+
+    def run(self, folder: run_folder.RunFolder, *, train: bool = True, evaluate: bool = True) -> dict[str, Any] | None:
+        """Resumes or starts, trains to the end, evaluates, and writes the result.
+
+        Args:
+            folder: claimed by this config.
+            train: False evaluates the newest checkpoint only.
+            evaluate: False stops after training.
+
+        Returns:
+            The content of `result.json`, None without evaluation.
+        """
+        initial = self.initial_state()
+        LOG.info("%s", trees.parameter_overview(initial.params))
+        schedule = self.phases(initial.params)
+        saved = checkpoints.Checkpoints(
+            folder.checkpoints,
+            best_metric=f"{self.dataset.name}/mAP",
+            keep_best=self.settings["checkpoint"]["keep_best"],
+        )
+        train_state, meta = self._resume(saved, initial, schedule)
+        if not train and not meta["step"]:
+            raise errors.UserError(
+                f"expected a checkpoint in {folder.checkpoints} to evaluate, found none; train first."
+            )
+        if self.settings["evals"]["baselines"] and not meta["step"]:
+            meta["baselines"] = self.baselines(initial)
+        parameters = trees.count_parameters(initial.params)
+        del initial
+        if train and meta["step"] < schedule[-1].last_step:
+            train_state = self._train(folder, saved, schedule, train_state, meta)
+        saved.close()
+        if not evaluate:
+            return None
+        steps = int(jax.device_get(train_state.step))
+        about = {
+            **meta["baselines"],
+            "steps": steps,
+            "parameters": parameters,
+            "train_seconds": round(meta["train_seconds"], 1),
+            "images_per_second": round(_images_until(steps, schedule) / max(meta["train_seconds"], 1e-9), 1),
+        }
+        return self._finish(folder, test_variables(train_state), about)
+
+    def _resume(
+        self, saved: checkpoints.Checkpoints, initial: state.TrainState, schedule: list[loop.Phase]
+    ) -> tuple[state.TrainState, dict[str, Any]]:
+        """The newest checkpoint and what it says, or the initial state at step 0."""
+        latest = saved.latest_step()
+        if latest is None:
+            return initial, {
+                "step": 0,
+                "train_seconds": 0.0,
+                "num_classes": self.num_classes,
+                "index_hash": self.dataset.index_hash(),
+                "config_hash": config_lib.config_hash(self.config),
+                "baselines": {},
+            }
+        abstract = jax.eval_shape(functools.partial(_state_at, schedule=schedule, at_step=latest), initial)
+        replicated = parallel.replicated(self.mesh)
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract)
+        restored, meta = saved.restore(abstract, latest)
+        if meta["index_hash"] != self.dataset.index_hash():
+            raise errors.UserError(
+                f"expected the data this run was trained on (index {meta['index_hash'][:12]}), got "
+                f"{self.dataset.index_hash()[:12]}; restore the data set, or start a new --workdir."
+            )
+        LOG.info("resumed at step %d of %d", latest, schedule[-1].last_step)
+        return restored, {**meta, "step": latest}
+
+    def _train(
+        self,
+        folder: run_folder.RunFolder,
+        saved: checkpoints.Checkpoints,
+        schedule: list[loop.Phase],
+        train_state: state.TrainState,
+        meta: dict[str, Any],
+    ) -> state.TrainState:
+        """Trains to the end; `meta` then knows the seconds it took."""
+        began, before = time.perf_counter(), meta["train_seconds"]
+
+        def current_meta() -> dict[str, Any]:
+            return {**meta, "train_seconds": before + time.perf_counter() - began}
+
+        writer = metrics.MetricWriter(folder.path, resume_step=meta["step"], active=parallel.is_main())
+        trainer = loop.Loop(
+            self.mesh,
+            schedule,
+            self._every(schedule[0].steps_per_epoch),
+            writer=writer,
+            checkpoints=saved,
+            evaluate=self.scores if self.settings["evals"]["every_epochs"] else None,
+            meta=current_meta,
+        )
+        try:
+            train_state = trainer.run(train_state, meta["step"])
+        finally:
+            writer.close()
+        meta.update(current_meta())
+        return train_state
+
+    def _every(self, steps_per_epoch: int) -> loop.Every:
+        evals, checkpoint = self.settings["evals"], self.settings["checkpoint"]
+        return loop.Every(
+            log=self.settings["log"]["every_steps"],
+            evaluate=round(evals["every_epochs"] * steps_per_epoch),
+            save=checkpoint["every_steps"] or round(checkpoint["every_epochs"] * steps_per_epoch),
+        )
+
+    def _finish(
+        self, folder: run_folder.RunFolder, variables: inference.Variables, about: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The final scores, `result.json` and the page of ranked lists."""
+        began = time.perf_counter()
+        features = self.features(variables)
+        seconds = time.perf_counter() - began
+        ranked = self.rank(features)
+        result = {
+            "dataset": self.dataset.name,
+            **ranked.as_dict(self.dataset.name),
+            **about,
+            "extract_images_per_second": round((features.num_query + features.num_gallery) / seconds, 1),
+            "seed": self.settings["seed"],
+            "config_hash": config_lib.config_hash(self.config),
+            "index_hash": self.dataset.index_hash(),
+            "device": scoring.device_name(),
+            "commit": scoring.commit(),
+        }
+        if parallel.is_main():
+            queries = self.settings["evals"]["ranked_lists"]
+            if queries:
+                scoring.write_page(folder.ranked_lists, features, ranked, self.dataset, queries)
+            folder.write_result(result)
+        return result
+
+
+def test_variables(train_state: state.TrainState) -> inference.Variables:
+    """What is evaluated: the moving average where the config keeps one, else the trained variables."""
+    return train_state.extra.get("average", train_state.variables)
+
+
+def _state_at(initial: state.TrainState, schedule: list[loop.Phase], at_step: int) -> state.TrainState:
+    """The shape of the state after `at_step` updates: every phase begun until then has added its part."""
+    train_state = initial
+    for phase in schedule:
+        if phase.first_step < at_step:
+            train_state = phase.begin(train_state)
+    return train_state
+
+
+def _images_until(steps: int, schedule: list[loop.Phase]) -> int:
+    """Training images seen in the first `steps` updates."""
+    return sum(max(0, min(steps, phase.last_step) - phase.first_step) * phase.batch_size for phase in schedule)
+
+
+def _margins(terms: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The value of each triplet term when all embeddings are one point."""
+    return {
+        f"loss/{name}": math.log(2) if term.get("margin") == "soft" else float(term.get("margin", 0.3))
+        for name, term in terms.items()
+        if term and term["loss"] == "triplet"
+    }

@@ -1,0 +1,191 @@
+"""Scores of a model on a data set: features of query and gallery, ranking, the page of ranked lists, the table.
+
+Used at the end of a run, by `scripts/evaluate.py --run DIR` and by `scripts/extract.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import subprocess
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from reid_jax import config as config_lib
+from reid_jax import inference, parallel, run_folder
+from reid_jax.data import images as images_lib
+from reid_jax.data import prepare, records, simple_features
+from reid_jax.evaluation import features_file, ranking, report
+
+LOG = logging.getLogger(__name__)
+
+# What any trained network must beat; each maps uint8 [N, H, W, 3] to float32 [N, D].
+SIMPLE_FEATURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "raw_pixels": simple_features.raw_pixels,
+    "hsv_histogram": simple_features.hsv_histogram,
+}
+
+
+def open_data(data: Mapping[str, Any]) -> records.ReIDDataset:
+    """Opens the data set a config's `data` section names; the main process prepares it first where it is not."""
+    if parallel.is_main():
+        dataset = prepare.ensure(data["name"], data["root"], **data["options"])
+    parallel.barrier("data prepared")
+    if not parallel.is_main():
+        dataset = records.open_dataset(data["name"], data["root"], **data["options"])
+    return dataset
+
+
+def extract(
+    extractor: inference.Extractor,
+    variables: inference.Variables,
+    dataset: records.ReIDDataset,
+    meta: Mapping[str, Any],
+) -> features_file.FeatureSet:
+    """Features of a data set's query and gallery, junk included."""
+    dataset.require("query", "gallery")
+    query, gallery = (extractor.split(variables, split) for split in (dataset.query, dataset.gallery))
+    return features_file.FeatureSet(
+        query_features=query.features,
+        gallery_features=gallery.features,
+        query_visibility=query.visibility,
+        gallery_visibility=gallery.visibility,
+        **_index(dataset),
+        meta=meta,
+    )
+
+
+def extract_simple(
+    describe: Callable[[np.ndarray], np.ndarray], dataset: records.ReIDDataset, size: Mapping[str, Any]
+) -> features_file.FeatureSet:
+    """Features of a learning-free baseline, from images at the model's size."""
+    query, gallery = (
+        describe(np.stack([_load(split, index, size) for index in range(len(split))]))
+        for split in (dataset.query, dataset.gallery)
+    )
+    return features_file.FeatureSet(query_features=query, gallery_features=gallery, **_index(dataset))
+
+
+def _index(dataset: records.ReIDDataset) -> dict[str, Any]:
+    return {
+        f"{side}_{field}": getattr(split, attribute)
+        for side, split in (("query", dataset.query), ("gallery", dataset.gallery))
+        for field, attribute in (("ids", "pids"), ("cams", "camids"), ("names", "filenames"))
+    }
+
+
+def _load(split: records.Split, index: int, size: Mapping[str, Any] | None = None) -> np.ndarray:
+    image = split.source[index]["image"]
+    image = images_lib.decode(image, split.filenames[index]) if isinstance(image, bytes) else image
+    return image if size is None else images_lib.resize(image, size["height"], size["width"], size["interpolation"])
+
+
+def rank(features: features_file.FeatureSet, evals: Mapping[str, Any]) -> ranking.RankingResult:
+    """Ranks with the protocol of a config's `evals` section."""
+    return ranking.evaluate(
+        features, metric=evals["metric"], ap=evals["ap"], same_camera_filter=evals["same_camera_filter"]
+    )
+
+
+def write_page(
+    path: pathlib.Path,
+    features: features_file.FeatureSet,
+    ranked: ranking.RankingResult,
+    dataset: records.ReIDDataset,
+    queries: int,
+) -> None:
+    """Writes the page of ranked lists: query, top ten, right and wrong ones framed."""
+    splits = {"query": dataset.query, "gallery": dataset.gallery}
+    report.write_ranked_lists(
+        path,
+        features,
+        ranked,
+        lambda side, index: _load(splits[side], index),
+        max_queries=queries,
+    )
+
+
+def evaluate_run(path: str | pathlib.Path, *, best: bool = False, **evals: Any) -> dict[str, Any]:
+    """Evaluates a run folder again, with other protocol settings if wished.
+
+    Args:
+        path: run folder.
+        best: the checkpoint with the best mAP instead of the newest.
+        **evals: replace keys of the config's `evals` section (`metric`, `ap`, `same_camera_filter`, ...).
+
+    Returns:
+        Scores as in `result.json`.
+    """
+    features, dataset, settings = features_of_run(path, best=best, **evals)
+    return rank(features, settings["evals"]).as_dict(dataset.name)
+
+
+def features_of_run(
+    path: str | pathlib.Path, *, best: bool = False, **evals: Any
+) -> tuple[features_file.FeatureSet, records.ReIDDataset, dict[str, Any]]:
+    """Features of a run's own data set, the data set, and the settings used."""
+    settings = config_lib.to_dict(run_folder.RunFolder(path).read_config())
+    settings["evals"].update(evals)
+    extractor, variables = inference.from_run(path, best=best)
+    dataset = open_data(settings["data"])
+    return extract(extractor, variables, dataset, feature_meta(settings)), dataset, settings
+
+
+def feature_meta(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a features file says of itself."""
+    data = settings["data"]
+    return {
+        "system": settings["system"],
+        "model": settings["model"],
+        "dataset": data["name"],
+        "preprocessing": {**settings["preprocess"], **{key: data[key] for key in ("height", "width", "interpolation")}},
+        "flip": settings["evals"]["flip"],
+        "metric": settings["evals"]["metric"],
+        "normalised": False,
+    }
+
+
+def device_name() -> str:
+    """Such as "8 x TPU v4" or "1 x cpu"."""
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
+def commit() -> str:
+    """The commit of the code, with "+" where files differ from it; empty outside a repository."""
+    here = pathlib.Path(__file__).resolve().parent
+    try:
+        show = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except OSError:
+        return ""
+    return show.stdout.strip()
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """The final table of a run, in per cent."""
+    dataset = result["dataset"]
+    columns = ("mAP", "rank1", "rank5", "rank10", "mINP")
+    lines = [f"{dataset} ({result['ap_rule']} AP, %)".ljust(36) + "".join(f"{column:>9}" for column in columns)]
+
+    def line(name: str, prefix: str) -> str:
+        cells = (result.get(f"{prefix}/{column}") for column in columns)
+        return f"  {name:<34}" + "".join("        -" if cell is None else f"{100 * cell:9.2f}" for cell in cells)
+
+    marker = f"{dataset}/baseline/"
+    for name in dict.fromkeys(key.removeprefix(marker).split("/")[0] for key in result if key.startswith(marker)):
+        lines.append(line(name.replace("_", " "), marker + name))
+    lines.append(line("trained", dataset))
+    lines.append(
+        f"  {result['num_query']} queries ({result['num_query_without_match']} without a match left out), "
+        f"{result['num_gallery']} gallery images"
+    )
+    return "\n".join(lines)
