@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 
 from reid_jax import errors
-from reid_jax.losses import center, cross_entropy, triplet
+from reid_jax.losses import accuracy, center, cross_entropy, triplet
 
 LOSSES: dict[str, Callable[..., jax.Array]] = {
+    "accuracy": accuracy.accuracy,
     "center": center.center,
     "cross_entropy": cross_entropy.cross_entropy,
     "triplet": triplet.triplet,

@@ -9,8 +9,12 @@ from typing import Any
 from flax import linen as nn
 
 from reid_jax import errors
+from reid_jax.models import bot, mfv
 
-MODELS: dict[str, Callable[..., nn.Module]] = {}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "bot": bot.BoT,
+    "mfv": mfv.MFV,
+}
 
 
 def build(name: str, **options: Any) -> nn.Module:

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from reid_jax import errors
+from reid_jax.losses.accuracy import accuracy
 from reid_jax.losses.center import center
 from reid_jax.losses.cross_entropy import cross_entropy
 from reid_jax.losses.triplet import triplet
@@ -209,3 +210,8 @@ def test_center_loss_and_its_centre_gradient():
     gradient = np.asarray(jax.grad(lambda c: center(shifted, c, labels=labels))(centres))
     assert not np.any(gradient[[0, 2, 4]])
     np.testing.assert_allclose(gradient[[1, 3], 0], [-4 / 3, -8 / 3], rtol=1e-5)
+
+
+def test_accuracy_counts_the_largest_logits():
+    logits = jnp.eye(4)[jnp.array([0, 1, 2, 3])]
+    assert accuracy(logits, labels=jnp.array([0, 1, 3, 3])) == 0.75

@@ -1,0 +1,69 @@
+"""BoT: the "bag of tricks" strong baseline, a ResNet with last stride 1 and a BNNeck.
+
+References:
+    Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-identification", CVPR Workshops 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from reid_jax.models import resnet
+from reid_jax.nn import heads, pooling
+from reid_jax.ops import descriptors, distances
+
+
+class BoT(nn.Module):
+    """Backbone, pooling, neck, classifier: metric losses read the feature before the neck, the test what comes after.
+
+    Attributes:
+        num_classes: training identities N.
+        dtype: compute dtype; parameters, statistics and the head are float32.
+        variant: a row of `resnet.VARIANTS`.
+        depths: residual blocks per stage in place of the variant's.
+        width: channels of the backbone's stem; 64 is the published size, 16 a narrow demonstration.
+        last_stride: step of stage 4; 1 doubles the last map in height and width (section 3.5).
+        stem_relu: ReLU after the first normalisation. The authors' code leaves it out; the paper does not say so.
+        pooling: "average", "max" or "gem".
+    """
+
+    num_classes: int
+    dtype: Any = jnp.float32
+    variant: str = "resnet50"
+    depths: tuple[int, ...] | None = None
+    width: int = 64
+    last_stride: int = 1
+    stem_relu: bool = False
+    pooling: str = "average"
+
+    @nn.compact
+    def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
+        """Maps `batch["image"]` [B, H, W, 3] (normalised) to named float32 outputs.
+
+        Returns:
+            "feature/b" [B, D], "neck/b" [B, D], "logits/b" [B, N] and "map/stage4" [B, H/16, W/16, D], D = 32 width for
+            the bottleneck variants.
+        """
+        sizes = {} if self.depths is None else {"depths": self.depths}
+        backbone = resnet.resnet(
+            self.variant,
+            width=self.width,
+            last_stride=self.last_stride,
+            stem_relu=self.stem_relu,
+            dtype=self.dtype,
+            name="backbone",
+            **sizes,
+        )
+        stage4 = backbone(batch["image"].astype(self.dtype), train=train)["stage4"]
+        feature = pooling.GlobalPool(self.pooling, name="pool")(stage4)
+        neck, logits = heads.BNNeck(self.num_classes, name="head_b")(feature, train=train)
+        return {"map/stage4": stage4.astype(jnp.float32), **heads.head_outputs("b", feature, neck, logits)}
+
+    def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
+        """The test feature [B, D]: the neck's output at unit length, to be compared by cosine (section 3.6)."""
+        return descriptors.Descriptor(distances.normalise_rows(outputs["neck/b"]))

@@ -1,0 +1,44 @@
+"""What the released code of MFV computes between its layers, written without its batch size.
+
+The code keeps NCHW maps and reshapes where it means to transpose. Repaired so that it runs, it computes the following;
+H and W are those of the grid (16 x 8 at 256 x 128), C is the token width (256). Weights trained with it need it.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def reinterpret(x: jax.Array) -> jax.Array:
+    """Reads the NCHW memory of a map [B, H, W, C] as [B, W, H, C], the released code's tokens.
+
+    Token (a, b) is then a pair of channels and its C values are positions of the map.
+    """
+    batch, height, width, channels = x.shape
+    return x.transpose(0, 3, 1, 2).reshape(batch, width, height, channels)
+
+
+def restore(tokens: jax.Array) -> jax.Array:
+    """The map [B, H, W, C] that the released code makes of tokens [B, W, H, C]: a transpose, not the way back."""
+    return tokens.swapaxes(1, 2)
+
+
+def join(level: jax.Array, carried: jax.Array | None, channels: int) -> jax.Array:
+    """Input of a stage: every s-th channel of its level, then half of that and half of the stage before, by stride.
+
+    Args:
+        level: [B, H, W, s C] level of the backbone.
+        carried: [B, H, W, C] map of the stage before, or None at the first stage.
+        channels: C.
+
+    Returns:
+        [B, H, W, C].
+    """
+    level = level[..., :: level.shape[-1] // channels]
+    if carried is None:
+        return level
+    batch, height, width, _ = level.shape
+    halves = [reinterpret(x)[:, ::2] for x in (level, carried)]  # [B, W / 2, H, C]
+    merged = jnp.concatenate(halves, axis=1).reshape(batch, channels, height, width)
+    return merged.transpose(0, 2, 3, 1)
