@@ -75,11 +75,11 @@ def _open_with_pillow(data: bytes, name: str) -> Image.Image:
         raise errors.UserError(f"{name} is empty (0 bytes); replace the file or leave it out.")
     try:
         picture = Image.open(io.BytesIO(data))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # Pillow's plug-ins raise many kinds, struct.error and SyntaxError among them
         raise errors.UserError(f"{name} is not an image that can be read; replace the file or leave it out.") from None
     try:
         picture.load()
-    except (OSError, ValueError, SyntaxError, IndexError, EOFError, Image.DecompressionBombError):
+    except Exception:
         raise errors.UserError(f"{name} is cut off or damaged; replace the file or leave it out.") from None
     return picture
 

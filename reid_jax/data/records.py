@@ -65,9 +65,10 @@ def _parse_example(serialised: bytes) -> dict[str, Any]:
     from tensorflow_datasets.proto import tf_example_pb2
 
     element: dict[str, Any] = {}
-    for key, feature in tf_example_pb2.Example.FromString(serialised).features.feature.items():
+    example = tf_example_pb2.Example.FromString(serialised)
+    for key, feature in example.features.feature.items():
         kind = feature.WhichOneof("kind")
-        values = getattr(feature, kind).value if kind else ()
+        values: Any = getattr(feature, kind).value if kind else ()
         element[key] = values[0] if len(values) == 1 else np.asarray(values)
     element["filename"] = element["filename"].decode()
     return element
@@ -217,6 +218,8 @@ def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         kind = type(defaults[key])
         try:
             resolved[key] = kind(value)
+            if kind is int and resolved[key] != float(value):
+                raise ValueError
         except (TypeError, ValueError):
             raise errors.UserError(
                 f"option {key!r} of data set {name!r} should be of type {kind.__name__}, it is {value!r}."

@@ -1,0 +1,251 @@
+"""Your own images as a data set: a folder with one sub-folder per split, or a CSV file that lists the images.
+
+The layouts, and how identities and cameras are numbered, are described in the README beside this file.
+"""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+SPLITS = ("train", "query", "gallery")
+INDEX_FILE = "index.csv"
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_NAME = re.compile(r"(-1|\d+)(?=[_.])")  # 0007_c2_15.jpg, where the split has no folders: the identity comes first
+_CAMERA = re.compile(r"(?:^|[_\-])c(\d+)")  # ..._c2...: the camera, optional
+_JUNK = -1
+_LARGEST = 2**31 - 1
+
+
+class Row(NamedTuple):
+    """One image; identity and camera already numbered."""
+
+    path: pathlib.Path
+    pid: int
+    camid: int
+    filename: str
+
+
+class _Listed(NamedTuple):
+    """One image as the user wrote it down."""
+
+    path: pathlib.Path
+    identity: str
+    camera: str
+    filename: str
+
+
+def scan(source: pathlib.Path) -> dict[str, list[Row]]:
+    """Lists the images of all splits.
+
+    Args:
+        source: a CSV file, a folder with an `index.csv`, or a folder with `train`, `query`, `gallery` (or some of
+            them) in it.
+
+    Returns:
+        Rows of each split that is there: a CSV in its own order, folders sorted by path.
+
+    Raises:
+        ValueError: with one sentence that names the file or the line.
+    """
+    if source.is_file():
+        listed = _read_csv(source)
+    elif (source / INDEX_FILE).is_file():
+        listed = _read_csv(source / INDEX_FILE)
+    else:
+        listed = _read_folder(source)
+    if ("query" in listed) != ("gallery" in listed):
+        present, absent = ("query", "gallery") if "query" in listed else ("gallery", "query")
+        raise ValueError(f"{source} has {present} images but no {absent} images; an evaluation needs both.")
+    return _number(listed, source)
+
+
+def _read_csv(file: pathlib.Path) -> dict[str, list[_Listed]]:
+    listed: dict[str, list[_Listed]] = {}
+    seen: dict[tuple[str, str], int] = {}
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not UTF-8 text; save it as CSV in UTF-8.") from None
+    reader = csv.DictReader(lines, skipinitialspace=True)
+    header = [name.strip() for name in reader.fieldnames or ()]
+    reader.fieldnames = header
+    missing = [name for name in ("path", "pid", "split") if name not in header]
+    if missing:
+        raise ValueError(
+            f"expected the header path,pid,camid,split (camid optional) in the first line of {file}, "
+            f"{' and '.join(missing)} missing, got {','.join(header) or 'an empty file'!r}."
+        )
+    for record in reader:
+        line = reader.line_num
+        # A short line leaves None, a long one puts a list under the key None.
+        fields = {key: (value or "").strip() for key, value in record.items() if key is not None}
+        if fields["split"] not in SPLITS:
+            raise ValueError(
+                f"{file}, line {line}: split should be train, query or gallery, it is {fields['split']!r}."
+            )
+        if not fields["path"] or not fields["pid"]:
+            raise ValueError(f"{file}, line {line}: expected a path and a pid, one of them is empty.")
+        path = file.parent / fields["path"]
+        if not path.is_file():
+            raise ValueError(f"{file}, line {line}: there is no file {path}; paths are relative to the CSV's folder.")
+        first = seen.setdefault((fields["split"], fields["path"]), line)
+        if first != line:
+            raise ValueError(
+                f"{file}, line {line}: {fields['path']} is listed in line {first} of the same split already."
+            )
+        camera = fields.get("camid", "")
+        listed.setdefault(fields["split"], []).append(_Listed(path, fields["pid"], camera, fields["path"]))
+    if not listed:
+        raise ValueError(f"{file} has a header and no images below it.")
+    return {split: listed[split] for split in SPLITS if split in listed}
+
+
+def _read_folder(folder: pathlib.Path) -> dict[str, list[_Listed]]:
+    listed = {split: _read_split(folder / split) for split in SPLITS if (folder / split).is_dir()}
+    if not listed:
+        there = sorted(path.name for path in folder.iterdir())
+        hint = (
+            "this is Market-1501's layout, prepare it under the name market1501"
+            if "bounding_box_train" in there
+            else f"put the images into such folders or list them in {INDEX_FILE}"
+        )
+        raise ValueError(
+            f"expected the folders train, query and gallery, or {INDEX_FILE}, in {folder} "
+            f"(there: {', '.join(there[:8]) or 'nothing'}); {hint}."
+        )
+    return listed
+
+
+def _read_split(directory: pathlib.Path) -> list[_Listed]:
+    files = _images(directory)
+    folders = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if files and folders:
+        raise ValueError(
+            f"{directory} holds both images ({files[0].name}) and folders ({folders[0].name}); use either one folder "
+            "per identity or names that begin with the identity."
+        )
+    listed = []
+    for person in folders:
+        listed += [
+            _Listed(path, person.name, _camera(path.name), f"{person.name}/{path.name}") for path in _images(person)
+        ]
+    for path in files:
+        match = _NAME.match(path.name)
+        if match is None:
+            raise ValueError(
+                f"the file name {path} does not parse: expected the identity's number first, such as 0007_c2_15.jpg; "
+                f"rename the file, use one folder per identity, or list the images in {INDEX_FILE}."
+            )
+        listed.append(_Listed(path, match[1], _camera(path.name), path.name))
+    if not listed:
+        raise ValueError(f"expected images ({', '.join(_IMAGE_SUFFIXES)}) in {directory}, found none.")
+    return listed
+
+
+def _images(directory: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(
+        path
+        for path in directory.iterdir()
+        if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _camera(name: str) -> str:
+    match = _CAMERA.search(name)
+    return match[1] if match else ""
+
+
+def _number(listed: dict[str, list[_Listed]], source: pathlib.Path) -> dict[str, list[Row]]:
+    cameras = _ranks(_as_key(row.camera) for rows in listed.values() for row in rows if row.camera not in ("", "-1"))
+    for split in ("train", "query"):
+        for row in listed.get(split, ()):
+            if _as_key(row.identity) == (0, _JUNK, ""):
+                raise ValueError(
+                    f"{source}: {row.filename} has pid -1 (junk) in {split}; junk can only be in the gallery."
+                )
+    spaces = {"train": _identities(listed.get("train", ()), ())}
+    spaces["query"] = spaces["gallery"] = _identities(listed.get("gallery", ()), listed.get("query", ()))
+    return {
+        split: [
+            Row(row.path, spaces[split][_as_key(row.identity)], cameras.get(_as_key(row.camera), -1), row.filename)
+            for row in rows
+        ]
+        for split, rows in listed.items()
+    }
+
+
+def _identities(rows: Iterable[_Listed], queries: Iterable[_Listed]) -> dict[tuple, int]:
+    """Numbers identities: whole numbers stay as they are where they can, anything else is ranked from 1."""
+    wanted = {_as_key(row.identity) for row in queries}
+    keys = {_as_key(row.identity) for row in rows} | wanted
+    keys.discard((0, _JUNK, ""))
+    numbers = all(kind == 0 and 0 <= number <= _LARGEST for kind, number, _ in keys)
+    if numbers and (0, 0, "") not in wanted:  # a query of pid 0 would make a person of what means "distractor"
+        table = {key: key[1] for key in keys}
+    else:
+        table = {key: rank + 1 for key, rank in _ranks(keys).items()}
+    return table | {(0, _JUNK, ""): _JUNK}
+
+
+def _ranks(keys: Iterable[tuple]) -> dict[tuple, int]:
+    return {key: rank for rank, key in enumerate(sorted(set(keys)))}
+
+
+def _as_key(text: str) -> tuple[int, int, str]:
+    """Sorts whole numbers by value and before words; 7 and 0007 are the same."""
+    return (0, int(text), "") if re.fullmatch(r"-?\d+", text) else (1, 0, text)
+
+
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Builder of a data set from the user's own images."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Put the images into train, query and gallery (a folder per identity, or names that begin with the identity), "
+        "or list them in index.csv with the header path,pid,camid,split."
+    )
+    rows: dict[str, list[Row]] | None = None  # set by whoever has scanned, checked or thinned out the list already
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "pid": np.int32,
+                    "camid": np.int32,
+                    "filename": tfds.features.Text(),
+                }
+            ),
+            metadata=tfds.core.MetadataDict(),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        splits = self.rows if self.rows is not None else scan(pathlib.Path(dl_manager.manual_dir))
+        self.info.metadata["pids"] = {split: [row.pid for row in rows] for split, rows in splits.items()}
+        self.info.metadata["camids"] = {split: [row.camid for row in rows] for split, rows in splits.items()}
+        self.info.metadata["filenames"] = {split: [row.filename for row in rows] for split, rows in splits.items()}
+        return {split: self._generate_examples(rows) for split, rows in splits.items()}
+
+    def _generate_examples(self, rows: list[Row]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, row in enumerate(rows):
+            yield (
+                index,
+                {
+                    "image": row.path.read_bytes(),
+                    "pid": row.pid,
+                    "camid": row.camid,
+                    "filename": row.filename,
+                },
+            )

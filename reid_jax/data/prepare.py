@@ -1,0 +1,333 @@
+"""Preparation: from published files, a user's images, or a generator, to the folder that training reads.
+
+Everything is looked at before anything is written: names, counts, every image. The prepared folder is built under
+another name and renamed at the end, so that it is there whole or not at all, also when several processes do it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import time
+import types
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from reid_jax import errors
+from reid_jax.data import builders, checks, records
+
+ON_BAD_IMAGE = ("fail", "skip")
+REPORT_FILE = "preparation.json"
+
+_INCOMPLETE = ".incomplete-"
+_ABANDONED_SECONDS = 24 * 3600  # a build this old was killed
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparationReport:
+    """What preparation found and made.
+
+    Attributes:
+        name: the data set's name.
+        path: the prepared folder (with the version), None when only checked.
+        source: the folder or file that was read, None for generated data.
+        table: found counts, with the published ones where they differ.
+        warnings: sentences.
+        skipped: damaged images that were left out, a sentence each.
+        seconds: how long it took.
+        existed: the folder was there already and nothing was done.
+    """
+
+    name: str
+    path: pathlib.Path | None
+    source: str | None
+    table: str
+    warnings: tuple[str, ...]
+    skipped: tuple[str, ...]
+    seconds: float
+    existed: bool
+
+    @property
+    def dataset(self) -> records.ReIDDataset:
+        """The prepared data set, opened."""
+        if self.path is None:
+            raise errors.UserError(f"data set {self.name!r} was checked, not prepared; run without --check.")
+        return records.open_folder(self.name, self.path)
+
+    def text(self) -> str:
+        """Returns the report as a person reads it."""
+        lines = [self.table, ""]
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        if self.skipped:
+            lines.append(f"warning: {len(self.skipped)} damaged images were left out:")
+            lines += [f"  {sentence}" for sentence in self.skipped]
+        if self.path is None:
+            lines.append(f"{self.name}: checked {self.source} in {self.seconds:.1f} s, nothing was written.")
+        elif self.existed:
+            lines.append(f"{self.name}: already prepared in {self.path}.")
+        else:
+            origin = f" from {self.source}" if self.source else ""
+            lines.append(f"{self.name}: prepared in {self.path}{origin} in {self.seconds:.1f} s.")
+        return "\n".join(lines)
+
+
+def ensure(name: str, root: str | pathlib.Path = "data", **options: Any) -> records.ReIDDataset:
+    """Opens a data set, preparing it first from `<root>/<name>` (or its generator) if need be.
+
+    Raises:
+        UserError: it is not prepared and cannot be; the sentence says which folder was expected.
+    """
+    if records.prepared_version(records.prepared_folder(name, root, **options)) is None:
+        return prepare(name, root, **options).dataset
+    return records.open_dataset(name, root, **options)
+
+
+def prepare(
+    name: str,
+    root: str | pathlib.Path = "data",
+    source: str | pathlib.Path | None = None,
+    *,
+    on_bad_image: str = "fail",
+    strict_counts: bool = False,
+    force: bool = False,
+    check_only: bool = False,
+    progress: bool = False,
+    **options: Any,
+) -> PreparationReport:
+    """Prepares a data set once; a second call finds it done and returns at once.
+
+    Args:
+        name: one of `builders.available()`.
+        root: the prepared folder is `<root>/prepared/<name>[-<options>]/<version>`.
+        source: the raw folder (or CSV file); None is `<root>/<name>`. Generated data sets have none.
+        on_bad_image: "fail" stops at images that do not decode and names them, "skip" leaves them out and lists them.
+        strict_counts: stop where counts differ from the published ones, instead of warning.
+        force: build again although it is there.
+        check_only: look at everything and write nothing.
+        progress: show a bar on stderr while images are checked.
+        **options: the data set's options (`records.OPTIONS`).
+
+    Returns:
+        The report; `report.dataset` is the opened data set.
+
+    Raises:
+        UserError: whatever is wrong with the source, in one sentence; nothing is left behind.
+    """
+    started = time.monotonic()
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise errors.unknown("value of on_bad_image", on_bad_image, ON_BAD_IMAGE)
+    module = builders.load(name)
+    options = records.resolve_options(name, options)
+    folder = records.prepared_folder(name, root, **options)
+    target = folder / str(module.Builder.VERSION)
+    is_made_of_files = hasattr(module, "scan")
+    if source is not None and not is_made_of_files:
+        raise errors.UserError(f"data set {name!r} is generated and takes no source folder; leave out --source.")
+    done = records.prepared_version(folder) == target and not force and not check_only
+    if done:
+        return _report_again(name, module, target, source)
+
+    rows: dict[str, list[Any]] | None = None
+    skipped: list[str] = []
+    warnings: list[str] = []
+    table, origin, listing = "", None, None
+    if is_made_of_files:
+        origin = builders.locate(name, module, pathlib.Path(source) if source else pathlib.Path(root) / name)
+        rows = builders.scan(module, origin)
+        listing = _listing_hash(name, rows)
+        rows, skipped = _without_bad_images(rows, on_bad_image, progress)
+        splits = _as_splits(name, rows)
+        table, warnings = _judge(name, splits, module, strict_counts)
+    if check_only:
+        origin_text = str(origin) if origin else "the generator"
+        return PreparationReport(
+            name, None, origin_text, table, tuple(warnings), tuple(skipped), time.monotonic() - started, False
+        )
+    with _temporary_folder(folder) as temporary:
+        built = _build(name, module, temporary, options, rows)
+        if rows is None:
+            table, warnings = _judge(name, records.open_folder(name, built).splits(), module, strict_counts)
+        facts = {
+            "name": name,
+            "source": str(origin.resolve()) if origin else None,
+            "listing": listing,
+            "table": table,
+            "warnings": warnings,
+            "skipped": skipped,
+            "seconds": round(time.monotonic() - started, 2),
+            "options": options,
+        }
+        (built / REPORT_FILE).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+        _move(built, target, force)
+    return dataclasses.replace(_report_of(name, target), existed=False)
+
+
+def _without_bad_images(
+    rows: Mapping[str, Sequence[Any]], on_bad_image: str, progress: bool
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """Returns the rows whose images decode, and a sentence for each of the others."""
+    flat = [(split, row) for split, listed in rows.items() for row in listed]
+    with _bar(len(flat), progress) as advance:
+        bad = checks.unreadable_images([row.path for _, row in flat], progress=advance)
+    if bad and on_bad_image == "fail":
+        first = bad[min(bad)]
+        more = f" ({len(bad) - 1} more of {len(flat)} images are like that)" if len(bad) > 1 else ""
+        raise errors.UserError(f"{first.rstrip('.')}{more}, or leave such images out with --on-bad-image skip.")
+    kept: dict[str, list[Any]] = {split: [] for split in rows}
+    for position, (split, row) in enumerate(flat):
+        if position not in bad:
+            kept[split].append(row)
+    for split, listed in kept.items():
+        if not listed:
+            raise errors.UserError(f"none of the {len(rows[split])} images of the {split} split can be read.")
+    return kept, [bad[position] for position in sorted(bad)]
+
+
+@contextlib.contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Any]:
+    import tqdm
+
+    with tqdm.tqdm(total=total, desc="checking images", unit=" images", disable=not shown, leave=False) as bar:
+        yield bar.update
+
+
+def _as_splits(name: str, rows: Mapping[str, Sequence[Any]]) -> dict[str, records.Split]:
+    return {
+        split: records.Split(
+            name=f"{name}/{split}",
+            source=listed,
+            pids=np.array([row.pid for row in listed], np.int32),
+            camids=np.array([row.camid for row in listed], np.int32),
+            filenames=tuple(row.filename for row in listed),
+        )
+        for split, listed in rows.items()
+    }
+
+
+def _judge(
+    name: str, splits: Mapping[str, records.Split], module: types.ModuleType, strict_counts: bool
+) -> tuple[str, list[str]]:
+    published = getattr(module, "PUBLISHED", {})
+    table, differences = checks.compare_counts(splits, published)
+    warnings = []
+    if differences:
+        more = f", and {len(differences) - 1} more" if len(differences) > 1 else ""
+        sentence = f"the counts are not the published ones of {name} ({differences[0]}{more})"
+        if strict_counts:
+            raise errors.UserError(f"{sentence}; get the whole data set again, or leave out --strict-counts.")
+        warnings.append(f"{sentence}; scores are not comparable with published ones.")
+    return table, warnings + checks.warnings_about(splits, getattr(module, "DISJOINT_IDENTITIES", False))
+
+
+@contextlib.contextmanager
+def _temporary_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder beside `folder` (same file system, so that a rename is one step), removed at the end."""
+    mark = f"{_INCOMPLETE}{folder.name}-"
+    temporary = folder.parent / f"{mark}{uuid.uuid4().hex[:8]}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f"{mark}*"):
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+    except OSError as error:
+        raise errors.UserError(f"could not write the prepared data set to {folder}: {error}.") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _build(
+    name: str, module: types.ModuleType, temporary: pathlib.Path, options: Mapping[str, Any], rows: Any
+) -> pathlib.Path:
+    """Runs the builder and returns the folder it made."""
+    import tensorflow_datasets as tfds
+
+    config = {"config": module.make_config(name, options)} if hasattr(module, "make_config") else {}
+    with _quiet_tfds():
+        builder = module.Builder(data_dir=str(temporary), file_format="array_record", **config)
+        if rows is not None:
+            builder.rows = rows
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(compute_stats="skip"))
+    return pathlib.Path(builder.data_dir)
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    """TFDS prints an announcement and two bars per split; our report says what happened."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def _move(built: pathlib.Path, target: pathlib.Path, replace: bool) -> None:
+    """Renames the finished folder into place; another process may have been faster, then its result stands."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if replace and target.exists():
+        # Out of the way first: a folder cannot be renamed over one that is not empty.
+        target.rename(built.parent / "replaced")
+    try:
+        built.rename(target)
+    except OSError:
+        if records.prepared_version(target.parent) != target:
+            raise
+
+
+def _report_again(
+    name: str, module: types.ModuleType, path: pathlib.Path, source: str | pathlib.Path | None
+) -> PreparationReport:
+    """The report of a folder that is there already, held against the source where one is named.
+
+    Raises:
+        UserError: it was prepared from another source than the one now named.
+    """
+    report = _report_of(name, path)
+    if source is None:
+        return report
+    now, then = pathlib.Path(source).expanduser().resolve(), pathlib.Path(report.source or ".")
+    if now != then and now not in then.parents and then not in now.parents:
+        raise errors.UserError(
+            f"{path} was prepared from {then}, not from {now}; use another --root (or, for reid_folder, "
+            "--option title=NAME), or replace it with --force."
+        )
+    # Names only, a fraction of a second: new or renamed files should not go unnoticed.
+    listing = _listing_hash(name, builders.scan(module, builders.locate(name, module, now)))
+    if listing == _read_facts(path).get("listing"):
+        return report
+    changed = f"the files in {now} are no longer those that {path} was prepared from; use --force to prepare it again."
+    return dataclasses.replace(report, warnings=(*report.warnings, changed))
+
+
+def _listing_hash(name: str, rows: Mapping[str, Sequence[Any]]) -> str:
+    splits = _as_splits(name, rows)
+    return records.ReIDDataset(name, splits.get("train"), splits.get("query"), splits.get("gallery")).index_hash()
+
+
+def _read_facts(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads((path / REPORT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise errors.UserError(f"{path} is damaged ({REPORT_FILE}); remove that folder and prepare it again.") from None
+
+
+def _report_of(name: str, path: pathlib.Path) -> PreparationReport:
+    facts = _read_facts(path)
+    return PreparationReport(
+        name=name,
+        path=path,
+        source=facts["source"],
+        table=facts["table"],
+        warnings=tuple(facts["warnings"]),
+        skipped=tuple(facts["skipped"]),
+        seconds=facts["seconds"],
+        existed=True,
+    )
