@@ -1,0 +1,254 @@
+"""Counting, by compiled programs, the gallery images that come before each candidate of each query.
+
+The rank of a correct image is the number of images before it. Candidates (gallery images of the query's identity) are
+few, so their distances, the thresholds, are computed first; then the distances to the whole gallery stream by in
+tiles, are compared with the thresholds, and only the counts stay. No distance matrix, no sort. Counts are integers,
+hence the same for every block size and every number of devices.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from reid_jax.evaluation import candidates, distances
+
+Array = distances.Array
+
+_COMPARED_AT_ONCE = 16  # gallery rows per inner step on CPU: the running counts stay in registers that long
+_CHUNK_BYTES = 2**26  # of gallery features on a device at a time
+_SMALLEST = np.finfo(np.float32).tiny
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+# ---- thresholds
+
+
+@jax.jit
+def _gather_thresholds(gallery: distances.Side, query: distances.Side, position: Array) -> Array:
+    """Distances [P, q] of the gallery rows at `position` [P, q], by the same products as the stream."""
+    values = lax.map(lambda tile: distances.block(tile, query), gallery)
+    return jnp.take_along_axis(values.reshape(-1, values.shape[-1]), position, axis=0)
+
+
+def thresholds(
+    tiles: Sequence[candidates.Tile], query: distances.Side, gallery: distances.Side, gallery_block: int
+) -> list[np.ndarray]:
+    """Distances [P, c] of every tile's candidates.
+
+    On a CPU small blocks of queries are taken, since few queries share few gallery rows; elsewhere the shapes of the
+    stream are kept, as another shape may mean another order of summation there.
+    """
+    pending = []
+    for tile in tiles:
+        block = tile.places.shape[1]
+        step, unit = (distances.QUERY_UNIT, distances.GALLERY_UNIT) if _on_cpu() else (block, gallery_block)
+        for begin in range(0, len(tile.rows), step):
+            rows, index = tile.rows[begin : begin + step], tile.places[:, begin : begin + step]
+            union = np.unique(index)
+            union = union[union >= 0]
+            position = np.searchsorted(union, np.maximum(index, union[0])).astype(np.int32)
+            blocks = distances.power_of_two(-(-len(union) // unit))
+            side = gallery.take(union).pad(blocks * unit).map(lambda a: a.reshape(blocks, unit, *a.shape[1:]))  # noqa: B023
+            pending.append(_gather_thresholds(side, query.take(rows).pad(step), position))
+    values = iter(pending)
+    out = []
+    for tile in tiles:
+        threshold = np.zeros(tile.places.shape, np.float32)
+        filled = 0
+        while filled < len(tile.rows):
+            part = np.asarray(next(values))
+            threshold[:, filled : filled + part.shape[1]] = part
+            filled += part.shape[1]
+        out.append(threshold)
+    return out
+
+
+# ---- counts
+
+
+def _add_counts(
+    counts: Array,
+    values: Array,
+    gallery_ids: Array,
+    gallery_index: Array,
+    tile: tuple[Array, Array, Array],
+    on_cpu: bool,
+) -> Array:
+    """Adds to `counts` [P, c] the rows of `values` [g, c] that come before the thresholds.
+
+    Rows of the query's own identity and padding (index -1) never count. A row of an equal distance comes before when
+    its gallery index is lower: it is compared with the next larger float32.
+
+    Args:
+        counts: [P, c] int32.
+        values: [g, c] distances.
+        gallery_ids: [g] identities.
+        gallery_index: [g] places in the gallery, -1 for padding.
+        tile: identities of the queries [c], candidates [P, c] and their thresholds [P, c].
+        on_cpu: which of two formulations is the faster.
+    """
+    query_ids, index, threshold = tile
+    other = (gallery_ids[:, None] != query_ids[None, :]) & (gallery_index >= 0)[:, None]
+    values = jnp.where(other, values, jnp.inf)
+    # Subnormal numbers compare as zero on some devices, so "just above zero" is the smallest normal one.
+    above = jnp.where(jnp.abs(threshold) < _SMALLEST, _SMALLEST, jnp.nextafter(threshold, jnp.float32(jnp.inf)))
+    if not on_cpu:
+        bound = jnp.where(gallery_index[:, None, None] < index[None], above[None], threshold[None])
+        return counts + jnp.sum(values[:, None, :] < bound, axis=0, dtype=jnp.int32)
+
+    def add(counts: Array, rows: tuple[Array, Array]) -> tuple[Array, None]:
+        some, some_index = rows
+        for row in range(_COMPARED_AT_ONCE):
+            bound = jnp.where(some_index[row] < index, above, threshold)
+            counts = counts + (some[row][None, :] < bound).astype(jnp.int32)
+        return counts, None
+
+    rows = (values.reshape(-1, _COMPARED_AT_ONCE, values.shape[1]), gallery_index.reshape(-1, _COMPARED_AT_ONCE))
+    return lax.scan(add, counts, rows)[0]
+
+
+class _Chunk(NamedTuple):
+    """Gallery tiles on the device, each array [tiles, g, ...]; the first `used` hold images (one number per device)."""
+
+    side: distances.Side
+    ids: Array
+    places: Array
+    used: Array
+
+
+def _count_chunk(
+    counts: Array,
+    chunk: _Chunk,
+    query: distances.Side,
+    tile: tuple[Array, Array, Array],
+    *,
+    on_cpu: bool,
+    axis: str | None,
+) -> Array:
+    def step(number: Array, partial: Array) -> Array:
+        side, ids, places = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, number, keepdims=False), chunk[:3])
+        return _add_counts(partial, distances.block(side, query), ids, places, tile, on_cpu)
+
+    found = lax.fori_loop(0, chunk.used[0], step, jnp.zeros_like(counts))
+    return counts + (found if axis is None else lax.psum(found, axis))
+
+
+@functools.lru_cache(maxsize=8)
+def _counter(on_cpu: bool, mesh: Mesh | None) -> Callable[..., Array]:
+    """The compiled `_count_chunk` of one platform and mesh."""
+    if mesh is None:
+        return jax.jit(functools.partial(_count_chunk, on_cpu=on_cpu, axis=None), donate_argnums=0)
+    axis = mesh.axis_names[0]
+    everywhere, split = PartitionSpec(), PartitionSpec(axis)
+    mapped = jax.shard_map(
+        functools.partial(_count_chunk, on_cpu=on_cpu, axis=axis),
+        mesh=mesh,
+        in_specs=(everywhere, split, everywhere, everywhere),
+        out_specs=everywhere,
+        check_vma=False,  # the counts differ per device until the sum
+    )
+    return jax.jit(mapped, donate_argnums=0)
+
+
+def _chunks(gallery: distances.Side, gallery_ids: np.ndarray, block: int, mesh: Mesh | None) -> Iterator[_Chunk]:
+    """Cuts the gallery into equal buffers, dealt tile by tile to the devices."""
+    devices = 1 if mesh is None else mesh.size
+    tiles = -(-gallery.num_rows // block)
+    fitting = max(1, _CHUNK_BYTES // (gallery.row_bytes * block))
+    # Powers of two, so that galleries of similar sizes share a compiled program.
+    per_device = min(1 << (fitting.bit_length() - 1), distances.power_of_two(-(-tiles // devices)))
+    held = per_device * devices
+
+    def deal(array: np.ndarray) -> np.ndarray:
+        shaped = array.reshape(per_device, devices, block, *array.shape[1:])
+        return np.moveaxis(shaped, 1, 0).reshape(held, block, *array.shape[1:])
+
+    for first in range(0, tiles, held):
+        rows = slice(first * block, min((first + held) * block, gallery.num_rows))
+        places = np.arange(rows.start, rows.stop, dtype=np.int32)
+        present = -(-len(places) // block)
+        chunk = _Chunk(
+            gallery.take(rows).pad(held * block).map(deal),
+            deal(distances.pad_rows(gallery_ids[rows], held * block)),
+            deal(distances.pad_rows(places, held * block, -1)),
+            np.asarray([len(range(device, present, devices)) for device in range(devices)], np.int32),
+        )
+        yield jax.device_put(chunk, None if mesh is None else NamedSharding(mesh, PartitionSpec(mesh.axis_names[0])))
+
+
+def stream_counts(
+    tiles: Sequence[candidates.Tile],
+    threshold: Sequence[np.ndarray],
+    query: distances.Side,
+    gallery: distances.Side,
+    gallery_ids: np.ndarray,
+    gallery_block: int,
+    mesh: Mesh | None,
+) -> list[np.ndarray]:
+    """For every tile [P, c]: gallery rows of other identities before each candidate."""
+    counter = _counter(_on_cpu(), mesh)
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+    def put(tree: Any) -> Any:
+        return jax.device_put(tree, everywhere)
+
+    counts = [put(np.zeros(tile.places.shape, np.int32)) for tile in tiles]
+    for chunk in _chunks(gallery, gallery_ids, gallery_block, mesh):
+        for number, tile in enumerate(tiles):
+            side = put(query.take(tile.rows).pad(len(tile.ids)))
+            counts[number] = counter(counts[number], chunk, side, put((tile.ids, tile.places, threshold[number])))
+        jax.block_until_ready(counts)  # before the next chunk takes its place in memory
+    return [np.asarray(one) for one in counts]
+
+
+# ---- the same from given distances
+
+
+@functools.partial(jax.jit, static_argnames="on_cpu")
+def _count_given(
+    values: Array, gallery_ids: Array, places: Array, tile: tuple[Array, Array, Array], on_cpu: bool
+) -> Array:
+    def step(counts: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        return _add_counts(counts, *part, tile, on_cpu), None
+
+    return lax.scan(step, jnp.zeros(tile[1].shape, jnp.int32), (values, gallery_ids, places))[0]
+
+
+def counts_from_matrix(
+    tile: candidates.Tile, rows: np.ndarray, gallery_ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Thresholds and counts [P, c] of one tile from its rows of a distance matrix.
+
+    Args:
+        tile: n queries, padded to c.
+        rows: [n, G] float32 distances, finite.
+        gallery_ids: [G] identities.
+    """
+    size, block = len(tile.rows), len(tile.ids)
+    threshold = np.zeros(tile.places.shape, np.float32)
+    threshold[:, :size] = np.take_along_axis(rows, np.maximum(tile.places[:, :size].T, 0), axis=1).T
+    unit = distances.GALLERY_UNIT
+    blocks = distances.power_of_two(-(-rows.shape[1] // unit))
+    values = np.zeros((blocks * unit, block), np.float32)
+    values[: rows.shape[1], :size] = rows.T
+    places = distances.pad_rows(np.arange(rows.shape[1], dtype=np.int32), blocks * unit, -1)
+    ids = distances.pad_rows(gallery_ids, blocks * unit)
+    counts = _count_given(
+        values.reshape(blocks, unit, block),
+        ids.reshape(blocks, unit),
+        places.reshape(blocks, unit),
+        (tile.ids, tile.places, threshold),
+        _on_cpu(),
+    )
+    return threshold, np.asarray(counts)

@@ -1,0 +1,271 @@
+"""Descriptors of a query set and a gallery, in memory and as one `.npz` file.
+
+Everything that can be wrong with features from elsewhere is found here, once, before any number is computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from reid_jax import errors
+
+JUNK_ID = -1
+UNKNOWN_CAMERA = -1
+
+_ARRAYS = ("query_features", "gallery_features", "query_ids", "gallery_ids", "query_cams", "gallery_cams")
+_NAMES = ("query_names", "gallery_names")
+_VISIBILITY = ("query_visibility", "gallery_visibility")
+_NAMED_ROWS = 5  # how many bad rows an error spells out
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSet:
+    """Features, identities and cameras of a query set and its gallery, checked on construction.
+
+    Attributes:
+        query_features: [Q, D] or [Q, S, D] float32 (S slots, for instance body parts).
+        gallery_features: [G, D] or [G, S, D] float32.
+        query_ids: [Q] int32.
+        gallery_ids: [G] int32; -1 is junk, a distractor keeps the number it was published with (0 in Market-1501).
+        query_cams: [Q] int32; -1 is unknown.
+        gallery_cams: [G] int32.
+        query_names: Q file names; generated from the row number where none came.
+        gallery_names: G file names.
+        query_visibility: [Q, S] float32 in [0, 1], or None.
+        gallery_visibility: [G, S] float32 in [0, 1], or None.
+        meta: what made the features: `model`, `weights`, `preprocessing`, `normalised`, `metric`, `dataset`.
+    """
+
+    query_features: np.ndarray
+    gallery_features: np.ndarray
+    query_ids: np.ndarray
+    gallery_ids: np.ndarray
+    query_cams: np.ndarray
+    gallery_cams: np.ndarray
+    query_names: Sequence[str] = ()
+    gallery_names: Sequence[str] = ()
+    query_visibility: np.ndarray | None = None
+    gallery_visibility: np.ndarray | None = None
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for side in ("query", "gallery"):
+            features = _features(getattr(self, f"{side}_features"), f"{side}_features")
+            ids = _labels(getattr(self, f"{side}_ids"), f"{side}_ids", len(features))
+            cams = _labels(getattr(self, f"{side}_cams"), f"{side}_cams", len(features))
+            names = _row_names(getattr(self, f"{side}_names"), side, len(features))
+            _refuse_non_finite(features, f"{side}_features", names)
+            visibility = getattr(self, f"{side}_visibility")
+            if visibility is not None:
+                visibility = _visibility(visibility, f"{side}_visibility", features, names)
+            for field, value in (
+                ("features", features),
+                ("ids", ids),
+                ("cams", cams),
+                ("names", names),
+                ("visibility", visibility),
+            ):
+                object.__setattr__(self, f"{side}_{field}", value)
+        if self.query_features.shape[1:] != self.gallery_features.shape[1:]:
+            raise errors.UserError(
+                f"query and gallery features must have the same size, but one query is {self.query_features.shape[1:]} "
+                f"and one gallery image {self.gallery_features.shape[1:]}: extract both with the same model."
+            )
+        if (self.query_visibility is None) != (self.gallery_visibility is None):
+            raise errors.UserError(
+                "visibility must be given for both query and gallery or for neither: add the missing one or drop both."
+            )
+
+    @property
+    def metric(self) -> str:
+        """The distance the model was made for: `meta["metric"]`, else "euclidean"."""
+        return str(self.meta.get("metric") or "euclidean")
+
+    @property
+    def num_query(self) -> int:
+        """Number of queries."""
+        return len(self.query_ids)
+
+    @property
+    def num_gallery(self) -> int:
+        """Number of gallery images, junk included."""
+        return len(self.gallery_ids)
+
+    def without_junk(self) -> FeatureSet:
+        """The same set without the gallery images of identity -1 (self where there are none)."""
+        keep = self.gallery_ids != JUNK_ID
+        if keep.all():
+            return self
+        if not keep.any():
+            raise errors.UserError(
+                f"the gallery holds {self.num_gallery} images and all of them are junk (identity -1): "
+                "give gallery images with known identities."
+            )
+        rows = np.flatnonzero(keep)
+        return dataclasses.replace(
+            self,
+            gallery_features=self.gallery_features[rows],
+            gallery_ids=self.gallery_ids[rows],
+            gallery_cams=self.gallery_cams[rows],
+            gallery_names=tuple(self.gallery_names[int(row)] for row in rows),
+            gallery_visibility=None if self.gallery_visibility is None else self.gallery_visibility[rows],
+        )
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Writes the `.npz` file; a crash leaves the old file or none, never half of one."""
+        path = pathlib.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {key: getattr(self, key) for key in _ARRAYS}
+        arrays |= {key: np.asarray(getattr(self, key), dtype=np.str_) for key in _NAMES}
+        arrays |= {key: getattr(self, key) for key in _VISIBILITY if getattr(self, key) is not None}
+        arrays["meta"] = np.asarray(json.dumps(dict(self.meta), sort_keys=True))
+        partial = path.with_name(path.name + ".partial")
+        with open(partial, "wb") as file:
+            np.savez(file, **arrays)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: str | pathlib.Path, *, allow_float16: bool = False) -> FeatureSet:
+        """Reads a features file.
+
+        Args:
+            path: the `.npz` file.
+            allow_float16: widen float16 features to float32 instead of refusing them.
+
+        Raises:
+            UserError: the file is missing, is no `.npz`, lacks an array, or holds what the class refuses.
+        """
+        path = pathlib.Path(path)
+        arrays = _read(path)
+        missing = [key for key in _ARRAYS if key not in arrays]
+        if missing:
+            hint = (
+                " (it holds one plain array `features`: extract query and gallery, for instance from a prepared layout)"
+                if "features" in arrays
+                else ""
+            )
+            raise errors.UserError(
+                f"{path} lacks {', '.join(missing)}{hint}; a features file holds {', '.join(_ARRAYS)}."
+            )
+        for key in ("query_features", "gallery_features", *_VISIBILITY):
+            if key in arrays and arrays[key].dtype == np.float16 and not allow_float16:
+                raise errors.UserError(
+                    f"{path}: {key} is float16, whose rounding makes ties and moves the scores; save float32, "
+                    "or say allow_float16=True (--allow-float16) to rank the rounded values."
+                )
+        given: dict[str, Any] = {key: arrays[key] for key in (*_ARRAYS, *_VISIBILITY) if key in arrays}
+        given = {key: a.astype(np.float32) if a.dtype == np.float16 else a for key, a in given.items()}
+        given |= {key: tuple(str(one) for one in arrays[key]) for key in _NAMES if key in arrays}
+        try:
+            return cls(**given, meta=_meta(arrays, path))
+        except errors.UserError as error:
+            raise errors.UserError(f"{path}: {error}") from None
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise errors.UserError(f"there is no features file {path}; make one with scripts/extract.py.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise errors.UserError(
+            f"{path} is not a readable .npz file of plain arrays ({type(error).__name__}): extract the features again."
+        ) from None
+
+
+def _meta(arrays: Mapping[str, np.ndarray], path: pathlib.Path) -> dict[str, Any]:
+    if "meta" not in arrays:
+        return {}
+    try:
+        meta = json.loads(str(arrays["meta"]))
+    except ValueError:
+        meta = None
+    if not isinstance(meta, dict):
+        raise errors.UserError(f"{path}: `meta` must be the JSON text of one object; write it with json.dumps.")
+    return meta
+
+
+def _features(value: Any, name: str) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype == np.float16:
+        raise errors.UserError(
+            f"{name} is float16, whose rounding makes ties and moves the scores: convert it to float32 first."
+        )
+    if array.dtype.kind not in "fiu":
+        raise errors.UserError(f"{name} must hold real numbers, but its type is {array.dtype}: save it as float32.")
+    if array.ndim not in (2, 3):
+        raise errors.UserError(
+            f"{name} must be (images, size) or (images, slots, size), but its shape is {array.shape}: "
+            "reshape it to one row per image."
+        )
+    if 0 in array.shape:
+        raise errors.UserError(
+            f"{name} is empty (shape {array.shape}): at least one query, one gallery image and one number are needed."
+        )
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _labels(value: Any, name: str, count: int) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind == "f" and array.size and np.all(np.isfinite(array)) and np.all(array == np.floor(array)):
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iu" and array.size:
+        raise errors.UserError(f"{name} must hold integers, but its type is {array.dtype}: number the values.")
+    if array.shape != (count,):
+        features = name.split("_")[0] + "_features"
+        raise errors.UserError(
+            f"{name} must have one entry per row of {features} ({count}), but its shape is {array.shape}: "
+            "write both from the same list of images."
+        )
+    if array.size and (array.min() < np.iinfo(np.int32).min or array.max() > np.iinfo(np.int32).max):
+        raise errors.UserError(f"{name} must fit 32-bit integers: renumber the values.")
+    return np.ascontiguousarray(array, dtype=np.int32)
+
+
+def _row_names(value: Sequence[str], side: str, count: int) -> tuple[str, ...]:
+    names = tuple(str(one) for one in value)
+    if not names:
+        return tuple(f"{side}[{row}]" for row in range(count))
+    if len(names) != count:
+        raise errors.UserError(
+            f"{side}_names must have one entry per row of {side}_features ({count}), but there are {len(names)}: "
+            "write both from the same list of images."
+        )
+    return names
+
+
+def _refuse_non_finite(array: np.ndarray, name: str, names: Sequence[str]) -> None:
+    # The sum of a row is finite exactly when all of it is, short of an overflow, which the second look settles.
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspects = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1).sum(axis=1)))
+    bad = [int(row) for row in suspects if not np.isfinite(array[row]).all()]
+    if bad:
+        shown = ", ".join(f"{row} ({names[row]})" for row in bad[:_NAMED_ROWS])
+        more = f" and {len(bad) - _NAMED_ROWS} more" if len(bad) > _NAMED_ROWS else ""
+        raise errors.UserError(
+            f"{name} must be finite, but {len(bad)} of {len(array)} rows hold NaN or infinity: rows {shown}{more}; "
+            "look at those images or at the model that made them."
+        )
+
+
+def _visibility(value: Any, name: str, features: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    array = np.asarray(value, dtype=np.float32)
+    if features.ndim != 3 or array.shape != features.shape[:2]:
+        raise errors.UserError(
+            f"{name} must be (images, slots) beside features of (images, slots, size), but the shapes are "
+            f"{array.shape} and {features.shape}: give one number per slot."
+        )
+    _refuse_non_finite(array, name, names)
+    if array.min() < 0 or array.max() > 1:
+        raise errors.UserError(
+            f"{name} must lie in [0, 1], but it spans {array.min():g} to {array.max():g}: give probabilities or flags."
+        )
+    return np.ascontiguousarray(array)

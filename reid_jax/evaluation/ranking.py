@@ -1,0 +1,316 @@
+"""CMC, mAP and mINP by counting: exact, in blocks, without a sort and without a distance matrix.
+
+AP, INP and the first hit depend only on the ranks of the correct gallery images. The rank of one is the number of
+images before it, and that number is found by comparing every distance with the distances of the few correct ones
+while the distances stream by. Gallery blocks may live on several devices; the counts are integers, so the result is
+the same to the last bit for every block size and device count.
+
+Protocol (Market-1501 and its successors): a gallery image of the query's identity and camera is left out for that
+query; junk (identity -1) is left out of the gallery; distractors stay as wrong answers; a query without any correct
+image is left out of the means and counted. Ties are broken by gallery order.
+
+References:
+    Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015 (protocol, trapezoid AP).
+    Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook", TPAMI 2021 (mINP).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+
+from reid_jax import errors
+from reid_jax.evaluation import candidates, counting, distances
+from reid_jax.evaluation.features_file import JUNK_ID, FeatureSet
+
+AP_RULES = ("step", "trapezoid")
+
+
+@dataclasses.dataclass(frozen=True)
+class RankingResult:
+    """Scores of one query set against one gallery. All scores are fractions.
+
+    Attributes:
+        mAP: mean average precision.
+        mINP: mean inverse negative penalty.
+        cmc: [max_rank] share of queries whose first correct image is at rank 1, 2, ...
+        ap: [Q] average precision of each query; NaN without a match.
+        inp: [Q] inverse negative penalty; NaN without a match.
+        first_hit: [Q] 0-based rank of the first correct image; -1 without a match.
+        num_relevant: [Q] correct images of each query.
+        ap_rule: "step" or "trapezoid".
+        metric: the distance ranked by.
+        num_query: all queries, those without a match included.
+        num_gallery: ranked gallery images (junk is not).
+        num_query_without_match: queries left out of the means.
+        same_camera_filter: whether images of the query's identity and camera were left out.
+    """
+
+    mAP: float
+    mINP: float
+    cmc: np.ndarray
+    ap: np.ndarray
+    inp: np.ndarray
+    first_hit: np.ndarray
+    num_relevant: np.ndarray
+    ap_rule: str
+    metric: str
+    num_query: int
+    num_gallery: int
+    num_query_without_match: int
+    same_camera_filter: bool
+
+    def rank(self, number: int) -> float:
+        """CMC at a 1-based rank; the last value where the curve is shorter."""
+        return float(self.cmc[min(number, len(self.cmc)) - 1])
+
+    def scores(self, prefix: str = "") -> dict[str, float]:
+        """`<prefix>/mAP`, `mINP`, `rank1`, `rank5`, `rank10`."""
+        values = {"mAP": self.mAP, "mINP": self.mINP} | {f"rank{k}": self.rank(k) for k in (1, 5, 10)}
+        return {f"{prefix}/{key}" if prefix else key: float(value) for key, value in values.items()}
+
+    def as_dict(self, prefix: str = "") -> dict[str, float | int | str]:
+        """The scores under `prefix` and beside them what they were measured on: the keys of `result.json`."""
+        return {
+            **self.scores(prefix),
+            "ap_rule": self.ap_rule,
+            "metric": self.metric,
+            "num_query": self.num_query,
+            "num_gallery": self.num_gallery,
+            "num_query_without_match": self.num_query_without_match,
+        }
+
+
+def evaluate(
+    feature_set: FeatureSet,
+    *,
+    metric: str | None = None,
+    ap: str = "step",
+    same_camera_filter: bool = True,
+    drop_junk: bool = True,
+    max_rank: int = 50,
+    query_block: int = 512,
+    gallery_block: int = 512,
+    mesh: Mesh | None = None,
+) -> RankingResult:
+    """Ranks the gallery for every query and scores the rankings.
+
+    Args:
+        feature_set: descriptors, identities and cameras.
+        metric: "euclidean" or "cosine"; None takes what the features were made for.
+        ap: "step" (the community's rule) or "trapezoid" (the official MATLAB code's).
+        same_camera_filter: leave out gallery images of the query's identity and camera.
+        drop_junk: leave out gallery images of identity -1.
+        max_rank: length of the CMC curve.
+        query_block: queries per program call.
+        gallery_block: gallery images per step inside a program.
+        mesh: devices to spread the gallery over (one axis); None uses the default device.
+
+    Returns:
+        A `RankingResult`, independent of the block sizes and of the mesh.
+
+    Raises:
+        UserError: unknown metric or rule, nothing but junk, or no query with a correct gallery image.
+    """
+    metric = feature_set.metric if metric is None else metric
+    distances.check_metric(metric)
+    if drop_junk:
+        feature_set = feature_set.without_junk()
+    return rank_metrics(
+        distances.prepare(feature_set.query_features, metric, feature_set.query_visibility),
+        distances.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility),
+        feature_set.query_ids,
+        feature_set.gallery_ids,
+        feature_set.query_cams,
+        feature_set.gallery_cams,
+        metric=metric,
+        ap=ap,
+        same_camera_filter=same_camera_filter,
+        max_rank=max_rank,
+        query_block=query_block,
+        gallery_block=gallery_block,
+        mesh=mesh,
+    )
+
+
+def rank_metrics(
+    query: distances.Side,
+    gallery: distances.Side,
+    query_ids: np.ndarray,
+    gallery_ids: np.ndarray,
+    query_cams: np.ndarray,
+    gallery_cams: np.ndarray,
+    *,
+    metric: str = "euclidean",
+    ap: str = "step",
+    same_camera_filter: bool = True,
+    max_rank: int = 50,
+    query_block: int = 512,
+    gallery_block: int = 512,
+    mesh: Mesh | None = None,
+) -> RankingResult:
+    """`evaluate` on prepared sides; every gallery row is ranked.
+
+    Args:
+        query: Q rows from `distances.prepare`.
+        gallery: G rows from `distances.prepare`.
+        query_ids: [Q] identities.
+        gallery_ids: [G] identities.
+        query_cams: [Q] cameras, -1 unknown.
+        gallery_cams: [G] cameras, -1 unknown.
+        metric: what the sides were prepared for, kept in the result.
+        ap: "step" or "trapezoid".
+        same_camera_filter: leave out gallery images of the query's identity and camera.
+        max_rank: length of the CMC curve.
+        query_block: queries per program call.
+        gallery_block: gallery images per step inside a program.
+        mesh: devices to spread the gallery over.
+    """
+    _check_rule(ap)
+    table = candidates.Table.build(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter)
+    query_block = distances.round_up(min(query_block, query.num_rows), distances.QUERY_UNIT)
+    gallery_block = distances.round_up(gallery_block, distances.GALLERY_UNIT)
+    tiles = list(table.tiles(query_block))
+    thresholds = counting.thresholds(tiles, query, gallery, gallery_block)
+    counts = counting.stream_counts(tiles, thresholds, query, gallery, table.gallery_ids, gallery_block, mesh)
+    return _score(tiles, thresholds, counts, table, ap, metric, max_rank)
+
+
+def rank_metrics_from_distances(
+    matrix: np.ndarray,
+    query_ids: np.ndarray,
+    gallery_ids: np.ndarray,
+    query_cams: np.ndarray,
+    gallery_cams: np.ndarray,
+    *,
+    ap: str = "step",
+    same_camera_filter: bool = True,
+    max_rank: int = 50,
+    query_block: int = 256,
+) -> RankingResult:
+    """Scores rankings given as distances, for instance re-ranked ones; every gallery row is ranked.
+
+    Args:
+        matrix: [Q, G] distances; float64 is ranked at full precision.
+        query_ids: [Q] identities.
+        gallery_ids: [G] identities.
+        query_cams: [Q] cameras.
+        gallery_cams: [G] cameras.
+        ap: "step" or "trapezoid".
+        same_camera_filter: leave out gallery images of the query's identity and camera.
+        max_rank: length of the CMC curve.
+        query_block: queries per program call.
+
+    Returns:
+        A `RankingResult`.
+
+    Raises:
+        UserError: shapes disagree, distances are NaN, or no query has a correct gallery image.
+    """
+    _check_rule(ap)
+    matrix = np.asarray(matrix)
+    if matrix.shape != (len(query_ids), len(gallery_ids)):
+        raise errors.UserError(
+            f"distances must be (queries, gallery) = ({len(query_ids)}, {len(gallery_ids)}), but their shape is "
+            f"{matrix.shape}: compute them from the same lists (transpose them if gallery comes first)."
+        )
+    table = candidates.Table.build(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter)
+    query_block = distances.round_up(min(query_block, len(matrix)), distances.QUERY_UNIT)
+    tiles = list(table.tiles(query_block))
+    found = [counting.counts_from_matrix(tile, _comparable(matrix[tile.rows]), table.gallery_ids) for tile in tiles]
+    return _score(tiles, [one[0] for one in found], [one[1] for one in found], table, ap, "given", max_rank)
+
+
+def _comparable(rows: np.ndarray) -> np.ndarray:
+    """float32 values in the same order as the given ones, ties kept; exact for float64 too."""
+    if np.isnan(rows).any():
+        raise errors.UserError("distances must not be NaN, but some are: look at the features they came from.")
+    if rows.dtype in (np.float16, np.float32):
+        # Infinity marks padding; the largest finite number ranks the same unless it is there as well.
+        return np.minimum(rows.astype(np.float32), np.finfo(np.float32).max)
+    return np.stack([np.unique(row, return_inverse=True)[1] for row in rows]).astype(np.float32)
+
+
+def _check_rule(ap: str) -> None:
+    if ap not in AP_RULES:
+        raise errors.unknown("AP rule", ap, AP_RULES)
+
+
+# ---- scores
+
+
+def _score(
+    tiles: Sequence[candidates.Tile],
+    thresholds: Sequence[np.ndarray],
+    counts: Sequence[np.ndarray],
+    table: candidates.Table,
+    rule: str,
+    metric: str,
+    max_rank: int,
+) -> RankingResult:
+    """Ranks of the correct images to scores, in float64 on the host (some tens of numbers per query)."""
+    num_query = len(table.query_ids)
+    ap, inp = np.full(num_query, np.nan), np.full(num_query, np.nan)
+    first_hit, num_relevant = np.full(num_query, -1, np.int64), np.zeros(num_query, np.int64)
+    for tile, threshold, count in zip(tiles, thresholds, counts, strict=True):
+        size = len(tile.rows)
+        relevant = tile.relevant.T[:size]
+        key = np.where(relevant, threshold.T[:size], np.inf)
+        order = np.lexsort((tile.places.T[:size], key, ~relevant), axis=-1)
+        hits = np.take_along_axis(relevant, order, axis=1)
+        before = np.arange(order.shape[1])[None, :]  # correct images before the k-th one
+        rank = np.take_along_axis(count.T[:size], order, axis=1) + before
+        precision = (before + 1) / (rank + 1)
+        if rule == "trapezoid":
+            # Precision just before the hit; 1 before anything was seen.
+            previous = np.where(rank > 0, before / np.maximum(rank, 1), 1.0)
+            precision = (precision + previous) / 2
+        number = hits.sum(axis=1)
+        found = number > 0
+        rows = tile.rows[found]
+        ap[rows] = (np.where(hits, precision, 0).sum(axis=1) / np.maximum(number, 1))[found]
+        last = np.take_along_axis(rank, np.maximum(number - 1, 0)[:, None], axis=1)[:, 0]
+        inp[rows] = (number / (last + 1))[found]
+        first_hit[rows] = rank[found, 0]
+        num_relevant[rows] = number[found]
+    valid = num_relevant > 0
+    if not valid.any():
+        raise _no_match(table)
+    return RankingResult(
+        mAP=float(ap[valid].mean()),
+        mINP=float(inp[valid].mean()),
+        cmc=(first_hit[valid][:, None] <= np.arange(max_rank)).mean(axis=0),
+        ap=ap,
+        inp=inp,
+        first_hit=first_hit,
+        num_relevant=num_relevant,
+        ap_rule=rule,
+        metric=metric,
+        num_query=num_query,
+        num_gallery=len(table.gallery_ids),
+        num_query_without_match=int((~valid).sum()),
+        same_camera_filter=table.same_camera_filter,
+    )
+
+
+def _no_match(table: candidates.Table) -> errors.UserError:
+    """Why nothing could be scored."""
+    shared = np.intersect1d(table.query_ids, table.gallery_ids[table.gallery_ids != JUNK_ID])
+    if not len(shared):
+        return errors.UserError(
+            f"no query has a correct gallery image: none of the {len(np.unique(table.query_ids))} query identities is "
+            f"among the {len(np.unique(table.gallery_ids))} of the gallery; check that both use the same numbers."
+        )
+    cameras = np.union1d(table.query_cams, table.gallery_cams)
+    if len(cameras) == 1:
+        cause = f"all images carry one camera number ({cameras[0]})"
+    else:
+        cause = "every shared identity is seen by the query's own camera alone"
+    return errors.UserError(
+        f"no query has a correct gallery image from another camera, because {cause} and the protocol leaves out "
+        "images of the query's identity and camera; give real camera numbers, or rank within the camera with "
+        "same_camera_filter=False (--no-same-camera-filter)."
+    )
