@@ -1,0 +1,91 @@
+"""SynthPed: pedestrians drawn from a seed by this project's own code; nobody is depicted.
+
+Two variants share identities and protocol: `synthped`, and `synthped_occluded`, whose queries are all partly hidden.
+Layout, protocol and counts are in the README beside this file; the drawing is in `reid_jax.data.synthped`.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from reid_jax.data import synthped
+
+SPLITS = ("train", "query", "gallery")
+DISJOINT_IDENTITIES = True  # nobody is in both the training and the test half
+
+
+class SynthPedConfig(tfds.core.BuilderConfig):
+    """What to draw: variant, size and seed."""
+
+    def __init__(self, *, size: str = "demo", seed: int = 0, occluded: bool = False, **kwargs: Any) -> None:
+        """Names the configuration after its options.
+
+        Args:
+            size: "tiny", "demo" or "large".
+            seed: the seed everything follows from.
+            occluded: hide part of the person in every query and in a tenth of the other images.
+            **kwargs: passed on to TFDS.
+        """
+        self.size, self.seed, self.occluded = size, int(seed), bool(occluded)
+        default = f"{'occluded_' if self.occluded else ''}{size}_seed{self.seed}"
+        kwargs.setdefault("name", default)
+        kwargs.setdefault("description", f"{size}, seed {self.seed}{', queries occluded' if self.occluded else ''}.")
+        super().__init__(**kwargs)
+
+
+def make_config(name: str, options: Mapping[str, Any]) -> SynthPedConfig:
+    """Returns the configuration of a data set name ("synthped", "synthped_occluded") and its options."""
+    config = SynthPedConfig(occluded=name == "synthped_occluded", **options)
+    # TFDS refuses a second object under the name of a listed configuration.
+    return next((listed for listed in Builder.BUILDER_CONFIGS if listed.name == config.name), config)
+
+
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Builder of SynthPed; it reads no file and downloads nothing."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    BUILDER_CONFIGS: ClassVar = [
+        SynthPedConfig(size=size, occluded=occluded) for occluded in (False, True) for size in ("demo", "tiny", "large")
+    ]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "parts": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+                    "pid": np.int32,
+                    "camid": np.int32,
+                    "filename": tfds.features.Text(),
+                }
+            ),
+            metadata=tfds.core.MetadataDict(),
+            citation=(pathlib.Path(__file__).parent / "CITATIONS.bib").read_text(encoding="utf-8"),
+            license="MIT",
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        config = self.builder_config
+        data = synthped.SynthPed(config.size, config.seed, config.occluded)
+        splits = {split: data.split(split) for split in SPLITS}
+        self.info.metadata["pids"] = {split: [spec.pid for spec in specs] for split, specs in splits.items()}
+        self.info.metadata["camids"] = {split: [spec.camid for spec in specs] for split, specs in splits.items()}
+        self.info.metadata["filenames"] = {split: [spec.filename for spec in specs] for split, specs in splits.items()}
+        return {split: self._generate_examples(data, specs) for split, specs in splits.items()}
+
+    def _generate_examples(
+        self, data: synthped.SynthPed, specs: list[synthped.SampleSpec]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, spec in enumerate(specs):
+            image, parts = data.encode(spec)
+            record = {"image": image, "parts": parts, "pid": spec.pid, "camid": spec.camid, "filename": spec.filename}
+            yield index, record

@@ -1,0 +1,113 @@
+"""Cameras: where they look from, and what they do to colour, sharpness and noise."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import cv2
+import numpy as np
+
+from reid_jax.data.synthped import randomness
+
+# How the people of camera k mostly walk, as seen by it: towards it, away, to the right, …
+_MAIN_YAW = (0.25, 2.75, -1.45, 0.95, -2.4, 1.75)
+
+
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    """Lasting properties of one camera.
+
+    `gain` and `gamma` are per channel; `mix` is a 3×3 colour matrix in 1/256; `haze` lifts black, in grey levels.
+    """
+
+    yaw: float
+    tilt: float
+    light: float
+    gain: tuple[float, float, float]
+    gamma: tuple[float, float, float]
+    mix: np.ndarray
+    contrast: float
+    haze: float
+    blur: int
+    noise: int
+    quality: int
+
+
+def make_camera(seed: int, index: int) -> Camera:
+    """Draws camera `index`; neighbours get casts of opposite colour so that no two are alike."""
+    rng = randomness.generator(seed, "camera", index)
+    u = rng.random(16).tolist()
+    # Warm-cold axis by golden angle over the cameras, plus chance.
+    turn = 2.399963 * index + 6.283185 * randomness.generator(seed, "cast").random()
+    warm, green = 0.17 * math.cos(turn), 0.10 * math.sin(turn)
+    exposure = 1.0 + 0.28 * math.cos(1.9 * turn + 1.0) + 0.08 * randomness.bell(u[0])
+    gain = (exposure * (1 + warm), exposure * (1 + green), exposure * (1 - warm))
+    bend = 1.0 + 0.25 * math.sin(turn + 2.0 * u[1])
+    gamma = tuple(bend * (1 + 0.10 * randomness.bell(u[2 + k])) for k in range(3))
+    saturation = 0.62 + 0.55 * u[5]
+    grey = np.array([77, 150, 29], np.float64)
+    mix = np.rint(256 * saturation * np.eye(3) + (1 - saturation) * grey[None, :]).astype(np.float32)
+    return Camera(
+        yaw=_MAIN_YAW[index % 6] + 0.3 * randomness.bell(u[6]),
+        tilt=0.10 + 0.22 * u[7],
+        light=-1.0 if u[8] < 0.5 else 1.0,
+        gain=gain,
+        gamma=gamma,  # type: ignore[arg-type]
+        mix=mix / 256.0,  # multiples of 1/256: products and sums are exact in float32
+        contrast=0.78 + 0.35 * u[9],
+        haze=22.0 * u[10],
+        blur=int(u[11] * 3),
+        noise=2 + int(5 * u[12]),
+        quality=62 + int(30 * u[13]),
+    )
+
+
+def noise_field(seed: int, index: int, amplitude: int, size: int = 384) -> np.ndarray:
+    """A camera's sensor noise, int16 `[size, size, 3]`, of which images take pieces: luminance and some colour."""
+    rng = randomness.generator(seed, "noise", index)
+    grain = rng.integers(-amplitude, amplitude + 1, (2, size, size, 1))
+    colour = rng.integers(-amplitude, amplitude + 1, (size, size, 3))
+    return (grain[0] + grain[1] + colour // 2).astype(np.int16)
+
+
+def tone_table(camera: Camera, exposure: float, cast: float) -> np.ndarray:
+    """Lookup table `[256, 1, 3]` uint8 of one exposure: gain, gamma, contrast around mid grey, haze.
+
+    Args:
+        camera: whose.
+        exposure: factor of this image (passing clouds, automatic gain).
+        cast: this image's extra shift towards red (positive) or blue.
+    """
+    x = np.arange(256) / 255.0
+    table = np.empty((256, 1, 3), np.uint8)
+    for k in range(3):
+        tone = np.minimum(x * camera.gain[k] * exposure * (1 + cast * (1 - k)), 1.6) ** camera.gamma[k]
+        tone = 0.45 + (tone - 0.45) * camera.contrast
+        # A shoulder instead of clipping, as cameras have.
+        tone = np.where(tone > 0.8, 0.8 + 0.2 * (1 - np.exp(-(tone - 0.8) / 0.2)), tone)
+        table[:, 0, k] = np.clip(np.rint(camera.haze + (255 - camera.haze) * np.clip(tone, 0, 1)), 0, 255)
+    return table
+
+
+def expose(image: np.ndarray, camera: Camera, table: np.ndarray, blur: int, noise: np.ndarray) -> np.ndarray:
+    """Photographs a drawing: colour mixing, tone, blur, noise.
+
+    Args:
+        image: uint8 `[H, W, 3]` RGB, already at final size.
+        camera: which.
+        table: of `tone_table`.
+        blur: 0, 1 or 2 passes of a 3×3 binomial blur.
+        noise: int16 `[H, W, 3]`.
+    """
+    image = cv2.LUT(cv2.transform(image, camera.mix), table)
+    for _ in range(blur):
+        image = _binomial_blur(image)
+    return np.clip(image.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+
+
+def _binomial_blur(image: np.ndarray) -> np.ndarray:
+    """Blur by (1, 2, 1)/4 in both directions, in integers."""
+    wide = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_REPLICATE).astype(np.uint16)
+    rows = wide[:-2] + 2 * wide[1:-1] + wide[2:]
+    return ((rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:] + 8) >> 4).astype(np.uint8)

@@ -1,0 +1,324 @@
+"""SynthPed: the embedded person re-identification data set, drawn from a seed.
+
+Protocol as in Market-1501: disjoint training and test identities, one query per identity and camera, a gallery with
+distractors (pid 0: other people, never queried) and junk (pid -1: bad crops, dropped before ranking), names such as
+`0001_c1s1_000151_00.jpg`. Any image can be drawn alone, in any order, by any process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from reid_jax import errors
+from reid_jax.data.synthped import cameras, canvas, figure, occluders, people, pose, randomness, scenes
+
+JUNK, DISTRACTOR = -1, 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How many of everything. Every identity is seen by `cameras_per_identity` of the cameras."""
+
+    train_identities: int
+    test_identities: int
+    cameras: int
+    cameras_per_identity: int
+    train_images: int  # per identity and camera
+    gallery_images: int  # per test identity and camera, beside the one query
+    distractors: int  # people with pid 0, one image in each of their cameras
+    junk: int
+
+
+SIZES: dict[str, Size] = {
+    "tiny": Size(8, 6, 3, 3, 2, 2, 3, 4),
+    "demo": Size(96, 50, 4, 4, 4, 3, 30, 40),
+    "large": Size(750, 750, 6, 4, 4, 3, 500, 600),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSpec:
+    """One image to be drawn, without its pixels. `camid` is 0-based; `person` numbers the people of its population."""
+
+    split: str
+    pid: int
+    camid: int
+    filename: str
+    population: str  # "train" | "test": whose families `person` counts in
+    person: int
+    index: int
+    occluder: str = ""
+    junk: str = ""
+
+
+class SynthPed:
+    """The data set. Cheap to make; people, scenes and noise are drawn on first use and kept."""
+
+    def __init__(
+        self, size: str = "demo", seed: int = 0, occluded: bool = False, height: int = 128, width: int = 64
+    ) -> None:
+        """Plans the data set.
+
+        Args:
+            size: a name of SIZES.
+            seed: all of it follows from this number.
+            occluded: hide 25-60 % of the person in all queries and in a tenth of the other images.
+            height, width: of the images, in pixels.
+        """
+        if size not in SIZES:
+            raise errors.unknown("SynthPed size", size, SIZES)
+        self.size_name, self.size, self.seed, self.occluded = size, SIZES[size], int(seed), bool(occluded)
+        self.height, self.width = height, width
+        self._plans = {
+            "train": people.family_plan(self.seed, "train", self.size.train_identities),
+            "test": people.family_plan(self.seed, "test", self.size.test_identities + self.size.distractors),
+        }
+        total = self.size.train_identities + self.size.test_identities
+        # Training and test pids are mixed, as in the benchmarks, so that labels must be made from pids.
+        self._pids = 1 + randomness.generator(self.seed, "pids").permutation(total)
+        self._person = functools.lru_cache(maxsize=4096)(self._draw_person)
+        self._camera = functools.lru_cache(maxsize=None)(self._draw_camera)
+
+    def split(self, name: str) -> list[SampleSpec]:
+        """The samples of "train", "query" or "gallery", in published order (sorted by file name)."""
+        makers = {"train": self._train, "query": self._query, "gallery": self._gallery}
+        if name not in makers:
+            raise errors.unknown("SynthPed split", name, makers)
+        return sorted(makers[name](), key=lambda spec: spec.filename)
+
+    def render(self, spec: SampleSpec) -> tuple[np.ndarray, np.ndarray]:
+        """Draws one image as the camera saw it, before JPEG.
+
+        Returns:
+            image: uint8 `[H, W, 3]` RGB.
+            parts: uint8 `[H, W]`, 0 background, 1…8 as `figure.PARTS`; what is hidden is background.
+        """
+        camera, scene, noise = self._camera(spec.camid)
+        place = self._place(spec)
+        chance = randomness.generator(self.seed, "image", *place)
+        u = chance.random(24).tolist()
+        track = randomness.generator(self.seed, "track", *place[:-1]).random(8).tolist()
+        drawing = canvas.Canvas(self._background(scene, track, u))
+        drawing.light = camera.light
+        view = self._view(camera, track, u, spec.junk)
+        if spec.junk != "scene":
+            if u[20] < 0.12 or spec.junk == "pair":
+                self._bystander(drawing, spec, view, u)
+            _ground_shadow(drawing, view, camera.light)
+            figure.draw(drawing, self._person(spec.population, spec.person), view)
+        if spec.occluder:
+            passer = (
+                self._person("test", int(u[21] * len(self._plans["test"]))) if spec.occluder == "pedestrian" else None
+            )
+            occluders.occlude(drawing, spec.occluder, randomness.generator(self.seed, "occluder", *place), passer)
+        image, parts = _develop(drawing, self._folds, u)
+        table = cameras.tone_table(camera, 1.0 + 0.30 * randomness.bell(u[12]), 0.07 * randomness.bell(u[13]))
+        row, column = int(u[14] * (noise.shape[0] - self.height)), int(u[15] * (noise.shape[1] - self.width))
+        grain = noise[row : row + self.height, column : column + self.width]
+        blur = max(0, min(2, camera.blur + (1 if u[16] > 0.85 else 0)))
+        return cameras.expose(image, camera, table, blur, grain), parts
+
+    def encode(self, spec: SampleSpec) -> tuple[bytes, bytes]:
+        """Draws one image and packs it: JPEG at the camera's own quality, parts as PNG."""
+        image, parts = self.render(spec)
+        quality = self._camera(spec.camid)[0].quality
+        jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorspace="RGB")
+        ok, png = cv2.imencode(".png", parts)
+        assert ok, "PNG encoding of a parts mask failed"
+        return jpeg, png.tobytes()
+
+    def elements(self, name: str) -> Elements:
+        """A split as a lazy sequence of elements, as data sources give them."""
+        return Elements(self, self.split(name))
+
+    # People and samples ---------------------------------------------------------------------------------------------
+
+    def _draw_person(self, population: str, person: int) -> people.Person:
+        family, member = self._plans[population][person]
+        return people.family_member(self.seed, population, family, member)
+
+    def person(self, spec: SampleSpec) -> people.Person:
+        """Who is on an image."""
+        return self._person(spec.population, spec.person)
+
+    def _cameras_of(self, population: str, person: int) -> list[int]:
+        size = self.size
+        order = randomness.generator(self.seed, f"cameras/{population}", person).permutation(size.cameras)
+        return sorted(int(camera) for camera in order[: size.cameras_per_identity])
+
+    def _place(self, spec: SampleSpec) -> tuple[int, int, int]:
+        """Numbers that key the chance of an image: (person over both populations, camera, index)."""
+        offset = 0 if spec.population == "train" else self.size.train_identities
+        return offset + spec.person + (10**6 if spec.junk else 0), spec.camid, spec.index
+
+    def _spec(self, split: str, pid: int, camid: int, population: str, person: int, index: int) -> SampleSpec:
+        spec = SampleSpec(split, pid, camid, "", population, person, index)
+        place = self._place(spec)
+        u = randomness.generator(self.seed, "spec", *place).random(3).tolist()
+        kinds = occluders.TRAIN_KINDS if population == "train" else occluders.TEST_KINDS
+        hidden = self.occluded and (split == "query" or u[0] < 0.1)
+        frame = 100 * (place[0] + 1) + 12 * index + int(8 * u[1])
+        return dataclasses.replace(
+            spec, filename=_file_name(pid, camid, frame), occluder=kinds[int(u[2] * len(kinds))] if hidden else ""
+        )
+
+    def _train(self) -> Iterator[SampleSpec]:
+        for person in range(self.size.train_identities):
+            pid = int(self._pids[person])
+            for camid in self._cameras_of("train", person):
+                for index in range(self.size.train_images):
+                    yield self._spec("train", pid, camid, "train", person, index)
+
+    def _query(self) -> Iterator[SampleSpec]:
+        for person in range(self.size.test_identities):
+            pid = int(self._pids[self.size.train_identities + person])
+            for camid in self._cameras_of("test", person):
+                yield self._spec("query", pid, camid, "test", person, 0)
+
+    def _gallery(self) -> Iterator[SampleSpec]:
+        size = self.size
+        for person in range(size.test_identities):
+            pid = int(self._pids[size.train_identities + person])
+            for camid in self._cameras_of("test", person):
+                for index in range(1, 1 + size.gallery_images):
+                    yield self._spec("gallery", pid, camid, "test", person, index)
+        for person in range(size.test_identities, size.test_identities + size.distractors):
+            for camid in self._cameras_of("test", person):
+                yield self._spec("gallery", DISTRACTOR, camid, "test", person, 0)
+        kinds = ("legs", "upper", "scene", "pair")
+        for number in range(size.junk):
+            u = randomness.generator(self.seed, "junk", number).random(3).tolist()
+            person, camid = int(u[0] * size.test_identities), int(u[1] * size.cameras)
+            name = _file_name(JUNK, camid, 100 * (number + 1) + int(8 * u[2]))
+            yield SampleSpec("gallery", JUNK, camid, name, "test", person, number, junk=kinds[number % 4])
+
+    # One image ------------------------------------------------------------------------------------------------------
+
+    def _draw_camera(self, camid: int) -> tuple[cameras.Camera, np.ndarray, np.ndarray]:
+        camera = cameras.make_camera(self.seed, camid)
+        scale = canvas.SUPERSAMPLE
+        scene = scenes.make_scene(self.seed, camid, scale * self.height, scale * self.width)
+        side = 2 * max(self.height, self.width)
+        return camera, scene, cameras.noise_field(self.seed, camid, camera.noise, side)
+
+    @functools.cached_property
+    def _folds(self) -> np.ndarray:
+        """Fold noise of clothes, uint8 `[2·drawing height, 2·drawing width]` around 16: slanted soft streaks."""
+        height, width = 2 * canvas.SUPERSAMPLE * self.height, 2 * canvas.SUPERSAMPLE * self.width
+        rng = randomness.generator(self.seed, "folds")
+        coarse = rng.integers(0, 256, (height // 10, width // 5)).astype(np.uint8)
+        fine = rng.integers(0, 256, (height // 4, width // 3)).astype(np.uint8)
+        layers = [
+            cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.int32) for one in (coarse, fine)
+        ]
+        return ((layers[0] * 2 + layers[1]) * 32 // (3 * 256)).astype(np.uint8)
+
+    def _background(self, scene: np.ndarray, track: list[float], u: list[float]) -> np.ndarray:
+        height, width = canvas.SUPERSAMPLE * self.height, canvas.SUPERSAMPLE * self.width
+        row = int((scene.shape[0] - height) * (0.3 + 0.4 * u[0]))
+        start = track[0] + 0.06 * (u[1] - 0.5)
+        column = int((scene.shape[1] - width) * min(max(start, 0.0), 1.0))
+        return scene[row : row + height, column : column + width].copy()
+
+    def _view(self, camera: cameras.Camera, track: list[float], u: list[float], junk: str) -> pose.View:
+        height, width = canvas.SUPERSAMPLE * self.height, canvas.SUPERSAMPLE * self.width
+        yaw = camera.yaw + 0.55 * randomness.bell(track[1]) + 0.5 * randomness.bell(u[2])
+        if track[2] < 0.3:
+            yaw += 3.14159  # walks the other way
+        walking = track[3] < 0.8
+        gestures = (("", 6.0), ("phone", 0.8), ("pockets", 1.0), ("strap", 0.6))
+        # Crop error of a detector: the box is too large, too small, or off.
+        scale = height * (0.86 + 0.10 * randomness.bell(u[3]))
+        x = width * (0.5 + 0.10 * randomness.bell(u[4]))
+        y = height * (0.945 + 0.045 * randomness.bell(u[5])) + 0.5 * (scale - 0.86 * height)
+        if junk == "legs":
+            scale, y = scale * (1.7 + u[6]), height * 0.98
+        elif junk == "upper":
+            scale = scale * (1.8 + u[6])
+            y = height * (0.2 + 0.3 * u[7]) + 0.98 * scale
+        elif junk == "pair":
+            x = -0.1 * width
+        return pose.View(
+            yaw=yaw,
+            phase=6.283185 * u[8],
+            stride=0.28 + 0.22 * u[9] if walking else 0.05,
+            gesture=randomness.weighted(u[10], gestures),
+            lean=0.03 + 0.07 * u[11],
+            scale=scale,
+            x=x,
+            y=y,
+            tilt=camera.tilt,
+        )
+
+    def _bystander(self, drawing: canvas.Canvas, spec: SampleSpec, view: pose.View, u: list[float]) -> None:
+        """Somebody else in the picture, behind or beside, who has no part labels."""
+        population = self._plans[spec.population]
+        other = self._person(spec.population, int(u[17] * len(population)))
+        side = 1.0 if u[18] < 0.5 or spec.junk == "pair" else -1.0
+        away = view.x + side * drawing.width * (0.38 + 0.25 * u[19])
+        if spec.junk == "pair":
+            away = drawing.width * 1.08
+        scale = view.scale * (0.7 + 0.25 * u[22])
+        figure.draw(
+            drawing,
+            other,
+            dataclasses.replace(
+                view,
+                x=away,
+                y=view.y - 0.6 * (view.scale - scale) * 0.4,
+                scale=scale,
+                yaw=6.28 * u[23],
+                phase=view.phase + 2,
+            ),
+        )
+        drawing.parts[:] = 0
+
+
+class Elements(Sequence):
+    """A split as elements `image` uint8 `[H, W, 3]`, `parts` uint8 `[H, W]`, `pid`, `camid`, `filename`."""
+
+    def __init__(self, data: SynthPed, specs: Sequence[SampleSpec]) -> None:
+        self._data, self.specs = data, specs
+        self.pids = np.array([spec.pid for spec in specs], np.int32)
+        self.camids = np.array([spec.camid for spec in specs], np.int32)
+        self.filenames = tuple(spec.filename for spec in specs)
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        spec = self.specs[index]
+        image, parts = self._data.render(spec)
+        return {"image": image, "parts": parts, "pid": spec.pid, "camid": spec.camid, "filename": spec.filename}
+
+
+def _file_name(pid: int, camid: int, frame: int) -> str:
+    return f"{'-1' if pid < 0 else format(pid, '04d')}_c{camid + 1}s1_{frame:06d}_00.jpg"
+
+
+def _ground_shadow(drawing: canvas.Canvas, view: pose.View, light: float) -> None:
+    """A soft shadow on the ground, away from the light."""
+    scale = view.scale
+    for grow, shade in ((1.0, 116), (0.75, 102), (0.5, 86)):
+        x = view.x - light * 0.06 * scale * grow
+        drawing.shadow(canvas.ellipse(x, view.y + 0.01 * scale, 0.17 * scale * grow, 0.032 * scale * grow), shade)
+
+
+def _develop(drawing: canvas.Canvas, folds: np.ndarray, u: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Applies shade and folds and averages down to the final size."""
+    height, width = drawing.height, drawing.width
+    body = (drawing.parts > 0).astype(np.uint8)
+    shade = cv2.GaussianBlur(drawing.shade, (7, 7), 2.0)
+    row, column = int(u[6] * height), int(u[7] * width)
+    piece = folds[row : row + height, column : column + width]
+    shade = cv2.subtract(cv2.add(shade, piece, mask=body) + shade * (1 - body), 16 * body)
+    lit = cv2.multiply(drawing.colour, cv2.merge([shade, shade, shade]), scale=1.0 / canvas.NEUTRAL_SHADE)
+    size = (width // canvas.SUPERSAMPLE, height // canvas.SUPERSAMPLE)
+    image = cv2.resize(lit, size, interpolation=cv2.INTER_AREA)
+    return image, np.ascontiguousarray(drawing.parts[:: canvas.SUPERSAMPLE, :: canvas.SUPERSAMPLE])

@@ -1,0 +1,432 @@
+"""Draws one person: legs, trunk, arms and what is worn and carried, back to front. Heads are in `heads`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+from reid_jax.data.synthped import canvas as canvases
+from reid_jax.data.synthped import heads
+from reid_jax.data.synthped.canvas import Canvas, Tube
+from reid_jax.data.synthped.people import Cloth, Colour, Person
+from reid_jax.data.synthped.pose import Skeleton, View
+
+# Labels of the parts mask; left and right are the wearer's own.
+PARTS = ("head", "left_arm", "right_arm", "torso", "left_leg", "right_leg", "left_foot", "right_foot")
+HEAD, LEFT_ARM, RIGHT_ARM, TORSO, LEFT_LEG, RIGHT_LEG, LEFT_FOOT, RIGHT_FOOT = range(1, 9)
+BACKGROUND = 0
+
+_JACKETS = ("jacket", "coat", "vest")
+
+
+def draw(canvas: Canvas, person: Person, view: View) -> None:
+    """Draws a person with parts and shading; whatever it covers is lost."""
+    figure = _Figure(canvas, person, view)
+    figure.legs()
+    if person.top in ("dress", "coat") or person.bottom == "skirt":
+        figure.skirt()
+    # What hangs behind the trunk comes first; a tiny bias keeps the order stable in pure front and side views.
+    layers: list[tuple[float, Callable[[], None]]] = [(0.0, figure.trunk), (0.012, figure.head)]
+    for side in (1, -1):
+        layers.append((figure.arm_depth(side), lambda side=side: figure.arm(side)))
+    if person.bag == "backpack":
+        layers.append((-0.11 * figure.skeleton.cos, figure.backpack))
+    if person.bag == "shoulder":
+        layers.append((figure.bag_depth(), figure.shoulder_bag))
+    if person.hair_style in ("long", "ponytail"):
+        layers.append((-0.06 * figure.skeleton.cos, figure.long_hair))
+    for _, paint in sorted(layers, key=lambda layer: layer[0]):
+        paint()
+
+
+class _Figure:
+    """One drawing in progress."""
+
+    def __init__(self, canvas: Canvas, person: Person, view: View) -> None:
+        self.canvas, self.person, self.view = canvas, person, view
+        self.skeleton = Skeleton(person, view)
+        self.scale = view.scale
+        trousers = person.bottom in ("trousers", "leggings")
+        self.leg_cloth = dataclasses.replace(person.bottom_cloth, pattern="plain") if trousers else person.bottom_cloth
+        self.trunk_depth = 0.068 * person.girth
+        self.hem = 0.455 if person.top in ("hoodie", "jumper", "vest") else 0.44
+        self.hem += person.leg - 0.485
+
+    # Legs -----------------------------------------------------------------------------------------------------------
+
+    def legs(self) -> None:
+        """Both legs with shoes, the farther one first."""
+        skeleton = self.skeleton
+        sides = [(skeleton.left_leg, LEFT_LEG, LEFT_FOOT), (skeleton.right_leg, RIGHT_LEG, RIGHT_FOOT)]
+        sides.sort(key=lambda side: skeleton.near(side[0][1]) + skeleton.near(side[0][0]))
+        for joints, leg, foot in sides:
+            self._leg(joints, leg, foot)
+
+    def _leg(self, joints: tuple, leg: int, foot: int) -> None:
+        canvas, person, scale = self.canvas, self.person, self.scale
+        hip, knee, ankle, _ = points = [self.skeleton.project(joint) for joint in joints]
+        thick = scale * person.girth
+        skin = canvases.limb([hip, knee, ankle], [0.052 * thick, 0.034 * thick, 0.021 * thick])
+        bare = person.bottom in ("shorts", "skirt", "none")
+        if bare:
+            canvases.paint(canvas, skin, Cloth(person.skin), leg)
+        self._foot(points, foot)
+        if person.bottom == "trousers" or person.bottom == "leggings":
+            wide = (0.056, 0.041, 0.031) if person.bottom == "trousers" else (0.053, 0.035, 0.023)
+            cuff = (ankle[0] + 0.04 * (ankle[0] - knee[0]), ankle[1] + 0.04 * (ankle[1] - knee[1]))
+            tube = canvases.limb([hip, knee, cuff], [width * thick for width in wide], cap_bottom=False)
+            tube.turn = self.skeleton.turn(1, 1)
+            canvases.paint(canvas, tube, self.leg_cloth, leg)
+            if person.bottom_cloth.pattern != "plain":
+                canvases.paint(canvas, tube, person.bottom_cloth, leg, repeats=1.6)
+            self._side_stripe(tube, leg)
+            if person.shoes == "boot":
+                self._boot(knee, ankle, leg)
+        elif person.bottom == "shorts":
+            end = (0.8 * knee[0] + 0.2 * hip[0], 0.8 * knee[1] + 0.2 * hip[1])
+            tube = canvases.limb([hip, end], [0.058 * thick, 0.048 * thick], cap_bottom=False)
+            tube.turn = self.skeleton.turn(1, 1)
+            canvases.paint(canvas, tube, person.bottom_cloth, leg, repeats=0.8)
+            self._side_stripe(tube, leg)
+        if bare and person.shoes == "boot":
+            self._boot(knee, ankle, leg)
+
+    def _boot(self, knee: canvases.Point, ankle: canvases.Point, leg: int) -> None:
+        top = (0.45 * knee[0] + 0.55 * ankle[0], 0.45 * knee[1] + 0.55 * ankle[1])
+        radius = self.scale * self.person.girth
+        shaft = canvases.limb([top, ankle], [0.034 * radius, 0.028 * radius], cap_top=False)
+        canvases.paint(self.canvas, shaft, Cloth(self.person.shoe_colour), leg)
+
+    def _side_stripe(self, tube: Tube, leg: int) -> None:
+        if self.person.side_stripe:
+            outward = math.pi / 2 if leg == LEFT_LEG else -math.pi / 2
+            patch = tube.patch(0, 1, outward - 0.45, outward + 0.45)
+            if patch:
+                self.canvas.polygon(patch, self.person.bottom_cloth.second)
+
+    def _foot(self, points: list, foot: int) -> None:
+        canvas, person, scale = self.canvas, self.person, self.scale
+        _, _, (ax, ay), (tx, ty) = points
+        heel = (ax - 0.22 * (tx - ax), ay + 0.012 * scale)
+        toe = (tx, ty + 0.008 * scale)
+        sole = canvases.limb([heel, toe], [0.026 * scale, 0.021 * scale])
+        upper = person.skin if person.shoes == "sandal" else person.shoe_colour
+        drop = 0.009 * scale
+        canvas.polygon([(x, y + drop) for x, y in sole.outline()], person.sole_colour, foot, canvases.NEUTRAL_SHADE - 6)
+        canvas.polygon(sole.outline(), upper, foot, canvases.NEUTRAL_SHADE)
+        instep = canvases.limb(
+            [(ax, ay - 0.02 * scale), (ax + 0.3 * (tx - ax), ay + 0.012 * scale)], [0.024 * scale, 0.026 * scale]
+        )
+        canvas.polygon(instep.outline(), upper, foot, canvases.NEUTRAL_SHADE)
+        if person.shoes == "sneaker":
+            mid = canvases.limb(
+                [(0.55 * ax + 0.45 * tx, 0.55 * ay + 0.45 * ty - 0.004 * scale), toe], [0.009 * scale, 0.008 * scale]
+            )
+            canvas.polygon(mid.outline(), canvases.mix(upper, person.sole_colour, 0.6))
+        elif person.shoes == "sandal":
+            strap = canvases.limb(
+                [(ax, ay + 0.012 * scale), (0.4 * ax + 0.6 * tx, 0.4 * ay + 0.6 * ty)], [0.024 * scale, 0.008 * scale]
+            )
+            canvas.polygon(strap.outline(), person.shoe_colour)
+
+    # Trunk ----------------------------------------------------------------------------------------------------------
+
+    def _ring(self, up: float, width: float, depth: float) -> tuple[canvases.Point, canvases.Point]:
+        """Silhouette of the trunk at one height."""
+        x, y = self.skeleton.project((0.0, up, self.skeleton.lean(up)))
+        reach = self.skeleton.reach(width, depth)
+        return (x - reach, y), (x + reach, y)
+
+    def _trunk_tube(self, loose: float = 0.0) -> Tube:
+        person = self.person
+        shoulder, hip, depth, girth = person.shoulder, person.hip, self.trunk_depth, person.girth
+        waist = (0.4 * shoulder + 0.42 * hip) * (0.55 + 0.45 * girth)
+        rings = (
+            (0.838, 0.044, 0.042),
+            (0.818, 0.80 * shoulder, 0.78 * depth),
+            (0.780, 0.98 * shoulder, 0.95 * depth),
+            (0.715, 0.88 * shoulder, 1.06 * depth),
+            (0.620, waist, 0.94 * depth),
+            (0.530, 0.98 * hip, 0.98 * depth),
+            (self.hem, 1.02 * hip, 1.0 * depth),
+        )
+        edges = [self._ring(up, w + loose * (up < 0.8), d + loose * (up < 0.8)) for up, w, d in rings]
+        return Tube([left for left, _ in edges], [right for _, right in edges], self.skeleton.turn(shoulder, depth))
+
+    def trunk(self) -> None:
+        """Upper garment with front, prints, straps, then the neck."""
+        canvas, person = self.canvas, self.person
+        loose = 0.010 if person.top in ("coat", "hoodie") else 0.005 if person.top in ("jacket", "shirt") else 0.0
+        tube = self._trunk_tube(loose)
+        self._neck(tube)
+        canvases.paint(canvas, tube, person.top_cloth, TORSO, depth=38)
+        self._front(tube)
+        self._prints(tube)
+        if person.belt and person.top in ("shirt", "tshirt", "dress"):
+            canvas.polygon(
+                tube.strip(0.76, 0.815, -1, 1) if person.top == "dress" else tube.strip(0.94, 1.0, -1, 1), (46, 36, 30)
+            )
+        self._straps(tube)
+        self._collar(tube)
+
+    def _neck(self, tube: Tube) -> None:
+        x, y = self.skeleton.project((0.0, 0.85, self.skeleton.lean(0.85)))
+        s = self.scale
+        neck = canvases.limb([(x, y - 0.035 * s), (x, y + 0.02 * s)], [0.030 * s, 0.036 * s])
+        self.canvas.polygon(
+            neck.outline(), canvases.mix(self.person.skin, (0, 0, 0), 0.14), HEAD, canvases.NEUTRAL_SHADE
+        )
+
+    def _front(self, tube: Tube) -> None:
+        """What a garment shows on its front: opening, zip, buttons, pocket."""
+        canvas, person = self.canvas, self.person
+        if person.top in _JACKETS:
+            half = 0.5 if person.top != "coat" else 0.3
+            opening = tube.patch(0.02, 1, -half, half)
+            if opening:
+                inner = tube.seen(-half, half)
+                assert inner is not None
+                under = Tube([tube.at(k / 6, inner[0]) for k in range(7)], [tube.at(k / 6, inner[1]) for k in range(7)])
+                shown = dataclasses.replace(person.inner_cloth, scale=person.inner_cloth.scale + 2)
+                canvas.polygon(under.outline(), shown.colour, TORSO)
+                if shown.pattern in ("hstripes", "checks", "band", "twotone", "gradient"):
+                    canvases._PATTERNS[shown.pattern](canvas, under, shown, 1.0)
+                edge = canvases.mix(person.top_cloth.colour, (0, 0, 0), 0.35)
+                for angle in (-half, half):
+                    lapel = tube.patch(0.02, 1, angle - 0.07, angle + 0.07)
+                    if lapel:
+                        canvas.polygon(lapel, edge)
+        elif person.top == "shirt":
+            placket = tube.patch(0.05, 1, -0.07, 0.07)
+            if placket:
+                canvas.polygon(placket, canvases.mix(person.top_cloth.colour, (255, 255, 255), 0.35))
+        elif person.top == "hoodie":
+            pocket = tube.patch(0.68, 0.9, -0.6, 0.6)
+            if pocket:
+                canvas.polygon(pocket, canvases.mix(person.top_cloth.colour, (0, 0, 0), 0.22))
+        if person.top in ("hoodie", "jumper", "jacket"):
+            canvas.polygon(tube.strip(0.955, 1, -1, 1), canvases.mix(person.top_cloth.colour, (0, 0, 0), 0.25))
+
+    def _prints(self, tube: Tube) -> None:
+        person = self.person
+        if person.top in ("tshirt", "jumper", "hoodie", "dress"):
+            self._print(tube, person.chest_print, 0.0)
+        if person.top in ("tshirt", "jumper", "hoodie", "jacket", "vest"):
+            self._print(tube, person.back_print, math.pi)
+
+    def _print(self, tube: Tube, kind: str, angle: float) -> None:
+        if kind == "none" or (angle != 0.0 and self.person.bag == "backpack"):
+            return
+        canvas, colour = self.canvas, self.person.print_colour
+        if kind == "patch":
+            shape = tube.patch(0.3, 0.42, angle + 0.15, angle + 0.65)
+        elif kind == "square":
+            shape = tube.patch(0.3, 0.58, angle - 0.52, angle + 0.52)
+        else:
+            places = tube.seen(angle - 0.55, angle + 0.55)
+            shape = None
+            if places:
+                x, y = tube.at(0.43, 0.5 * (places[0] + places[1]))
+                (ax, _), (bx, _) = tube.edges(0.43)
+                shape = canvases.ellipse(x, y, 0.25 * (bx - ax) * (places[1] - places[0]), 0.052 * self.scale)
+        if shape:
+            canvas.polygon(shape, colour)
+
+    def _collar(self, tube: Tube) -> None:
+        canvas, person, s = self.canvas, self.person, self.scale
+        x, y = self.skeleton.project((0.0, 0.842, self.skeleton.lean(0.842)))
+        if person.scarf:
+            canvas.polygon(
+                canvases.ellipse(x, y, 0.062 * s, 0.03 * s), person.scarf_colour, HEAD, canvases.NEUTRAL_SHADE
+            )
+            tail = tube.patch(0.02, 0.4, 0.15, 0.5)
+            if tail:
+                canvas.polygon(tail, person.scarf_colour)
+        elif person.top == "hoodie":
+            hood = canvases.mix(person.top_cloth.colour, (0, 0, 0), 0.15)
+            back = -0.035 * s * self.skeleton.sin
+            canvas.polygon(canvases.ellipse(x + back, y, 0.064 * s, 0.032 * s), hood, TORSO, canvases.NEUTRAL_SHADE)
+        elif person.top in ("shirt", "jacket", "coat"):
+            collar = canvases.mix(person.top_cloth.colour, (255, 255, 255), 0.18)
+            canvas.polygon(canvases.ellipse(x, y + 0.004 * s, 0.05 * s, 0.018 * s), collar, TORSO)
+        if self.skeleton.cos > 0.25 and not person.scarf:
+            front = canvases.ellipse(x + 0.02 * s * self.skeleton.sin, y + 0.002 * s, 0.031 * s, 0.022 * s)
+            canvas.polygon(front, canvases.mix(person.skin, (0, 0, 0), 0.10), HEAD)
+
+    def _straps(self, tube: Tube) -> None:
+        """Straps of bags over the trunk."""
+        person = self.person
+        if person.bag == "backpack":
+            colour = canvases.mix(person.bag_colour, (0, 0, 0), 0.2)
+            for side in (-1, 1):
+                strap = tube.patch(0.1, 0.6, side * 0.62 - 0.13, side * 0.62 + 0.13)
+                if strap:
+                    self.canvas.polygon(strap, colour)
+        elif person.bag == "shoulder":
+            self._diagonal_strap(tube)
+
+    def _diagonal_strap(self, tube: Tube) -> None:
+        """A strap from one shoulder to the bag on the other hip, in front and at the back."""
+        side, colour = self.person.bag_side, self.person.bag_colour
+        for start in (0.0, math.pi):
+            # Body angle runs from the far shoulder at the top to the bag's hip at the bottom.
+            sign = side if start == 0.0 else -side
+            points: list[tuple[canvases.Point, canvases.Point]] = []
+            for k in range(7):
+                t = 0.12 + 0.12 * k
+                angle = start + sign * (-0.95 + 0.36 * k)
+                places = tube.seen(angle - 0.11, angle + 0.11)
+                if places:
+                    points.append((tube.at(t, places[0]), tube.at(t, places[1])))
+            if len(points) > 1:
+                self.canvas.polygon([a for a, _ in points] + [b for _, b in reversed(points)], colour)
+
+    def skirt(self) -> None:
+        """Skirt, dress bottom or coat tails: one tube over both legs, labelled left and right by its halves."""
+        person, skeleton, girth = self.person, self.skeleton, self.person.girth
+        long = person.top == "coat"
+        low = 0.30 if long else 0.27
+        cloth = person.bottom_cloth if person.top not in ("dress", "coat") else person.top_cloth
+        spread = 0.5 * abs(skeleton.left_leg[1][2] - skeleton.right_leg[1][2])
+        flare = 0.012 if long else 0.035
+        rings = (
+            (self.hem + 0.08, person.hip * girth, 0.068 * girth),
+            (low, person.hip * girth + flare, 0.07 * girth + 0.6 * flare + 0.8 * spread),
+        )
+        edges = [self._ring(up, width, depth) for up, width, depth in rings]
+        tube = Tube([a for a, _ in edges], [b for _, b in edges], skeleton.turn(person.hip, 0.068))
+        canvases.paint(self.canvas, tube, cloth, RIGHT_LEG, depth=36, repeats=0.6 if cloth.pattern != "dots" else 0.61)
+        # The wearer's left is at the image right in front views; the split follows the body angle of the front line.
+        left = tube.patch(0, 1, 0.0, math.pi)
+        if left:
+            canvases.fill(self.canvas.parts, left, LEFT_LEG)
+        if long:
+            slit = tube.patch(0, 1, -0.12, 0.12)
+            if slit:
+                self.canvas.polygon(slit, canvases.mix(cloth.colour, (0, 0, 0), 0.4))
+
+    # Arms and bags --------------------------------------------------------------------------------------------------
+
+    def _arm_joints(self, side: int) -> tuple:
+        return self.skeleton.left_arm if side > 0 else self.skeleton.right_arm
+
+    def arm_depth(self, side: int) -> float:
+        """Depth of an arm relative to the trunk's axis."""
+        shoulder, elbow, wrist, _ = self._arm_joints(side)
+        near = self.skeleton.near
+        return near(shoulder) + 0.5 * near(elbow) + 0.5 * near(wrist)
+
+    def arm(self, side: int) -> None:
+        """One arm with its hand and what the hand holds."""
+        canvas, person, s = self.canvas, self.person, self.scale * (0.75 + 0.25 * self.person.girth)
+        part = LEFT_ARM if side > 0 else RIGHT_ARM
+        shoulder, elbow, wrist, hand = [self.skeleton.project(joint) for joint in self._arm_joints(side)]
+        if person.bag in ("handbag", "tote") and side == person.bag_side:
+            self._hand_bag(hand)
+        canvases.paint(canvas, canvases.limb([wrist, hand], [0.019 * s, 0.016 * s]), Cloth(person.skin), part, depth=16)
+        cloth = dataclasses.replace(person.top_cloth, colour=person.sleeve_colour)
+        if person.sleeve_colour != person.top_cloth.colour or cloth.pattern in ("twotone", "gradient", "band"):
+            cloth = dataclasses.replace(cloth, pattern="plain")
+        if person.sleeve == "long":
+            bulk = 1.15 if person.top in ("coat", "jacket", "hoodie") else 1.0
+            radii = [0.041 * s * bulk, 0.033 * s * bulk, 0.025 * s * bulk]
+            tube = canvases.limb([shoulder, elbow, wrist], radii, cap_bottom=False)
+            tube.turn = self.skeleton.turn(1, 1)
+            canvases.paint(canvas, tube, cloth, part, repeats=1.05)
+            canvas.polygon(tube.strip(0.93, 1, -1, 1), canvases.mix(cloth.colour, (0, 0, 0), 0.28))
+            return
+        bare = canvases.limb([shoulder, elbow, wrist], [0.034 * s, 0.027 * s, 0.019 * s])
+        canvases.paint(canvas, bare, Cloth(person.skin), part)
+        if person.top != "vest":
+            end = (shoulder[0] + 0.68 * (elbow[0] - shoulder[0]), shoulder[1] + 0.68 * (elbow[1] - shoulder[1]))
+            tube = canvases.limb([shoulder, end], [0.043 * s, 0.040 * s], cap_bottom=False)
+            tube.turn = self.skeleton.turn(1, 1)
+            canvases.paint(canvas, tube, cloth, part, repeats=0.45)
+
+    def _hand_bag(self, hand: canvases.Point) -> None:
+        """A bag that hangs from the hand; it belongs to no body part."""
+        canvas, person, s = self.canvas, self.person, self.scale
+        (x, y), tote = hand, person.bag == "tote"
+        wide = (0.055 if tote else 0.065) * (0.55 + 0.45 * abs(self.skeleton.sin)) * s
+        top, bottom = y + (0.07 if tote else 0.045) * s, y + (0.22 if tote else 0.135) * s
+        strap = canvases.mix(person.bag_colour, (0, 0, 0), 0.3)
+        loop = [
+            (x - 0.6 * wide, top),
+            (x, y - 0.01 * s),
+            (x + 0.6 * wide, top),
+            (x + 0.42 * wide, top),
+            (x, y + 0.012 * s),
+            (x - 0.42 * wide, top),
+        ]
+        canvas.polygon(loop, strap, BACKGROUND)
+        body = Tube([(x - 0.85 * wide, top), (x - wide, bottom)], [(x + 0.85 * wide, top), (x + wide, bottom)])
+        canvases.paint(canvas, body, Cloth(person.bag_colour), BACKGROUND, depth=26)
+        canvas.polygon(body.strip(0.0, 0.3 if not tote else 0.08, -1, 1), strap)
+
+    def backpack(self) -> None:
+        """A backpack: wide from behind, a bulge from the side, hidden from the front except its straps."""
+        canvas, person, s = self.canvas, self.person, self.scale
+        skeleton = self.skeleton
+        out = -(self.trunk_depth + 0.035)
+        rings = (
+            (0.80, 0.055, 0.028),
+            (0.775, 0.082, 0.040),
+            (0.66, 0.088, 0.050),
+            (0.575, 0.086, 0.054),
+            (0.55, 0.07, 0.045),
+        )
+        edges = []
+        for up, width, depth in rings:
+            x, y = skeleton.project((0.0, up, out + skeleton.lean(up)))
+            reach = skeleton.reach(width, depth)
+            edges.append(((x - reach, y), (x + reach, y)))
+        tube = Tube([a for a, _ in edges], [b for _, b in edges], skeleton.turn(0.085, 0.05))
+        canvases.paint(canvas, tube, Cloth(person.bag_colour), TORSO, depth=34)
+        dark = canvases.mix(person.bag_colour, (0, 0, 0), 0.3)
+        pocket = tube.patch(0.5, 0.92, math.pi - 0.75, math.pi + 0.75)
+        if pocket:
+            canvas.polygon(pocket, canvases.mix(person.bag_colour, (255, 255, 255), 0.12))
+            flap = tube.patch(0.5, 0.56, math.pi - 0.75, math.pi + 0.75)
+            if flap:
+                canvas.polygon(flap, dark)
+        zipper = tube.patch(0.2, 0.25, math.pi - 0.9, math.pi + 0.9)
+        if zipper:
+            canvas.polygon(zipper, dark)
+        if s > 0 and skeleton.cos < -0.3:
+            x, y = tube.at(0.0, 0.0)
+            canvas.polygon(canvases.ellipse(x, y, 0.02 * s, 0.012 * s, count=8), dark)
+
+    def _bag_joint(self) -> tuple[float, float, float]:
+        return self.person.bag_side * (self.person.hip + 0.02), self.hem + 0.05, 0.0
+
+    def bag_depth(self) -> float:
+        """Depth of the shoulder bag; a little in front of the trunk where the view is straight."""
+        return self.skeleton.near(self._bag_joint()) + 0.004
+
+    def shoulder_bag(self) -> None:
+        """The body of a shoulder bag on the hip."""
+        canvas, person, s = self.canvas, self.person, self.scale
+        x, y = self.skeleton.project(self._bag_joint())
+        half = s * math.hypot(0.03 * self.skeleton.cos, 0.075 * self.skeleton.sin)
+        tube = Tube(
+            [(x - 0.9 * half, y - 0.05 * s), (x - half, y + 0.055 * s)],
+            [(x + 0.9 * half, y - 0.05 * s), (x + half, y + 0.055 * s)],
+        )
+        canvases.paint(canvas, tube, Cloth(person.bag_colour), TORSO, depth=26)
+        canvas.polygon(tube.strip(0, 0.45, -1, 1), canvases.mix(person.bag_colour, (0, 0, 0), 0.25))
+
+    # Head -----------------------------------------------------------------------------------------------------------
+
+    def head(self) -> None:
+        """Head with face, hair and hat."""
+        heads.draw(self.canvas, self.person, self.skeleton, HEAD)
+
+    def long_hair(self) -> None:
+        """Hair that falls over the back."""
+        heads.draw_long_hair(self.canvas, self.person, self.skeleton, HEAD)
+
+
+def garment_colours(person: Person) -> tuple[Colour, ...]:
+    """The colours that one sees of a person from afar, top to bottom (for tests and summaries)."""
+    return person.hair, person.top_cloth.colour, person.bottom_cloth.colour, person.shoe_colour
