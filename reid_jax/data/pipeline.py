@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import grain
 import numpy as np
@@ -35,12 +35,17 @@ class Batches:
         wait_seconds: time spent inside `next` since the last `reset_wait`, the first batch included.
     """
 
-    def __init__(self, steps: grain.MapDataset, *, threads: int, workers: int):
+    def __init__(self, steps: grain.MapDataset, *, threads: int | None, workers: int):
         """Args:
         steps: answers `[i]` with the i-th batch.
-        threads: batches computed at the same time in each process; 0 computes them inside `next`.
+        threads: batches computed at the same time in each process; 0 computes them inside `next`, None takes one
+            for each core, up to eight.
         workers: further processes; 0 keeps all work in this one.
         """
+        if threads is None:
+            threads = min(8, os.cpu_count() or 1)
+        if threads < 0 or workers < 0:
+            raise errors.UserError(f"threads and workers must be 0 or more, got {threads} and {workers}.")
         ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         stream = steps.to_iter_dataset(ahead)
         if workers:
@@ -75,7 +80,7 @@ class Batches:
             self._closed = True
             self._iterator.close()
 
-    def __enter__(self) -> Batches:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -217,7 +222,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
-    threads: int = 2,
+    threads: int | None = None,
     views: Mapping[str, Mapping[str, Any]] | None = None,
     maps: Sequence[str] = (),
     cache: str = "auto",
@@ -238,7 +243,7 @@ def train_batches(
         process_index: which share of each global batch.
         process_count: into how many equal shares a global batch is cut.
         workers: grain worker processes (for many cores; they need `if __name__ == "__main__"` in the script).
-        threads: threads of each process.
+        threads: threads of each process; None takes one for each core, up to eight.
         views: further views of the same images, by name: `augment`, the transforms of that view (default: those of
             the main view), and `geometry`, "independent" (default) or "shared": flip and crop as in the main view.
         maps: names of per-pixel maps to load and move along, such as "parts".
@@ -344,9 +349,7 @@ class _EvalStep:
         batch["camid"][mask] = self._camids[indices[mask]]
         for row in np.flatnonzero(mask):
             element = self._resize(self._reader.read(int(indices[row])))
-            for name in ("image", *transforms.map_names(element)):
-                value = element[name]
-                batch.setdefault(name, np.zeros((rows, *value.shape), value.dtype))[row] = value
+            batch["image"][row] = element["image"]
         return batch
 
 
@@ -360,7 +363,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
-    threads: int = 2,
+    threads: int | None = None,
 ) -> EvalBatches:
     """Opens a pass over a split in published order, resized and nothing else.
 
@@ -373,7 +376,7 @@ def eval_batches(
         process_index: which share of each global batch.
         process_count: into how many equal shares a global batch is cut.
         workers: grain worker processes.
-        threads: threads of each process.
+        threads: threads of each process; None takes one for each core, up to eight.
 
     Returns:
         An iterator, `ceil(N / batch_size)` long in every process, of dicts: `image` uint8 `[b, H, W, 3]`, `index`

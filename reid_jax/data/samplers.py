@@ -14,7 +14,7 @@ import collections
 import inspect
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -245,7 +245,7 @@ class Shuffle(Sampler):
         return shuffled[: self.batches_per_epoch * self.batch_size].reshape(-1, self.batch_size)
 
 
-SAMPLERS: dict[str, type[Sampler]] = {
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "identity_groups": IdentityGroups,
     "identity_epoch": IdentityEpoch,
     "image_epoch": ImageEpoch,
@@ -269,9 +269,9 @@ def build(config: Mapping[str, Any], labels: np.ndarray, seed: int) -> Sampler:
     name = options.pop("name", "identity_groups")
     if name not in SAMPLERS:
         raise errors.unknown("sampler", name, SAMPLERS)
-    signature = inspect.signature(SAMPLERS[name].__init__)
+    signature = inspect.signature(SAMPLERS[name])
     known = [one.name for one in signature.parameters.values() if one.kind is one.KEYWORD_ONLY]
     for key in options:
         if key not in known:
             raise errors.unknown(f"option of the sampler {name!r}", key, [*known, "name"])
-    return SAMPLERS[name](labels, seed, **options)  # type: ignore[call-arg]
+    return SAMPLERS[name](labels, seed, **options)

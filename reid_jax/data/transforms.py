@@ -251,7 +251,8 @@ class Erase:
     def __call__(self, element: Element, rng: np.random.Generator) -> Element:
         box = np.zeros(4, np.int32)
         if rng.random() < self.probability:
-            box[:] = self.draw(*element["image"].shape[:2], rng)
+            height, width = element["image"].shape[:2]
+            box[:] = self.draw(height, width, rng)
         changed = {**element, "erase_box": box}
         top, left, bottom, right = box
         if bottom > top:
@@ -264,7 +265,7 @@ class Erase:
         """A box inside `[height, width]`, or zeros when no try fits."""
         low, high = np.log(self.aspect) if self.log_aspect else self.aspect
         for _ in range(self.tries):
-            area = rng.uniform(*self.area) * height * width
+            area = rng.uniform(self.area[0], self.area[1]) * height * width
             aspect = rng.uniform(low, high)
             aspect = np.exp(aspect) if self.log_aspect else aspect
             box_height, box_width = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
@@ -322,6 +323,10 @@ def build_transform(name: str, options: Mapping[str, Any]) -> Transform:
     """
     if name not in TRANSFORMS:
         raise errors.unknown("transform", name, TRANSFORMS)
+    if not hasattr(options, "items"):
+        raise errors.UserError(
+            f"options of the transform {name!r} should be a dictionary, True or None, got {options!r}."
+        )
     known = [field.name for field in dataclasses.fields(TRANSFORMS[name])]
     for key in options:
         if key not in known:

@@ -1,0 +1,184 @@
+"""How fast the host makes training batches: each stage alone, the whole pipeline, and a plain loop beside it.
+
+Everything is timed in one alternating run: round after round, each candidate once, and the best round counts, so that
+a busy neighbour or a warming processor hurts all of them alike. Pictures are drawn here; no data set is needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from reid_jax.data import images, pipeline, records, samplers, transforms
+
+# The recipe of BoT and MFV, and a jitter to time it.
+AUGMENT: dict[str, dict[str, float]] = {
+    "flip": {"probability": 0.5},
+    "pad_crop": {"pad": 10},
+    "erase": {"probability": 0.5},
+}
+JITTER = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}
+MEAN = np.array((0.485, 0.456, 0.406), np.float32)
+STD = np.array((0.229, 0.224, 0.225), np.float32)
+PER_IDENTITY = 8
+
+
+def drawn_split(count: int = 512, height: int = 128, width: int = 64, seed: int = 0) -> records.Split:
+    """A split of smooth random pictures as JPEG (quality 90, about 3 kB each, as Market-1501's), 8 per identity."""
+    rng = np.random.default_rng(seed)
+    source = []
+    for index in range(count):
+        coarse = rng.integers(40, 216, (max(2, height // 8), max(2, width // 8), 3)).astype(np.uint8)
+        data = images.encode_jpeg(images.resize(coarse, height, width, "bilinear"), quality=90)
+        source.append({"image": data, "pid": index // PER_IDENTITY, "camid": 0, "filename": f"{index:05d}.jpg"})
+    pids = (np.arange(count) // PER_IDENTITY).astype(np.int32)
+    names = tuple(f"{index:05d}.jpg" for index in range(count))
+    return records.Split("drawn/train", source, pids, np.zeros(count, np.int32), names)
+
+
+def measure(
+    split: records.Split | None = None,
+    *,
+    height: int = 256,
+    width: int = 128,
+    interpolation: str = "bilinear",
+    identities: int = 16,
+    images_per_identity: int = 4,
+    threads: int | None = None,
+    workers: int = 0,
+    batches: int = 16,
+    rounds: int = 3,
+) -> list[dict[str, Any]]:
+    """Measures images per second.
+
+    Args:
+        split: a training split; None draws one.
+        height: rows of the batches' images.
+        width: columns.
+        interpolation: of the resize.
+        identities: P of the sampler.
+        images_per_identity: K of the sampler.
+        threads: of the pipeline; None takes its default.
+        workers: also measures the pipeline with that many worker processes, when positive.
+        batches: how many batches (or the same number of images) a measurement takes.
+        rounds: how often each candidate takes its turn; the fastest counts.
+
+    Returns:
+        One row for each candidate: `stage`, `images_per_second` (of the best round), `spread` (slowest round over
+        fastest, as times), `threads`. "pipeline ..." rows are the pipeline as training uses it, with the cache filled
+        or without one; "plain numpy loop" decodes, augments and normalises image by image to float32 and stacks.
+    """
+    split = drawn_split() if split is None else split
+    threads = min(8, os.cpu_count() or 1) if threads is None else threads
+    labels, _ = records.train_labels(split)
+    sampler = {"name": "identity_groups", "identities": identities, "images": images_per_identity}
+    settings: dict[str, Any] = {
+        "sampler": sampler,
+        "augment": AUGMENT,
+        "height": height,
+        "width": width,
+        "interpolation": interpolation,
+    }
+    size = identities * images_per_identity
+    stages = _stages(split, height, width, interpolation, batches * size)
+    open_stream = lambda **options: pipeline.train_batches(split, labels, **settings, **options)
+    streams: dict[str, tuple[Iterator[Any], int]] = {
+        "pipeline, decoding": (open_stream(threads=threads, cache="none"), threads),
+        "pipeline, cached": (open_stream(threads=threads, cache="memory"), threads),
+        "pipeline, cached, no threads": (open_stream(threads=0, cache="memory"), 0),
+        "plain numpy loop": (_plain_loop(split, labels, settings), 0),
+    }
+    if workers:
+        name = f"pipeline, decoding, {workers} workers"
+        streams[name] = (open_stream(threads=threads, workers=workers, cache="none"), threads)
+    try:
+        _fill(streams, len(split) // size + 1)
+        candidates: dict[str, tuple[Callable[[], Any], int, int]] = {
+            name: (run, count, 0) for name, (run, count) in stages.items()
+        }
+        for name, (stream, used) in streams.items():
+            candidates[name] = (functools.partial(_take, stream, batches), batches * size, used)
+        return _alternate(candidates, rounds)
+    finally:
+        for stream, _ in streams.values():
+            stream.close()  # type: ignore[attr-defined]
+
+
+def _take(stream: Iterator[Any], count: int) -> None:
+    for _ in range(count):
+        next(stream)
+
+
+def _fill(streams: dict[str, tuple[Iterator[Any], int]], count: int) -> None:
+    """Two epochs ahead: threads and workers have started and the caches hold (nearly) all images."""
+    for stream, _ in streams.values():
+        _take(stream, 2 * count)
+
+
+def _alternate(candidates: dict[str, tuple[Callable[[], Any], int, int]], rounds: int) -> list[dict[str, Any]]:
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, (run, _, _) in candidates.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return [
+        {
+            "stage": name,
+            "images_per_second": count / min(seconds[name]),
+            "spread": max(seconds[name]) / min(seconds[name]),
+            "threads": threads,
+        }
+        for name, (_, count, threads) in candidates.items()
+    ]
+
+
+def _stages(
+    split: records.Split, height: int, width: int, interpolation: str, count: int
+) -> dict[str, tuple[Callable[[], Any], int]]:
+    """Each stage on one core, by name: what runs it, and on how many images."""
+    encoded = [split.source[index % len(split)]["image"] for index in range(min(count, 256))]
+    decoded = [images.decode(one) if isinstance(one, bytes) else one for one in encoded]
+    resize = transforms.Resize(height, width, interpolation)
+    resized = [resize({"image": image}) for image in decoded]
+    rng = samplers.generator(0, "benchmark", 0)
+    stages: dict[str, Callable[[], Any]] = {
+        "read a record": lambda: [split.source[index % len(split)] for index in range(len(encoded))],
+        "decode": lambda: [images.decode(one) for one in encoded if isinstance(one, bytes)],
+        f"resize ({interpolation})": lambda: [resize({"image": image}) for image in decoded],
+    }
+    for name, options in {**AUGMENT, "jitter": JITTER}.items():
+        one = transforms.build_transform(name, options)
+        stages[name] = functools.partial(_apply, one, resized, rng)
+    return {name: (run, len(encoded)) for name, run in stages.items()}
+
+
+def _apply(transform: transforms.Transform, elements: list[transforms.Element], rng: np.random.Generator) -> None:
+    for element in elements:
+        transform(element, rng)
+
+
+def _plain_loop(split: records.Split, labels: np.ndarray, settings: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
+    """What a data loader without workers does: one image after the other, normalised and erased on the host."""
+    sampler = samplers.build(settings["sampler"], labels, 0)
+    chain = transforms.build_chain(
+        settings["augment"], settings["height"], settings["width"], settings["interpolation"]
+    )
+    rng = np.random.default_rng(0)
+    step = 0
+    while True:
+        indices = sampler.indices(step)
+        stack = []
+        for index in indices:
+            element = chain({"image": images.decode(split.source[index]["image"])}, rng)
+            image = (element["image"].astype(np.float32) / 255 - MEAN) / STD
+            top, left, bottom, right = element["erase_box"]
+            image[top:bottom, left:right] = MEAN
+            stack.append(image)
+        yield {"image": np.stack(stack), "label": labels[indices], "camid": split.camids[indices]}
+        step += 1

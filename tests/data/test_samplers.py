@@ -1,0 +1,170 @@
+"""Samplers: pure in (seed, step), full batches of different identities, the epoch lengths of the papers."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from reid_jax import errors
+from reid_jax.data import samplers
+
+P, K = 4, 3
+IDENTITY_SAMPLERS = ("identity_groups", "identity_epoch", "image_epoch")
+
+
+def make_labels(sizes, seed=0):
+    """Shuffled labels with `sizes[i]` images of identity i."""
+    return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes)).astype(np.int32)
+
+
+UNEVEN = (1, 2, 3, 4, 7, 9, 12, 13, 30, 5, 6, 3)
+
+
+def build(name, labels, seed=0, identities=P, images=K):
+    if name == "shuffle":
+        return samplers.build({"name": name, "batch_size": identities * images}, labels, seed)
+    return samplers.build({"name": name, "identities": identities, "images": images}, labels, seed)
+
+
+@pytest.mark.parametrize("name", sorted(samplers.SAMPLERS))
+def test_pure_in_seed_and_step(name):
+    labels = make_labels(UNEVEN)
+    sampler = build(name, labels)
+    steps = range(3 * sampler.batches_per_epoch)
+    forward = [sampler.indices(step).copy() for step in steps]
+    fresh = pickle.loads(pickle.dumps(build(name, labels)))
+    backward = [fresh.indices(step) for step in reversed(steps)][::-1]
+    np.testing.assert_array_equal(forward, backward)
+    other = build(name, labels, seed=1)
+    assert any((other.indices(step) != forward[step]).any() for step in steps)
+    epochs = np.reshape(forward, (3, -1))
+    assert (epochs[0] != epochs[1]).any()
+    assert (epochs[1] != epochs[2]).any()
+    assert np.shape(forward)[1] == sampler.batch_size == P * K
+
+
+@pytest.mark.parametrize("name", IDENTITY_SAMPLERS)
+@pytest.mark.parametrize("sizes", [UNEVEN, (3,) * 9, (1,) * 4, (50, 1, 1, 1, 1, 1)], ids=str)
+def test_batches_are_p_identities_of_k_images(name, sizes):
+    labels = make_labels(sizes)
+    sampler = build(name, labels)
+    for step in range(4 * sampler.batches_per_epoch):
+        indices = sampler.indices(step).reshape(P, K)
+        drawn = labels[indices]
+        assert (drawn == drawn[:, :1]).all()
+        assert len(np.unique(drawn[:, 0])) == P
+        for row in indices:
+            if sizes[labels[row[0]]] >= K:
+                assert len(np.unique(row)) == K
+
+
+def test_groups_use_no_image_twice_in_an_epoch():
+    labels = make_labels(UNEVEN)
+    sampler = build("identity_groups", labels)
+    for epoch in range(30):
+        shown, counts = np.unique(sampler.plan(epoch), return_counts=True)
+        enough = np.asarray(UNEVEN)[labels[shown]] >= K
+        assert (counts[enough] == 1).all()
+
+
+def test_groups_follow_the_published_draw_until_they_must_not():
+    # As long as no identity is pressed, each live identity is equally likely in the first batch, big or small.
+    labels = make_labels((3, 30, 12, 12, 12, 12, 12, 12, 12, 12))
+    sampler = build("identity_groups", labels, identities=2)
+    first = labels[[sampler.plan(epoch)[0] for epoch in range(1500)]].reshape(-1)
+    share = np.bincount(first, minlength=10) / len(first)
+    np.testing.assert_allclose(share, 0.1, atol=0.025)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "identities", "batches"),
+    [
+        ((12,) * 96, 16, 18),  # all groups are used: 96 * 3 / 16
+        ((7, 8, 3, 1), 2, 2),  # groups 1, 2, 1, 1: nominal 5 // 2
+        ((40, 4), 2, 1),  # one identity owns nearly everything: it cannot fill batches alone
+        ((4,) * 15 + (400,), 2, 15),
+    ],
+)
+def test_groups_epoch_length(sizes, identities, batches):
+    sampler = build("identity_groups", make_labels(sizes), identities=identities, images=4)
+    assert sampler.batches_per_epoch == batches
+    assert sampler.plan(0).shape == (batches, identities * 4)
+
+
+def test_groups_epoch_of_occluded_duke_scale():
+    # 702 identities with 15,618 images; the length is sum(max(n // 4, 1)) // 16, 227 for the real lists.
+    rng = np.random.default_rng(0)
+    sizes = 6 + rng.multinomial(15618 - 6 * 702, rng.dirichlet(np.full(702, 2.0)))
+    sampler = build("identity_groups", make_labels(sizes), identities=16, images=4)
+    nominal = int(np.maximum(sizes // 4, 1).sum()) // 16
+    assert sampler.batches_per_epoch == nominal
+    assert 220 <= nominal <= 232
+    plan = sampler.plan(0)
+    assert len(np.unique(plan)) == plan.size
+
+
+def test_identity_epoch_shows_each_identity_once():
+    labels = make_labels([4] * 751)
+    sampler = build("identity_epoch", labels, identities=8, images=4)
+    assert sampler.batches_per_epoch == 93  # as the MGN recipe on Market-1501
+    identities = labels[sampler.plan(0)].reshape(-1, 4)[:, 0]
+    assert len(np.unique(identities)) == len(identities) == 744
+
+
+def test_image_epoch_length_and_balance():
+    sizes = (12,) * 12
+    labels = make_labels(sizes)
+    sampler = build("image_epoch", labels)
+    assert sampler.batches_per_epoch == 144 // (P * K)
+    shown, counts = np.unique(sampler.plan(0), return_counts=True)
+    assert len(shown) == 144
+    assert (counts == 1).all()
+    market = build("image_epoch", make_labels([17] * 760 + [16]), identities=8, images=4)
+    assert market.batches_per_epoch == 404  # 12,936 // 32
+
+
+def test_shuffle_uses_each_image_once():
+    labels = make_labels(UNEVEN)
+    labels[:5] = -1
+    sampler = build("shuffle", labels)
+    plan = sampler.plan(0)
+    assert plan.shape == ((len(labels) - 5) // 12, 12)
+    assert len(np.unique(plan)) == plan.size
+    assert plan.min() >= 5
+
+
+@pytest.mark.parametrize("name", IDENTITY_SAMPLERS)
+def test_negative_labels_are_never_drawn(name):
+    labels = make_labels(UNEVEN)
+    labels[labels == 8] = -1
+    sampler = build(name, labels)
+    assert all((labels[sampler.indices(step)] >= 0).all() for step in range(2 * sampler.batches_per_epoch))
+
+
+def test_streams_are_apart():
+    draws = {
+        samplers.generator(seed, purpose, index).random()
+        for seed in (0, 1, -1, 2**63)
+        for purpose in ("sampler", "geometry/", "appearance/")
+        for index in range(5)
+    }
+    assert len(draws) == 4 * 3 * 5
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"identities": 13}, "13 identities was asked for, but the training split has 12"),
+        ({"identities": 4, "images": 1}, "images >= 2"),
+        ({"identities": 0}, "identities >= 1"),
+        ({"name": "identity_group"}, "did you mean 'identity_groups'"),
+        ({"name": "shuffle", "batchsize": 3}, "did you mean 'batch_size'"),
+        ({"name": "shuffle", "batch_size": 500}, "batch of 500"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_named(config, words):
+    with pytest.raises(errors.UserError, match=words):
+        samplers.build(config, make_labels(UNEVEN), 0)
+    with pytest.raises(errors.UserError, match="0"):
+        samplers.build({"identities": 2}, np.full(6, -1), 0)

@@ -1,0 +1,70 @@
+"""Normalisation and box fills on the device, against numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reid_jax import errors
+from reid_jax.ops import images
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BOXES = np.array([[0, 0, 0, 0], [1, 2, 5, 4], [0, 0, 8, 6], [3, 3, 3, 5]], np.int32)
+
+
+def make_pixels():
+    return np.random.default_rng(0).integers(0, 256, (4, 8, 6, 3)).astype(np.uint8)
+
+
+def test_normalise_equals_numpy():
+    pixels = make_pixels()
+    expected = (pixels / 255.0 - np.array(MEAN)) / np.array(STD)
+    normalised = jax.jit(lambda x: images.normalise(x, MEAN, STD))(pixels)
+    assert normalised.dtype == jnp.float32
+    np.testing.assert_allclose(normalised, expected, atol=2e-6)
+    scaled = images.normalise(jnp.asarray(pixels / 255.0, jnp.float32), MEAN, STD)
+    np.testing.assert_allclose(scaled, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("fill", ["mean_raw", "zero", "mean", (0.4914, 0.4822, 0.4465)], ids=str)
+def test_fill_writes_the_box_and_nothing_else(fill):
+    normalised = np.asarray(images.normalise(make_pixels(), MEAN, STD))
+    colour = {"mean_raw": MEAN, "zero": (0, 0, 0), "mean": (0, 0, 0)}.get(fill, fill)
+    expected = normalised.copy()
+    for image, (top, left, bottom, right) in zip(expected, BOXES):
+        image[top:bottom, left:right] = colour
+    np.testing.assert_array_equal(images.fill_boxes(jnp.asarray(normalised), BOXES, fill), expected)
+
+
+def test_noise_is_standard_normal_inside_the_box():
+    start = jnp.full((4, 64, 32, 3), 9.0)
+    boxes = np.array([[0, 0, 0, 0], [4, 2, 60, 30], [0, 0, 64, 32], [0, 0, 64, 32]], np.int32)
+    fill = jax.jit(lambda x, b, k: images.fill_boxes(x, b, "noise", k))
+    filled = np.asarray(fill(start, boxes, jax.random.key(0)))
+    assert (filled[0] == 9).all()
+    assert (filled[1, :4] == 9).all()
+    assert (filled[1, :, 30:] == 9).all()
+    assert (filled[1, 4:60, 2:30] != 9).all()
+    inside = filled[2:]
+    assert abs(inside.mean()) < 0.04
+    assert abs(inside.std() - 1) < 0.03
+    assert (filled[2] != filled[3]).mean() > 0.99  # each image has its own
+    assert abs(np.corrcoef(inside[..., 0].ravel(), inside[..., 1].ravel())[0, 1]) < 0.06  # each channel, too
+    np.testing.assert_array_equal(filled, fill(start, boxes, jax.random.key(0)))
+
+
+def test_fill_keeps_the_dtype():
+    filled = images.fill_boxes(jnp.ones((4, 8, 6, 3), jnp.bfloat16), BOXES, "mean_raw")
+    assert filled.dtype == jnp.bfloat16
+    noisy = images.fill_boxes(jnp.ones((4, 8, 6, 3), jnp.bfloat16), BOXES, "noise", jax.random.key(1))
+    assert noisy.dtype == jnp.bfloat16
+
+
+def test_mistakes_are_named():
+    batch = jnp.zeros((4, 8, 6, 3))
+    with pytest.raises(errors.UserError, match="did you mean 'mean_raw'"):
+        images.fill_boxes(batch, BOXES, "mean-raw")
+    with pytest.raises(errors.UserError, match="random key"):
+        images.fill_boxes(batch, BOXES, "noise")
+    with pytest.raises(errors.UserError, match="3 numbers"):
+        images.fill_boxes(batch, BOXES, (0.5, 0.5))
