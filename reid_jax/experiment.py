@@ -156,8 +156,7 @@ class Experiment:
     def scores(self, train_state: state.TrainState, at_step: int) -> dict[str, float]:
         """Scores during training, by name; the same on every process."""
         began = time.perf_counter()
-        result = self.rank(self.features(test_variables(train_state))).as_dict(self.dataset.name)
-        named = {name: value for name, value in result.items() if name.startswith(f"{self.dataset.name}/")}
+        named = self.rank(self.features(test_variables(train_state))).scores(self.dataset.name)
         shown = ", ".join(f"{name.split('/', 1)[1]} {100 * value:.2f} %" for name, value in named.items())
         LOG.info("step %d: %s (%.1f s)", at_step, shown, time.perf_counter() - began)
         return named
@@ -169,10 +168,7 @@ class Experiment:
             ranked[name] = self.rank(scoring.extract_simple(describe, self.dataset, self.extractor.size))
         prefix = f"{self.dataset.name}/baseline"
         return {
-            key: value
-            for name, result in ranked.items()
-            for key, value in result.as_dict(f"{prefix}/{name}").items()
-            if key.startswith(prefix)
+            key: value for name, result in ranked.items() for key, value in result.scores(f"{prefix}/{name}").items()
         }
 
     # ---- the run ----------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from reid_jax import config as config_lib
 from reid_jax import models, parallel, run_folder
 from reid_jax.data import images as images_lib
 from reid_jax.data import pipeline, records
+from reid_jax.evaluation import evaluator
 from reid_jax.ops import descriptors
 from reid_jax.ops import images as image_ops
 from reid_jax.train import checkpoints
@@ -95,30 +96,18 @@ class Extractor:
         preprocess = make_preprocess(settings["preprocess"])
 
         def describe(variables: Variables, batch: Mapping[str, jax.Array]) -> descriptors.Descriptor:
-            batch = preprocess(batch)
-            described = self._describe_once(variables, batch)
-            if not evals["flip"]:
-                return described
-            # The mean of an image's and its mirror image's features; the metric normalises afterwards.
-            mirrored = self._describe_once(variables, {**batch, "image": batch["image"][:, :, ::-1]})
-            return descriptors.Descriptor((described.features + mirrored.features) / 2, described.visibility)
+            once = lambda batch: model.describe(model.apply(variables, batch, train=False))
+            return (evaluator.flip_average(once) if evals["flip"] else once)(preprocess(batch))
 
-        self.describe = jax.jit(describe, out_shardings=parallel.replicated(mesh))
-
-    def _describe_once(self, variables: Variables, batch: Mapping[str, jax.Array]) -> descriptors.Descriptor:
-        return self.model.describe(self.model.apply(variables, batch, train=False))
+        self._describe = jax.jit(describe, out_shardings=parallel.sharded(mesh))
 
     def example_batch(self) -> dict[str, np.ndarray]:
         """One black image and what goes with it, for shapes."""
         image = np.zeros((1, self.size["height"], self.size["width"], 3), np.uint8)
         return {"image": image, "camid": np.zeros(1, np.int32), "label": np.zeros(1, np.int32)}
 
-    def split(self, variables: Variables, split: records.Split) -> descriptors.Descriptor:
-        """Features of every image of a split, in its order, on every process.
-
-        Returns:
-            numpy `features` [N, D] or [N, S, D] and `visibility` [N, S] or None.
-        """
+    def split(self, variables: Variables, split: records.Split) -> evaluator.Extracted:
+        """Features of every image of a split, in its order, the same on every process."""
         batches = pipeline.eval_batches(
             split,
             **self.size,
@@ -126,9 +115,14 @@ class Extractor:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        return self._gather(variables, batches, len(split))
 
-    def images(self, variables: Variables, images: Sequence[np.ndarray]) -> descriptors.Descriptor:
+        def describe(batch: Mapping[str, np.ndarray]) -> descriptors.Descriptor:
+            described = self._describe(variables, parallel.to_global(dict(batch), self.mesh))
+            return jax.tree.map(parallel.local_rows, described)
+
+        return evaluator.extract_features(describe, batches, len(split))
+
+    def images(self, variables: Variables, images: Sequence[np.ndarray]) -> evaluator.Extracted:
         """Features of uint8 [H, W, 3] images of any size, camera unknown."""
         split = records.Split(
             name="images",
@@ -140,31 +134,6 @@ class Extractor:
             filenames=tuple(str(index) for index in range(len(images))),
         )
         return self.split(variables, split)
-
-    def _gather(self, variables: Variables, batches: Any, count: int) -> descriptors.Descriptor:
-        rows: dict[str, np.ndarray] = {}
-        pending: list[tuple[jax.Array, Any]] = []
-
-        def collect() -> None:
-            index, described = pending.pop(0)
-            index, described = jax.device_get((index, described))
-            for name, values in described._asdict().items():
-                if values is None:
-                    continue
-                target = rows.setdefault(name, np.zeros((count, *values.shape[1:]), np.float32))
-                target[index[index >= 0]] = values[index >= 0]
-
-        whole = jax.jit(lambda x: x, out_shardings=parallel.replicated(self.mesh))
-        for batch in batches:
-            wanted = {name: batch[name] for name in ("image", "camid", "index")}
-            global_batch = parallel.to_global(wanted, self.mesh)
-            index = whole(global_batch.pop("index"))
-            pending.append((index, self.describe(variables, global_batch)))
-            if len(pending) > 2:  # the device works on one batch while the host fetches another
-                collect()
-        while pending:
-            collect()
-        return descriptors.Descriptor(rows["features"], rows.get("visibility"))
 
 
 def from_run(path: str | pathlib.Path, *, best: bool = False) -> tuple[Extractor, dict[str, Any]]:

@@ -18,7 +18,7 @@ from reid_jax import config as config_lib
 from reid_jax import inference, parallel, run_folder
 from reid_jax.data import images as images_lib
 from reid_jax.data import prepare, records, simple_features
-from reid_jax.evaluation import features_file, ranking, report
+from reid_jax.evaluation import evaluator, features_file, ranking, report
 
 LOG = logging.getLogger(__name__)
 
@@ -48,14 +48,7 @@ def extract(
     """Features of a data set's query and gallery, junk included."""
     dataset.require("query", "gallery")
     query, gallery = (extractor.split(variables, split) for split in (dataset.query, dataset.gallery))
-    return features_file.FeatureSet(
-        query_features=query.features,
-        gallery_features=gallery.features,
-        query_visibility=query.visibility,
-        gallery_visibility=gallery.visibility,
-        **_index(dataset),
-        meta=meta,
-    )
+    return evaluator.feature_set(query, gallery, *_labels(dataset), meta)
 
 
 def extract_simple(
@@ -66,15 +59,12 @@ def extract_simple(
         describe(np.stack([_load(split, index, size) for index in range(len(split))]))
         for split in (dataset.query, dataset.gallery)
     )
-    return features_file.FeatureSet(query_features=query, gallery_features=gallery, **_index(dataset))
+    extracted = [evaluator.Extracted(features, None, 0.0, 0.0) for features in (query, gallery)]
+    return evaluator.feature_set(*extracted, *_labels(dataset))
 
 
-def _index(dataset: records.ReIDDataset) -> dict[str, Any]:
-    return {
-        f"{side}_{field}": getattr(split, attribute)
-        for side, split in (("query", dataset.query), ("gallery", dataset.gallery))
-        for field, attribute in (("ids", "pids"), ("cams", "camids"), ("names", "filenames"))
-    }
+def _labels(dataset: records.ReIDDataset) -> list[tuple[np.ndarray, np.ndarray, tuple[str, ...]]]:
+    return [(split.pids, split.camids, split.filenames) for split in (dataset.query, dataset.gallery)]
 
 
 def _load(split: records.Split, index: int, size: Mapping[str, Any] | None = None) -> np.ndarray:

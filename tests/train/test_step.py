@@ -1,0 +1,207 @@
+"""The train step: what it computes, on one device and on eight, with views, teachers, centres and micro-batches."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from reid_jax import errors, parallel, trees
+from reid_jax.train import extras, objective, state, step
+from tests.train import toy
+
+
+def _run(mesh, steps: int = 10, model: toy.Toy | None = None, views: tuple[str, ...] = (), **phase_options):
+    model = model or toy.Toy()
+    train_state = toy.initial_state(model, mesh)
+    phase = toy.phase(model, train_state.params, mesh, steps=(0, steps), views=views, **phase_options)
+    train_state = parallel.replicate(phase.begin(train_state), mesh)
+    losses = []
+    for number in range(1, steps + 1):
+        global_batch = parallel.to_global(toy.batch(number, phase.batch_size, views), mesh)
+        with jax.transfer_guard("disallow"):
+            train_state, metrics = phase.step(train_state, global_batch)
+        losses.append(float(metrics["loss"]))
+    return train_state, losses, metrics
+
+
+def _assert_close(left, right, tolerance: float) -> None:
+    for name, value in trees.flatten(left).items():
+        np.testing.assert_allclose(value, trees.flatten(right)[name], atol=tolerance, rtol=tolerance, err_msg=name)
+
+
+def test_one_step_is_forward_gradient_and_update():
+    model, mesh = toy.Toy(), parallel.mesh(jax.devices()[:1])
+    train_state = toy.initial_state(model, mesh)
+    before = jax.device_get(train_state)
+    batch = toy.batch(1)
+
+    def loss(params):
+        outputs, _ = model.apply(
+            {"params": params, "batch_stats": before.batch_stats}, batch, train=True, mutable=["batch_stats"]
+        )
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels(outputs["logits"], batch["label"]).mean()
+        d = np.linalg.norm(outputs["feature"][:, None] - outputs["feature"][None], axis=-1)
+        same = batch["label"][:, None] == batch["label"][None]
+        hinge = np.maximum(0, np.where(same, d, 0).max(1) - np.where(same, np.inf, d).min(1) + 0.3)
+        return cross_entropy, hinge.mean()
+
+    phase = toy.phase(model, before.params, mesh)
+    train_state, metrics = phase.step(
+        parallel.replicate(phase.begin(train_state), mesh), parallel.to_global(batch, mesh)
+    )
+    cross_entropy, hinge = loss(before.params)
+    np.testing.assert_allclose(metrics["loss/ce"], cross_entropy, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss/tri"], hinge, rtol=1e-4)
+    np.testing.assert_allclose(metrics["loss"], cross_entropy + hinge, rtol=1e-4)
+    assert int(train_state.step) == 1
+    # The first SGD step is the rate times the gradient: its norm is what the step reports.
+    moved = optax.global_norm(jax.tree.map(jnp.subtract, train_state.params, before.params))
+    np.testing.assert_allclose(moved, metrics["update_norm"], rtol=1e-4)
+    # Linen's momentum 0.9 is PyTorch's 0.1.
+    feature = model.apply(before_variables(before), batch, train=False)["feature"]
+    np.testing.assert_allclose(train_state.batch_stats["neck"]["mean"], 0.1 * feature.mean(axis=0), atol=1e-6)
+
+
+def before_variables(train_state):
+    return {"params": train_state.params, "batch_stats": train_state.batch_stats}
+
+
+def test_loss_falls():
+    _, losses, _ = _run(parallel.mesh(jax.devices()[:1]), steps=40)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5], ids=["plain", "dropout"])
+def test_one_device_equals_eight(dropout: float):
+    one, one_losses, _ = _run(parallel.mesh(jax.devices()[:1]), model=toy.Toy(dropout))
+    eight, eight_losses, _ = _run(parallel.mesh(), model=toy.Toy(dropout))
+    np.testing.assert_allclose(one_losses, eight_losses, rtol=1e-5)
+    _assert_close(one.params, eight.params, 1e-5)
+    _assert_close(one.batch_stats, eight.batch_stats, 1e-5)
+
+
+def test_micro_batches_average_gradients_of_whole_identities():
+    """With losses that are means over the images, two halves make the same update as the whole (no batch norm)."""
+    mesh = parallel.mesh(jax.devices()[:1])
+    terms = {"ce": toy.TERMS["ce"]}
+    model = toy.Linear()
+    states = []
+    for accumulate in (1, 2, 4):
+        train_state = toy.initial_state(model, mesh)
+        phase = toy.phase(model, train_state.params, mesh, terms=terms, accumulate=accumulate)
+        train_state, metrics = phase.step(
+            parallel.replicate(phase.begin(train_state), mesh), parallel.to_global(toy.batch(1), mesh)
+        )
+        states.append((train_state.params, float(metrics["loss"])))
+    for params, loss in states[1:]:
+        _assert_close(params, states[0][0], 1e-6)
+        assert loss == pytest.approx(states[0][1], rel=1e-5)
+
+
+def test_micro_batches_must_hold_whole_identities():
+    mesh = parallel.mesh(jax.devices()[:1])
+    with pytest.raises(errors.UserError, match="whole identities of 4"):
+        _run(mesh, steps=1, accumulate=3)
+
+
+def test_teacher_follows_student_and_gets_no_gradient():
+    mesh = parallel.mesh(jax.devices()[:1])
+    passes = {
+        "student": objective.Pass(view="corrupted"),
+        "teacher": objective.Pass(view="", network="extra/teacher", train=False, prefix="teacher/"),
+    }
+    terms = {**toy.TERMS, "imitate": {"loss": "triplet", "on": "teacher/feature", "weight": 1.0}}
+    extra = {"teacher": {"kind": "moving_average", "decay": 0.5}}
+    options = {"passes": passes, "extra": extra, "views": ("corrupted",)}
+    train_state, _, metrics = _run(mesh, steps=3, terms=terms, **options)
+    assert np.isfinite(metrics["loss/imitate"])
+    # A term that only reads the teacher changes nothing: no gradient passes.
+    without, _, _ = _run(mesh, steps=3, terms=toy.TERMS, **options)
+    _assert_close(train_state.params, without.params, 0.0)
+    assert not np.allclose(
+        train_state.extra["teacher"]["params"]["embed"]["kernel"], train_state.params["embed"]["kernel"]
+    )
+
+
+def test_moving_average_is_the_recursion():
+    average = extras.MovingAverage(decay=0.9)
+    value = average.init(jax.random.key(0), {"params": {"w": jnp.ones(2)}})
+    value = average.update(value, None, {"params": {"w": jnp.zeros(2)}})
+    np.testing.assert_allclose(value["params"]["w"], 0.9)
+
+
+def test_frozen_teacher_stays_what_the_phase_began_with():
+    mesh = parallel.mesh(jax.devices()[:1])
+    train_state, _, _ = _run(mesh, steps=3, extra={"teacher": {"kind": "frozen_copy"}})
+    begun = toy.initial_state(toy.Toy(), mesh)
+    _assert_close(train_state.extra["teacher"]["params"], begun.params, 0.0)
+
+
+def test_centres_move_by_their_own_rate():
+    mesh = parallel.mesh(jax.devices()[:1])
+    terms = {**toy.TERMS, "center": {"loss": "center", "on": ("feature", "extra/centres"), "weight": 0.01}}
+    centres = {"kind": "centres", "dimension": 6, "learning_rate": 0.5, "scale": 100.0}
+    model = toy.Toy()
+    begun = extras.build({"centres": centres}, num_classes=toy.CLASSES)["centres"].init(
+        jax.random.fold_in(jax.random.key(7), 0), {}
+    )
+    train_state, _, _ = _run(mesh, steps=1, terms=terms, extra={"centres": centres}, model=model)
+    moved = np.asarray(train_state.extra["centres"] - begun)
+    present = np.unique(toy.batch(1)["label"])
+    absent = np.setdiff1d(np.arange(toy.CLASSES), present)
+    assert np.all(np.abs(moved[present]).max(axis=1) > 1e-3)
+    np.testing.assert_array_equal(moved[absent], 0)
+
+
+def test_monitors_are_logged_and_not_trained_on():
+    model, mesh = toy.Toy(), parallel.mesh(jax.devices()[:1])
+    goal = toy.objective_of(model, monitors={"tri": toy.TERMS["tri"]}, terms={"ce": toy.TERMS["ce"]})
+    train_state = toy.initial_state(model, mesh)
+    total, (_, metrics) = goal(train_state.params, train_state.batch_stats, {}, toy.batch(1), jax.random.key(0))
+    assert float(total) == pytest.approx(float(metrics["loss/ce"]))
+    assert metrics["monitor/tri"] > 0
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (lambda: objective.Pass(network="teacher"), "'params' or 'extra/<name>'"),
+        (lambda: extras.build({"teacher": {"kind": "ema"}}, num_classes=2), "unknown kind of extra 'teacher'"),
+        (lambda: extras.build({"t": {"kind": "frozen_copy", "decay": 1}}, num_classes=2), "unknown option of extra"),
+    ],
+    ids=["network", "kind", "option"],
+)
+def test_mistakes_are_one_sentence(mistake, message):
+    with pytest.raises(errors.UserError, match=message):
+        mistake()
+
+
+def test_unknown_view_is_named():
+    mesh = parallel.mesh(jax.devices()[:1])
+    with pytest.raises(errors.UserError, match="unknown view 'corrupted'"):
+        _run(mesh, steps=1, passes={"main": objective.Pass(view="corrupted")})
+
+
+def test_randomness_is_a_function_of_seed_and_step():
+    keys = [step.step_key(seed, jnp.int32(at)) for seed, at in ((0, 1), (0, 2), (1, 1), (0, 1))]
+    data = [tuple(np.asarray(jax.random.key_data(key))) for key in keys]
+    assert data[0] == data[3]
+    assert len(set(data)) == 3
+
+
+def test_begin_phase_keeps_earlier_extras():
+    mesh = parallel.mesh(jax.devices()[:1])
+    train_state = toy.initial_state(toy.Toy(), mesh)
+    transformation = optax.sgd(0.1)
+    first = state.begin_phase(train_state, transformation, {"teacher": extras.FrozenCopy()}, jax.random.key(0))
+    second = state.begin_phase(
+        first.replace(params=jax.tree.map(jnp.zeros_like, first.params)),
+        transformation,
+        {"teacher": extras.FrozenCopy(), "average": extras.MovingAverage()},
+        jax.random.key(0),
+    )
+    _assert_close(second.extra["teacher"]["params"], train_state.params, 0.0)
+    assert float(optax.global_norm(second.extra["average"]["params"])) == 0.0
