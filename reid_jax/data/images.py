@@ -20,7 +20,7 @@ from reid_jax import errors
 # The input pipeline has threads of its own; a second pool inside every call would only fight with them.
 cv2.setNumThreads(1)
 
-_JPEG_START = b"\xff\xd8\xff"
+_JPEG_START, _PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
 def decode(data: bytes, name: str = "an image") -> np.ndarray:
@@ -75,12 +75,11 @@ def _open_with_pillow(data: bytes, name: str) -> Image.Image:
         raise errors.UserError(f"{name} is empty (0 bytes); replace the file or leave it out.")
     try:
         picture = Image.open(io.BytesIO(data))
-    except Exception:  # Pillow's plug-ins raise many kinds, struct.error and SyntaxError among them
-        raise errors.UserError(f"{name} is not an image that can be read; replace the file or leave it out.") from None
-    try:
         picture.load()
-    except Exception:
-        raise errors.UserError(f"{name} is cut off or damaged; replace the file or leave it out.") from None
+    except Exception:  # Pillow's plug-ins raise many kinds, struct.error and SyntaxError among them
+        begins_well = data.startswith((_JPEG_START, _PNG_START))
+        problem = "is cut off or damaged" if begins_well else "is not an image that can be read"
+        raise errors.UserError(f"{name} {problem}; replace the file or leave it out.") from None
     return picture
 
 

@@ -24,7 +24,6 @@ from reid_jax import errors
 from reid_jax.data import builders, checks, records
 
 ON_BAD_IMAGE = ("fail", "skip")
-REPORT_FILE = "preparation.json"
 
 _INCOMPLETE = ".incomplete-"
 _ABANDONED_SECONDS = 24 * 3600  # a build this old was killed
@@ -163,8 +162,9 @@ def prepare(
             "skipped": skipped,
             "seconds": round(time.monotonic() - started, 2),
             "options": options,
+            "files": {path.name: path.stat().st_size for path in sorted(built.iterdir())},
         }
-        (built / REPORT_FILE).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+        (built / records.REPORT_FILE).write_text(json.dumps(facts, indent=2), encoding="utf-8")
         _move(built, target, force)
     return dataclasses.replace(_report_of(name, target), existed=False)
 
@@ -314,9 +314,11 @@ def _listing_hash(name: str, rows: Mapping[str, Sequence[Any]]) -> str:
 
 def _read_facts(path: pathlib.Path) -> dict[str, Any]:
     try:
-        return json.loads((path / REPORT_FILE).read_text(encoding="utf-8"))
+        return json.loads((path / records.REPORT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise errors.UserError(f"{path} is damaged ({REPORT_FILE}); remove that folder and prepare it again.") from None
+        raise errors.UserError(
+            f"{path} is damaged ({records.REPORT_FILE}); remove that folder and prepare it again."
+        ) from None
 
 
 def _report_of(name: str, path: pathlib.Path) -> PreparationReport:

@@ -23,6 +23,9 @@ SPLITS = ("train", "query", "gallery")
 JUNK = -1  # pid of a detection that shows nobody in particular: dropped from the gallery before ranking
 DISTRACTOR = 0  # pid of a person who is nobody's match: stays in the gallery as a wrong answer
 
+# Written beside the records by `reid_jax.data.prepare`: where they come from, what was found, the size of every file.
+REPORT_FILE = "preparation.json"
+
 # Options a data set may be prepared with, and their defaults; each combination has a prepared folder of its own.
 OPTIONS: dict[str, dict[str, Any]] = {
     "synthped": {"size": "demo", "seed": 0},
@@ -293,6 +296,7 @@ def open_folder(name: str, path: pathlib.Path) -> ReIDDataset:
 
     damaged = errors.UserError(f"the prepared data set in {path} is damaged; remove that folder and prepare it again.")
     try:
+        _check_sizes(path)
         builder = tfds.builder_from_directory(path)
         metadata = builder.info.metadata
         found: dict[str, Any] = {}
@@ -311,6 +315,16 @@ def open_folder(name: str, path: pathlib.Path) -> ReIDDataset:
     except (OSError, KeyError, TypeError, ValueError, AssertionError):
         raise damaged from None
     return ReIDDataset(name=name, path=path, **found)
+
+
+def _check_sizes(path: pathlib.Path) -> None:
+    """Raises an OSError where a file is shorter or longer than when it was written: a copy was interrupted."""
+    report = path / REPORT_FILE
+    if not report.exists():
+        return  # built by TFDS itself
+    for name, size in json.loads(report.read_text(encoding="utf-8"))["files"].items():
+        if (path / name).stat().st_size != size:
+            raise OSError(f"{name} does not have {size} bytes")
 
 
 def _read_only(values: Sequence[int]) -> np.ndarray:

@@ -1,0 +1,142 @@
+"""Decoding and resizing, held against Pillow, and every kind of file that is no picture."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reid_jax import errors
+from reid_jax.data import images
+
+
+def _picture(height=48, width=24, seed=0):
+    small = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3)).astype(np.uint8)
+    return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _encoded(mode="RGB", kind="JPEG", **options):
+    buffer = io.BytesIO()
+    Image.fromarray(_picture()).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _with_pillow(data):
+    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(_encoded(subsampling=2, quality=80), id="jpeg 4:2:0"),
+        pytest.param(_encoded(subsampling=1, quality=60), id="jpeg 4:2:2"),
+        pytest.param(_encoded(subsampling=0, quality=95, progressive=True), id="progressive jpeg"),
+        pytest.param(_encoded("L"), id="grey jpeg"),
+        pytest.param(_encoded("CMYK"), id="cmyk jpeg"),
+        pytest.param(_encoded(kind="PNG"), id="png"),
+        pytest.param(_encoded("RGBA", "PNG"), id="png with alpha"),
+        pytest.param(_encoded("P", "PNG"), id="palette png"),
+        pytest.param(_encoded(kind="BMP"), id="bmp"),
+        pytest.param(_encoded() + b"trailing bytes", id="jpeg with a tail"),
+    ],
+)
+def test_decode_equals_pillow_bit_for_bit(data):
+    decoded = images.decode(data)
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, _with_pillow(data))
+
+
+def test_stray_bytes_between_markers_are_forgiven_as_pillow_does():
+    data = _encoded()
+    start = data.index(b"\xff\xdb")  # before the first quantisation table
+    damaged = data[:start] + b"\x00\x00\x00" + data[start:]
+    np.testing.assert_array_equal(images.decode(damaged), _with_pillow(damaged))
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"", "is empty"),
+        (b"hello, I am a text file", "not an image"),
+        (b"\xff\xd8\xff\xe0 no more", "cut off or damaged"),
+        (_encoded()[: len(_encoded()) // 2], "cut off or damaged"),
+        (_encoded(kind="PNG")[:-200], "cut off or damaged"),
+        (_encoded(kind="PNG")[:30], "cut off or damaged"),
+    ],
+    ids=["empty", "text", "jpeg start only", "half a jpeg", "cut png", "png header"],
+)
+def test_what_is_no_picture_is_named(data, complaint):
+    with pytest.raises(errors.UserError, match=complaint) as caught:
+        images.decode(data, "folder/0001_c1.jpg")
+    assert str(caught.value).startswith("folder/0001_c1.jpg ")
+
+
+def test_sixteen_bits_are_refused_instead_of_clipped():
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(buffer, "PNG")
+    with pytest.raises(errors.UserError, match="8 bits"):
+        images.decode(buffer.getvalue())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_damaged_bytes_end_in_a_picture_or_a_user_error(kind):
+    rng = np.random.default_rng(3)
+    data = _encoded(kind=kind)
+    for _ in range(200):
+        damaged = bytearray(data)
+        for position in rng.integers(0, len(data), 4):
+            damaged[position] = rng.integers(256)
+        try:
+            decoded = images.decode(bytes(damaged[: rng.integers(4, len(data))]))
+        except errors.UserError:
+            continue
+        assert decoded.dtype == np.uint8
+        assert decoded.shape[2] == 3
+
+
+def test_encoders_round_trip():
+    picture = _picture()
+    np.testing.assert_array_equal(images.decode(images.encode_png(picture)), picture)
+    close = images.decode(images.encode_jpeg(picture, 98)).astype(int)
+    assert np.abs(close - picture).max() < 16
+    parts = np.random.default_rng(0).integers(0, 9, (20, 10)).astype(np.uint8)
+    np.testing.assert_array_equal(images.decode_map(images.encode_png(parts)), parts)
+    np.testing.assert_array_equal(images.decode_map(parts[..., None]), parts)
+    with pytest.raises(errors.UserError, match="one 8-bit channel"):
+        images.decode_map(images.encode_png(picture), "parts of 0001.png")
+
+
+@pytest.mark.parametrize("size", [(96, 48), (61, 33), (24, 12), (20, 40), (100, 20)])
+@pytest.mark.parametrize(
+    ("name", "filter_", "tolerance"),
+    [
+        ("bilinear", Image.Resampling.BILINEAR, 1),  # enlarging is rounded once, Pillow rounds twice
+        ("bicubic", Image.Resampling.BICUBIC, 0),
+        ("nearest", Image.Resampling.NEAREST, 0),
+    ],
+)
+def test_resize_equals_pillow(size, name, filter_, tolerance):
+    picture = _picture()
+    expected = np.array(Image.fromarray(picture).resize(size[::-1], filter_)).astype(int)
+    found = images.resize(picture, *size, name)
+    assert found.shape == (*size, 3)
+    enlarged = size[0] >= 48 and size[1] >= 24
+    assert np.abs(found - expected).max() <= (tolerance if enlarged else 0)
+
+
+def test_area_is_the_mean_of_the_footprint():
+    picture = _picture(48, 24)
+    expected = picture.reshape(16, 3, 12, 2, 3).mean((1, 3))
+    assert np.abs(images.resize(picture, 16, 12, "area") - expected).max() <= 0.5
+
+
+def test_resize_of_maps_and_of_the_same_size():
+    parts = np.random.default_rng(0).integers(0, 9, (16, 8)).astype(np.uint8)
+    large = images.resize(parts, 32, 16, "nearest")
+    np.testing.assert_array_equal(large, parts.repeat(2, 0).repeat(2, 1))
+    assert images.resize(parts, 16, 8, "bilinear") is parts
+
+
+def test_unknown_interpolation_is_named():
+    with pytest.raises(errors.UserError, match="did you mean 'bilinear'"):
+        images.resize(_picture(), 10, 10, "bilinaer")
