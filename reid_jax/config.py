@@ -174,7 +174,8 @@ def override(config: ConfigDict, overrides: Overrides) -> None:
                 raise errors.unknown("config key", key, flatten(config))
             section = section[name]
         if value is None:
-            section.pop(leaf, None)
+            if leaf in section:
+                del section[leaf]
             continue
         if isinstance(value, Mapping):
             section[leaf] = ConfigDict(value)
