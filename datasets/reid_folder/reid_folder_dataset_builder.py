@@ -79,9 +79,10 @@ def _read_csv(file: pathlib.Path) -> dict[str, list[_Listed]]:
     reader.fieldnames = header
     missing = [name for name in ("path", "pid", "split") if name not in header]
     if missing:
+        got = repr(",".join(header)) if header else "an empty file"
         raise ValueError(
             f"expected the header path,pid,camid,split (camid optional) in the first line of {file}, "
-            f"{' and '.join(missing)} missing, got {','.join(header) or 'an empty file'!r}."
+            f"{' and '.join(missing)} missing, got {got}; separate columns with commas."
         )
     for record in reader:
         line = reader.line_num

@@ -1,0 +1,539 @@
+"""Preparation: whole or not at all, and a sentence for every wrong turn."""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+
+from reid_jax import errors
+from reid_jax.data import builders, checks, images, prepare, records
+
+SMALL = {"train_identities": 3, "test_identities": 2, "height": 32, "width": 16}
+
+
+@pytest.fixture
+def source(market, tmp_path):
+    """A fresh Market-layout folder at the default place below `tmp_path`."""
+    market.write(tmp_path / "market1501", **SMALL)
+    return tmp_path / "market1501"
+
+
+def _names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _nothing_written(root):
+    left = [path for path in (root / "prepared").rglob("*") if path.is_file()] if (root / "prepared").exists() else []
+    return left == [] and not list(root.rglob(".incomplete-*"))
+
+
+def _write_image(path, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.random.default_rng(seed).integers(0, 256, (16, 8, 3)).astype(np.uint8)
+    path.write_bytes(images.encode_jpeg(picture))
+
+
+# --- the straight way ---
+
+
+def test_forty_drawn_people_go_through_with_no_special_case(market, tmp_path):
+    counts = market.write(
+        tmp_path / "market1501", train_identities=20, test_identities=20, cameras=2, height=64, width=32
+    )
+    dataset = prepare.ensure("market1501", tmp_path)
+    assert {name: len(split) for name, split in dataset.splits().items()} == counts
+    labels, classes = records.train_labels(dataset.train)
+    assert labels.max() + 1 == len(classes) == 20
+    assert checks.check_protocol(dataset.query, dataset.gallery) == 0
+    assert images.decode(dataset.gallery.source[3]["image"]).shape == (64, 32, 3)
+
+
+def test_report_warns_of_counts_and_says_where(source, tmp_path):
+    report = prepare.prepare("market1501", tmp_path)
+    text = report.text()
+    assert "18 of 12,936" in text
+    assert "not the published ones of market1501 (train: 18 images, published are 12,936, and 9 more)" in text
+    assert str(report.path) in text
+    assert report.path == tmp_path / "prepared" / "market1501" / "1.0.0"
+    assert not report.existed
+    assert report.skipped == ()
+    assert _names(tmp_path / "prepared") == ["market1501"]
+
+
+def test_second_call_returns_at_once_and_changes_nothing(source, tmp_path, monkeypatch):
+    first = prepare.prepare("market1501", tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in first.path.iterdir()}
+    shutil.rmtree(source)  # the raw files are not needed any more
+    monkeypatch.setattr(checks, "unreadable_images", lambda *_, **__: pytest.fail("checked again"))
+    started = time.monotonic()
+    second = prepare.prepare("market1501", tmp_path)
+    assert time.monotonic() - started < 0.5
+    assert second.existed
+    assert "already prepared" in second.text()
+    assert second.table == first.table
+    assert second.warnings == first.warnings
+    assert {path: path.stat().st_mtime_ns for path in first.path.iterdir()} == before
+    assert prepare.ensure("market1501", tmp_path).index_hash() == first.dataset.index_hash()
+
+
+def test_same_files_give_the_same_hash_wherever_they_lie(market, tmp_path):
+    hashes = set()
+    for place in ("a", "b"):
+        market.write(tmp_path / place / "somewhere", **SMALL)
+        hashes.add(prepare.prepare("market1501", tmp_path / place, tmp_path / place / "somewhere").dataset.index_hash())
+    assert len(hashes) == 1
+
+
+def test_changed_source_is_noticed_and_force_rebuilds(source, tmp_path):
+    prepare.prepare("market1501", tmp_path)
+    _write_image(source / "bounding_box_train" / "0999_c1s1_000001_00.jpg")
+    again = prepare.prepare("market1501", tmp_path, source)
+    assert again.existed
+    assert "no longer those" in again.warnings[-1]
+    rebuilt = prepare.prepare("market1501", tmp_path, source, force=True)
+    assert not rebuilt.existed
+    assert 999 in rebuilt.dataset.train.pids
+    assert _names(tmp_path / "prepared") == ["market1501"]
+
+
+def test_check_only_writes_nothing(source, tmp_path):
+    report = prepare.prepare("market1501", tmp_path, check_only=True)
+    assert report.path is None
+    assert "18 of 12,936" in report.text()
+    assert "nothing was written" in report.text()
+    assert not (tmp_path / "prepared").exists()
+    with pytest.raises(errors.UserError, match="without --check"):
+        _ = report.dataset
+
+
+# --- finding the source ---
+
+
+@pytest.mark.parametrize("levels", ["Market-1501-v15.09.15", "downloads/Market-1501-v15.09.15"])
+def test_folder_in_between_is_found(market, tmp_path, levels):
+    market.write(tmp_path / "market1501" / levels, **SMALL)
+    report = prepare.prepare("market1501", tmp_path)
+    assert report.source == str(tmp_path / "market1501" / levels)
+    # Asked for by the outer folder again, it is still the same source.
+    assert prepare.prepare("market1501", tmp_path, tmp_path / "market1501").existed
+
+
+def test_one_folder_too_deep_is_understood(source, tmp_path):
+    assert prepare.prepare("market1501", tmp_path, source / "bounding_box_train").source == str(source)
+
+
+def test_missing_source_says_what_was_expected_and_what_to_do(tmp_path):
+    with pytest.raises(errors.UserError) as caught:
+        prepare.ensure("market1501", tmp_path)
+    sentence = str(caught.value)
+    assert f"in {tmp_path / 'market1501'}, there is no such folder" in sentence
+    assert "Market-1501-v15.09.15.zip" in sentence
+    assert "\n" not in sentence
+    assert _nothing_written(tmp_path)
+
+
+def test_packed_archive_is_explained(tmp_path):
+    (tmp_path / "market1501").mkdir()
+    (tmp_path / "market1501" / "Market.zip").write_bytes(b"PK")
+    with pytest.raises(errors.UserError, match=r"\(there: Market.zip\); unpack Market.zip there"):
+        prepare.prepare("market1501", tmp_path)
+    with pytest.raises(errors.UserError, match=r"expected a folder .* unpack it first"):
+        prepare.prepare("market1501", tmp_path, tmp_path / "market1501" / "Market.zip")
+
+
+def test_wrong_folder_lists_what_is_there(tmp_path):
+    (tmp_path / "market1501" / "holidays").mkdir(parents=True)
+    with pytest.raises(
+        errors.UserError, match=r"bounding_box_train, query, bounding_box_test in .* \(there: holidays\)"
+    ):
+        prepare.prepare("market1501", tmp_path)
+
+
+def test_other_source_than_before_is_refused(source, market, tmp_path):
+    prepare.prepare("market1501", tmp_path)
+    market.write(tmp_path / "elsewhere", **SMALL)
+    with pytest.raises(errors.UserError, match=r"was prepared from .*market1501, not from .*elsewhere; .*--force"):
+        prepare.prepare("market1501", tmp_path, tmp_path / "elsewhere")
+
+
+# --- splits and names ---
+
+
+def test_missing_split(source, tmp_path):
+    shutil.rmtree(source / "query")
+    with pytest.raises(
+        errors.UserError, match=r"but query is missing \(there: bounding_box_test, bounding_box_train\)"
+    ):
+        prepare.prepare("market1501", tmp_path)
+    assert _nothing_written(tmp_path)
+
+
+def test_empty_split(source, tmp_path):
+    for path in (source / "query").glob("*.jpg"):
+        path.unlink()
+    with pytest.raises(errors.UserError, match=r"expected images \(.jpg, .jpeg, .png\) in .*query, found none"):
+        prepare.prepare("market1501", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["holiday.jpg", "0001_s1c1.jpg", "0001_c0s1_1.jpg", "_c1s1.jpg", "-2_c1s1_000001_00.jpg"]
+)
+def test_name_that_does_not_parse(source, tmp_path, name):
+    _write_image(source / "query" / name)
+    with pytest.raises(errors.UserError, match="does not parse: expected an identity and a camera") as caught:
+        prepare.prepare("market1501", tmp_path)
+    assert str(source / "query" / name) in str(caught.value)
+    assert _nothing_written(tmp_path)
+
+
+# --- damaged images ---
+
+
+def _damage(source):
+    """Cuts one JPEG, replaces a second by text and empties a third."""
+    train = sorted((source / "bounding_box_train").glob("*.jpg"))
+    train[2].write_bytes(train[2].read_bytes()[:-150])
+    train[4].write_text("<html>404</html>")
+    gallery = sorted((source / "bounding_box_test").glob("0*.jpg"))
+    gallery[-1].write_bytes(b"")
+    return [train[2], train[4], gallery[-1]]
+
+
+def test_damaged_image_is_named(source, tmp_path):
+    cut, *_ = _damage(source)
+    with pytest.raises(errors.UserError) as caught:
+        prepare.prepare("market1501", tmp_path)
+    sentence = str(caught.value)
+    assert f"{cut} is cut off or damaged" in sentence
+    assert "(2 more of " in sentence
+    assert "--on-bad-image skip" in sentence
+    assert _nothing_written(tmp_path)
+
+
+def test_damaged_images_can_be_left_out(source, tmp_path):
+    damaged = _damage(source)
+    report = prepare.prepare("market1501", tmp_path, on_bad_image="skip")
+    assert [sentence.split()[0] for sentence in report.skipped] == [str(path) for path in damaged]
+    assert all(str(path) in report.text() for path in damaged)
+    dataset = report.dataset
+    assert len(dataset.train) == 16
+    assert damaged[0].name not in dataset.train.filenames
+    assert damaged[2].name not in dataset.gallery.filenames
+    for split in dataset.splits().values():
+        assert [element["pid"] for element in split.source] == split.pids.tolist()
+    # The raw files have not changed since.
+    assert prepare.prepare("market1501", tmp_path, source).warnings == report.warnings
+
+
+def test_split_with_damaged_images_only(source, tmp_path):
+    for path in (source / "query").glob("*.jpg"):
+        path.write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(errors.UserError, match="none of the 6 images of the query split can be read"):
+        prepare.prepare("market1501", tmp_path, on_bad_image="skip")
+
+
+def test_unknown_way_with_bad_images(tmp_path):
+    with pytest.raises(errors.UserError, match="did you mean 'skip'"):
+        prepare.prepare("market1501", tmp_path, on_bad_image="skipp")
+
+
+# --- counts and identities ---
+
+
+def test_strict_counts(source, tmp_path):
+    with pytest.raises(errors.UserError, match=r"counts are not the published ones .*leave out --strict-counts"):
+        prepare.prepare("market1501", tmp_path, strict_counts=True)
+    assert _nothing_written(tmp_path)
+
+
+def test_published_counts_pass_without_a_word(source, tmp_path, monkeypatch):
+    splits = prepare.prepare("market1501", tmp_path).dataset.splits()
+    module = builders.load("market1501")
+    monkeypatch.setattr(module, "PUBLISHED", {name: split.counts() for name, split in splits.items()})
+    report = prepare.prepare("market1501", tmp_path, strict_counts=True, force=True)
+    assert report.warnings == ()
+    assert " of " not in report.table
+
+
+def test_identity_with_one_image_and_shared_identities_are_warned_of(source, tmp_path):
+    _write_image(source / "bounding_box_train" / "0005_c1s1_000001_00.jpg")  # 5 is a test person
+    warnings = prepare.prepare("market1501", tmp_path).warnings
+    assert any(one.startswith("1 of 4 training identities have one image only (pid 5)") for one in warnings)
+    assert any(one.startswith("1 identities are in the training and in the test half (pid 5)") for one in warnings)
+
+
+def test_single_camera_is_warned_of_at_preparation(market, tmp_path):
+    market.write(tmp_path / "market1501", cameras=1, **SMALL)
+    warnings = prepare.prepare("market1501", tmp_path).warnings
+    assert any("all images come from one camera" in one and "same_camera_filter=False" in one for one in warnings)
+
+
+def test_query_without_answer_is_counted(source, tmp_path):
+    _write_image(source / "query" / "0777_c1s1_000001_00.jpg")
+    warnings = prepare.prepare("market1501", tmp_path).warnings
+    assert any(one.startswith("1 of 7 queries have no right answer") for one in warnings)
+
+
+# --- the protocol's check ---
+
+
+def _split(name, pids, camids):
+    pids, camids = np.asarray(pids, np.int32), np.asarray(camids, np.int32)
+    return records.Split(f"toy/{name}", [None] * len(pids), pids, camids, tuple(map(str, range(len(pids)))))
+
+
+@pytest.mark.parametrize(
+    ("query", "gallery", "cause"),
+    [
+        (([1, 2], [0, 0]), ([1, 2], [0, 0]), "all images come from one camera"),
+        (([1, 2], [-1, -1]), ([1, 2], [-1, -1]), "no camera ids are known"),
+        (([1, 2], [0, 1]), ([1, 1, 2], [0, 0, 1]), "each person was seen by one camera only"),
+    ],
+)
+def test_single_camera_gallery_is_explained(query, gallery, cause):
+    query, gallery = _split("query", *query), _split("gallery", *gallery)
+    with pytest.raises(errors.UserError) as caught:
+        checks.check_protocol(query, gallery)
+    assert cause in str(caught.value)
+    assert "same_camera_filter=False" in str(caught.value)
+    assert checks.check_protocol(query, gallery, same_camera_filter=False) == 0
+
+
+def test_no_common_person_is_another_sentence():
+    query, gallery = _split("query", [1, 2], [0, 0]), _split("gallery", [3, 0, -1], [1, 1, 1])
+    for same_camera_filter in (True, False):
+        with pytest.raises(errors.UserError, match=r"no identity of toy/query is in toy/gallery"):
+            checks.check_protocol(query, gallery, same_camera_filter)
+
+
+def test_empty_query_or_gallery():
+    with pytest.raises(errors.UserError, match="toy/gallery is empty"):
+        checks.check_protocol(_split("query", [1], [0]), _split("gallery", [], []))
+
+
+def test_queries_without_match_agrees_with_the_definition():
+    rng = np.random.default_rng(5)
+    query = _split("query", rng.integers(1, 12, 60), rng.integers(0, 3, 60))
+    gallery = _split("gallery", rng.integers(-1, 12, 25), rng.integers(0, 3, 25))
+    for keep_camera in (True, False):
+        expected = [
+            not any(
+                g == q and (d != c or not keep_camera) for g, d in zip(gallery.pids.tolist(), gallery.camids.tolist())
+            )
+            for q, c in zip(query.pids.tolist(), query.camids.tolist())
+        ]
+        found = checks.queries_without_match(query, gallery, keep_camera)
+        assert found.tolist() == expected
+        assert 0 < found.sum() < 60
+
+
+# --- half-written folders ---
+
+
+def test_a_builder_that_fails_leaves_nothing(source, tmp_path, monkeypatch):
+    module = builders.load("market1501")
+
+    def explode(self, rows):
+        yield from ()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Builder, "_generate_examples", explode)
+        with pytest.raises(errors.UserError, match=r"could not write the prepared data set to .*No space left"):
+            prepare.prepare("market1501", tmp_path)
+    assert _names(tmp_path / "prepared") == []
+    assert not prepare.prepare("market1501", tmp_path).existed
+
+
+def test_killed_while_building_is_as_if_never_begun(source, tmp_path):
+    program = (
+        "import os, signal; from reid_jax.data import prepare; "
+        "prepare._move = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
+        f"prepare.prepare('market1501', {str(tmp_path)!r})"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+    left = _names(tmp_path / "prepared")
+    assert len(left) == 1
+    assert left[0].startswith(".incomplete-market1501-")
+    with pytest.raises(errors.UserError, match="is not prepared"):
+        records.open_dataset("market1501", tmp_path)
+    abandoned = tmp_path / "prepared" / left[0]
+    os.utime(abandoned, (0, 0))  # long ago: the next preparation clears it away
+    assert not prepare.prepare("market1501", tmp_path).existed
+    assert _names(tmp_path / "prepared") == ["market1501"]
+
+
+def test_faster_process_wins(source, tmp_path, monkeypatch):
+    move = prepare._move
+
+    def overtaken(built, target, replace):
+        shutil.copytree(built, target)
+        (target / "first").touch()
+        move(built, target, replace)
+
+    monkeypatch.setattr(prepare, "_move", overtaken)
+    report = prepare.prepare("market1501", tmp_path)
+    assert (report.path / "first").exists()
+    assert len(report.dataset.train) == 18
+
+
+def test_root_that_cannot_be_written_is_one_sentence(source, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(errors.UserError, match="could not write the prepared data set"):
+        prepare.prepare("market1501", tmp_path / "taken", source)
+
+
+def test_damaged_report_is_one_sentence(source, tmp_path):
+    report = prepare.prepare("market1501", tmp_path)
+    (report.path / records.REPORT_FILE).write_text("{")
+    with pytest.raises(errors.UserError, match="is damaged"):
+        prepare.prepare("market1501", tmp_path)
+    assert json.loads((report.path / "metadata.json").read_text())["pids"]["query"]
+
+
+# --- generated data sets ---
+
+
+def _generated_builder():
+    import tensorflow_datasets as tfds
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """Two drawn images."""
+
+        name = "synthped"
+        VERSION = tfds.core.Version("2.0.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "parts": tfds.features.Image(shape=(None, None, 1)),
+                "pid": np.int32,
+                "camid": np.int32,
+                "filename": tfds.features.Text(),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(features),
+                metadata=tfds.core.MetadataDict(),
+                disable_shuffling=True,
+            )
+
+        def _split_generators(self, dl_manager):
+            for key, values in {"pids": [1, 2], "camids": [0, 1], "filenames": ["a", "b"]}.items():
+                self.info.metadata[key] = {"train": values}
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            parts = images.encode_png(np.arange(32, dtype=np.uint8).reshape(8, 4))
+            for index, name in enumerate(self.builder_config.name):
+                if index < 2:
+                    picture = images.encode_png(np.full((8, 4, 3), ord(name), np.uint8))
+                    yield (
+                        index,
+                        {
+                            "image": picture,
+                            "parts": parts,
+                            "pid": index + 1,
+                            "camid": index,
+                            "filename": "ab"[index],
+                        },
+                    )
+
+    def make_config(name, options):
+        assert name == "synthped"
+        return tfds.core.BuilderConfig(name=f"{options['size']}_seed{options['seed']}", version="2.0.0")
+
+    return types.SimpleNamespace(Builder=Builder, make_config=make_config)
+
+
+def test_generated_data_needs_no_source_and_keeps_options_apart(tmp_path, monkeypatch):
+    module = _generated_builder()
+    monkeypatch.setattr(builders, "load", lambda name: module)
+    first = prepare.prepare("synthped", tmp_path, size="tiny", seed=4)
+    assert first.path == tmp_path / "prepared" / "synthped-tiny-seed4" / "2.0.0"
+    assert "2 of 2 training identities have one image only" in first.text()
+    dataset = prepare.ensure("synthped", tmp_path, size="tiny", seed=4)
+    element = dataset.train.source[1]
+    assert (element["pid"], element["camid"], element["filename"]) == (2, 1, "b")
+    assert images.decode_map(element["parts"])[1, 0] == 4
+    assert images.decode(element["image"])[0, 0, 0] == ord("i")
+    prepare.ensure("synthped", tmp_path, size="demo")
+    assert _names(tmp_path / "prepared") == ["synthped-demo-seed0", "synthped-tiny-seed4"]
+    assert prepare.prepare("synthped", tmp_path, size="tiny", seed=4).existed
+    with pytest.raises(errors.UserError, match="is generated and takes no source"):
+        prepare.prepare("synthped", tmp_path, tmp_path)
+
+
+# --- names and the script ---
+
+
+def test_unknown_data_set_lists_the_known(tmp_path):
+    with pytest.raises(errors.UserError, match=r"did you mean 'market1501'.*known: .*reid_folder"):
+        prepare.prepare("market1051", tmp_path)
+
+
+def test_a_builder_is_imported_once():
+    assert builders.load("market1501") is builders.load("market1501")
+    assert set(builders.available()) >= {"market1501", "reid_folder"}
+
+
+@pytest.fixture
+def script(root, capsys, monkeypatch):
+    """Runs the script inside this process; returns exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["prepare_dataset.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(root / "scripts" / "prepare_dataset.py"), run_name="__main__")
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def test_script_prepares_and_prints_the_table(script, source, tmp_path):
+    code, out, err = script("market1501", "--source", source, "--root", tmp_path)
+    assert (code, err) == (0, "")
+    assert "18 of 12,936" in out
+    assert f"prepared in {tmp_path / 'prepared' / 'market1501' / '1.0.0'}" in out
+    code, out, _ = script("market1501", "--root", tmp_path)
+    assert code == 0
+    assert "already prepared" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((), "expected the name of a data set"),
+        (("markt1501",), "did you mean 'market1501'"),
+        (("market1501",), "there is no such folder"),
+        (("market1501", "--option", "seed=1"), "unknown option of data set"),
+        (("market1501", "--option", "seed"), "expected an option as key=value"),
+        (("reid_folder", "--option", "source=x"), "did you mean --source"),
+        (("market1501", "--on-bad-image", "ignore"), "unknown value of on_bad_image"),
+    ],
+)
+def test_script_ends_with_one_sentence_and_exit_code_2(script, tmp_path, arguments, complaint):
+    code, out, err = script(*arguments, "--root", tmp_path)
+    assert code == 2
+    assert out == ""
+    assert complaint in err
+    assert len(err.strip().splitlines()) == 1
+    assert "Traceback" not in err
+
+
+def test_script_checks_and_lists(script, source, tmp_path):
+    code, out, _ = script("market1501", "--root", tmp_path, "--check")
+    assert code == 0
+    assert "nothing was written" in out
+    assert not (tmp_path / "prepared").exists()
+    code, out, _ = script("--list")
+    assert code == 0
+    assert "market1501" in out.split()
