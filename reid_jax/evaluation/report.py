@@ -226,13 +226,16 @@ def _answer(
     feature_set: FeatureSet, row: int, distance: float, rank: int, correct: bool, uri: str, extra: str = ""
 ) -> str:
     mark, word = ("✓", "right") if correct else ("✗", "wrong")
-    identity, camera = int(feature_set.gallery_ids[row]), int(feature_set.gallery_cams[row])
+    number, camera = int(feature_set.gallery_ids[row]), int(feature_set.gallery_cams[row])
+    # Some data sets number people from 0: there it is somebody, and is asked for.
+    distractor = number == 0 and not (feature_set.query_ids == 0).any()
+    identity = "distractor" if distractor else "junk" if number == JUNK_ID else f"id {number}"
     name = html.escape(feature_set.gallery_names[row])
     return (
-        f'<figure class="{word}{extra}" title="{name}&#10;identity {identity}, {_camera(camera)}">'
-        f'<img src="{uri}" alt="rank {rank}, {word}, identity {identity}" loading="lazy">'
+        f'<figure class="{word}{extra}" title="{name}&#10;{identity}, {_camera(camera)}">'
+        f'<img src="{uri}" alt="rank {rank}, {word}, {identity}" loading="lazy">'
         f'<span class="rank">{rank}</span><span class="mark">{mark}</span>'
-        f"<figcaption><b>{_number(distance)}</b><span>id {identity}</span><span>{_camera(camera)}</span></figcaption>"
+        f"<figcaption><b>{_number(distance)}</b><span>{identity}</span><span>{_camera(camera)}</span></figcaption>"
         "</figure>"
     )
 
