@@ -25,7 +25,10 @@ from reid_jax.data import images, records, samplers, transforms
 Batch = dict[str, np.ndarray]
 
 CACHE_LIMIT_BYTES = 2 * 2**30  # Market-1501's training images at 256x128 take 1.2 GB
+# Workers hand batches over in shared memory, about four on their way for each; containers often have 64 MB of it.
+SHARED_MEMORY_NEEDED_BYTES = 2**30
 _ENDLESS = 2**60
+_NEVER_SHARED = 2**60
 
 
 class Batches:
@@ -49,6 +52,10 @@ class Batches:
         ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         stream = steps.to_iter_dataset(ahead)
         if workers:
+            if _free_shared_memory() < SHARED_MEMORY_NEEDED_BYTES:
+                # A full shared memory would kill the workers; pipes cost one more copy of each batch.
+                options = grain.experimental.DatasetOptions(min_shm_size=_NEVER_SHARED)
+                stream = grain.experimental.WithOptionsIterDataset(stream, options)
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
         self._iterator = iter(stream)
         self._closed = False
@@ -327,6 +334,14 @@ def _free_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     except (ValueError, OSError, AttributeError):
         return 2**62
+
+
+def _free_shared_memory() -> int:
+    try:
+        state = os.statvfs("/dev/shm")
+    except (OSError, AttributeError):
+        return 2**62  # not Linux: shared memory is not a file system of its own
+    return state.f_bavail * state.f_frsize
 
 
 class _EvalStep:

@@ -130,12 +130,26 @@ def test_shares_make_up_the_global_batch(split, expected, count):
         assert all((b["label"][::2] == b["label"][1::2]).all() for b in share)
 
 
-def test_workers_change_nothing_and_pass_errors_on(split, expected):
+def test_workers_change_nothing_and_pass_errors_on(split, expected, monkeypatch):
     assert_equal(collect(split, workers=2, threads=1, num_steps=3), expected[:3])
-    broken = make_records()
-    broken[17] = {**broken[17], "image": broken[17]["image"][:80]}
-    with pytest.raises(errors.UserError, match=r"0017\.jpg"):
-        collect(make_split(broken), workers=1, sampler={"name": "shuffle", "batch_size": 40})
+    monkeypatch.setattr(pipeline, "SHARED_MEMORY_NEEDED_BYTES", 2**61)  # from here on through pipes
+    broken = make_records(41)
+    broken[40] = {**broken[40], "image": broken[40]["image"][:80]}
+    run = pipeline.train_batches(
+        make_split(broken),
+        np.arange(41),
+        **{**SETTINGS, "sampler": {"name": "shuffle", "batch_size": 20}, "augment": None},
+        workers=1,
+        threads=0,
+    )
+
+    def check_until_the_broken_one():
+        for batch in run:
+            good = images.resize(images.decode(broken[batch["index"][0]]["image"]), 32, 16)
+            np.testing.assert_array_equal(batch["image"][0], good)
+
+    with run, pytest.raises(errors.UserError, match=r"0040\.jpg"):
+        check_until_the_broken_one()
 
 
 @pytest.mark.parametrize("threads", [0, 2])
