@@ -68,3 +68,14 @@ def test_mistakes_are_named():
         images.fill_boxes(batch, BOXES, "noise")
     with pytest.raises(errors.UserError, match="3 numbers"):
         images.fill_boxes(batch, BOXES, (0.5, 0.5))
+
+
+def test_noise_does_not_depend_on_the_number_of_devices():
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+    start, boxes = jnp.zeros((4, 8, 6, 3)), np.tile(np.array([[0, 0, 8, 6]], np.int32), (4, 1))
+    fill = jax.jit(lambda x, b, k: images.fill_boxes(x, b, "noise", k))
+    alone = fill(start, boxes, jax.random.key(0))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    shared = fill(jax.device_put(start, split), jax.device_put(boxes, split), jax.random.key(0))
+    assert len(shared.sharding.device_set) == 4
+    np.testing.assert_array_equal(shared, alone)
