@@ -261,12 +261,18 @@ def _build(
 
 @contextlib.contextmanager
 def _quiet_tfds() -> Iterator[None]:
-    """TFDS prints an announcement and two bars per split; our report says what happened."""
+    """TFDS announces itself, warns of every configuration not in its list, and shows two bars per split."""
     import tensorflow_datasets as tfds
+    from absl import logging
 
     tfds.disable_progress_bar()
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _move(built: pathlib.Path, target: pathlib.Path, replace: bool) -> None:
