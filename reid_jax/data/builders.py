@@ -69,6 +69,7 @@ def locate(name: str, module: types.ModuleType, source: pathlib.Path) -> pathlib
     source = source.expanduser()
     wanted = tuple(getattr(module, "FOLDERS", {}).values())
     todo = " ".join(module.Builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+    todo = todo[0].lower() + todo[1:]
     if not source.exists():
         raise errors.UserError(
             f"expected the files of data set {name!r} in {source}, there is no such folder; give --source, or: {todo}"
@@ -100,15 +101,27 @@ def _folders_below(folder: pathlib.Path, levels: int) -> list[pathlib.Path]:
     return children + [deeper for child in children for deeper in _folders_below(child, levels - 1)]
 
 
-def scan(module: types.ModuleType, source: pathlib.Path) -> dict[str, list[Any]]:
-    """Lists the images of all splits by the builder's own `scan`.
+def read(name: str, module: types.ModuleType, source: pathlib.Path) -> tuple[pathlib.Path, dict[str, list[Any]]]:
+    """Finds the data set in `source` and lists the images of all splits, by the builder's own `scan`.
+
+    Returns:
+        The folder (or file) that was read, and the rows of each split.
 
     Raises:
-        UserError: what it cannot read, in one sentence.
+        UserError: what is not there or cannot be read, in one sentence.
     """
     try:
-        return module.scan(source)
+        origin = locate(name, module, source)
+        rows = module.scan(origin)
     except (ValueError, csv.Error) as error:
         raise errors.UserError(str(error)) from None
     except OSError as error:
         raise errors.UserError(f"cannot read {error.filename or source}: {error.strerror}.") from None
+    for row in (row for listed in rows.values() for row in listed):
+        try:
+            row.filename.encode()
+        except UnicodeEncodeError:  # bytes that are no UTF-8, which Linux allows in file names
+            raise errors.UserError(
+                f"the file name {row.filename!a} in {origin} is not plain text; rename the file."
+            ) from None
+    return origin, rows

@@ -87,7 +87,7 @@ def queries_without_match(query: records.Split, gallery: records.Split, same_cam
         query: the query split.
         gallery: the gallery split.
         same_camera_filter: leave out gallery images of the query's person from the query's camera, as the usual
-            protocol does. Two unknown cameras (-1) count as the same one.
+            protocol does. An unknown camera (-1) is nobody's "same camera", as in the evaluation.
 
     Returns:
         bool [Q], True where no gallery image is a right answer.
@@ -96,7 +96,8 @@ def queries_without_match(query: records.Split, gallery: records.Split, same_cam
     people[records.JUNK] = 0
     same_camera: collections.Counter = collections.Counter()
     if same_camera_filter:
-        same_camera.update(zip(gallery.pids.tolist(), gallery.camids.tolist()))
+        pairs = zip(gallery.pids.tolist(), gallery.camids.tolist())
+        same_camera.update((pid, camid) for pid, camid in pairs if camid != records.UNKNOWN_CAMERA)
     pairs = zip(query.pids.tolist(), query.camids.tolist())
     return np.array([people[pid] - same_camera[(pid, camid)] <= 0 for pid, camid in pairs], bool)
 
@@ -126,13 +127,8 @@ def check_protocol(query: records.Split, gallery: records.Split, same_camera_fil
             f"no identity of {query.name} is in {gallery.name}, so there is nothing to find (query pids "
             f"{_some(query.pids)}, gallery pids {_some(gallery.pids)}); give both splits images of the same people."
         )
-    cause = (
-        "no camera ids are known"
-        if (gallery.camids < 0).all()
-        else "all images come from one camera"
-        if len(np.unique(gallery.camids)) == 1
-        else "each person was seen by one camera only"
-    )
+    one_camera = len(np.unique(np.concatenate([query.camids, gallery.camids]))) == 1
+    cause = "all images come from one camera" if one_camera else "each person was seen by one camera only"
     raise errors.UserError(
         f"every gallery image of a query's person is from the query's own camera ({query.name} in {gallery.name}: "
         f"{cause}), and the usual protocol leaves such images out, so there is nothing to find; give camera ids of two "
@@ -166,15 +162,23 @@ def warnings_about(splits: Mapping[str, records.Split], disjoint: bool = False) 
                     "this data set's protocol keeps apart; scores will be too high."
                 )
     if query is not None and gallery is not None:
-        try:
-            without = check_protocol(query, gallery)
-        except errors.UserError as error:
-            found.append(str(error))
-        else:
-            if without:
-                found.append(
-                    f"{without} of {len(query)} queries have no right answer in the gallery and will not count."
-                )
+        found += _warnings_about_protocol(query, gallery)
+    return found
+
+
+def _warnings_about_protocol(query: records.Split, gallery: records.Split) -> list[str]:
+    try:
+        without = check_protocol(query, gallery)
+    except errors.UserError as error:
+        return [str(error)]
+    found = []
+    if (gallery.camids == records.UNKNOWN_CAMERA).all():
+        found.append(
+            "no camera is known, so images from the query's own camera count as right answers; scores will be higher "
+            "than across cameras."
+        )
+    if without:
+        found.append(f"{without} of {len(query)} queries have no right answer in the gallery and will not count.")
     return found
 
 

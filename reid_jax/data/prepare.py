@@ -138,8 +138,7 @@ def prepare(
     warnings: list[str] = []
     table, origin, listing = "", None, None
     if is_made_of_files:
-        origin = builders.locate(name, module, pathlib.Path(source) if source else pathlib.Path(root) / name)
-        rows = builders.scan(module, origin)
+        origin, rows = builders.read(name, module, pathlib.Path(source or pathlib.Path(root) / name))
         listing = _listing_hash(name, rows)
         rows, skipped = _without_bad_images(rows, on_bad_image, progress)
         splits = _as_splits(name, rows)
@@ -306,7 +305,7 @@ def _report_again(
             "--option title=NAME), or replace it with --force."
         )
     # Names only, a fraction of a second: new or renamed files should not go unnoticed.
-    listing = _listing_hash(name, builders.scan(module, builders.locate(name, module, now)))
+    listing = _listing_hash(name, builders.read(name, module, now)[1])
     if listing == _read_facts(path).get("listing"):
         return report
     changed = f"the files in {now} are no longer those that {path} was prepared from; use --force to prepare it again."

@@ -21,6 +21,7 @@ from reid_jax import errors
 
 SPLITS = ("train", "query", "gallery")
 JUNK = -1  # pid of a detection that shows nobody in particular: dropped from the gallery before ranking
+UNKNOWN_CAMERA = -1  # camid of an image of which nobody knows the camera
 DISTRACTOR = 0  # pid of a person who is nobody's match: stays in the gallery as a wrong answer
 
 # Written beside the records by `reid_jax.data.prepare`: where they come from, what was found, the size of every file.

@@ -193,6 +193,12 @@ def test_name_that_does_not_parse(source, tmp_path, name):
     assert _nothing_written(tmp_path)
 
 
+def test_name_that_is_no_text(source, tmp_path):
+    _write_image(source / "query" / os.fsdecode(b"0001_c1s1_\xff.jpg"))
+    with pytest.raises(errors.UserError, match=r"0001_c1s1_\\udcff.jpg' in .* is not plain text; rename the file"):
+        prepare.prepare("market1501", tmp_path)
+
+
 # --- damaged images ---
 
 
@@ -293,7 +299,6 @@ def _split(name, pids, camids):
     ("query", "gallery", "cause"),
     [
         (([1, 2], [0, 0]), ([1, 2], [0, 0]), "all images come from one camera"),
-        (([1, 2], [-1, -1]), ([1, 2], [-1, -1]), "no camera ids are known"),
         (([1, 2], [0, 1]), ([1, 1, 2], [0, 0, 1]), "each person was seen by one camera only"),
     ],
 )
@@ -304,6 +309,12 @@ def test_single_camera_gallery_is_explained(query, gallery, cause):
     assert cause in str(caught.value)
     assert "same_camera_filter=False" in str(caught.value)
     assert checks.check_protocol(query, gallery, same_camera_filter=False) == 0
+
+
+def test_unknown_cameras_are_never_the_same_camera():
+    query, gallery = _split("query", [1, 2], [-1, 0]), _split("gallery", [1, 2, 2], [-1, 0, -1])
+    assert checks.queries_without_match(query, gallery).tolist() == [False, False]
+    assert checks.check_protocol(query, _split("gallery", [1, 2], [-1, 0])) == 1
 
 
 def test_no_common_person_is_another_sentence():
@@ -320,12 +331,13 @@ def test_empty_query_or_gallery():
 
 def test_queries_without_match_agrees_with_the_definition():
     rng = np.random.default_rng(5)
-    query = _split("query", rng.integers(1, 12, 60), rng.integers(0, 3, 60))
-    gallery = _split("gallery", rng.integers(-1, 12, 25), rng.integers(0, 3, 25))
+    query = _split("query", rng.integers(1, 12, 60), rng.integers(-1, 3, 60))
+    gallery = _split("gallery", rng.integers(-1, 12, 25), rng.integers(-1, 3, 25))
     for keep_camera in (True, False):
         expected = [
             not any(
-                g == q and (d != c or not keep_camera) for g, d in zip(gallery.pids.tolist(), gallery.camids.tolist())
+                g == q and (d != c or d == -1 or not keep_camera)
+                for g, d in zip(gallery.pids.tolist(), gallery.camids.tolist())
             )
             for q, c in zip(query.pids.tolist(), query.camids.tolist())
         ]
@@ -469,6 +481,19 @@ def test_generated_data_needs_no_source_and_keeps_options_apart(tmp_path, monkey
     assert prepare.prepare("synthped", tmp_path, size="tiny", seed=4).existed
     with pytest.raises(errors.UserError, match="is generated and takes no source"):
         prepare.prepare("synthped", tmp_path, tmp_path)
+
+
+def test_synthped_is_prepared_from_its_generator(tmp_path):
+    dataset = prepare.ensure("synthped", tmp_path, size="tiny", seed=1)
+    assert dataset.path == tmp_path / "prepared" / "synthped-tiny-seed1" / "1.0.0"
+    for split in dataset.splits().values():
+        element = split.source[len(split) - 1]
+        assert element["filename"] == split.filenames[-1]
+        assert images.decode(element["image"]).shape[:2] == images.decode_map(element["parts"]).shape
+    assert checks.check_protocol(dataset.query, dataset.gallery) == 0
+    with pytest.raises(errors.UserError, match="did you mean 'tiny'"):
+        prepare.prepare("synthped", tmp_path, size="tinny")
+    assert _names(tmp_path / "prepared") == ["synthped-tiny-seed1"]
 
 
 # --- names and the script ---

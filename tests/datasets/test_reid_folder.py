@@ -211,9 +211,16 @@ def test_bmp_and_webp_are_read(tmp_path):
 
 
 def test_single_camera_folder_is_explained_before_training(tmp_path):
-    _draw(tmp_path / "mine", "query/1_0.jpg", "gallery/1_1.jpg")
+    _draw(tmp_path / "mine", "query/1_c4_0.jpg", "gallery/1_c4_1.jpg")
     report = prepare.prepare("reid_folder", tmp_path, tmp_path / "mine")
-    assert any("no camera ids are known" in one for one in report.warnings)
+    assert any("all images come from one camera" in one for one in report.warnings)
     dataset = report.dataset
     with pytest.raises(errors.UserError, match="same_camera_filter=False"):
         checks.check_protocol(dataset.query, dataset.gallery)
+
+
+def test_folder_without_cameras_can_be_evaluated_with_a_warning(tmp_path):
+    _draw(tmp_path / "mine", "query/1_0.jpg", "gallery/1_1.jpg")
+    report = prepare.prepare("reid_folder", tmp_path, tmp_path / "mine")
+    assert any("no camera is known" in one for one in report.warnings)
+    assert checks.check_protocol(report.dataset.query, report.dataset.gallery) == 0
