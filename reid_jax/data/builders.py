@@ -80,6 +80,8 @@ def locate(name: str, module: types.ModuleType, source: pathlib.Path) -> pathlib
         return source
     if source.is_file():
         raise errors.UserError(f"expected a folder as source of {name!r}, got the file {source}; unpack it first.")
+    if all((source / one).is_dir() for one in wanted):
+        return source
     candidates = [source, *_folders_below(source, levels=2)]
     if source.name in wanted:
         candidates.append(source.resolve().parent)
