@@ -166,9 +166,9 @@ def build(
 
     Args:
         config: `name` (a key of `OPTIMIZERS`), `learning_rate`, the pattern lists `learning_rate_multipliers`,
-            `weight_decays` and `frozen`, `clip_norm` (largest global gradient norm, `None` for no clipping), and the
-            options of the named optimiser (`b1`, `b2`, `epsilon`, `momentum`, `nesterov`, `decay`). Without a list
-            all factors are 1, all decays 0, nothing is frozen.
+            `weight_decays` and `frozen`, `clip_norm` (largest global gradient norm, 0 or `None` for no clipping), and
+            the options of the named optimiser (`b1`, `b2`, `epsilon`, `momentum`, `nesterov`, `decay`), here or in
+            a mapping `options`. Without a list all factors are 1, all decays 0, nothing is frozen.
         schedule_config: see `schedules.build`.
         params: the parameter tree (nested dicts); leaves need only `shape`.
         total_steps: steps of the run or phase.
@@ -182,6 +182,7 @@ def build(
         UserError: unknown names or options, a parameter no pattern takes, nothing left to train.
     """
     given = dict(config)
+    given |= dict(given.pop("options", None) or {})
     name = given.pop("name", None)
     if name not in OPTIMIZERS:
         raise errors.unknown("optimiser", str(name), OPTIMIZERS)

@@ -191,7 +191,7 @@ def build(
     Args:
         config: `name` (a key of `SCHEDULES`), `granularity` ("epoch" or "step", default "epoch"), `first_epoch`
             (default 0), and the formula's options, durations as `<option>_epochs` or `<option>_steps`. `total`
-            defaults to the run.
+            defaults to the run. The options may also stand in a mapping of their own, `options`.
         base_lr: the base learning rate.
         multiplier: the group's factor.
         total_steps: steps of the run (or phase).
@@ -203,7 +203,9 @@ def build(
     Raises:
         UserError: unknown name, unknown or contradictory options, durations that do not fit.
     """
-    given = {key: value for key, value in dict(config).items() if value is not None}
+    given = dict(config)
+    given |= dict(given.pop("options", None) or {})
+    given = {key: value for key, value in given.items() if value is not None}
     name = given.pop("name", None)
     if name not in SCHEDULES:
         raise errors.unknown("schedule", str(name), SCHEDULES)
@@ -244,6 +246,7 @@ def _options(name: str, given: dict[str, Any], total_steps: int, steps_per_epoch
     for option in lasting:
         default = total_steps if option == "total" else _DURATIONS[option]
         options[option] = duration(given, option, steps_per_epoch, default)
-    if name in _WARMUP and not options["warmup"]:
+    # A warm-up of 0 on purpose (an ablation) is fine, a forgotten one is not.
+    if name in _WARMUP and not any(f"warmup_{unit}" in given for unit in ("epochs", "steps")):
         raise UserError(f"schedule {name!r} needs a warm-up, for example {_WARMUP[name]}.")
     return options

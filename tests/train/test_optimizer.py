@@ -234,5 +234,5 @@ def test_mistakes_are_named(change, message):
 
 
 def test_an_option_set_to_none_counts_as_absent():
-    config = {"name": "sgd", "learning_rate": 1e-3, "b1": None, "momentum": 0.9}
+    config = {"name": "sgd", "learning_rate": 1e-3, "b1": None, "options": {"momentum": 0.9}, "clip_norm": 0.0}
     assert optimizer.build(config, CONSTANT, parameters(), 10, 5)

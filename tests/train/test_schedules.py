@@ -170,6 +170,11 @@ def test_mistakes_are_named(config, message):
         build(config, 0.1)
 
 
+def test_options_may_stand_apart_and_a_warm_up_may_be_none_on_purpose():
+    config = {"name": "warmup_multistep", "options": {"warmup_epochs": 0, "milestones_epochs": (1,), "factor": 0.5}}
+    np.testing.assert_allclose(per_epoch(build(config, 1.0), [0, 1]), [1, 0.5])
+
+
 def test_one_factor_per_milestone():
     schedule = build({"name": "multistep", "milestones_epochs": (1, 2), "factor": (0.5, 0.1)}, 1.0)
     np.testing.assert_allclose(per_epoch(schedule, [0, 1, 2]), [1, 0.5, 0.05], rtol=1e-12)

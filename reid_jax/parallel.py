@@ -1,0 +1,512 @@
+"""Devices and processes: one mesh with one axis `data`, and the few things several processes must agree on.
+
+Parameters are replicated, batches are split over `data` on their first axis, and compiled code speaks of the global
+batch: batch normalisation and hard mining mean the same on one device, on eight, and on several machines.
+
+With several machines the same command runs once per host. `initialize` finds the others from its arguments or from the
+environment; only variables a launcher has set count, so that a plain run never waits for anybody:
+
+| launcher | read from the environment |
+|---|---|
+| by hand | `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID` |
+| SLURM (`srun`) | `SLURM_JOB_ID`, `SLURM_STEP_NODELIST`, `SLURM_NTASKS` > 1, `SLURM_PROCID`, `SLURM_LOCALID` |
+| Open MPI (`mpirun`) | `OMPI_COMM_WORLD_SIZE` > 1 |
+| GKE with TPUs | `TPU_WORKER_ID`, `TPU_WORKER_HOSTNAMES` with several hosts |
+| Cloud TPU pods | a TPU device file and libtpu; jax asks the machine's metadata server |
+| Kubernetes indexed jobs | `KUBERNETES_SERVICE_HOST` and `JOB_COMPLETION_INDEX` (needs the package `kubernetes`) |
+
+When a process dies the others cannot go on. They notice in the next collective (`peer_failure`) or through the
+runtime's heartbeats, print one sentence, and end with exit code 2; the next start resumes from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import glob
+import importlib.util
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from reid_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+AXIS = "data"
+
+# ---- finding the other processes -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """How this process finds the others; `None` fields are left to jax's own detection.
+
+    Attributes:
+        source: what said so ("flags", "environment", "SLURM", ...).
+        coordinator: `host:port` of process 0.
+        num_processes: how many processes there are.
+        process_id: which one this is.
+        local_device_ids: GPUs of this process where several processes share a host.
+    """
+
+    source: str
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    local_device_ids: tuple[int, ...] | None = None
+
+
+def detect(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Cluster | None:
+    """Decides from flags and environment whether this run has several processes.
+
+    Args:
+        coordinator: `host:port`, or `None`.
+        num_processes: number of processes, or `None`.
+        process_id: number of this process, or `None`.
+        environment: the environment; `os.environ` when `None`.
+
+    Returns:
+        The cluster, or `None` for a run of one process.
+
+    Raises:
+        UserError: some of the three flags (or variables) but not all, or values that do not fit.
+    """
+    env = os.environ if environment is None else environment
+    flags = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
+    if any(value is not None for value in flags.values()):
+        return _checked("flags", flags)
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    given = {name: env.get(name) for name in names}
+    if given[names[1]] is not None or given[names[2]] is not None:
+        return _checked("environment", given)
+    if _number(env, "SLURM_NTASKS") > 1 and "SLURM_STEP_NODELIST" in env and "SLURM_PROCID" in env:
+        return _slurm(env)
+    if _number(env, "OMPI_COMM_WORLD_SIZE") > 1:
+        return Cluster("Open MPI", given[names[0]])
+    if "TPU_WORKER_ID" in env and "," in env.get("TPU_WORKER_HOSTNAMES", ""):
+        return Cluster("GKE TPU workers")
+    if "KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" in env:
+        if importlib.util.find_spec("kubernetes"):
+            return Cluster("Kubernetes job")
+        logger.warning(
+            "this looks like an indexed Kubernetes job, but the package `kubernetes` is missing: running alone; "
+            "install it (pip install kubernetes) or give --coordinator, --num_processes and --process_id"
+        )
+    if environment is None and _has_tpu(env):
+        return Cluster("Cloud TPU")
+    if given[names[0]] is not None:
+        return _checked("environment", given)
+    return None
+
+
+def _checked(source: str, given: Mapping[str, Any]) -> Cluster:
+    """Checks three values given by hand."""
+    missing = [name for name, value in given.items() if value in (None, "")]
+    if missing:
+        present = [name for name in given if name not in missing]
+        raise UserError(
+            f"{' and '.join(present)} came without {' and '.join(missing)}; give all three, or none to let the "
+            "cluster's environment decide."
+        )
+    coordinator, count, index = given.values()
+    try:
+        count, index = int(count), int(index)
+    except ValueError as error:
+        raise UserError(f"the number of processes and the process id must be whole numbers ({error}).") from error
+    host, _, port = str(coordinator).rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(
+            f"the coordinator must be given as HOST:PORT, for example node01:12345, but came as {coordinator!r}."
+        )
+    if count < 1 or not 0 <= index < count:
+        raise UserError(f"with {count} processes the process id must be between 0 and {count - 1}, but is {index}.")
+    return Cluster(source, str(coordinator), count, index)
+
+
+def _number(env: Mapping[str, str], name: str) -> int:
+    """A whole number in the environment, 0 when absent or something else."""
+    text = env.get(name, "")
+    return int(text) if text.isdigit() else 0
+
+
+def _slurm(env: Mapping[str, str]) -> Cluster:
+    """Reads a SLURM step.
+
+    jax's own reading gives each process one GPU, `SLURM_LOCALID`; here a process that is alone on its host (the
+    layout this package recommends) keeps all of them.
+    """
+    # "node[001-004,007],other" -> node001
+    first = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", env["SLURM_STEP_NODELIST"])
+    if first is None:
+        raise UserError(f"SLURM_STEP_NODELIST is {env['SLURM_STEP_NODELIST']!r}, in which no host name can be found.")
+    host = first.group(1) + (first.group(2) or "")
+    # A port in the upper range that all processes of the job derive alike.
+    port = env.get("JAX_COORDINATOR_PORT") or str(61440 + _number(env, "SLURM_JOB_ID") % 4096)
+    address = env.get("JAX_COORDINATOR_ADDRESS") or f"{host}:{port}"
+    # "8(x2),4": tasks on each node of the step.
+    layout = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE") or "1"
+    shared = any(int(count) > 1 for count in re.findall(r"(?:^|,)(\d+)", layout))
+    local = (_number(env, "SLURM_LOCALID"),) if shared else None
+    return Cluster("SLURM", address, _number(env, "SLURM_NTASKS"), _number(env, "SLURM_PROCID"), local)
+
+
+def _has_tpu(env: Mapping[str, str]) -> bool:
+    """Whether this machine is a Cloud TPU host that jax will use."""
+    if env.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu" or importlib.util.find_spec("libtpu") is None:
+        return False
+    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
+
+
+def initialize(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    timeout: int = 300,
+    heartbeat_timeout: int = 60,
+) -> Cluster | None:
+    """Joins the other processes of the run, if there are any; call it before any other use of jax.
+
+    Args:
+        coordinator: `host:port` of process 0, on a port free there.
+        num_processes: number of processes.
+        process_id: number of this one, from 0.
+        timeout: seconds to wait for the others.
+        heartbeat_timeout: seconds of silence after which a process counts as dead.
+
+    Returns:
+        The cluster joined, or `None` when this process is alone.
+
+    Raises:
+        UserError: the settings do not fit, or the coordinator cannot be reached.
+    """
+    cluster = detect(coordinator, num_processes, process_id)
+    if cluster is None or cluster.num_processes == 1:
+        return None
+    if cluster.coordinator is not None and cluster.process_id is not None:
+        _reach(cluster.coordinator, cluster.process_id, timeout)
+    whole = cluster.num_processes is not None
+    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    _explain_aborts(
+        f"not all {cluster.num_processes or ''} processes of the run ({cluster.source}) met at "
+        f"{cluster.coordinator or 'the coordinator'} within {timeout} s; start the same command on every host, each "
+        "with its own process id."
+    )
+    try:
+        jax.distributed.initialize(
+            cluster.coordinator,
+            cluster.num_processes,
+            cluster.process_id,
+            local_device_ids=list(cluster.local_device_ids) if cluster.local_device_ids else None,
+            cluster_detection_method="deactivate" if whole else None,
+            initialization_timeout=timeout,
+            heartbeat_timeout_seconds=heartbeat_timeout,
+            shutdown_timeout_seconds=timeout,
+        )
+    except (RuntimeError, ValueError) as error:
+        _explain_aborts(None)
+        raise UserError(
+            f"joining the other processes ({cluster.source}) failed: {_first_line(error)}; give "
+            "--coordinator HOST:PORT, --num_processes and --process_id to set them by hand."
+        ) from error
+    _explain_aborts(_ended_sentence())
+    logger.info("process %d of %d (%s)", jax.process_index(), jax.process_count(), cluster.source)
+    return cluster
+
+
+def _reach(coordinator: str, process_id: int, timeout: float) -> None:
+    """Checks that the coordinator's port can be used, before the runtime does: it would abort the process."""
+    host, _, port = coordinator.rpartition(":")
+    if process_id == 0:
+        with contextlib.closing(socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", int(port)))
+            except OSError as error:
+                raise UserError(
+                    f"process 0 cannot open port {port} of {coordinator} ({error.strerror}); choose a free port."
+                ) from error
+        return
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"process {process_id} could not reach the coordinator {coordinator} within {timeout} s "
+                    f"({error.strerror or error}); start process 0 there and check the address."
+                ) from error
+            time.sleep(min(0.5, timeout / 4))
+
+
+def shutdown() -> None:
+    """Leaves the run in good order, after all processes are done; nothing happens in a run of one process."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+        _explain_aborts(None)
+
+
+# ---- the death of another process ----------------------------------------------------------------------------------
+
+_abort_handler: Any = None  # kept alive: C code holds a pointer to it
+
+
+def _explain_aborts(sentence: str | None) -> None:
+    """Lets an abort of the C++ runtime end with our sentence and exit code 2; `None` restores the usual abort.
+
+    The runtime's client kills the process (SIGABRT, from a thread of its own) when the coordinator or a peer is lost.
+    The handlers of Python's `signal` module do not run in that situation, those of the C library do.
+    """
+    global _abort_handler
+    if os.name != "posix":
+        return
+    libc = ctypes.CDLL(None)
+    libc.signal.restype = ctypes.c_void_p
+    if sentence is None:
+        libc.signal(signal.SIGABRT, ctypes.c_void_p(0))
+        _abort_handler = None
+        return
+
+    def handler(_: int) -> None:
+        abandon(sentence)
+
+    _abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
+    libc.signal(signal.SIGABRT, _abort_handler)
+
+
+def _ended_sentence() -> str:
+    return (
+        f"process {jax.process_index()} of {jax.process_count()} stops because another process of the run died or lost "
+        "its connection (that process's own log says why); start the same command again on every host to resume from "
+        "the last checkpoint."
+    )
+
+
+def abandon(sentence: str | None = None, code: int = 2) -> NoReturn:
+    """Ends this process at once, without waiting for the others.
+
+    A normal exit waits at a barrier that a run with a dead or failed process never passes. Use it for every error
+    once the processes have met: the closed connections tell the others.
+    """
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    if sentence:
+        os.write(2, f"{sentence}\n".encode())
+    os._exit(code)
+
+
+# What the collectives of gloo (CPU) and NCCL (GPU), and the coordination service say when the other side is gone.
+_LOST = re.compile(
+    r"gloo.*(failed|closed|reset|timed out|timeout)|nccl.*(error|abort|timeout)|connection (closed|reset) by peer"
+    r"|coordination service|heartbeat timeout|socket closed|barrier.*(timed out|failed)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def peer_failure(error: BaseException) -> UserError | None:
+    """Tells whether an error means that another process is gone.
+
+    Args:
+        error: what the loop caught.
+
+    Returns:
+        A `UserError` with the sentence for the user, or `None` when the error is something else. Raise it, and leave
+        with `abandon`.
+    """
+    if jax.process_count() == 1 or isinstance(error, UserError):
+        return None
+    if not isinstance(error, (RuntimeError, ValueError, OSError)) or not _LOST.search(str(error)):
+        return None
+    return UserError(_ended_sentence())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+# ---- mesh and placement --------------------------------------------------------------------------------------------
+
+
+def mesh(devices: Any = None) -> Mesh:
+    """The mesh of all devices of all processes (or of those given): one axis `data`, automatic axis types."""
+    devices = jax.devices() if devices is None else list(devices)
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """The first axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def to_global(batch: Any, mesh: Mesh) -> Any:
+    """Makes global device arrays of this process's share of a batch.
+
+    Args:
+        batch: a tree of numpy arrays `[b, ...]` with b = global batch / processes, the same on every process.
+        mesh: the mesh.
+
+    Returns:
+        The tree with arrays `[b * processes, ...]`, split over `data`; process 0's rows come first.
+
+    Raises:
+        UserError: the rows do not spread evenly over the devices, or the arrays differ in length.
+    """
+    sharding = sharded(mesh)
+    lengths = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(batch)}
+    if len(lengths) > 1 or None in lengths:
+        raise UserError(
+            f"the arrays of a batch must have one first axis in common, but have lengths {sorted(lengths, key=str)}."
+        )
+    length = lengths.pop() if lengths else 0
+    local = len(sharding.addressable_devices)
+    if length % local:
+        raise UserError(
+            f"a batch of {length * jax.process_count()} does not divide evenly over {mesh.size} devices; choose a "
+            f"batch size that is a multiple of {mesh.size}."
+        )
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts a copy of every leaf on every device; each process must hold the same values."""
+    sharding = replicated(mesh)
+
+    def one(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
+        if jax.process_count() == 1 or jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+            return jax.device_put(leaf, sharding)
+        # Without the check of equality, and the collective for it, that device_put makes across processes.
+        return jax.make_array_from_callback(np.shape(leaf), sharding, lambda index: np.asarray(leaf)[index])
+
+    return jax.tree.map(one, tree)
+
+
+def gather(tree: Any) -> Any:
+    """Copies arrays to the host, whole, on every process. A collective: all processes must call it.
+
+    Args:
+        tree: global arrays, split or replicated. Arrays of one process alone (numpy included) are taken to be equal
+            everywhere.
+
+    Returns:
+        The tree as numpy.
+    """
+
+    def one(leaf: Any) -> np.ndarray:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.asarray(leaf)
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(one, tree)
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+    """This process's rows of an array that is split on its first axis, in their order, on the host."""
+    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    rows = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(rows[first]) for first in sorted(rows)])
+
+
+# ---- agreement -----------------------------------------------------------------------------------------------------
+
+
+def is_main() -> bool:
+    """Whether this is process 0, the one that writes files and talks."""
+    return jax.process_index() == 0
+
+
+def process_count() -> int:
+    """How many processes the run has."""
+    return jax.process_count()
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is here; nothing happens in a run of one process."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def broadcast_text(text: str) -> str:
+    """Process 0's text, on every process. A collective."""
+    if jax.process_count() == 1:
+        return text
+    encoded = text.encode()
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(encoded))))
+    buffer = np.zeros(length, np.uint8)
+    if is_main():
+        buffer[:] = np.frombuffer(encoded, np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8)).decode()
+
+
+def agree(what: str, value: str) -> None:
+    """Checks that every process holds the same value (a config, the index of a data set). A collective.
+
+    Raises:
+        UserError: on the processes that differ from process 0, and on process 0 when any does.
+    """
+    if jax.process_count() == 1:
+        return
+    same = broadcast_text(value) == value
+    everyone = multihost_utils.process_allgather(np.asarray(same))
+    if not everyone.all():
+        others = ", ".join(str(index) for index in np.flatnonzero(~np.asarray(everyone).reshape(-1)))
+        raise UserError(f"{what} differs between process 0 and process {others}; start the same command on every host.")
+
+
+def agree_on_folder(folder: str | os.PathLike) -> str:
+    """Makes the run folder process 0 was given the folder of all, and checks that all of them see the same disk.
+
+    Checkpoints are written by every process into one folder; on separate disks each would hold a fragment.
+
+    Raises:
+        UserError: a process does not see the file that process 0 has just written there.
+    """
+    path = broadcast_text(os.path.abspath(folder))
+    if jax.process_count() == 1:
+        os.makedirs(path, exist_ok=True)
+        return path
+    token = broadcast_text(f".shared-{os.getpid()}-{time.time_ns()}")
+    if is_main():
+        os.makedirs(path, exist_ok=True)
+        with open(os.path.join(path, token), "w"):
+            pass
+    barrier("reid_jax_folder_written")
+    seen = os.path.exists(os.path.join(path, token))
+    everyone = np.asarray(multihost_utils.process_allgather(np.asarray(seen))).reshape(-1)
+    if is_main():
+        os.remove(os.path.join(path, token))
+    if not everyone.all():
+        blind = ", ".join(str(index) for index in np.flatnonzero(~everyone))
+        raise UserError(
+            f"process {blind} does not see the run folder {path} of process 0; put it on a disk that all hosts share."
+        )
+    return path

@@ -1,0 +1,280 @@
+"""Placement on eight fake devices; cluster detection; two real processes on localhost."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reid_jax import parallel
+from reid_jax.errors import UserError
+
+# ---- placement ----------------------------------------------------------------------------------------------------
+
+
+def test_mesh_and_shardings():
+    mesh = parallel.mesh()
+    assert mesh.axis_names == ("data",)
+    assert mesh.size == jax.device_count() == 8
+    assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
+    assert parallel.replicated(mesh).is_fully_replicated
+    assert not parallel.sharded(mesh).is_fully_replicated
+    assert parallel.mesh(jax.devices()[:2]).size == 2
+
+
+def test_a_batch_is_split_and_comes_back_whole():
+    mesh = parallel.mesh()
+    batch = {"image": np.arange(16 * 3, dtype=np.uint8).reshape(16, 3), "label": np.arange(16, dtype=np.int32)}
+    arrays = parallel.to_global(batch, mesh)
+    assert arrays["image"].sharding == parallel.sharded(mesh)
+    assert arrays["image"].dtype == np.uint8
+    assert arrays["label"].addressable_shards[1].data.tolist() == [2, 3]
+    back = parallel.gather(arrays)
+    assert isinstance(back["image"], np.ndarray)
+    np.testing.assert_array_equal(back["image"], batch["image"])
+    np.testing.assert_array_equal(parallel.local_rows(arrays["label"]), batch["label"])
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({"x": np.zeros((12, 2))}, "12 does not divide evenly over 8 devices; .* multiple of 8"),
+        ({"x": np.zeros((8, 2)), "y": np.zeros(16)}, "one first axis in common"),
+        ({"x": np.zeros((8, 2)), "y": np.float32(1)}, "one first axis in common"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused(batch, message):
+    with pytest.raises(UserError, match=message):
+        parallel.to_global(batch, parallel.mesh())
+
+
+def test_replicate_copies_to_every_device():
+    mesh = parallel.mesh()
+    tree = {"w": np.ones((2, 3), np.float32), "step": jnp.zeros((), jnp.int32), "key": jax.random.key(0)}
+    copies = parallel.replicate(tree, mesh)
+    assert all(leaf.is_fully_replicated and len(leaf.devices()) == 8 for leaf in jax.tree.leaves(copies))
+    again = parallel.replicate(copies, mesh)
+    assert again["w"] is copies["w"]
+    np.testing.assert_array_equal(parallel.gather(copies["w"]), tree["w"])
+
+
+def test_alone_everything_is_a_formality(tmp_path):
+    assert parallel.is_main()
+    assert parallel.process_count() == 1
+    assert parallel.broadcast_text("run/ä") == "run/ä"
+    parallel.barrier("nobody")
+    parallel.agree("the config", "x")
+    parallel.shutdown()
+    assert parallel.agree_on_folder(tmp_path / "a" / "b") == str(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    assert parallel.peer_failure(ValueError("Gloo all-reduce failed: Connection closed by peer")) is None
+
+
+# ---- who else is there ----------------------------------------------------------------------------------------------
+
+SLURM = {
+    "SLURM_JOB_ID": "4100",
+    "SLURM_STEP_NODELIST": "gpu[007-009,012],x1",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "0",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x4)",
+}
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({}, None),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, None),  # inside sbatch, without srun
+        (SLURM | {"SLURM_NTASKS": "1"}, None),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),  # any pod
+        ({"TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "localhost"}, None),
+        (SLURM, parallel.Cluster("SLURM", "gpu007:61444", 4, 2)),
+        (
+            SLURM | {"SLURM_STEP_NODELIST": "a1,a2", "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_LOCALID": "1"},
+            parallel.Cluster("SLURM", "a1:61444", 4, 2, (1,)),
+        ),
+        (SLURM | {"JAX_COORDINATOR_PORT": "99"}, parallel.Cluster("SLURM", "gpu007:99", 4, 2)),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, parallel.Cluster("Open MPI")),
+        ({"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "h0,h1"}, parallel.Cluster("GKE TPU workers")),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"},
+            parallel.Cluster("environment", "h:1", 2, 1),
+        ),
+    ],
+)
+def test_detection(env, expected):
+    assert parallel.detect(environment=env) == expected
+
+
+def test_flags_win_over_the_environment():
+    assert parallel.detect("h:1", 3, 0, environment=SLURM) == parallel.Cluster("flags", "h:1", 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("h:1", None, None), "--coordinator came without --num_processes and --process_id"),
+        ((None, 2, 0), "--num_processes and --process_id came without --coordinator"),
+        (("h", 2, 0), "HOST:PORT"),
+        (("h:1", 2, 2), "between 0 and 1, but is 2"),
+        (("h:1", "two", 0), "whole numbers"),
+    ],
+)
+def test_flags_that_do_not_fit(flags, message):
+    with pytest.raises(UserError, match=message):
+        parallel.detect(*flags, environment={})
+
+
+def test_variables_that_do_not_fit():
+    with pytest.raises(UserError, match="JAX_NUM_PROCESSES came without"):
+        parallel.detect(environment={"JAX_NUM_PROCESSES": "2"})
+
+
+def test_unreachable_coordinator_and_taken_port():
+    port = free_port()
+    with pytest.raises(UserError, match=f"process 1 could not reach the coordinator localhost:{port} within 0.2 s"):
+        parallel.initialize(f"localhost:{port}", 2, 1, timeout=0.2)
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("", port))
+        taken.listen()
+        with pytest.raises(UserError, match=f"cannot open port {port}"):
+            parallel.initialize(f"localhost:{port}", 2, 0, timeout=1)
+
+
+def test_one_process_by_flags_needs_no_coordinator():
+    assert parallel.initialize("nowhere:1", 1, 0) is None
+
+
+# ---- two real processes --------------------------------------------------------------------------------
+
+WORKER = """
+    import json, os, signal, sys, time
+    import jax, numpy as np, jax.numpy as jnp
+    from reid_jax import parallel
+    from reid_jax.errors import UserError
+
+    port, index, mode, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    try:
+        parallel.initialize(f"localhost:{port}", 2, index, timeout=1 if mode == "alone" else 30, heartbeat_timeout=5)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    mesh = parallel.mesh()
+    rows = np.arange(4, dtype=np.float32).reshape(2, 2) + 10 * index
+    batch = parallel.to_global({"x": rows}, mesh)
+    weights = parallel.replicate({"w": np.float32([1, 2])}, mesh)
+
+    @jax.jit
+    def loss(weights, batch):  # a statistic over the global batch, as batch normalisation takes
+        x = batch["x"] - batch["x"].mean(0)
+        return (x * x * weights["w"]).sum(), x
+
+    value, centred = loss(weights, batch)
+    if mode == "alone" or mode == "work":
+        try:
+            parallel.agree("the config", f"config {index}")
+            refused = None
+        except UserError as error:
+            refused = str(error)
+        parallel.agree("the index", "same")
+        result = {
+            "main": parallel.is_main(),
+            "value": float(value),
+            "centred": parallel.gather(centred).tolist(),
+            "local": parallel.local_rows(batch["x"]).tolist(),
+            "weights": parallel.gather(weights)["w"].tolist(),
+            "text": parallel.broadcast_text(f"from {index}"),
+            "refused": refused,
+            "folder": parallel.agree_on_folder(folder if index == 0 else "/elsewhere"),
+        }
+        parallel.barrier("done")
+        print(json.dumps(result))
+        parallel.shutdown()
+        sys.exit(0)
+    victim = int(mode[-1])
+    try:
+        for step in range(10**6):
+            if index == victim and step == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+            float(loss(weights, batch)[0])
+    except Exception as error:
+        failure = parallel.peer_failure(error)
+        parallel.abandon(str(failure) if failure else f"not recognised: {error}", 2 if failure else 1)
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def start(tmp_path, mode, indices=(0, 1)):
+    """Runs the worker once per index; returns (exit code, stdout, stderr) of each."""
+    script = tmp_path / "worker.py"
+    script.write_text(textwrap.dedent(WORKER))
+    port = str(free_port())
+    env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_NUM_CPU")}
+    env |= {"JAX_PLATFORMS": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), port, str(index), mode, str(tmp_path / "run")],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in indices
+    ]
+    outcomes = []
+    try:
+        for process in processes:
+            outcomes.append((*reversed(process.communicate(timeout=60)), process.returncode)[::-1])
+    finally:
+        for process in processes:
+            process.kill()
+    return outcomes
+
+
+def test_two_processes_agree(tmp_path):
+    outcomes = start(tmp_path, "work")
+    assert [code for code, _, _ in outcomes] == [0, 0], outcomes
+    first, second = (json.loads(out.strip().splitlines()[-1]) for _, out, _ in outcomes)
+    rows = np.array([[0, 1], [2, 3], [10, 11], [12, 13]], np.float64)
+    centred = rows - rows.mean(0)
+    for result in (first, second):
+        np.testing.assert_allclose(result["centred"], centred, rtol=1e-6)
+        np.testing.assert_allclose(result["value"], (centred**2 * [1, 2]).sum(), rtol=1e-6)
+        assert result["weights"] == [1, 2]
+        assert result["text"] == "from 0"
+        assert result["folder"] == str(tmp_path / "run")
+        assert result["refused"].startswith("the config differs between process 0 and process 1;")
+    assert (first["main"], second["main"]) == (True, False)
+    assert first["local"] + second["local"] == rows.tolist()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["coordinator", "worker"])
+def test_a_dead_process_ends_the_other_with_one_sentence(tmp_path, victim):
+    outcomes = start(tmp_path, f"kill{victim}")
+    assert outcomes[victim][0] == -signal.SIGKILL
+    code, _, stderr = outcomes[1 - victim]
+    assert code == 2, stderr
+    last = stderr.strip().splitlines()[-1]
+    assert last.startswith(f"process {1 - victim} of 2 stops because another process of the run died")
+    assert "resume from the last checkpoint" in last
+
+
+def test_nobody_comes(tmp_path):
+    ((code, _, stderr),) = start(tmp_path, "alone", (0,))
+    assert code == 2, stderr
+    assert "not all 2 processes of the run (flags) met at localhost:" in stderr
