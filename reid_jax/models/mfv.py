@@ -204,7 +204,7 @@ class MFV(nn.Module):
         """
         reading = self.reading()
         image = batch["image"]
-        self._check(image.shape[1:3], reading)
+        self._check(image.shape[1], image.shape[2], reading)
 
         # MFE: the backbone and its levels F1, F2, F3.
         backbone = resnet.ResNet(
@@ -308,9 +308,8 @@ class MFV(nn.Module):
             f"logits/{name}": classifier(neck),
         }
 
-    def _check(self, size: tuple[int, int], reading: Mapping[str, Any]) -> None:
+    def _check(self, height: int, width: int, reading: Mapping[str, Any]) -> None:
         """Raises for settings that contradict each other or the image size."""
-        height, width = size
         release = self.layout == "release" and bool(self.stages)
         if height % 16 or width % 16:
             raise errors.UserError(

@@ -240,9 +240,9 @@ class TFE(nn.Module):
         if self.pos_embed:
             x = x + self.param("pos_embed", small, (1, *shape[1:]), jnp.float32).astype(self.dtype)
         if self.cls_token:
-            token = self.param("cls_token", small, (1, 1, shape[-1]), jnp.float32).astype(self.dtype)
-            token = jnp.broadcast_to(token, (shape[0], 1, shape[-1]))
-            x = jnp.concatenate((token, x.reshape(shape[0], -1, shape[-1])), axis=1)  # [B, 1 + H W, C]
+            first = self.param("cls_token", small, (1, 1, shape[-1]), jnp.float32).astype(self.dtype)
+            first = jnp.broadcast_to(first, (shape[0], 1, shape[-1]))
+            x = jnp.concatenate((first, x.reshape(shape[0], -1, shape[-1])), axis=1)  # [B, 1 + H W, C]
         x = self.transformer(name="transformer")(x, train=train)
         token = x[:, 0] if self.cls_token else None
         x = (x[:, 1:] if self.cls_token else x).reshape(shape)

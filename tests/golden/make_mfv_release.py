@@ -144,7 +144,9 @@ def build_network():
                 blocks = [Block(4 * inner, inner) for _ in range(SETTINGS["level_depth"])]
                 setattr(self, f"non_linear{k}", nn.Sequential(*blocks))
             self.HAT = Holder(**{f"TFE_S{k}": Stage(depth) for k, depth in enumerate(SETTINGS["tfe_depths"], start=1)})
-            sizes = {"b": 32 * width, **dict.fromkeys(("t1", "t2", "t3"), channels // 4 * 4 * 2)}
+            # Every fourth channel at every second row and column of the map, which is the image at 1/16.
+            grid = channels // 4 * (IMAGE_SHAPE[2] // 32) * (IMAGE_SHAPE[3] // 32)
+            sizes = {"b": 32 * width, **dict.fromkeys(("t1", "t2", "t3"), grid)}
             for name, size in sizes.items():
                 setattr(self, f"bottleneck_{name}", nn.BatchNorm1d(size))
             for name in ("b", "t1"):
