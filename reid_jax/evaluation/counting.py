@@ -34,42 +34,29 @@ def _on_cpu() -> bool:
 # ---- thresholds
 
 
-@jax.jit
-def _gather_thresholds(gallery: distances.Side, query: distances.Side, position: Array) -> Array:
-    """Distances [P, q] of the gallery rows at `position` [P, q], by the same products as the stream."""
-    values = lax.map(lambda tile: distances.block(tile, query), gallery)
-    return jnp.take_along_axis(values.reshape(-1, values.shape[-1]), position, axis=0)
-
-
 def thresholds(
     tiles: Sequence[candidates.Tile], query: distances.Side, gallery: distances.Side, gallery_block: int
 ) -> list[np.ndarray]:
     """Distances [P, c] of every tile's candidates.
 
-    On a CPU small blocks of queries are taken, since few queries share few gallery rows; elsewhere the shapes of the
-    stream are kept, as another shape may mean another order of summation there.
+    A block of queries is multiplied with the union of its candidates, then each query takes its own. On a CPU the
+    blocks are small, since few queries share few candidates; elsewhere the shapes of the stream are kept, as another
+    shape may mean another order of summation there.
     """
-    pending = []
-    for tile in tiles:
-        block = tile.places.shape[1]
-        step, unit = (distances.QUERY_UNIT, distances.GALLERY_UNIT) if _on_cpu() else (block, gallery_block)
-        for begin in range(0, len(tile.rows), step):
-            rows, index = tile.rows[begin : begin + step], tile.places[:, begin : begin + step]
-            union = np.unique(index)
-            union = union[union >= 0]
-            position = np.searchsorted(union, np.maximum(index, union[0])).astype(np.int32)
-            blocks = distances.power_of_two(-(-len(union) // unit))
-            side = gallery.take(union).pad(blocks * unit).map(lambda a: a.reshape(blocks, unit, *a.shape[1:]))  # noqa: B023
-            pending.append(_gather_thresholds(side, query.take(rows).pad(step), position))
-    values = iter(pending)
     out = []
     for tile in tiles:
         threshold = np.zeros(tile.places.shape, np.float32)
-        filled = 0
-        while filled < len(tile.rows):
-            part = np.asarray(next(values))
-            threshold[:, filled : filled + part.shape[1]] = part
-            filled += part.shape[1]
+        block = tile.places.shape[1]
+        step, unit = (distances.QUERY_UNIT, 2 * distances.GALLERY_UNIT) if _on_cpu() else (block, gallery_block)
+        for begin in range(0, len(tile.rows), step):
+            places = tile.places[:, begin : begin + step]
+            union = np.unique(places)
+            union = union[union >= 0]
+            side = query.take(tile.rows[begin : begin + step]).pad(step)
+            parts = [union[first : first + unit] for first in range(0, len(union), unit)]
+            values = [distances.jitted_block(gallery.take(part).pad(unit), side) for part in parts]
+            position = np.searchsorted(union, np.maximum(places, union[0]))
+            threshold[:, begin : begin + step] = np.take_along_axis(np.concatenate(values), position, axis=0)
         out.append(threshold)
     return out
 

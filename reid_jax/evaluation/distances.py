@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from reid_jax import errors
 
@@ -32,6 +33,8 @@ Array = Any  # numpy on the host, jax inside programs
 METRICS = ("euclidean", "cosine")
 QUERY_UNIT = 64
 GALLERY_UNIT = 256
+
+_AHEAD = 3  # blocks the device may run ahead of the host, which bounds their memory
 
 # What two descriptors without a common visible slot are apart: the end of the ranking, yet below infinity (padding).
 NOTHING_IN_COMMON = np.float32(3e38)
@@ -194,50 +197,109 @@ def readable(distances: np.ndarray, metric: str, slots: bool = False) -> np.ndar
     return np.sqrt(np.maximum(distances, 0.0))
 
 
-_jitted_block = jax.jit(block)
+jitted_block = jax.jit(block)
 
 
-def pairwise(query: Side, gallery: Side, *, query_block: int = 256, gallery_block: int = 4096) -> np.ndarray:
+def pairs(x: Side, y: Side) -> np.ndarray:
+    """Distances of row i of one side to row i of the other, on the host.
+
+    Args:
+        x: [N, ...] rows.
+        y: [N, ...] rows.
+
+    Returns:
+        [N] float32.
+    """
+    squared = x.squares + y.squares - 2 * np.einsum("...d,...d->...", x.features, y.features)
+    if x.visibility is None:
+        return squared
+    both = x.visibility * y.visibility
+    weight = both.sum(axis=1)
+    total = (both * np.sqrt(np.maximum(squared, 0))).sum(axis=1)
+    return np.where(weight > 0, total / np.where(weight > 0, weight, 1), NOTHING_IN_COMMON).astype(np.float32)
+
+
+def _placed(tree: Any, mesh: Mesh | None) -> Any:
+    """Rows spread over the devices of a mesh, or on the default device."""
+    return jax.device_put(tree, None if mesh is None else NamedSharding(mesh, PartitionSpec(mesh.axis_names[0])))
+
+
+def _everywhere(tree: Any, mesh: Mesh | None) -> Any:
+    return jax.device_put(tree, None if mesh is None else NamedSharding(mesh, PartitionSpec()))
+
+
+def pairwise(
+    query: Side, gallery: Side, *, query_block: int = 256, gallery_block: int = 4096, mesh: Mesh | None = None
+) -> np.ndarray:
     """The whole matrix, for sets small enough to hold it.
 
     Args:
         query: Q rows from `prepare`.
         gallery: G rows from `prepare`.
         query_block: queries per program call, rounded up to `QUERY_UNIT`.
-        gallery_block: gallery rows per program call, rounded up to `GALLERY_UNIT`.
+        gallery_block: gallery rows per program call and device, rounded up to `GALLERY_UNIT`.
+        mesh: devices to spread the gallery over.
 
     Returns:
         [Q, G] float32.
     """
     query_block = round_up(min(query_block, query.num_rows), QUERY_UNIT)
-    gallery_block = round_up(min(gallery_block, gallery.num_rows), GALLERY_UNIT)
+    gallery_block = round_up(min(gallery_block, gallery.num_rows), GALLERY_UNIT) * (1 if mesh is None else mesh.size)
     out = np.empty((query.num_rows, gallery.num_rows), np.float32)
-    for row in range(0, query.num_rows, query_block):
-        part = query.take(slice(row, row + query_block))
-        padded = part.pad(query_block)
-        for column in range(0, gallery.num_rows, gallery_block):
-            other = gallery.take(slice(column, column + gallery_block))
-            values = np.asarray(_jitted_block(other.pad(gallery_block), padded))
-            out[row : row + part.num_rows, column : column + other.num_rows] = values[
-                : other.num_rows, : part.num_rows
-            ].T
+    for column in range(0, gallery.num_rows, gallery_block):
+        other = gallery.take(slice(column, column + gallery_block))
+        placed = _placed(other.pad(gallery_block), mesh)
+        for row in range(0, query.num_rows, query_block):
+            part = query.take(slice(row, row + query_block))
+            values = np.asarray(jitted_block(placed, _everywhere(part.pad(query_block), mesh)))
+            place = (slice(row, row + part.num_rows), slice(column, column + other.num_rows))
+            out[place] = values[: other.num_rows, : part.num_rows].T
     return out
 
 
-@functools.partial(jax.jit, static_argnames="k")
-def _merge_nearest(best: tuple[Array, Array], gallery: Side, index: Array, query: Side, k: int) -> tuple[Array, Array]:
-    """Merges the k best so far with one gallery block; earlier entries win ties (`top_k` keeps lower positions)."""
-    values = jnp.where(index[:, None] < 0, jnp.inf, block(gallery, query)).T
-    candidates = jnp.concatenate([best[0], values], axis=1)
-    indices = jnp.concatenate([best[1], jnp.broadcast_to(index[None, :], values.shape)], axis=1)
-    negative, position = lax.top_k(-candidates, k)
-    return -negative, jnp.take_along_axis(indices, position, axis=1)
+class Neighbours(NamedTuple):
+    """The nearest gallery rows of every query, nearest first.
+
+    Attributes:
+        rows: [Q, k] gallery rows.
+        distances: [Q, k] float32.
+        farthest: [Q] the largest distance to any gallery row.
+    """
+
+    rows: np.ndarray
+    distances: np.ndarray
+    farthest: np.ndarray
+
+
+@functools.partial(jax.jit, static_argnames=("k", "full"), donate_argnums=0)
+def _nearest_in_chunk(
+    best: tuple[Array, Array, Array], gallery: Side, first: Array, stop: Array, query: Side, k: int, full: bool
+) -> tuple[Array, Array, Array]:
+    """Merges the k best so far with one gallery chunk; `top_k` keeps lower positions first, hence gallery order."""
+    values = block(query, gallery)
+    if full:
+        negative, farthest = -values, jnp.max(values, axis=1)
+    else:
+        inside = (first + jnp.arange(values.shape[1], dtype=jnp.int32) < stop)[None, :]
+        negative = jnp.where(inside, -values, -jnp.inf)
+        farthest = jnp.max(jnp.where(inside, values, -jnp.inf), axis=1)
+    negative, position = lax.top_k(negative, min(k, values.shape[1]))
+    candidates = jnp.concatenate([-best[0], negative], axis=1)
+    rows = jnp.concatenate([best[1], first + position], axis=1)
+    negative, position = lax.top_k(candidates, k)
+    return -negative, jnp.take_along_axis(rows, position, axis=1), jnp.maximum(best[2], farthest)
 
 
 def nearest(
-    query: Side, gallery: Side, k: int, *, query_block: int = 256, gallery_block: int = 4096
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest gallery rows of every query, nearest first; ties in gallery order.
+    query: Side,
+    gallery: Side,
+    k: int,
+    *,
+    query_block: int = 512,
+    gallery_block: int = 4096,
+    mesh: Mesh | None = None,
+) -> Neighbours:
+    """The k nearest gallery rows of every query; ties in gallery order.
 
     Args:
         query: Q rows from `prepare`.
@@ -245,22 +307,31 @@ def nearest(
         k: how many, at most G.
         query_block: queries per program call.
         gallery_block: gallery rows per program call.
+        mesh: devices to spread the queries over.
 
     Returns:
-        Distances [Q, k] float32 and gallery rows [Q, k] int32.
+        `Neighbours`.
     """
     k = min(k, gallery.num_rows)
-    query_block = round_up(min(query_block, query.num_rows), QUERY_UNIT)
-    gallery_block = round_up(min(max(gallery_block, k), gallery.num_rows), GALLERY_UNIT)
-    values, indices = np.empty((query.num_rows, k), np.float32), np.empty((query.num_rows, k), np.int32)
-    for row in range(0, query.num_rows, query_block):
-        part = query.take(slice(row, row + query_block))
-        padded = jax.device_put(part.pad(query_block))
-        best = (jnp.full((query_block, k), jnp.inf), jnp.full((query_block, k), -1, jnp.int32))
-        for column in range(0, gallery.num_rows, gallery_block):
-            other = gallery.take(slice(column, column + gallery_block))
-            index = pad_rows(np.arange(column, column + other.num_rows, dtype=np.int32), gallery_block, -1)
-            best = _merge_nearest(best, other.pad(gallery_block), index, padded, k)
-        values[row : row + part.num_rows] = np.asarray(best[0])[: part.num_rows]
-        indices[row : row + part.num_rows] = np.asarray(best[1])[: part.num_rows]
-    return values, indices
+    query_block = round_up(min(query_block, query.num_rows), GALLERY_UNIT) * (1 if mesh is None else mesh.size)
+    gallery_block = round_up(min(gallery_block, gallery.num_rows), GALLERY_UNIT)
+    starts = range(0, query.num_rows, query_block)
+    nothing = (
+        np.full((query_block, k), np.inf, np.float32),
+        np.full((query_block, k), -1, np.int32),
+        np.full(query_block, -np.inf, np.float32),
+    )
+    best: list[Any] = [None] * len(starts)
+    for column in range(0, gallery.num_rows, gallery_block):
+        chunk = gallery.take(slice(column, column + gallery_block))
+        full = chunk.num_rows == gallery_block
+        chunk = _everywhere(chunk.pad(gallery_block), mesh)
+        bounds = np.int32(column), np.int32(gallery.num_rows)
+        for number, row in enumerate(starts):
+            part = _placed(query.take(slice(row, row + query_block)).pad(query_block), mesh)
+            before = _placed(nothing, mesh) if best[number] is None else best[number]
+            best[number] = _nearest_in_chunk(before, chunk, *bounds, part, k, full)
+            if number >= _AHEAD:
+                jax.block_until_ready(best[number - _AHEAD])
+    values, rows, farthest = (np.concatenate([np.asarray(one[i]) for one in best]) for i in range(3))
+    return Neighbours(rows[: query.num_rows], values[: query.num_rows], farthest[: query.num_rows])

@@ -17,7 +17,8 @@ References:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -185,13 +186,9 @@ def rank_metrics_from_distances(
     gallery_ids: np.ndarray,
     query_cams: np.ndarray,
     gallery_cams: np.ndarray,
-    *,
-    ap: str = "step",
-    same_camera_filter: bool = True,
-    max_rank: int = 50,
-    query_block: int = 256,
+    **options: Any,
 ) -> RankingResult:
-    """Scores rankings given as distances, for instance re-ranked ones; every gallery row is ranked.
+    """Scores rankings given as a matrix of distances; every gallery row is ranked.
 
     Args:
         matrix: [Q, G] distances; float64 is ranked at full precision.
@@ -199,10 +196,7 @@ def rank_metrics_from_distances(
         gallery_ids: [G] identities.
         query_cams: [Q] cameras.
         gallery_cams: [G] cameras.
-        ap: "step" or "trapezoid".
-        same_camera_filter: leave out gallery images of the query's identity and camera.
-        max_rank: length of the CMC curve.
-        query_block: queries per program call.
+        **options: of `rank_metrics_from_rows`.
 
     Returns:
         A `RankingResult`.
@@ -210,18 +204,52 @@ def rank_metrics_from_distances(
     Raises:
         UserError: shapes disagree, distances are NaN, or no query has a correct gallery image.
     """
-    _check_rule(ap)
     matrix = np.asarray(matrix)
     if matrix.shape != (len(query_ids), len(gallery_ids)):
         raise errors.UserError(
             f"distances must be (queries, gallery) = ({len(query_ids)}, {len(gallery_ids)}), but their shape is "
             f"{matrix.shape}: compute them from the same lists (transpose them if gallery comes first)."
         )
+    labels = (query_ids, gallery_ids, query_cams, gallery_cams)
+    return rank_metrics_from_rows(lambda rows: matrix[rows], *labels, **options)
+
+
+def rank_metrics_from_rows(
+    distance_rows: Callable[[np.ndarray], np.ndarray],
+    query_ids: np.ndarray,
+    gallery_ids: np.ndarray,
+    query_cams: np.ndarray,
+    gallery_cams: np.ndarray,
+    *,
+    metric: str = "given",
+    ap: str = "step",
+    same_camera_filter: bool = True,
+    max_rank: int = 50,
+    query_block: int = 256,
+) -> RankingResult:
+    """Scores rankings whose distances are made a block of queries at a time, for instance re-ranked ones.
+
+    Args:
+        distance_rows: maps query rows [n] to distances [n, G].
+        query_ids: [Q] identities.
+        gallery_ids: [G] identities.
+        query_cams: [Q] cameras.
+        gallery_cams: [G] cameras.
+        metric: kept in the result.
+        ap: "step" or "trapezoid".
+        same_camera_filter: leave out gallery images of the query's identity and camera.
+        max_rank: length of the CMC curve.
+        query_block: queries per call.
+    """
+    _check_rule(ap)
     table = candidates.Table.build(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter)
-    query_block = distances.round_up(min(query_block, len(matrix)), distances.QUERY_UNIT)
+    query_block = distances.round_up(min(query_block, len(table.query_ids)), distances.QUERY_UNIT)
     tiles = list(table.tiles(query_block))
-    found = [counting.counts_from_matrix(tile, _comparable(matrix[tile.rows]), table.gallery_ids) for tile in tiles]
-    return _score(tiles, [one[0] for one in found], [one[1] for one in found], table, ap, "given", max_rank)
+    found = []
+    for tile in tiles:
+        rows = _comparable(np.asarray(distance_rows(tile.rows)))
+        found.append(counting.counts_from_matrix(tile, rows, table.gallery_ids))
+    return _score(tiles, [one[0] for one in found], [one[1] for one in found], table, ap, metric, max_rank)
 
 
 def _comparable(rows: np.ndarray) -> np.ndarray:

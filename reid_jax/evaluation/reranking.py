@@ -1,0 +1,292 @@
+"""Re-ranking by k-reciprocal encoding: exact, sparse, never a matrix of all images by all images.
+
+Two images that are among each other's nearest neighbours are likely the same person. Each image is encoded by its
+(expanded) reciprocal neighbours, weighted by closeness; the Jaccard distance of two encodings is mixed with the
+original distance. The neighbour search runs on the device in blocks; an encoding has some tens of non-zeros, so
+everything after it is sparse.
+
+References:
+    Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017. Squared Euclidean
+    distances are divided by the largest of each row, as in the authors' code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from reid_jax import errors
+from reid_jax.evaluation import distances, ranking, sparse
+from reid_jax.evaluation.features_file import FeatureSet
+
+_ROWS_AT_ONCE = 256
+_QUERIES_AT_ONCE = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Reranker:
+    """Encodings of queries and gallery; gives re-ranked distances a few queries at a time.
+
+    Attributes:
+        query: prepared queries.
+        gallery: prepared gallery.
+        encodings: [Q + G] sparse rows over Q + G columns; each sums to 1 where an image is its own neighbour.
+        inverse: the gallery's encodings by column.
+        farthest: [Q + G] largest distance of each row, which scales it.
+        original_weight: share of the original distance, lambda in the paper.
+    """
+
+    query: distances.Side
+    gallery: distances.Side
+    encodings: sparse.Rows
+    inverse: sparse.Rows
+    farthest: np.ndarray
+    original_weight: float
+
+    @classmethod
+    def build(
+        cls,
+        query: distances.Side,
+        gallery: distances.Side,
+        *,
+        k1: int = 20,
+        k2: int = 6,
+        original_weight: float = 0.3,
+        mesh: Mesh | None = None,
+    ) -> Reranker:
+        """Finds neighbours and encodes every image.
+
+        Args:
+            query: Q rows from `distances.prepare`.
+            gallery: G rows from `distances.prepare`.
+            k1: neighbours that may be reciprocal.
+            k2: neighbours whose encodings are averaged (local query expansion); 1 switches it off.
+            original_weight: share of the original distance in the result, lambda in the paper.
+            mesh: devices for the neighbour search.
+
+        Raises:
+            UserError: a setting is out of range or the sparse encodings could not fit into memory.
+        """
+        _check(k1, k2, original_weight, gallery.num_rows)
+        _refuse_too_large(query, gallery, k1, k2)
+        everything = distances.Side(
+            *(None if a is None else np.concatenate([a, b]) for a, b in zip(query, gallery, strict=True))  # type: ignore[arg-type]
+        )
+        near = distances.nearest(everything, everything, max(k1 + 1, k2), mesh=mesh)
+        encodings = _encode(everything, near, k1)
+        if k2 > 1:
+            encodings = _average(encodings, near.rows[:, :k2])
+        inverse = encodings.transposed(query.num_rows)
+        return cls(query, gallery, encodings, inverse, near.farthest, original_weight)
+
+    def rows(self, queries: np.ndarray) -> np.ndarray:
+        """Re-ranked distances of some queries to the whole gallery.
+
+        Args:
+            queries: [n] query rows.
+
+        Returns:
+            [n, G] float32.
+        """
+        out = distances.pairwise(self.query.take(queries), self.gallery)
+        scale = np.where(self.farthest[queries] > 0, self.farthest[queries], 1)
+        out *= (np.float32(self.original_weight) / scale)[:, None]
+        out += np.float32(1 - self.original_weight)
+        for first in range(0, len(queries), _QUERIES_AT_ONCE):
+            part = out[first : first + _QUERIES_AT_ONCE]
+            common = self._common(queries[first : first + _QUERIES_AT_ONCE])
+            place = np.flatnonzero(common)
+            shared = common[place]
+            flat = part.reshape(-1)  # a view: the rows are contiguous
+            flat[place] -= ((1 - self.original_weight) * shared / (2 - shared)).astype(np.float32)
+        return out
+
+    def _common(self, queries: np.ndarray) -> np.ndarray:
+        """Sums of the smaller of two encodings over all columns, [n * G] float64."""
+        entry, owner = self.encodings.entries(queries)
+        columns, values = self.encodings.columns[entry], self.encodings.values[entry]
+        other, source = self.inverse.entries(columns)
+        smaller = np.minimum(values[source], self.inverse.values[other])
+        place = owner[source] * self.gallery.num_rows + self.inverse.columns[other]
+        return np.bincount(place, weights=smaller, minlength=len(queries) * self.gallery.num_rows)
+
+    def matrix(self) -> np.ndarray:
+        """All re-ranked distances [Q, G], for sets small enough to hold them."""
+        return self.rows(np.arange(self.query.num_rows))
+
+
+def rerank(
+    feature_set: FeatureSet,
+    *,
+    metric: str | None = None,
+    k1: int = 20,
+    k2: int = 6,
+    original_weight: float = 0.3,
+    drop_junk: bool = True,
+    mesh: Mesh | None = None,
+) -> Reranker:
+    """`Reranker.build` on a feature set; junk takes no part in the neighbourhoods unless asked to."""
+    metric = feature_set.metric if metric is None else metric
+    if drop_junk:
+        feature_set = feature_set.without_junk()
+    return Reranker.build(
+        distances.prepare(feature_set.query_features, metric, feature_set.query_visibility),
+        distances.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility),
+        k1=k1,
+        k2=k2,
+        original_weight=original_weight,
+        mesh=mesh,
+    )
+
+
+def evaluate(
+    feature_set: FeatureSet,
+    *,
+    metric: str | None = None,
+    k1: int = 20,
+    k2: int = 6,
+    original_weight: float = 0.3,
+    drop_junk: bool = True,
+    mesh: Mesh | None = None,
+    **options: Any,
+) -> ranking.RankingResult:
+    """Re-ranks and scores, a block of queries at a time.
+
+    Args:
+        feature_set: descriptors, identities and cameras.
+        metric: "euclidean" or "cosine"; None takes what the features were made for.
+        k1: see `Reranker.build`.
+        k2: see `Reranker.build`.
+        original_weight: see `Reranker.build`.
+        drop_junk: leave out gallery images of identity -1, also as neighbours.
+        mesh: devices for the neighbour search.
+        **options: `ap`, `same_camera_filter`, `max_rank` of `ranking.rank_metrics_from_rows`.
+    """
+    if drop_junk:
+        feature_set = feature_set.without_junk()
+    reranker = rerank(
+        feature_set, metric=metric, k1=k1, k2=k2, original_weight=original_weight, drop_junk=False, mesh=mesh
+    )
+    labels = (feature_set.query_ids, feature_set.gallery_ids, feature_set.query_cams, feature_set.gallery_cams)
+    return ranking.rank_metrics_from_rows(
+        reranker.rows, *labels, metric=feature_set.metric if metric is None else metric, **options
+    )
+
+
+def _check(k1: int, k2: int, original_weight: float, num_gallery: int) -> None:
+    if not 1 <= k1 <= num_gallery:
+        raise errors.UserError(
+            f"k1 must be between 1 and the size of the gallery ({num_gallery}), but it is {k1}: choose a smaller --k1."
+        )
+    if not 1 <= k2 <= num_gallery:
+        raise errors.UserError(
+            f"k2 must be between 1 and the size of the gallery ({num_gallery}), but it is {k2}: choose another --k2."
+        )
+    if not 0 <= original_weight <= 1:
+        raise errors.UserError(f"lambda must lie in [0, 1], but it is {original_weight}: choose another --lambda.")
+
+
+def memory_estimate(num_images: int, k1: int, k2: int, num_gallery: int | None = None) -> int:
+    """Bytes that re-ranking takes beside the features, from above for ordinary data.
+
+    Args:
+        num_images: queries and gallery together.
+        k1: as in `Reranker.build`.
+        k2: as in `Reranker.build`.
+        num_gallery: gallery images; all of them by default.
+    """
+    expanded = 2 * (k1 + 1)  # an encoding rarely has more non-zeros; at most (k1 + 1)(k1 / 2 + 2)
+    averaged = expanded * (1 + (k2 - 1) / 2)
+    lists = num_images * max(k1 + 1, k2) * 8
+    scratch = _ROWS_AT_ONCE * num_images * 5
+    blocks = (num_gallery or num_images) * (256 * 12 + _QUERIES_AT_ONCE * 24)
+    return int(lists + num_images * averaged * (8 + 8 + 16) + max(scratch, blocks))
+
+
+def available_memory() -> int | None:
+    """Bytes of memory free for use on this machine, None where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _refuse_too_large(query: distances.Side, gallery: distances.Side, k1: int, k2: int) -> None:
+    images = query.num_rows + gallery.num_rows
+    needed = memory_estimate(images, k1, k2, gallery.num_rows) + images * gallery.row_bytes
+    free = available_memory()
+    if free is not None and needed > free:
+        raise errors.UserError(
+            f"re-ranking {images:,} images with k1={k1}, k2={k2} takes about {needed / 1e9:.1f} GB, but "
+            f"{free / 1e9:.1f} GB are free: choose smaller k1 and k2 or rank without re-ranking."
+        )
+
+
+def _blocks(count: int, size: int) -> Iterator[np.ndarray]:
+    for first in range(0, count, size):
+        yield np.arange(first, min(first + size, count))
+
+
+def _reciprocal(rank: np.ndarray) -> np.ndarray:
+    """[N, k] whether the image is among the k nearest of its own k nearest."""
+    out = np.empty(rank.shape, bool)
+    for rows in _blocks(len(rank), 4 * _ROWS_AT_ONCE):
+        out[rows] = (rank[rank[rows]] == rows[:, None, None]).any(axis=2)
+    return out
+
+
+def _encode(side: distances.Side, near: distances.Neighbours, k1: int) -> sparse.Rows:
+    """Expanded k-reciprocal neighbours of every image and their weights (paper, equations 3 to 7)."""
+    count = side.num_rows
+    rank = near.rows[:, : k1 + 1]
+    half = near.rows[:, : int(np.around(k1 / 2)) + 1]
+    mutual = _reciprocal(rank)
+    mutual_half = _reciprocal(half)
+    half_size = mutual_half.sum(axis=1)
+    member = np.zeros((_ROWS_AT_ONCE, count), bool)
+    known = np.full((_ROWS_AT_ONCE, count), np.nan, np.float32)
+    builder = sparse.Builder(count)
+    for rows in _blocks(count, _ROWS_AT_ONCE):
+        local = np.arange(len(rows))[:, None]
+        owner, place = np.nonzero(mutual[rows])
+        candidate = rank[rows][owner, place]
+        member[owner, candidate] = True
+        theirs, valid = half[candidate], mutual_half[candidate]
+        overlap = (member[owner[:, None], theirs] & valid).sum(axis=1)
+        accepted = (overlap > 2 / 3 * half_size[candidate])[:, None] & valid
+        member[owner, candidate] = False
+        added = np.broadcast_to(owner[:, None], theirs.shape)[accepted].astype(np.int64) * count + theirs[accepted]
+        owner, column = np.divmod(np.unique(np.concatenate([owner.astype(np.int64) * count + candidate, added])), count)
+        known[local, rank[rows]] = near.distances[rows, : k1 + 1]
+        distance = known[owner, column]
+        known[local, rank[rows]] = np.nan
+        far = np.flatnonzero(np.isnan(distance))
+        distance[far] = distances.pairs(side.take(rows[owner[far]]), side.take(column[far]))
+        scale = np.where(near.farthest[rows] > 0, near.farthest[rows], 1)
+        weight = np.exp(-(distance / scale[owner]).astype(np.float64))
+        total = np.bincount(owner, weights=weight, minlength=len(rows))
+        builder.add(owner, column, weight / total[owner], len(rows))
+    return builder.build()
+
+
+def _average(encodings: sparse.Rows, neighbours: np.ndarray) -> sparse.Rows:
+    """Mean encoding of each image's nearest ones, itself among them (local query expansion)."""
+    builder = sparse.Builder(encodings.width)
+    size = neighbours.shape[1]
+    for rows in _blocks(len(neighbours), _ROWS_AT_ONCE):
+        entry, source = encodings.entries(neighbours[rows].reshape(-1))
+        key = (source // size).astype(np.int64) * encodings.width + encodings.columns[entry]
+        unique, inverse = np.unique(key, return_inverse=True)
+        values = np.bincount(inverse, weights=encodings.values[entry], minlength=len(unique)) / size
+        owner, column = np.divmod(unique, encodings.width)
+        builder.add(owner, column, values, len(rows))
+    return builder.build()

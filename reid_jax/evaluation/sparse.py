@@ -1,0 +1,71 @@
+"""The few operations on compressed sparse rows that re-ranking needs (numpy, no dependency)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """A sparse matrix by rows; columns rise within a row.
+
+    Attributes:
+        start: [N + 1] int64, where each row begins.
+        columns: [nonzeros] int32.
+        values: [nonzeros] float32.
+        width: number of columns.
+    """
+
+    start: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+    width: int
+
+    def entries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Entries of some rows, one after another.
+
+        Args:
+            rows: [n] row numbers, repeats allowed.
+
+        Returns:
+            The position of each entry in `columns` and `values`, and the place in `rows` it belongs to.
+        """
+        lengths = self.start[rows + 1] - self.start[rows]
+        owner = np.repeat(np.arange(len(rows)), lengths)
+        offset = np.cumsum(lengths) - lengths
+        return np.arange(len(owner)) + (self.start[rows] - offset)[owner], owner
+
+    def transposed(self, first: int) -> Rows:
+        """The rows from `first` on, by columns; row numbers count from `first`."""
+        begin = int(self.start[first])
+        columns = self.columns[begin:]
+        owner = np.repeat(np.arange(len(self.start) - 1 - first, dtype=np.int32), np.diff(self.start[first:]))
+        order = np.argsort(columns, kind="stable")
+        start = np.zeros(self.width + 1, np.int64)
+        np.cumsum(np.bincount(columns, minlength=self.width), out=start[1:])
+        return Rows(start, owner[order], self.values[begin:][order], len(self.start) - 1 - first)
+
+
+class Builder:
+    """Collects rows block by block."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._lengths: list[np.ndarray] = []
+        self._columns: list[np.ndarray] = []
+        self._values: list[np.ndarray] = []
+
+    def add(self, owner: np.ndarray, columns: np.ndarray, values: np.ndarray, count: int) -> None:
+        """Appends `count` rows; `owner` [entries] rises and says which of them each entry belongs to."""
+        self._lengths.append(np.bincount(owner, minlength=count))
+        self._columns.append(columns.astype(np.int32))
+        self._values.append(values.astype(np.float32))
+
+    def build(self) -> Rows:
+        """The matrix."""
+        start = np.concatenate([[0], np.cumsum(np.concatenate(self._lengths))]).astype(np.int64)
+        rows = Rows(start, np.concatenate(self._columns), np.concatenate(self._values), self._width)
+        self._columns, self._values = [], []
+        return rows
