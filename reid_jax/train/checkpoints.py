@@ -1,0 +1,278 @@
+"""Checkpoints of a run: the newest always, the best beside it, never an unreadable one.
+
+    checkpoints/<step>/state    every array of the train state, by path
+    checkpoints/<step>/meta     what the caller gives along, as JSON, and the scores
+
+A checkpoint is written under a temporary name and renamed when it is whole, so a process killed at any moment leaves at
+worst a temporary folder, which the next start removes. Saving goes on in the background: the arrays are copied to the
+host before `save` returns, the step may then give their buffers away.
+
+The state is stored as nested dictionaries of arrays whatever classes hold it in memory. So it can be checked against
+the running model leaf by leaf before it is read, the variables can be read without knowing the optimiser, and the
+number of devices does not matter. Orbax is used here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+
+from reid_jax import trees
+from reid_jax.errors import UserError
+from reid_jax.train import metrics as metrics_lib
+
+STATE, META = "state", "meta"
+
+
+class Checkpoints:
+    """The checkpoints of one run. All processes make one, on the same folder, and call it in the same order.
+
+    Args:
+        directory: where they lie; made when absent.
+        best_metric: name of the score (higher is better) by which the best is kept; `None` keeps only the newest.
+        keep_best: how many of the best to keep.
+    """
+
+    def __init__(self, directory: str | pathlib.Path, best_metric: str | None = None, keep_best: int = 1) -> None:
+        metrics_lib.quiet_libraries()
+        self.directory = pathlib.Path(directory).absolute()
+        self.best_metric = best_metric
+        policies: list[Any] = [managers.LatestN(n=1)]
+        if best_metric and keep_best:
+            best = managers.BestN(get_metric_fn=self._score, n=keep_best, keep_checkpoints_without_metrics=False)
+            policies.append(best)
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                best_fn=self._score,
+                preservation_policy=managers.AnyPreservationPolicy(policies),
+                cleanup_tmp_directories=True,
+                save_root_metadata=False,
+            ),
+        )
+
+    def _score(self, metrics: Mapping[str, float] | None) -> float:
+        """What the best is chosen by; a score that is missing or not a number is the worst."""
+        value = (metrics or {}).get(self.best_metric, -math.inf) if self.best_metric else -math.inf
+        return -math.inf if value is None or math.isnan(value) else value
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+        wait: bool = False,
+    ) -> bool:
+        """Saves a state, in the background unless `wait`; a step that is there already is left as it is.
+
+        Args:
+            step: updates made so far; must rise from call to call.
+            state: any tree of arrays.
+            meta: JSON values to give back at `restore`.
+            metrics: scores of this state, the same on every process.
+            wait: return only when the checkpoint is on the disk.
+
+        Returns:
+            Whether a checkpoint was begun.
+        """
+        step = int(step)
+        latest = self._manager.latest_step()
+        if latest is not None and step <= latest:
+            return False
+        scores = {name: float(value) for name, value in metrics.items()} if metrics else None
+        about = {"meta": dict(meta), "metrics": scores, "best_metric": self.best_metric}
+        items = ocp.args.Composite(
+            **{STATE: ocp.args.StandardSave(_as_dicts(state)), META: ocp.args.JsonSave(_as_json(about))}
+        )
+        begun = bool(self._manager.save(step, args=items, metrics=scores))
+        if wait:
+            self.wait()
+        return begun
+
+    def latest_step(self) -> int | None:
+        """The newest step there is, `None` before the first."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The kept step with the highest score, `None` when no step has one."""
+        self.wait()
+        return best_step(self.directory)
+
+    def restore(self, abstract_state: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reads a checkpoint back.
+
+        Args:
+            abstract_state: a tree of the same classes as the state, its leaves `jax.ShapeDtypeStruct`s with the
+                sharding they shall have; any number of devices will do.
+            step: which one; the newest when `None`.
+
+        Returns:
+            The state and the `meta` it was saved with.
+
+        Raises:
+            UserError: there is none, or it belongs to another model.
+        """
+        self.wait()
+        step = _choose(self.directory, self.latest_step() if step is None else step)
+        wanted = trees.flatten(abstract_state)
+        _check_fit(self.directory / str(step), wanted)
+        items = ocp.args.Composite(
+            **{STATE: ocp.args.StandardRestore(trees.unflatten(wanted)), META: ocp.args.JsonRestore()}
+        )
+        restored = self._manager.restore(step, args=items)
+        flat = trees.flatten(restored[STATE])
+        leaves = [flat[path] for path in wanted]
+        return jax.tree.unflatten(jax.tree.structure(abstract_state), leaves), restored[META]["meta"]
+
+    def wait(self) -> None:
+        """Returns when everything saved so far is on the disk; raises what went wrong in the background."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and ends the background threads."""
+        self._manager.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def restore_variables(
+    directory: str | pathlib.Path,
+    step: int | str | None = None,
+    *,
+    extra: bool = False,
+    average: str | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads a model's variables from a run's checkpoints without knowing its optimiser; changes nothing there.
+
+    Args:
+        directory: the folder of checkpoints.
+        step: a step, `"best"`, or `None` for the newest.
+        extra: also give the state's `extra`.
+        average: name of an entry of `extra` (an averaged model's variables) given in place of `params` and
+            `batch_stats` where the checkpoint has it.
+
+    Returns:
+        `{"params": ..., "batch_stats": ...}` (and `"extra"`) as numpy, and the `meta` of the checkpoint.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    metrics_lib.quiet_libraries()
+    directory = pathlib.Path(directory).absolute()
+    if step == "best":
+        step = best_step(directory)
+        if step is None:
+            raise UserError(
+                f"no checkpoint in {directory} has a score yet, so none is the best; take the newest, or train on "
+                "until the first evaluation."
+            )
+    folder = directory / str(_choose(directory, step))
+    stored = _stored(folder)
+    replacement = f"extra/{average}/"
+    averaged = average is not None and any(path.startswith(replacement) for path in stored)
+    heads = (replacement,) if averaged else ("params/", "batch_stats/")
+    heads += ("extra/",) if extra else ()
+    wanted = trees.unflatten({path: leaf for path, leaf in stored.items() if path.startswith(heads)})
+    numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=numpy, partial_restore=True)
+        flat = trees.flatten(reader.restore(folder / STATE, args=arguments))
+    if averaged:
+        kept = {path: leaf for path, leaf in flat.items() if extra and path.startswith("extra/")}
+        flat = {path.removeprefix(replacement): leaf for path, leaf in flat.items() if path.startswith(replacement)}
+        flat |= kept
+    variables = {"params": {}, "batch_stats": {}} | ({"extra": {}} if extra else {})
+    return variables | trees.unflatten(flat), _read_meta(folder)["meta"]
+
+
+def steps(directory: str | pathlib.Path) -> list[int]:
+    """The steps whose checkpoints are whole, rising."""
+    folder = pathlib.Path(directory)
+    if not folder.is_dir():
+        return []
+    # Folders still being written bear another name.
+    return sorted(int(one.name) for one in folder.iterdir() if one.name.isdigit() and (one / META).is_dir())
+
+
+def best_step(directory: str | pathlib.Path) -> int | None:
+    """The kept step with the highest score (the later of equals), `None` when no step has one."""
+    scored = []
+    for step in steps(directory):
+        about = _read_meta(pathlib.Path(directory) / str(step))
+        score = (about["metrics"] or {}).get(about["best_metric"])
+        if score is not None and not math.isnan(score):
+            scored.append((score, step))
+    return max(scored)[1] if scored else None
+
+
+def _choose(directory: pathlib.Path, step: int | None) -> int:
+    """The step asked for, or the newest."""
+    known = steps(directory)
+    if not known:
+        raise UserError(
+            f"no checkpoint was found in {directory}; train first, or give the folder of a run that has been trained."
+        )
+    if step is None:
+        return known[-1]
+    if int(step) not in known:
+        raise UserError(f"no checkpoint of step {step} is in {directory}; there are: {', '.join(map(str, known))}.")
+    return int(step)
+
+
+def _as_dicts(state: Any) -> dict[str, Any]:
+    return trees.unflatten(trees.flatten(state))
+
+
+def _as_json(value: Any) -> Any:
+    """Numpy numbers become Python's; anything else that is no JSON raises."""
+
+    def plain(one: Any) -> Any:
+        if isinstance(one, (np.generic, jax.Array, np.ndarray)):
+            return one.tolist()
+        raise TypeError(f"{type(one).__name__} cannot be stored in a checkpoint's meta")
+
+    return json.loads(json.dumps(value, default=plain))
+
+
+def _read_meta(folder: pathlib.Path) -> dict[str, Any]:
+    return json.loads((folder / META / "metadata").read_text())
+
+
+def _stored(folder: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the stored arrays by path."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        tree = reader.metadata(folder / STATE).item_metadata.tree
+    return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in trees.flatten(tree).items()}
+
+
+def _check_fit(folder: pathlib.Path, wanted: Mapping[str, Any]) -> None:
+    """Compares the stored arrays with those expected, before orbax does: its own message fills pages."""
+    stored = _stored(folder)
+    differences = []
+    for path, leaf in wanted.items():
+        if path not in stored:
+            differences.append(f"{path} is not in it")
+        elif stored[path].shape != tuple(leaf.shape):
+            differences.append(f"{path} has shape {stored[path].shape}, expected {tuple(leaf.shape)}")
+        elif stored[path].dtype != leaf.dtype:
+            differences.append(f"{path} is {stored[path].dtype}, expected {leaf.dtype}")
+    differences += [f"{path} is in it but not in the model" for path in stored if path not in wanted]
+    if differences:
+        more = f" (and {len(differences) - 1} more differences)" if len(differences) > 1 else ""
+        raise UserError(
+            f"the checkpoint {folder} belongs to another model or optimiser: {differences[0]}{more}; use the config it "
+            "was trained with, or another --workdir."
+        )
