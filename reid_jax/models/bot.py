@@ -17,6 +17,13 @@ from reid_jax.models import resnet
 from reid_jax.nn import heads, pooling
 from reid_jax.ops import descriptors, distances
 
+# The authors' parameter names, see `reid_jax.models.convert`.
+TORCH_RULES: tuple[tuple[str, str], ...] = (
+    (r"^base\.", "backbone."),
+    (r"^(bottleneck|classifier)\.", r"head_b.\1."),
+)
+TORCH_IGNORED: tuple[tuple[str, str], ...] = ((r"^bottleneck\.bias$", "shift of the neck, frozen at zero"),)
+
 
 class BoT(nn.Module):
     """Backbone, pooling, neck, classifier: metric losses read the feature before the neck, the test what comes after.

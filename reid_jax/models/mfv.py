@@ -64,6 +64,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "test_fusion": ("per_part", "concat"),
 }
 
+TORCH_RULES = mfv_release.TORCH_RULES
+TORCH_IGNORED = mfv_release.TORCH_IGNORED
+
 
 class LevelTransform(nn.Module):
     """MFE: one level of the backbone, refined by bottlenecks and pooled to the grid of stage 3.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors, models
-from reid_jax.models import bot
+from reid_jax.models import bot, convert
 
 TINY = {"num_classes": 5, "width": 8, "depths": (1, 1, 1, 1)}
 
@@ -64,3 +64,15 @@ def test_unknown_options_are_explained():
         models.build("bot", num_classes=5, laststride=1)
     with pytest.raises(errors.UserError, match="did you mean 'resnet50'"):
         shapes_of(models.build("bot", num_classes=5, variant="resnet5"))
+
+
+def test_the_published_names_fill_every_parameter():
+    _, variables = shapes_of(bot.BoT(751))
+    to_theirs = ((r"^backbone\.", "base."), (r"^head_b\.", ""))
+    random = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
+    published = convert.to_torch(random, to_theirs) | {"bottleneck.bias": np.zeros(2048, np.float32)}
+    assert "base.layer4.2.bn3.running_var" in published
+    ignored = (*convert.IGNORED, *bot.TORCH_IGNORED)
+    _, report = convert.load_into(variables, published, bot.TORCH_RULES, ignore=ignored)
+    assert len(report.named("loaded")) == len(jax.tree.leaves(variables))
+    assert [entry.source for entry in report.entries if entry.fate != "loaded"] == ["bottleneck.bias"]
