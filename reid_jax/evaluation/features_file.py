@@ -108,7 +108,14 @@ class FeatureSet:
                 f"the gallery holds {self.num_gallery} images and all of them are junk (identity -1): "
                 "give gallery images with known identities."
             )
-        rows = np.flatnonzero(keep)
+        return self.with_gallery(np.flatnonzero(keep))
+
+    def with_gallery(self, rows: np.ndarray) -> FeatureSet:
+        """The same queries with some rows of the gallery.
+
+        Args:
+            rows: [n] gallery rows, in the order wished.
+        """
         return dataclasses.replace(
             self,
             gallery_features=self.gallery_features[rows],

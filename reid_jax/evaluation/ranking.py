@@ -175,6 +175,8 @@ def rank_metrics(
     query_block = distances.round_up(min(query_block, query.num_rows), distances.QUERY_UNIT)
     gallery_block = distances.round_up(gallery_block, distances.GALLERY_UNIT)
     tiles = list(table.tiles(query_block))
+    if not any(tile.relevant.any() for tile in tiles):
+        raise _no_match(table)  # known before a single distance is computed
     thresholds = counting.thresholds(tiles, query, gallery, gallery_block)
     counts = counting.stream_counts(tiles, thresholds, query, gallery, table.gallery_ids, gallery_block, mesh)
     return _score(tiles, thresholds, counts, table, ap, metric, max_rank)
@@ -245,6 +247,8 @@ def rank_metrics_from_rows(
     table = candidates.Table.build(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter)
     query_block = distances.round_up(min(query_block, len(table.query_ids)), distances.QUERY_UNIT)
     tiles = list(table.tiles(query_block))
+    if not any(tile.relevant.any() for tile in tiles):
+        raise _no_match(table)
     found = []
     for tile in tiles:
         rows = _comparable(np.asarray(distance_rows(tile.rows)))
@@ -305,8 +309,6 @@ def _score(
         first_hit[rows] = rank[found, 0]
         num_relevant[rows] = number[found]
     valid = num_relevant > 0
-    if not valid.any():
-        raise _no_match(table)
     return RankingResult(
         mAP=float(ap[valid].mean()),
         mINP=float(inp[valid].mean()),
@@ -322,6 +324,19 @@ def _score(
         num_query_without_match=int((~valid).sum()),
         same_camera_filter=table.same_camera_filter,
     )
+
+
+def refuse_no_match(
+    query_ids: np.ndarray,
+    gallery_ids: np.ndarray,
+    query_cams: np.ndarray,
+    gallery_cams: np.ndarray,
+    same_camera_filter: bool,
+) -> None:
+    """Raises the `UserError` of a protocol that leaves no query a correct gallery image; cheap, no distances."""
+    table = candidates.Table.build(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter)
+    if not any(tile.relevant.any() for tile in table.tiles(distances.QUERY_UNIT)):
+        raise _no_match(table)
 
 
 def _no_match(table: candidates.Table) -> errors.UserError:

@@ -1,0 +1,317 @@
+"""Are two images the same person? ROC, AUC, EER and the threshold for a wished false positive rate.
+
+Every query is paired with every gallery image (pairs of one identity and one camera are left out, as in ranking).
+Distances stream by in blocks; they are counted in fine histograms, which needs the same little memory at any size, or
+kept and sorted where an exact answer is wished and they fit. A pair is accepted when its distance is at most the
+threshold; distances and thresholds are in the unit people quote (`distances.readable`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reid_jax import errors
+from reid_jax.evaluation import distances, reranking
+from reid_jax.evaluation.features_file import UNKNOWN_CAMERA, FeatureSet
+
+FALSE_POSITIVE_RATES = (1e-1, 1e-2, 1e-3, 1e-4)
+_BINS = 2**18
+_QUERY_BLOCK, _GALLERY_BLOCK = 512, 4096
+_DIFFERENT, _SAME, _LEFT_OUT = 0, 1, 2
+_ROC_POINTS = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatingPoint:
+    """What a threshold gives.
+
+    Attributes:
+        false_positive_rate: the rate asked for; the rate reached is the largest possible one not above it.
+        true_positive_rate: share of same-person pairs accepted.
+        threshold: accept pairs whose distance is at most this.
+    """
+
+    false_positive_rate: float
+    true_positive_rate: float
+    threshold: float
+
+
+@dataclasses.dataclass(frozen=True)
+class VerificationResult:
+    """How well one threshold separates same-person pairs from others. Rates are fractions.
+
+    Attributes:
+        auc: area under the ROC curve; ties count half.
+        eer: rate at which false positives and false negatives are equally frequent.
+        eer_threshold: the threshold there.
+        points: operating points at the wished false positive rates.
+        false_positive_rates: [n] ROC curve.
+        true_positive_rates: [n] ROC curve.
+        num_same: pairs of one person.
+        num_different: pairs of two persons.
+        exact: whether distances were sorted rather than counted in bins.
+        resolution: width of a histogram bin at the EER threshold; 0 where exact.
+    """
+
+    auc: float
+    eer: float
+    eer_threshold: float
+    points: tuple[OperatingPoint, ...]
+    false_positive_rates: np.ndarray
+    true_positive_rates: np.ndarray
+    num_same: int
+    num_different: int
+    exact: bool
+    resolution: float
+
+    def as_dict(self, prefix: str = "") -> dict[str, float | int]:
+        """`<prefix>/auc`, `eer`, `eer_threshold`, `tpr_at_fpr_1e-3`, `threshold_at_fpr_1e-3`, ..."""
+        values: dict[str, float | int] = {"auc": self.auc, "eer": self.eer, "eer_threshold": self.eer_threshold}
+        for point in self.points:
+            name = f"{point.false_positive_rate:.0e}".replace("e-0", "e-")
+            values |= {f"tpr_at_fpr_{name}": point.true_positive_rate, f"threshold_at_fpr_{name}": point.threshold}
+        values |= {"num_pairs_same": self.num_same, "num_pairs_different": self.num_different}
+        return {f"{prefix}/{key}" if prefix else key: value for key, value in values.items()}
+
+
+def verify(
+    feature_set: FeatureSet,
+    *,
+    metric: str | None = None,
+    same_camera_filter: bool = True,
+    drop_junk: bool = True,
+    rates: tuple[float, ...] = FALSE_POSITIVE_RATES,
+    exact: bool = False,
+    bins: int = _BINS,
+) -> VerificationResult:
+    """Scores all pairs of queries and gallery images.
+
+    Args:
+        feature_set: descriptors, identities and cameras.
+        metric: "euclidean" or "cosine"; None takes what the features were made for.
+        same_camera_filter: leave out pairs of one identity and one camera.
+        drop_junk: leave out gallery images of identity -1.
+        rates: false positive rates to find thresholds for.
+        exact: keep and sort all distances (4 bytes a pair) instead of counting them in bins.
+        bins: histogram bins over the possible range.
+
+    Raises:
+        UserError: there is no same-person pair or no other pair, or the exact distances could not fit into memory.
+    """
+    metric = feature_set.metric if metric is None else metric
+    if drop_junk:
+        feature_set = feature_set.without_junk()
+    query = distances.prepare(feature_set.query_features, metric, feature_set.query_visibility)
+    gallery = distances.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility)
+    slots = query.visibility is not None
+    blocks = functools.partial(_blocks, feature_set, query, gallery, same_camera_filter)
+    if exact:
+        _refuse_too_large(query.num_rows, gallery.num_rows)
+        same, different = _collect(blocks())
+        curve = _exact_curve(same, different)
+        below = [float(np.nextafter(np.float32(value), np.float32(-np.inf))) for value in _allowed(different, rates)]
+        edges = None
+    else:
+        edges = np.linspace(0, _upper_bound(query, gallery), bins + 1)
+        same, different = _histograms(blocks(), edges)
+        curve = _histogram_curve(same, different, edges)
+        below = []
+    _refuse_one_sided(curve, same_camera_filter)
+    return _result(curve, rates, below, metric, slots, edges)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Curve:
+    """Counts of accepted pairs at rising thresholds, from none to all."""
+
+    thresholds: np.ndarray
+    same: np.ndarray
+    different: np.ndarray
+
+
+def _result(
+    curve: _Curve,
+    rates: tuple[float, ...],
+    below: list[float],
+    metric: str,
+    slots: bool,
+    edges: np.ndarray | None,
+) -> VerificationResult:
+    num_same, num_different = int(curve.same[-1]), int(curve.different[-1])
+    true_positive, false_positive = curve.same / num_same, curve.different / num_different
+    quote = functools.partial(distances.readable, metric=metric, slots=slots)
+    points = []
+    for number, rate in enumerate(rates):
+        last = int(np.searchsorted(false_positive, rate, side="right")) - 1
+        threshold = below[number] if below else curve.thresholds[last]
+        points.append(OperatingPoint(rate, float(true_positive[last]), float(quote(np.asarray(threshold)))))
+    eer, eer_threshold = _equal_error(curve, true_positive, false_positive)
+    resolution = 0.0
+    if edges is not None:
+        around = np.asarray([eer_threshold, eer_threshold + edges[1]])
+        resolution = float(np.diff(quote(around))[0])
+    kept = _thinned(false_positive, true_positive)
+    return VerificationResult(
+        auc=float(np.sum(np.diff(false_positive) * (true_positive[1:] + true_positive[:-1]) / 2)),
+        eer=eer,
+        eer_threshold=float(quote(np.asarray(eer_threshold))),
+        points=tuple(points),
+        false_positive_rates=false_positive[kept],
+        true_positive_rates=true_positive[kept],
+        num_same=num_same,
+        num_different=num_different,
+        exact=edges is None,
+        resolution=resolution,
+    )
+
+
+def _equal_error(curve: _Curve, true_positive: np.ndarray, false_positive: np.ndarray) -> tuple[float, float]:
+    """Where the false positive rate crosses the false negative rate, linearly between two thresholds."""
+    gap = false_positive - (1 - true_positive)
+    after = int(np.argmax(gap >= 0))
+    before = max(after - 1, 0)
+    span = gap[after] - gap[before]
+    share = -gap[before] / span if span > 0 else 0.0
+    rate = false_positive[before] + share * (false_positive[after] - false_positive[before])
+    low, high = curve.thresholds[before], curve.thresholds[after]
+    return float(rate), float(high if not np.isfinite(low) else low + share * (high - low))
+
+
+def _thinned(false_positive: np.ndarray, true_positive: np.ndarray) -> np.ndarray:
+    """Positions of some hundred points that draw the curve well on linear and on logarithmic axes."""
+    wished = np.concatenate([np.linspace(0, 1, _ROC_POINTS // 2), np.geomspace(1e-6, 1, _ROC_POINTS // 2)])
+    places = np.concatenate([np.searchsorted(false_positive, wished), np.searchsorted(true_positive, wished)])
+    return np.unique(np.clip(np.append(places, 0), 0, len(false_positive) - 1))
+
+
+# ---- exact
+
+
+def _collect(blocks: Iterator[tuple[jax.Array, jax.Array]]) -> tuple[np.ndarray, np.ndarray]:
+    same, different = [], []
+    for block in blocks:
+        values, kind = np.asarray(block[0]), np.asarray(block[1])
+        same.append(values[kind == _SAME])
+        different.append(values[kind == _DIFFERENT])
+    return np.sort(np.concatenate(same)), np.sort(np.concatenate(different))
+
+
+def _exact_curve(same: np.ndarray, different: np.ndarray) -> _Curve:
+    # Corners of the ROC curve: only where a same-person pair is accepted does it rise.
+    values = np.unique(np.concatenate([same, different[:1], different[-1:]]))
+    values = np.unique(np.concatenate([values, _before(values)]))
+    counts = [np.concatenate([[0], np.searchsorted(side, values, side="right")]) for side in (same, different)]
+    return _Curve(np.concatenate([[-np.inf], values]), *counts)
+
+
+def _before(values: np.ndarray) -> np.ndarray:
+    return np.nextafter(values, np.float32(-np.inf))
+
+
+def _allowed(different: np.ndarray, rates: tuple[float, ...]) -> list[float]:
+    """For each rate the smallest distance that must be refused."""
+    if not len(different):
+        return [0.0 for _ in rates]
+    return [float(different[min(int(rate * len(different) + 1e-9), len(different) - 1)]) for rate in rates]
+
+
+def _refuse_too_large(num_query: int, num_gallery: int) -> None:
+    needed, free = 10 * num_query * num_gallery, reranking.available_memory()
+    if free is not None and needed > free:
+        raise errors.UserError(
+            f"sorting {num_query:,} x {num_gallery:,} distances takes about {needed / 1e9:.1f} GB, but "
+            f"{free / 1e9:.1f} GB are free: use the histograms (exact=False), whose thresholds are fine to one bin."
+        )
+
+
+# ---- histograms
+
+
+def _upper_bound(query: distances.Side, gallery: distances.Side) -> float:
+    """No distance is larger than this."""
+    lengths = [float(np.sqrt(side.squares.max())) for side in (query, gallery)]
+    bound = sum(lengths)
+    return max(bound if query.visibility is not None else bound**2, 1e-6) * 1.0001
+
+
+@functools.partial(jax.jit, static_argnames="bins")
+def _codes(values: jax.Array, kind: jax.Array, scale: jax.Array, bins: int) -> jax.Array:
+    """Bin of each pair; same-person pairs use a second set of bins and left-out ones the last number."""
+    number = jnp.clip(jnp.floor(values * scale), 0, bins - 1).astype(jnp.int32)
+    return jnp.where(kind == _LEFT_OUT, 2 * bins, number + bins * kind)
+
+
+def _histograms(blocks: Iterator[tuple[jax.Array, jax.Array]], edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    bins = len(edges) - 1
+    scale = np.float32(bins / edges[-1])
+    total = np.zeros(2 * bins + 1, np.int64)
+    waiting = None
+    for values, kind in blocks:
+        codes = _codes(values, kind, scale, bins)
+        if waiting is not None:  # counted on the host while the device makes the next block
+            total += np.bincount(np.asarray(waiting).reshape(-1), minlength=len(total))
+        waiting = codes
+    total += np.bincount(np.asarray(waiting).reshape(-1), minlength=len(total))
+    return total[bins : 2 * bins], total[:bins]
+
+
+def _histogram_curve(same: np.ndarray, different: np.ndarray, edges: np.ndarray) -> _Curve:
+    return _Curve(edges, *(np.concatenate([[0], np.cumsum(side)]) for side in (same, different)))
+
+
+# ---- blocks
+
+
+@functools.partial(jax.jit, static_argnames="same_camera_filter")
+def _block(
+    gallery: distances.Side,
+    gallery_labels: tuple[jax.Array, jax.Array, jax.Array],
+    query: distances.Side,
+    query_labels: tuple[jax.Array, jax.Array, jax.Array],
+    same_camera_filter: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """Distances [g, q] and what kind of pair each is; labels are (identity, camera, whether it is an image)."""
+    ids, cams, real = ((a[:, None], b[None, :]) for a, b in zip(gallery_labels, query_labels, strict=True))
+    same = ids[0] == ids[1]
+    kind = jnp.where(same, _SAME, _DIFFERENT)
+    left_out = ~(real[0] & real[1])
+    if same_camera_filter:
+        left_out |= same & (cams[0] == cams[1]) & (cams[1] != UNKNOWN_CAMERA)
+    return distances.block(gallery, query), jnp.where(left_out, _LEFT_OUT, kind)
+
+
+def _blocks(
+    feature_set: FeatureSet, query: distances.Side, gallery: distances.Side, same_camera_filter: bool
+) -> Iterator[tuple[jax.Array, jax.Array]]:
+    query_block = distances.round_up(min(_QUERY_BLOCK, query.num_rows), distances.QUERY_UNIT)
+    gallery_block = distances.round_up(min(_GALLERY_BLOCK, gallery.num_rows), distances.GALLERY_UNIT)
+
+    def cut(side: distances.Side, ids: np.ndarray, cams: np.ndarray, size: int) -> Iterator[tuple]:
+        for first in range(0, side.num_rows, size):
+            rows = slice(first, first + size)
+            labels = (ids[rows], cams[rows], np.ones(len(ids[rows]), bool))
+            yield side.take(rows).pad(size), tuple(distances.pad_rows(label, size) for label in labels)
+
+    for gallery_part in cut(gallery, feature_set.gallery_ids, feature_set.gallery_cams, gallery_block):
+        gallery_part = jax.device_put(gallery_part)
+        for query_part in cut(query, feature_set.query_ids, feature_set.query_cams, query_block):
+            yield _block(*gallery_part, *query_part, same_camera_filter)
+
+
+def _refuse_one_sided(curve: _Curve, same_camera_filter: bool) -> None:
+    if not curve.same[-1]:
+        hint = " or count pairs within a camera with same_camera_filter=False (--no-same-camera-filter)"
+        raise errors.UserError(
+            "verification needs pairs of one person, but no query shares its identity with a gallery image it may be "
+            f"compared with: check identities and cameras{hint if same_camera_filter else ''}."
+        )
+    if not curve.different[-1]:
+        raise errors.UserError(
+            "verification needs pairs of two persons, but all images are of one identity: add other identities."
+        )
