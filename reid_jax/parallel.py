@@ -3,17 +3,8 @@
 Parameters are replicated, batches are split over `data` on their first axis, and compiled code speaks of the global
 batch: batch normalisation and hard mining mean the same on one device, on eight, and on several machines.
 
-With several machines the same command runs once per host. `initialize` finds the others from its arguments or from the
-environment; only variables a launcher has set count, so that a plain run never waits for anybody:
-
-| launcher | read from the environment |
-|---|---|
-| by hand | `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID` |
-| SLURM (`srun`) | `SLURM_JOB_ID`, `SLURM_STEP_NODELIST`, `SLURM_NTASKS` > 1, `SLURM_PROCID`, `SLURM_LOCALID` |
-| Open MPI (`mpirun`) | `OMPI_COMM_WORLD_SIZE` > 1 |
-| GKE with TPUs | `TPU_WORKER_ID`, `TPU_WORKER_HOSTNAMES` with several hosts |
-| Cloud TPU pods | a TPU device file and libtpu; jax asks the machine's metadata server |
-| Kubernetes indexed jobs | `KUBERNETES_SERVICE_HOST` and `JOB_COMPLETION_INDEX` (needs the package `kubernetes`) |
+With several machines the same command runs once per host; `session` joins the others, whom `reid_jax.cluster` finds
+from flags or from the environment of SLURM, Open MPI, Kubernetes or a TPU pod.
 
 When a process dies the others cannot go on. They notice in the next collective (`peer_failure`) or through the
 runtime's heartbeats, print one sentence, and end with exit code 2; the next start resumes from the last checkpoint.
@@ -23,9 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
-import glob
-import importlib.util
 import logging
 import os
 import re
@@ -33,7 +21,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import jax
@@ -41,138 +30,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from reid_jax import cluster as cluster_lib
 from reid_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 AXIS = "data"
 
-# ---- finding the other processes -----------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Cluster:
-    """How this process finds the others; `None` fields are left to jax's own detection.
-
-    Attributes:
-        source: what said so ("flags", "environment", "SLURM", ...).
-        coordinator: `host:port` of process 0.
-        num_processes: how many processes there are.
-        process_id: which one this is.
-        local_device_ids: GPUs of this process where several processes share a host.
-    """
-
-    source: str
-    coordinator: str | None = None
-    num_processes: int | None = None
-    process_id: int | None = None
-    local_device_ids: tuple[int, ...] | None = None
-
-
-def detect(
-    coordinator: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> Cluster | None:
-    """Decides from flags and environment whether this run has several processes.
-
-    Args:
-        coordinator: `host:port`, or `None`.
-        num_processes: number of processes, or `None`.
-        process_id: number of this process, or `None`.
-        environment: the environment; `os.environ` when `None`.
-
-    Returns:
-        The cluster, or `None` for a run of one process.
-
-    Raises:
-        UserError: some of the three flags (or variables) but not all, or values that do not fit.
-    """
-    env = os.environ if environment is None else environment
-    flags = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
-    if any(value is not None for value in flags.values()):
-        return _checked("flags", flags)
-    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    given = {name: env.get(name) for name in names}
-    if given[names[1]] is not None or given[names[2]] is not None:
-        return _checked("environment", given)
-    if _number(env, "SLURM_NTASKS") > 1 and "SLURM_STEP_NODELIST" in env and "SLURM_PROCID" in env:
-        return _slurm(env)
-    if _number(env, "OMPI_COMM_WORLD_SIZE") > 1:
-        return Cluster("Open MPI", given[names[0]])
-    if "TPU_WORKER_ID" in env and "," in env.get("TPU_WORKER_HOSTNAMES", ""):
-        return Cluster("GKE TPU workers")
-    if "KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" in env:
-        if importlib.util.find_spec("kubernetes"):
-            return Cluster("Kubernetes job")
-        logger.warning(
-            "this looks like an indexed Kubernetes job, but the package `kubernetes` is missing: running alone; "
-            "install it (pip install kubernetes) or give --coordinator, --num_processes and --process_id"
-        )
-    if environment is None and _has_tpu(env):
-        return Cluster("Cloud TPU")
-    if given[names[0]] is not None:
-        return _checked("environment", given)
-    return None
-
-
-def _checked(source: str, given: Mapping[str, Any]) -> Cluster:
-    """Checks three values given by hand."""
-    missing = [name for name, value in given.items() if value in (None, "")]
-    if missing:
-        present = [name for name in given if name not in missing]
-        raise UserError(
-            f"{' and '.join(present)} came without {' and '.join(missing)}; give all three, or none to let the "
-            "cluster's environment decide."
-        )
-    coordinator, count, index = given.values()
-    try:
-        count, index = int(count), int(index)
-    except ValueError as error:
-        raise UserError(f"the number of processes and the process id must be whole numbers ({error}).") from error
-    host, _, port = str(coordinator).rpartition(":")
-    if not host or not port.isdigit():
-        raise UserError(
-            f"the coordinator must be given as HOST:PORT, for example node01:12345, but came as {coordinator!r}."
-        )
-    if count < 1 or not 0 <= index < count:
-        raise UserError(f"with {count} processes the process id must be between 0 and {count - 1}, but is {index}.")
-    return Cluster(source, str(coordinator), count, index)
-
-
-def _number(env: Mapping[str, str], name: str) -> int:
-    """A whole number in the environment, 0 when absent or something else."""
-    text = env.get(name, "")
-    return int(text) if text.isdigit() else 0
-
-
-def _slurm(env: Mapping[str, str]) -> Cluster:
-    """Reads a SLURM step.
-
-    jax's own reading gives each process one GPU, `SLURM_LOCALID`; here a process that is alone on its host (the
-    layout this package recommends) keeps all of them.
-    """
-    # "node[001-004,007],other" -> node001
-    first = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", env["SLURM_STEP_NODELIST"])
-    if first is None:
-        raise UserError(f"SLURM_STEP_NODELIST is {env['SLURM_STEP_NODELIST']!r}, in which no host name can be found.")
-    host = first.group(1) + (first.group(2) or "")
-    # A port in the upper range that all processes of the job derive alike.
-    port = env.get("JAX_COORDINATOR_PORT") or str(61440 + _number(env, "SLURM_JOB_ID") % 4096)
-    address = env.get("JAX_COORDINATOR_ADDRESS") or f"{host}:{port}"
-    # "8(x2),4": tasks on each node of the step.
-    layout = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE") or "1"
-    shared = any(int(count) > 1 for count in re.findall(r"(?:^|,)(\d+)", layout))
-    local = (_number(env, "SLURM_LOCALID"),) if shared else None
-    return Cluster("SLURM", address, _number(env, "SLURM_NTASKS"), _number(env, "SLURM_PROCID"), local)
-
-
-def _has_tpu(env: Mapping[str, str]) -> bool:
-    """Whether this machine is a Cloud TPU host that jax will use."""
-    if env.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu" or importlib.util.find_spec("libtpu") is None:
-        return False
-    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
+# ---- joining the other processes --------------------------------------------------------------------------------
 
 
 def initialize(
@@ -182,7 +47,7 @@ def initialize(
     *,
     timeout: int = 300,
     heartbeat_timeout: int = 60,
-) -> Cluster | None:
+) -> cluster_lib.Cluster | None:
     """Joins the other processes of the run, if there are any; call it before any other use of jax.
 
     Args:
@@ -198,7 +63,7 @@ def initialize(
     Raises:
         UserError: the settings do not fit, or the coordinator cannot be reached.
     """
-    cluster = detect(coordinator, num_processes, process_id)
+    cluster = cluster_lib.detect(coordinator, num_processes, process_id)
     if cluster is None or cluster.num_processes == 1:
         return None
     if cluster.coordinator is not None and cluster.process_id is not None:
@@ -317,6 +182,41 @@ def abandon(sentence: str | None = None, code: int = 2) -> NoReturn:
     os._exit(code)
 
 
+@contextlib.contextmanager
+def session(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, **timeouts: int
+) -> Iterator[cluster_lib.Cluster | None]:
+    """A whole program between `initialize` and `shutdown`; a failure ends it without waiting for the others.
+
+    In a run of several processes an exception that reaches the end of the block is told (the sentence of a
+    `UserError` or of a lost peer, the traceback of anything else) and the process leaves at once with exit code 2 (1
+    after a traceback, 130 after an interrupt); alone, the exception goes on to the caller.
+
+    Args:
+        coordinator: see `initialize`, like the rest.
+        num_processes: number of processes.
+        process_id: number of this one.
+        **timeouts: `timeout`, `heartbeat_timeout`.
+    """
+    cluster = initialize(coordinator, num_processes, process_id, **timeouts)
+    if cluster is None:
+        yield None
+        return
+    try:
+        yield cluster
+    except SystemExit as error:
+        if error.code:
+            abandon(code=error.code if isinstance(error.code, int) else 1)
+    except KeyboardInterrupt:
+        abandon("interrupted; the same command resumes from the last checkpoint.", 130)
+    except BaseException as error:
+        sentence = error if isinstance(error, UserError) else peer_failure(error)
+        if sentence is None:
+            traceback.print_exc()
+        abandon(f"error: {sentence}" if sentence else None, 2 if sentence else 1)
+    shutdown()
+
+
 # What the collectives of gloo (CPU) and NCCL (GPU), and the coordination service say when the other side is gone.
 _LOST = re.compile(
     r"gloo.*(failed|closed|reset|timed out|timeout)|nccl.*(error|abort|timeout)|connection (closed|reset) by peer"
@@ -379,10 +279,10 @@ def to_global(batch: Any, mesh: Mesh) -> Any:
         UserError: the rows do not spread evenly over the devices, or the arrays differ in length.
     """
     sharding = sharded(mesh)
-    lengths = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(batch)}
-    if len(lengths) > 1 or None in lengths:
+    lengths = {np.shape(leaf)[0] if np.ndim(leaf) else -1 for leaf in jax.tree.leaves(batch)}
+    if len(lengths) > 1 or -1 in lengths:
         raise UserError(
-            f"the arrays of a batch must have one first axis in common, but have lengths {sorted(lengths, key=str)}."
+            f"the arrays of a batch must have one first axis in common, but have lengths {sorted(lengths)}."
         )
     length = lengths.pop() if lengths else 0
     local = len(sharding.addressable_devices)

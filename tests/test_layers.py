@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Bottom to top. A module may import its own layer's and lower ones; those of one line may not import each other.
 LAYERS = (
     ("errors",),
+    ("cluster",),
     ("trees", "parallel", "ops"),
     ("nn", "losses", "data"),
     ("models", "evaluation"),

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reid_jax import parallel
+from reid_jax import cluster, parallel
 from reid_jax.errors import UserError
 
 # ---- placement ----------------------------------------------------------------------------------------------------
@@ -97,26 +97,26 @@ SLURM = {
         (SLURM | {"SLURM_NTASKS": "1"}, None),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),  # any pod
         ({"TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "localhost"}, None),
-        (SLURM, parallel.Cluster("SLURM", "gpu007:61444", 4, 2)),
+        (SLURM, cluster.Cluster("SLURM", "gpu007:61444", 4, 2)),
         (
             SLURM | {"SLURM_STEP_NODELIST": "a1,a2", "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_LOCALID": "1"},
-            parallel.Cluster("SLURM", "a1:61444", 4, 2, (1,)),
+            cluster.Cluster("SLURM", "a1:61444", 4, 2, (1,)),
         ),
-        (SLURM | {"JAX_COORDINATOR_PORT": "99"}, parallel.Cluster("SLURM", "gpu007:99", 4, 2)),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, parallel.Cluster("Open MPI")),
-        ({"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "h0,h1"}, parallel.Cluster("GKE TPU workers")),
+        (SLURM | {"JAX_COORDINATOR_PORT": "99"}, cluster.Cluster("SLURM", "gpu007:99", 4, 2)),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, cluster.Cluster("Open MPI")),
+        ({"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "h0,h1"}, cluster.Cluster("GKE TPU workers")),
         (
             {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"},
-            parallel.Cluster("environment", "h:1", 2, 1),
+            cluster.Cluster("environment", "h:1", 2, 1),
         ),
     ],
 )
 def test_detection(env, expected):
-    assert parallel.detect(environment=env) == expected
+    assert cluster.detect(environment=env) == expected
 
 
 def test_flags_win_over_the_environment():
-    assert parallel.detect("h:1", 3, 0, environment=SLURM) == parallel.Cluster("flags", "h:1", 3, 0)
+    assert cluster.detect("h:1", 3, 0, environment=SLURM) == cluster.Cluster("flags", "h:1", 3, 0)
 
 
 @pytest.mark.parametrize(
@@ -131,12 +131,12 @@ def test_flags_win_over_the_environment():
 )
 def test_flags_that_do_not_fit(flags, message):
     with pytest.raises(UserError, match=message):
-        parallel.detect(*flags, environment={})
+        cluster.detect(*flags, environment={})
 
 
 def test_variables_that_do_not_fit():
     with pytest.raises(UserError, match="JAX_NUM_PROCESSES came without"):
-        parallel.detect(environment={"JAX_NUM_PROCESSES": "2"})
+        cluster.detect(environment={"JAX_NUM_PROCESSES": "2"})
 
 
 def test_unreachable_coordinator_and_taken_port():
@@ -162,24 +162,8 @@ WORKER = """
     from reid_jax import parallel
     from reid_jax.errors import UserError
 
-    port, index, mode, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-    try:
-        parallel.initialize(f"localhost:{port}", 2, index, timeout=1 if mode == "alone" else 30, heartbeat_timeout=5)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    mesh = parallel.mesh()
-    rows = np.arange(4, dtype=np.float32).reshape(2, 2) + 10 * index
-    batch = parallel.to_global({"x": rows}, mesh)
-    weights = parallel.replicate({"w": np.float32([1, 2])}, mesh)
-
-    @jax.jit
-    def loss(weights, batch):  # a statistic over the global batch, as batch normalisation takes
-        x = batch["x"] - batch["x"].mean(0)
-        return (x * x * weights["w"]).sum(), x
-
-    value, centred = loss(weights, batch)
-    if mode == "alone" or mode == "work":
+    def work(mesh, weights, batch, loss, index, folder):
+        value, centred = loss(weights, batch)
         try:
             parallel.agree("the config", f"config {index}")
             refused = None
@@ -198,17 +182,33 @@ WORKER = """
         }
         parallel.barrier("done")
         print(json.dumps(result))
-        parallel.shutdown()
-        sys.exit(0)
-    victim = int(mode[-1])
-    try:
+
+    def main(mode, index, folder):
+        mesh = parallel.mesh()
+        rows = np.arange(4, dtype=np.float32).reshape(2, 2) + 10 * index
+        batch = parallel.to_global({"x": rows}, mesh)
+        weights = parallel.replicate({"w": np.float32([1, 2])}, mesh)
+
+        @jax.jit
+        def loss(weights, batch):  # a statistic over the global batch, as batch normalisation takes
+            x = batch["x"] - batch["x"].mean(0)
+            return (x * x * weights["w"]).sum(), x
+
+        if mode == "work":
+            return work(mesh, weights, batch, loss, index, folder)
         for step in range(10**6):
-            if index == victim and step == 5:
+            if step == 5 and index == int(mode[-1]):
+                if mode.startswith("fail"):
+                    raise UserError("this host has no data.")
                 os.kill(os.getpid(), signal.SIGKILL)
+            if step == 5 and mode.startswith("idle"):
+                time.sleep(60)
             float(loss(weights, batch)[0])
-    except Exception as error:
-        failure = parallel.peer_failure(error)
-        parallel.abandon(str(failure) if failure else f"not recognised: {error}", 2 if failure else 1)
+
+    port, index, mode, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    timeout = 1 if mode == "alone" else 30
+    with parallel.session(f"localhost:{port}", 2, index, timeout=timeout, heartbeat_timeout=5):
+        main(mode, index, folder)
 """
 
 
@@ -263,15 +263,33 @@ def test_two_processes_agree(tmp_path):
     assert list((tmp_path / "run").iterdir()) == []
 
 
-@pytest.mark.parametrize("victim", [0, 1], ids=["coordinator", "worker"])
-def test_a_dead_process_ends_the_other_with_one_sentence(tmp_path, victim):
-    outcomes = start(tmp_path, f"kill{victim}")
-    assert outcomes[victim][0] == -signal.SIGKILL
+@pytest.mark.parametrize(
+    ("mode", "victim"),
+    [("kill1", 1), ("idle0", 0), ("fail1", 1)],
+    ids=["killed_in_a_collective", "coordinator_killed_while_idle", "mistake_on_one_host"],
+)
+def test_a_lost_process_ends_the_other_with_one_sentence(tmp_path, mode, victim):
+    outcomes = start(tmp_path, mode)
+    code, _, stderr = outcomes[victim]
+    if mode.startswith("fail"):
+        assert (code, stderr.strip().splitlines()[-1]) == (2, "error: this host has no data.")
+    else:
+        assert code == -signal.SIGKILL
     code, _, stderr = outcomes[1 - victim]
     assert code == 2, stderr
-    last = stderr.strip().splitlines()[-1]
+    last = stderr.strip().splitlines()[-1].removeprefix("error: ")
     assert last.startswith(f"process {1 - victim} of 2 stops because another process of the run died")
     assert "resume from the last checkpoint" in last
+
+
+def test_a_session_alone_lets_exceptions_through():
+    def fail():
+        with parallel.session() as joined:
+            assert joined is None
+            raise UserError("the data")
+
+    with pytest.raises(UserError, match="the data"):
+        fail()
 
 
 def test_nobody_comes(tmp_path):

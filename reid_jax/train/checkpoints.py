@@ -179,11 +179,11 @@ def restore_variables(
                 f"no checkpoint in {directory} has a score yet, so none is the best; take the newest, or train on "
                 "until the first evaluation."
             )
-    folder = directory / str(_choose(directory, step))
+    folder = directory / str(_choose(directory, None if step is None else int(step)))
     stored = _stored(folder)
     replacement = f"extra/{average}/"
     averaged = average is not None and any(path.startswith(replacement) for path in stored)
-    heads = (replacement,) if averaged else ("params/", "batch_stats/")
+    heads: tuple[str, ...] = (replacement,) if averaged else ("params/", "batch_stats/")
     heads += ("extra/",) if extra else ()
     wanted = trees.unflatten({path: leaf for path, leaf in stored.items() if path.startswith(heads)})
     numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
@@ -194,7 +194,7 @@ def restore_variables(
         kept = {path: leaf for path, leaf in flat.items() if extra and path.startswith("extra/")}
         flat = {path.removeprefix(replacement): leaf for path, leaf in flat.items() if path.startswith(replacement)}
         flat |= kept
-    variables = {"params": {}, "batch_stats": {}} | ({"extra": {}} if extra else {})
+    variables: dict[str, Any] = {"params": {}, "batch_stats": {}} | ({"extra": {}} if extra else {})
     return variables | trees.unflatten(flat), _read_meta(folder)["meta"]
 
 

@@ -45,7 +45,7 @@ def adam(*, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> optax.
 class AmsgradState(NamedTuple):
     """Moments of `amsgrad`; `largest` is the running maximum of the second moment before bias correction."""
 
-    count: jax.Array  # int32 []
+    step: jax.Array  # int32 []
     mean: Any
     square: Any
     largest: Any
@@ -67,18 +67,18 @@ def amsgrad(*, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> opt
 
     def update(grads: Any, state: AmsgradState, params: Any = None) -> tuple[Any, AmsgradState]:
         del params
-        count = optax.safe_increment(state.count)
+        step = optax.safe_increment(state.step)
         mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mean, grads)
         square = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.square, grads)
         largest = jax.tree.map(jnp.maximum, state.largest, square)
-        mean_bias = 1 - b1**count
-        square_bias = 1 - b2**count
+        mean_bias = 1 - b1**step
+        square_bias = 1 - b2**step
         direction = jax.tree.map(
             lambda m, v: (m / mean_bias) / (jnp.sqrt(v / square_bias) + epsilon),
             mean,
             largest,
         )
-        return direction, AmsgradState(count, mean, square, largest)
+        return direction, AmsgradState(step, mean, square, largest)
 
     return optax.GradientTransformation(init, update)
 
@@ -152,7 +152,7 @@ class GroupReport:
 class RateState(NamedTuple):
     """Number of updates made so far."""
 
-    count: jax.Array  # int32 []
+    step: jax.Array  # int32 []
 
 
 def build(
@@ -305,9 +305,9 @@ def _scale_by_rates(
 
     def update(updates: Any, state: RateState, params: Any = None) -> tuple[Any, RateState]:
         del params
-        rates = {factor: schedule(state.count) for factor, schedule in by_factor.items()}
+        rates = {factor: schedule(state.step) for factor, schedule in by_factor.items()}
         scaled = lambda path, update: update * (-rates[multipliers[path]]).astype(update.dtype)
-        return _map_paths(scaled, updates), RateState(optax.safe_increment(state.count))
+        return _map_paths(scaled, updates), RateState(optax.safe_increment(state.step))
 
     return optax.GradientTransformation(lambda params: RateState(jnp.zeros((), jnp.int32)), update)
 

@@ -146,7 +146,7 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
     "linear": linear,
 }
 # Options of the formulas that are durations, with what stands where the config is silent.
-_DURATIONS = {"warmup": 0, "milestones": (), "total": None}
+_DURATIONS: dict[str, Any] = {"warmup": 0, "milestones": (), "total": None}
 _WARMUP = {"warmup_multistep": "warmup_epochs=10", "warmup_cosine": "warmup_epochs=5"}
 
 

@@ -147,7 +147,7 @@ def test_the_schedule_drives_every_group():
     np.testing.assert_allclose(moved, [0.25, 0.25, 0.025, 0.025], rtol=1e-5)
     assert report.learning_rates(0) == {"learning_rate": 0.5, "learning_rate/x0.5": 0.25}
     assert report.learning_rates(3) == pytest.approx({"learning_rate": 0.05, "learning_rate/x0.5": 0.025})
-    assert int(trees.flatten(state)["2/count"]) == 4
+    assert int(trees.flatten(state)["2/step"]) == 4
 
 
 def test_frozen_parameters_have_no_moments_and_never_move():
