@@ -25,12 +25,16 @@ def build(name: str, **options: Any) -> nn.Module:
         **options: fields of the model.
 
     Raises:
-        UserError: the model or one of the options does not exist; the nearest name is suggested.
+        UserError: the model or one of the options does not exist (the nearest name is suggested) or one is lacking.
     """
     if name not in MODELS:
         raise errors.unknown("model", name, MODELS)
-    known = [option for option in inspect.signature(MODELS[name]).parameters if option not in ("parent", "name")]
+    parameters = inspect.signature(MODELS[name]).parameters
+    known = [option for option in parameters if option not in ("parent", "name")]
     for option in options:
         if option not in known:
             raise errors.unknown(f"option of model {name!r}:", option, known)
+    for option in known:
+        if parameters[option].default is inspect.Parameter.empty and option not in options:
+            raise errors.UserError(f"model {name!r} needs the option {option!r}, which was not given; add it.")
     return MODELS[name](**options)

@@ -19,7 +19,7 @@ from flax import linen as nn
 
 from reid_jax import errors
 from reid_jax.nn import conv, initializers, norm
-from reid_jax.ops import pooling
+from reid_jax.ops import fusion, pooling
 
 # Block kind and blocks per stage: He et al., table 1.
 VARIANTS: dict[str, tuple[str, tuple[int, int, int, int]]] = {
@@ -61,7 +61,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(first_norm(dtype=self.dtype, name="bn1")(y, train=train))
         y = convolve(self.width, 3, name="conv2")(y)
         y = norm.BatchNorm(dtype=self.dtype, name="bn2")(y, train=train)
-        return nn.relu(y + _shortcut(self, x, self.width, train=train))
+        return fusion.materialise(nn.relu(y + _shortcut(self, x, self.width, train=train)))
 
 
 class Bottleneck(nn.Module):
@@ -94,7 +94,7 @@ class Bottleneck(nn.Module):
         y = nn.relu(norm.BatchNorm(dtype=self.dtype, name="bn2")(y, train=train))
         y = convolve(4 * self.width, 1, name="conv3")(y)
         y = norm.BatchNorm(dtype=self.dtype, name="bn3")(y, train=train)
-        return nn.relu(y + _shortcut(self, x, 4 * self.width, train=train))
+        return fusion.materialise(nn.relu(y + _shortcut(self, x, 4 * self.width, train=train)))
 
 
 BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}

@@ -3,8 +3,8 @@
 Every formulation computes the same sums; they differ in what the compiler makes of them.
 
 - GPU and TPU: the native convolution, always.
-- CPU, 1×1 kernel: a matrix product. Its weight gradient runs as a `lax.scan` of two halves: with a plain product XLA
-  fuses the whole chain of residual sums into the operand and computes it again for every layer.
+- CPU, 1×1 kernel: a matrix product, in both passes. Residual blocks should end in `fusion.materialise`: without it XLA
+  fuses the chain of residual sums into these products and computes it again for every layer.
 - CPU, depthwise kernel with stride 1: shifted multiply-and-add (the native grouped convolution is 35 to 130 times
   slower forward); the weight gradient scans over the batch, so that one image's products stay in cache.
 - CPU, dense k×k kernel: the native convolution, which is within 15 % of the best libraries.
@@ -112,8 +112,7 @@ def _pointwise_forward(images: jax.Array, kernel: jax.Array, strides: int, by_pl
 
 def _pointwise_backward(strides: int, by_platform: bool, residuals, gradient: jax.Array):
     def on_cpu(images: jax.Array, kernel: jax.Array, gradient: jax.Array):
-        images, gradient = lax.optimization_barrier((images, gradient))
-        kernel_gradient = _halved_product(images[:, ::strides, ::strides], gradient)
+        kernel_gradient = jnp.einsum("bhwi,bhwo->io", images[:, ::strides, ::strides], gradient)
         images_gradient = jnp.einsum("bhwo,io->bhwi", gradient, kernel[0, 0])
         if strides > 1:
             images_gradient = spread(images_gradient, images.shape[1:3], (0, 0), strides)
@@ -127,24 +126,6 @@ def _pointwise_backward(strides: int, by_platform: bool, residuals, gradient: ja
 
 
 _pointwise.defvjp(_pointwise_forward, _pointwise_backward)
-
-
-def _halved_product(images: jax.Array, gradient: jax.Array) -> jax.Array:
-    """[B, H, W, I] and [B, H, W, O] to the [I, O] sum of outer products, in two steps of a loop.
-
-    The loop is what keeps XLA from fusing the operands' whole history into the product.
-    """
-    positions = images.shape[0] * images.shape[1] * images.shape[2]
-    steps = 2 if positions % 2 == 0 else 1
-    rows = images.reshape(steps, -1, images.shape[-1])
-    columns = gradient.reshape(steps, -1, gradient.shape[-1])
-
-    def add(total: jax.Array, half: tuple[jax.Array, jax.Array]):
-        product = jnp.einsum("ni,no->io", *half, preferred_element_type=jnp.float32)
-        return total + product, None
-
-    start = jnp.zeros((rows.shape[-1], columns.shape[-1]), jnp.float32)
-    return lax.scan(add, start, (rows, columns))[0].astype(images.dtype)
 
 
 def spread(values: jax.Array, size: tuple[int, int], offset: tuple[int, int], strides: int) -> jax.Array:

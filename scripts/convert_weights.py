@@ -1,0 +1,87 @@
+"""Converts published weights into this package's format, strictly, and prints the fate of every key.
+
+    python scripts/convert_weights.py --model mfv --weights FILE.pth --output DIR [--option num_classes=751]
+
+A bare residual network's file fills the model's `backbone`; the report then lists the backbone alone.
+Writes DIR/weights.npz (arrays by path, "params/..." and "batch_stats/...") and DIR/report.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import pathlib
+
+import jax
+import numpy as np
+
+from reid_jax import cli, errors, models
+from reid_jax.models import convert
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help=f"one of {', '.join(sorted(models.MODELS))}")
+    parser.add_argument("--weights", required=True, help="file ending in .pth, .pt, .tar, .bin, .safetensors or .npz")
+    parser.add_argument("--output", required=True, help="folder for weights.npz and report.txt")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="field of the model")
+    parser.add_argument("--into", help="submodule that the file fills; found out for a bare residual network")
+    parser.add_argument(
+        "--allow-missing", action="append", default=[], metavar="PATTERN", help="leaves that may lack a source"
+    )
+    parser.add_argument("--height", type=int, default=256, help="input height that the model's shapes follow from")
+    parser.add_argument("--width", type=int, default=128, help="input width")
+    return parser.parse_args(arguments)
+
+
+def options_of(pairs: list[str]) -> dict[str, object]:
+    """KEY=VALUE texts to fields; values are Python literals, or text where they are none.
+
+    Raises:
+        UserError: a pair has no "=".
+    """
+    options: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise errors.UserError(f"--option wants KEY=VALUE, not {pair!r}.")
+        try:
+            options[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            options[key] = text
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Reads, checks, prints and writes; nothing is written for weights that do not fit."""
+    settings = parse(arguments)
+    options = options_of(settings.option)
+    model = models.build(settings.model, **options)
+    batch = {
+        "image": jax.ShapeDtypeStruct((2, settings.height, settings.width, 3), np.float32),
+        "camid": jax.ShapeDtypeStruct((2,), np.int32),
+    }
+    keys = jax.eval_shape(lambda: {"params": jax.random.key(0), "dropout": jax.random.key(1)})
+    shapes = jax.eval_shape(lambda keys, batch: model.init(keys, batch, train=False), keys, batch)
+    rules = getattr(inspect.getmodule(models.MODELS[settings.model]), "TORCH_RULES", ())
+    try:
+        variables, report = convert.load_file(
+            settings.weights, shapes, rules, into=settings.into, allow_missing=settings.allow_missing
+        )
+    except convert.ConversionError as error:
+        print(error.report.table())
+        raise
+    print(report.table())
+    output = pathlib.Path(settings.output)
+    flat = convert.flatten(variables)
+    arrays = {path: leaf for path, leaf in flat.items() if not isinstance(leaf, jax.ShapeDtypeStruct)}
+    meta = {"model": settings.model, "options": options, "source": pathlib.Path(settings.weights).name}
+    convert.save_npz(output / "weights.npz", convert.unflatten(arrays), meta)
+    (output / "report.txt").write_text(report.table() + "\n")
+    print(f"wrote {output / 'weights.npz'}: {len(arrays)} of the model's {len(flat)} arrays")
+
+
+if __name__ == "__main__":
+    cli.run(main)
