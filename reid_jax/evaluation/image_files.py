@@ -1,0 +1,54 @@
+"""Finds the image files that the names of a features file stand for."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from reid_jax import errors
+from reid_jax.evaluation.features_file import FeatureSet
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+
+
+class ImageFiles:
+    """Loads images of a feature set from a folder by path or, failing that, by file name."""
+
+    def __init__(self, root: str | pathlib.Path, feature_set: FeatureSet) -> None:
+        """Args:
+        root: folder that holds the images at any depth.
+        feature_set: whose names are looked up.
+
+        Raises:
+            UserError: the folder is missing, or an image of the set is not in it.
+        """
+        self._root = pathlib.Path(root)
+        if not self._root.is_dir():
+            raise errors.UserError(f"there is no folder {root} to take the images from: give the one that holds them.")
+        found: dict[str, list[pathlib.Path]] = {}
+        for path in sorted(self._root.rglob("*")):
+            if path.suffix.lower() in _SUFFIXES:
+                found.setdefault(path.name, []).append(path)
+        self._paths = {
+            side: [self._find(side, name, found) for name in names]
+            for side, names in (("query", feature_set.query_names), ("gallery", feature_set.gallery_names))
+        }
+
+    def _find(self, side: str, name: str, found: dict[str, list[pathlib.Path]]) -> pathlib.Path:
+        exact = self._root / name
+        if exact.is_file():
+            return exact
+        matches = found.get(pathlib.PurePath(name).name, [])
+        if not matches:
+            raise errors.UserError(
+                f"{name} ({side}) is not in {self._root}: give the folder the features were made from."
+            )
+        # Benchmarks keep queries in a folder of that name, and may repeat them elsewhere.
+        return min(matches, key=lambda path: ("query" in path.parent.name) != (side == "query"))
+
+    def __call__(self, side: str, row: int) -> np.ndarray:
+        """The image [H, W, 3] uint8."""
+        with Image.open(self._paths[side][row]) as image:
+            return np.asarray(image.convert("RGB"))

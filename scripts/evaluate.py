@@ -1,0 +1,128 @@
+"""Ranks the gallery for every query and prints CMC, mAP and mINP; from a features file or a run folder.
+
+    python scripts/evaluate.py --features features.npz
+    python scripts/evaluate.py --features features.npz --rerank --verification --output result.json
+    python scripts/evaluate.py --features market.npz msmt17.npz --metric cosine --ap trapezoid
+    python scripts/evaluate.py --features features.npz --html page.html --images data/market1501
+    python scripts/evaluate.py --run runs/mfv-demo --rerank --html page.html
+
+Prints per cent; the JSON file holds fractions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+
+import numpy as np
+
+from reid_jax import cli, errors
+from reid_jax.data import images
+from reid_jax.evaluation import distances, image_files, ranking, report, suite
+from reid_jax.evaluation.features_file import FeatureSet
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--features", nargs="+", metavar="FILE", help="features files (.npz), one per test set")
+    source.add_argument("--run", metavar="DIR", help="run folder: its newest checkpoint on its own data set")
+    parser.add_argument("--best", action="store_true", help="with --run: the checkpoint with the best mAP instead")
+    parser.add_argument("--metric", help=f"{' or '.join(distances.METRICS)}; default: what the features were made for")
+    parser.add_argument("--ap", default="step", help=f"AP rule, {' or '.join(ranking.AP_RULES)} (default: step)")
+    parser.add_argument("--no-same-camera-filter", action="store_true", help="rank images of the query's camera, too")
+    parser.add_argument("--rerank", action="store_true", help="also after k-reciprocal re-ranking")
+    parser.add_argument("--k1", type=int, default=20, help="of re-ranking (default: 20)")
+    parser.add_argument("--k2", type=int, default=6, help="of re-ranking (default: 6)")
+    parser.add_argument(
+        "--lambda", dest="original_weight", type=float, default=0.3, help="of re-ranking (default: 0.3)"
+    )
+    parser.add_argument(
+        "--expand", type=int, default=0, metavar="N", help="query expansion with N gallery images first"
+    )
+    parser.add_argument("--alpha", type=float, help="of query expansion: weigh by similarity to this power")
+    parser.add_argument("--verification", action="store_true", help="also AUC, EER and thresholds")
+    parser.add_argument("--exact-verification", action="store_true", help="the same from sorted distances")
+    parser.add_argument("--single-shot", type=int, default=0, metavar="DRAWS", help="also the CUHK03 protocol (100)")
+    parser.add_argument("--rounds", type=int, default=0, help="also this many random one-shot galleries")
+    parser.add_argument("--seed", type=int, default=0, help="of random galleries (default: 0)")
+    parser.add_argument("--allow-float16", action="store_true", help="accept features rounded to float16")
+    parser.add_argument("--output", metavar="FILE", help="write the numbers as JSON")
+    parser.add_argument("--html", metavar="FILE", help="write the page of ranked lists")
+    parser.add_argument("--images", metavar="DIR", help="with --features and --html: folder of the images")
+    return parser
+
+
+def _sources(args: argparse.Namespace) -> tuple[dict[str, FeatureSet], report.LoadImage | None]:
+    """Feature sets by name and, for the page, a way to load their images."""
+    if args.run:
+        from reid_jax import scoring  # models and data: only where a model runs
+
+        features, dataset, _ = scoring.features_of_run(args.run, best=args.best)
+
+        def load(side: str, row: int) -> np.ndarray:
+            split = getattr(dataset, side)
+            image = split.source[row]["image"]
+            return images.decode(image, split.filenames[row]) if isinstance(image, bytes) else image
+
+        return {dataset.name: features}, load
+    sets: dict[str, FeatureSet] = {}
+    for path in args.features:
+        features = FeatureSet.load(path, allow_float16=args.allow_float16)
+        name = str(features.meta.get("dataset") or pathlib.Path(path).stem)
+        sets[name if name not in sets else f"{name}:{pathlib.Path(path).stem}"] = features
+    if len(sets) < len(args.features):
+        raise errors.UserError("the same features file was given twice: name each once.")
+    return sets, None
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What can be refused before anything is loaded."""
+    if args.html and args.features and not args.images:
+        raise errors.UserError("--html needs --images DIR, the folder the features were made from.")
+    if args.html and args.features and len(args.features) > 1:
+        raise errors.UserError("--html draws one test set: give one features file with it.")
+    if args.metric is not None:
+        distances.check_metric(args.metric)
+    if args.ap not in ranking.AP_RULES:
+        raise errors.unknown("AP rule", args.ap, ranking.AP_RULES)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command and returns its exit code."""
+    args = _parser().parse_args(arguments)
+    _check(args)
+    sets, load_image = _sources(args)
+    protocol = suite.Protocol(
+        metric=args.metric,
+        ap=args.ap,
+        same_camera_filter=not args.no_same_camera_filter,
+        rerank=args.rerank,
+        k1=args.k1,
+        k2=args.k2,
+        original_weight=args.original_weight,
+        expand=args.expand,
+        alpha=args.alpha,
+        verification=args.verification,
+        exact_verification=args.exact_verification,
+        single_shot_draws=args.single_shot,
+        rounds=args.rounds,
+        seed=args.seed,
+    )
+    if args.html and args.images:
+        load_image = image_files.ImageFiles(args.images, next(iter(sets.values())))
+    reports = [suite.run(name, features, protocol) for name, features in sets.items()]
+    print(suite.table(reports))
+    if args.output:
+        output = pathlib.Path(args.output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(suite.merge(reports), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        print(f"\n{output}")
+    if args.html and load_image is not None:
+        print(report.write_ranked_lists(args.html, reports[0].feature_set, reports[0].plain, load_image))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
