@@ -1,5 +1,6 @@
 """Each loss against numpy and the stored PyTorch values, on ordinary and on degenerate batches."""
 
+import functools
 import pathlib
 
 import jax
@@ -56,6 +57,11 @@ def batch() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     features, logits = rng.normal(size=(24, 16)) * 2.0, rng.normal(size=(24, 7)) * 3.0
     return features.astype(np.float32), logits.astype(np.float32), np.repeat(np.arange(6), 4).astype(np.int32)
+
+
+@functools.partial(jax.jit, static_argnames=("margin", "normalise"))
+def triplet_and_gradient(features, labels, **options):
+    return jax.value_and_grad(lambda x: triplet(x, labels=labels, **options))(features)
 
 
 def test_losses_equal_the_stored_ones(golden):
@@ -141,7 +147,7 @@ def test_triplet_of_tight_far_clusters_is_zero_and_of_equal_features_is_the_marg
 def test_triplet_of_degenerate_batches_is_defined(labels, margin):
     labels = np.array(labels, np.int32)
     features = np.random.default_rng(1).normal(size=(len(labels), 8)).astype(np.float32)
-    value, gradient = jax.value_and_grad(lambda x: triplet(x, labels=labels, margin=margin))(features)
+    value, gradient = triplet_and_gradient(features, labels, margin=margin)
     np.testing.assert_allclose(value, numpy_triplet(features, labels, margin), rtol=1e-5)
     assert np.isfinite(gradient).all()
     if len(set(labels.tolist())) == 1:
@@ -153,8 +159,7 @@ def test_gradients_at_zero_distance_are_finite(batch):
     _, _, labels = batch
     for features in (jnp.zeros((24, 16)), jnp.full((24, 16), 3.7)):
         for options in ({"margin": 0.3}, {"margin": "soft"}, {"normalise": True}):
-            gradient = jax.grad(lambda x, o=options: triplet(x, labels=labels, **o))(features)
-            assert np.isfinite(gradient).all()
+            assert np.isfinite(triplet_and_gradient(features, labels, **options)[1]).all()
 
 
 def test_triplet_gradient_equals_finite_differences(batch):
@@ -162,7 +167,7 @@ def test_triplet_gradient_equals_finite_differences(batch):
     direction = np.random.default_rng(2).normal(size=features.shape)
     step = 1e-6
     ahead, behind = (numpy_triplet(features + s * step * direction, labels, "soft") for s in (1, -1))
-    gradient = jax.grad(lambda x: triplet(x, labels=labels, margin="soft"))(features)
+    _, gradient = triplet_and_gradient(features, labels, margin="soft")
     # The reference takes differences in float64; features stay far apart, so the same pairs are mined.
     np.testing.assert_allclose(np.sum(gradient * direction), (ahead - behind) / (2 * step), rtol=1e-4)
 
