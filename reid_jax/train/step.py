@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from einops import rearrange
 
-from reid_jax import errors, parallel
+from reid_jax import errors, parallel, trees
 from reid_jax.train import extras as extras_lib
 from reid_jax.train import state as state_lib
 
@@ -91,8 +91,8 @@ def make_train_step(
         metrics = {
             "loss": loss,
             **metrics,
-            "gradient_norm": optax.global_norm(param_grads),
-            "update_norm": optax.global_norm(updates),
+            "gradient_norm": trees.global_norm(param_grads),
+            "update_norm": trees.global_norm(updates),
         }
         return state.replace(
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, extra=extra

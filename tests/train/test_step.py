@@ -58,7 +58,7 @@ def test_one_step_is_forward_gradient_and_update():
     np.testing.assert_allclose(metrics["loss"], cross_entropy + hinge, rtol=1e-4)
     assert int(train_state.step) == 1
     # The first SGD step is the rate times the gradient: its norm is what the step reports.
-    moved = optax.global_norm(jax.tree.map(jnp.subtract, train_state.params, before.params))
+    moved = trees.global_norm(jax.tree.map(jnp.subtract, train_state.params, before.params))
     np.testing.assert_allclose(moved, metrics["update_norm"], rtol=1e-4)
     # Linen's momentum 0.9 is PyTorch's 0.1.
     feature = model.apply(before_variables(before), batch, train=False)["feature"]
@@ -204,4 +204,4 @@ def test_begin_phase_keeps_earlier_extras():
         jax.random.key(0),
     )
     _assert_close(second.extra["teacher"]["params"], train_state.params, 0.0)
-    assert float(optax.global_norm(second.extra["average"]["params"])) == 0.0
+    assert float(trees.global_norm(second.extra["average"]["params"])) == 0.0
