@@ -1,6 +1,7 @@
 """The optimiser against hand-written numpy versions of PyTorch's update rules."""
 
 import logging
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from reid_jax import trees
 from reid_jax.errors import UserError
 from reid_jax.train import optimizer
 
+# Learning rates and an SGD trace of the TransReID code under PyTorch.
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "transreid_training.npz"
 CONSTANT = {"name": "constant"}
 
 
@@ -124,8 +127,8 @@ def test_five_updates_equal_torch(case):
         np.testing.assert_allclose(final[path], expected, rtol=2e-5, atol=2e-6, err_msg=path)
 
 
-def test_recorded_torch_sgd(golden_folder):
-    golden = np.load(golden_folder / "transreid_parts.npz")
+def test_recorded_torch_sgd():
+    golden = np.load(GOLDEN)
     config = {"name": "sgd", "learning_rate": 0.008, "momentum": 0.9, "weight_decays": ((".*", 1e-4),)}
     params = {"w": jnp.asarray(golden["sgd/w0"])}
     trace, _, _ = run(config, params, [{"w": jnp.asarray(grad)} for grad in golden["sgd/grads"]])
