@@ -337,10 +337,11 @@ def save_npz(path: str | os.PathLike[str], variables: Variables, meta: Mapping[s
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(value) for name, value in flatten(variables).items()}
+    text = np.asarray(json.dumps(dict(meta or {}), sort_keys=True))
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays, meta=np.asarray(json.dumps(dict(meta or {}), sort_keys=True)))
+            np.savez(file, allow_pickle=False, **{**arrays, "meta": text})  # type: ignore[arg-type]
         os.replace(temporary, path)
     except BaseException:
         pathlib.Path(temporary).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ Hand-written gradients are first order and reverse mode only; `formulation="nati
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
-def symmetric_padding(kernel_size: tuple[int, int], dilation: int = 1) -> Padding:
+def symmetric_padding(kernel_size: Sequence[int], dilation: int = 1) -> Padding:
     """The padding (k - 1) // 2 on each side that PyTorch recipes write, not XLA's uneven "SAME"."""
     rows, columns = ((size - 1) * dilation // 2 for size in kernel_size)
     return (rows, rows), (columns, columns)
@@ -128,7 +129,7 @@ def _pointwise_backward(strides: int, by_platform: bool, residuals, gradient: ja
 _pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
-def spread(values: jax.Array, size: tuple[int, int], offset: tuple[int, int], strides: int) -> jax.Array:
+def spread(values: jax.Array, size: Sequence[int], offset: tuple[int, int], strides: int) -> jax.Array:
     """Places [B, h, w, C] values on the strided grid that starts at `offset` of a zero map [B, *size, C]."""
     config = [(0, 0, 0)]
     for axis in range(2):

@@ -1,0 +1,88 @@
+"""Normalisation against plain numpy: values, running statistics, global batch, large means."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from reid_jax.nn import norm
+
+
+def _batch(*shape, offset=0.0):
+    return np.asarray(np.random.default_rng(0).normal(size=shape) * 2 + offset, np.float32)
+
+
+def _initial(model, x, **options):
+    return model.init(jax.random.key(0), jnp.asarray(x), **options)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (3, 4, 5), (2, 3, 4, 5)], ids=["vectors", "tokens", "maps"])
+def test_training_normalises_by_biased_and_collects_unbiased_variance(shape):
+    x = _batch(*shape, offset=1.5)
+    model = norm.BatchNorm()
+    variables = _initial(model, x, train=True)
+    assert not variables["batch_stats"]["mean"].any()  # initialising does not count as a step
+    value, update = model.apply(variables, x, train=True, mutable=["batch_stats"])
+    rows = x.reshape(-1, 5).astype(np.float64)
+    expected = (x - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
+    np.testing.assert_allclose(value, expected, atol=1e-5)
+    np.testing.assert_allclose(update["batch_stats"]["mean"], 0.1 * rows.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(update["batch_stats"]["var"], 0.9 + 0.1 * rows.var(0, ddof=1), rtol=1e-5)
+
+
+def test_evaluation_uses_running_statistics_and_leaves_them():
+    x = _batch(4, 5)
+    model = norm.BatchNorm()
+    variables = _initial(model, x, train=False)
+    variables = {**variables, "batch_stats": {"mean": jnp.full((5,), 2.0), "var": jnp.full((5,), 4.0)}}
+    value = model.apply(variables, x, train=False)
+    np.testing.assert_allclose(value, (x - 2) / np.sqrt(4 + 1e-5), atol=1e-6)
+
+
+def test_large_mean_keeps_its_digits():
+    x = _batch(64, 3, offset=3000.0)
+    value, _ = norm.BatchNorm().init_with_output(jax.random.key(0), jnp.asarray(x), train=True)
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(value, (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5), atol=2e-3)
+
+
+def test_one_image_trains_without_a_non_finite_value():
+    x = jnp.ones((1, 4))
+    value, update = norm.BatchNorm().init_with_output(jax.random.key(0), x, train=True)
+    value, update = norm.BatchNorm().apply(update, x, train=True, mutable=["batch_stats"])
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((value, update)))
+
+
+def test_statistics_are_those_of_the_global_batch():
+    x = _batch(8, 2, 2, 4, offset=1.0) * np.arange(1, 9, dtype=np.float32).reshape(8, 1, 1, 1)
+    model = norm.BatchNorm()
+    variables = _initial(model, x, train=True)
+    step = jax.jit(lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"]))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    alone, together = step(jnp.asarray(x)), step(spread)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), alone, together)
+
+
+def test_bfloat16_input_keeps_float32_statistics():
+    x = jnp.asarray(_batch(64, 5, offset=1.0), jnp.bfloat16)
+    model = norm.BatchNorm(dtype=jnp.bfloat16, use_bias=False)
+    variables = _initial(model, x, train=True)
+    assert set(variables["params"]) == {"scale"}
+    value, update = model.apply(variables, x, train=True, mutable=["batch_stats"])
+    assert value.dtype == jnp.bfloat16
+    assert update["batch_stats"]["mean"].dtype == jnp.float32
+    np.testing.assert_allclose(update["batch_stats"]["mean"], 0.1 * x.astype(jnp.float32).mean(0), rtol=1e-5)
+
+
+def test_instance_norm_and_ibn_halves():
+    x = _batch(2, 3, 4, 6, offset=1.0)
+    model = norm.InstanceBatchNorm()
+    variables = _initial(model, x, train=True)
+    assert set(variables["batch_stats"]) == {"BN"}
+    value, _ = model.apply(variables, x, train=True, mutable=["batch_stats"])
+    mean, variance = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
+    np.testing.assert_allclose(value[..., :3], ((x - mean) / np.sqrt(variance + 1e-5))[..., :3], atol=1e-5)
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(value[..., 3:], ((x - mean) / np.sqrt(variance + 1e-5))[..., 3:], atol=1e-5)
