@@ -207,6 +207,8 @@ def session(
     except SystemExit as error:
         if error.code:
             abandon(code=error.code if isinstance(error.code, int) else 1)
+        shutdown()
+        raise
     except KeyboardInterrupt:
         abandon("interrupted; the same command resumes from the last checkpoint.", 130)
     except BaseException as error:
