@@ -35,17 +35,20 @@ class Camera:
 
 
 def make_camera(seed: int, index: int) -> Camera:
-    """Draws camera `index`; neighbours get casts of opposite colour so that no two are alike."""
+    """Draws camera `index`; neighbours get different casts, by the golden angle.
+
+    The strength of the casts decides what a colour histogram is worth: at five times these figures, nothing.
+    """
     rng = randomness.generator(seed, "camera", index)
     u = rng.random(16).tolist()
     # Warm-cold axis by golden angle over the cameras, plus chance.
     turn = 2.399963 * index + 6.283185 * randomness.generator(seed, "cast").random()
-    warm, green = 0.17 * math.cos(turn), 0.10 * math.sin(turn)
-    exposure = 1.0 + 0.28 * math.cos(1.9 * turn + 1.0) + 0.08 * randomness.bell(u[0])
+    warm, green = 0.034 * math.cos(turn), 0.020 * math.sin(turn)
+    exposure = 1.0 + 0.056 * math.cos(1.9 * turn + 1.0) + 0.016 * randomness.bell(u[0])
     gain = (exposure * (1 + warm), exposure * (1 + green), exposure * (1 - warm))
-    bend = 1.0 + 0.25 * math.sin(turn + 2.0 * u[1])
-    gamma = tuple(bend * (1 + 0.10 * randomness.bell(u[2 + k])) for k in range(3))
-    saturation = 0.62 + 0.55 * u[5]
+    bend = 1.0 + 0.05 * math.sin(turn + 2.0 * u[1])
+    gamma = tuple(bend * (1 + 0.02 * randomness.bell(u[2 + k])) for k in range(3))
+    saturation = 0.98 + 0.11 * (u[5] - 0.5)
     grey = np.array([77, 150, 29], np.float64)
     mix = np.rint(256 * saturation * np.eye(3) + (1 - saturation) * grey[None, :]).astype(np.float32)
     return Camera(
@@ -55,10 +58,10 @@ def make_camera(seed: int, index: int) -> Camera:
         gain=gain,
         gamma=gamma,  # type: ignore[arg-type]
         mix=mix / 256.0,  # multiples of 1/256: products and sums are exact in float32
-        contrast=0.78 + 0.35 * u[9],
-        haze=22.0 * u[10],
-        blur=int(u[11] * 3),
-        noise=2 + int(5 * u[12]),
+        contrast=0.95 + 0.07 * (u[9] - 0.5),
+        haze=4.4 * u[10],
+        blur=int(u[11] * 2.3),
+        noise=1 + int(4 * u[12]),
         quality=62 + int(30 * u[13]),
     )
 

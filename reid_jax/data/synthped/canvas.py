@@ -9,7 +9,7 @@ import numpy as np
 
 from reid_jax.data.synthped.people import Cloth, Colour
 
-# Images are drawn at twice their size with hard edges and averaged down: antialiasing by area, the same on every machine.
+# Images are drawn at twice their size with hard edges and averaged down: antialiasing that is the same everywhere.
 SUPERSAMPLE = 2
 # Coordinates are rounded to 1/16 pixel before drawing, so that the last bit of a sine cannot move a pixel.
 _FRACTION_BITS = 4
@@ -19,14 +19,45 @@ NEUTRAL_SHADE = 128  # shade / 128 multiplies the colour
 Point = tuple[float, float]
 
 
-def fixed_point(points: list[Point]) -> np.ndarray:
-    """Rounds pixel coordinates to the drawing grid. Returns int32 `[N, 2]` in 1/16 pixel."""
-    return np.array([(round(x * _FRACTION), round(y * _FRACTION)) for x, y in points], np.int32)
+def pieces(points: list[Point]) -> list[np.ndarray]:
+    """Cuts a polygon into shapes that every scan line meets once, rounded to the drawing grid.
+
+    OpenCV fills such shapes alike in all its versions, which is not true of general polygons. A shape that bends back
+    is taken as a ribbon: one edge from the first to the middle point, the other one back.
+
+    Returns:
+        int32 `[N, 2]` arrays in 1/16 pixel.
+    """
+    fixed = [(round(x * _FRACTION), round(y * _FRACTION)) for x, y in points]
+    if _is_simple(fixed):
+        return [np.array(fixed, np.int32)]
+    shapes = []
+    count = len(fixed)
+    for k in range(count // 2 - 1 + count % 2):
+        quad = [fixed[k], fixed[k + 1], fixed[count - 2 - k], fixed[count - 1 - k]]
+        shapes += [quad] if _is_simple(quad) else [quad[:3], [quad[0], *quad[2:]]]
+    return [np.array(shape, np.int32) for shape in shapes]
+
+
+def _is_simple(points: list[tuple[int, int]]) -> bool:
+    """Whether a contour goes down once and up once."""
+    changes, before = 0, 0
+    y = points[-1][1]
+    first = 0
+    for _, next_y in points:
+        if next_y != y:
+            direction = 1 if next_y > y else -1
+            if before and direction != before:
+                changes += 1
+            first = first or direction
+            before, y = direction, next_y
+    return changes + (before != first) <= 2
 
 
 def fill(image: np.ndarray, points: list[Point], value: int | Colour) -> None:
     """Fills a polygon in any array of drawing size."""
-    cv2.fillPoly(image, [fixed_point(points)], value, cv2.LINE_8, _FRACTION_BITS)
+    for piece in pieces(points):
+        cv2.fillConvexPoly(image, piece, value, cv2.LINE_8, _FRACTION_BITS)
 
 
 class Canvas:
@@ -37,25 +68,37 @@ class Canvas:
         self.height, self.width = colour.shape[:2]
         self.parts = np.zeros((self.height, self.width), np.uint8)
         self.shade = np.full((self.height, self.width), NEUTRAL_SHADE, np.uint8)
+        self.labels_only = False  # draw the parts alone, to measure a shape
         self.light = -1.0  # where the light comes from: -1 left … 1 right
 
     def polygon(self, points: list[Point], colour: Colour, part: int | None = None, shade: int | None = None) -> None:
         """Fills one polygon; `part` and `shade` are left alone where they are None."""
-        fixed = [fixed_point(points)]
-        cv2.fillPoly(self.colour, fixed, colour, cv2.LINE_8, _FRACTION_BITS)
-        if part is not None:
-            cv2.fillPoly(self.parts, fixed, part, cv2.LINE_8, _FRACTION_BITS)
-        if shade is not None:
-            cv2.fillPoly(self.shade, fixed, shade, cv2.LINE_8, _FRACTION_BITS)
+        if self.labels_only and part is None:
+            return
+        for piece in pieces(points):
+            if part is not None:
+                cv2.fillConvexPoly(self.parts, piece, part, cv2.LINE_8, _FRACTION_BITS)
+            if self.labels_only:
+                continue
+            cv2.fillConvexPoly(self.colour, piece, colour, cv2.LINE_8, _FRACTION_BITS)
+            if shade is not None:
+                cv2.fillConvexPoly(self.shade, piece, shade, cv2.LINE_8, _FRACTION_BITS)
+
+    def tube(self, tube: Tube, colour: Colour, part: int | None = None, shade: int | None = NEUTRAL_SHADE) -> None:
+        """Fills the silhouette of a tube, its round top included."""
+        if tube.cap:
+            self.polygon([tube.left[0], *reversed(tube.cap), tube.right[0]], colour, part, shade)
+        self.polygon(tube.outline(), colour, part, shade)
 
     def polygons(self, many: list[list[Point]], colour: Colour) -> None:
-        """Fills several disjoint polygons with one colour."""
-        if many:
-            cv2.fillPoly(self.colour, [fixed_point(one) for one in many], colour, cv2.LINE_8, _FRACTION_BITS)
+        """Fills several polygons with one colour."""
+        for points in () if self.labels_only else many:
+            fill(self.colour, points, colour)
 
     def shadow(self, points: list[Point], shade: int) -> None:
         """Sets the shade inside a polygon (NEUTRAL_SHADE changes nothing, less is darker)."""
-        fill(self.shade, points, shade)
+        if not self.labels_only:
+            fill(self.shade, points, shade)
 
 
 class Tube:
@@ -87,8 +130,8 @@ class Tube:
         return ax + u * (bx - ax), ay + u * (by - ay)
 
     def outline(self) -> list[Point]:
-        """The silhouette."""
-        return self.left + self.right[::-1] + self.cap
+        """The silhouette without its round top."""
+        return self.left + self.right[::-1]
 
     def strip(self, t0: float, t1: float, s0: float, s1: float) -> list[Point]:
         """The polygon between two levels and two places."""
@@ -184,10 +227,17 @@ def paint(canvas: Canvas, tube: Tube, cloth: Cloth, part: int | None, depth: int
         depth: strength of the shading.
         repeats: share of the fabric's pattern repeats that this tube's length shows.
     """
-    canvas.polygon(tube.outline(), cloth.colour, part, NEUTRAL_SHADE)
+    canvas.tube(tube, cloth.colour, part)
+    if canvas.labels_only:
+        return
+    paint_pattern(canvas, tube, cloth, repeats)
+    shade_tube(canvas, tube, depth)
+
+
+def paint_pattern(canvas: Canvas, tube: Tube, cloth: Cloth, repeats: float = 1.0) -> None:
+    """Paints the pattern of a fabric alone; nothing for a plain one. Arguments as in `paint`."""
     if cloth.pattern != "plain":
         _PATTERNS[cloth.pattern](canvas, tube, cloth, repeats)
-    shade_tube(canvas, tube, depth)
 
 
 def _bands(tube: Tube, count: int, share: float) -> list[list[Point]]:

@@ -118,7 +118,7 @@ class SynthPed:
             )
             occluders.occlude(drawing, spec.occluder, randomness.generator(self.seed, "occluder", *place), passer)
         image, parts = _develop(drawing, self._folds, u)
-        table = cameras.tone_table(camera, 1.0 + 0.30 * randomness.bell(u[12]), 0.07 * randomness.bell(u[13]))
+        table = cameras.tone_table(camera, 1.0 + 0.18 * randomness.bell(u[12]), 0.042 * randomness.bell(u[13]))
         row, column = int(u[14] * (noise.shape[0] - self.height)), int(u[15] * (noise.shape[1] - self.width))
         grain = noise[row : row + self.height, column : column + self.width]
         blur = max(0, min(2, camera.blur + (1 if u[16] > 0.85 else 0)))
@@ -234,9 +234,9 @@ class SynthPed:
         walking = track[3] < 0.8
         gestures = (("", 6.0), ("phone", 0.8), ("pockets", 1.0), ("strap", 0.6))
         # Crop error of a detector: the box is too large, too small, or off.
-        scale = height * (0.86 + 0.10 * randomness.bell(u[3]))
+        scale = height * (0.91 + 0.10 * randomness.bell(u[3]))
         x = width * (0.5 + 0.10 * randomness.bell(u[4]))
-        y = height * (0.945 + 0.045 * randomness.bell(u[5])) + 0.5 * (scale - 0.86 * height)
+        y = height * (0.955 + 0.045 * randomness.bell(u[5])) + 0.5 * (scale - 0.91 * height)
         if junk == "legs":
             scale, y = scale * (1.7 + u[6]), height * 0.98
         elif junk == "upper":
@@ -314,6 +314,7 @@ def _develop(drawing: canvas.Canvas, folds: np.ndarray, u: list[float]) -> tuple
     """Applies shade and folds and averages down to the final size."""
     height, width = drawing.height, drawing.width
     body = (drawing.parts > 0).astype(np.uint8)
+    drawing.parts[drawing.parts == figure.THING] = 0
     shade = cv2.GaussianBlur(drawing.shade, (7, 7), 2.0)
     row, column = int(u[6] * height), int(u[7] * width)
     piece = folds[row : row + height, column : column + width]

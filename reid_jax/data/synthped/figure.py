@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
 from reid_jax.data.synthped import canvas as canvases
 from reid_jax.data.synthped import heads
 from reid_jax.data.synthped.canvas import Canvas, Tube
-from reid_jax.data.synthped.people import Cloth, Colour, Person
+from reid_jax.data.synthped.people import Cloth, Person
 from reid_jax.data.synthped.pose import Skeleton, View
 
 # Labels of the parts mask; left and right are the wearer's own.
 PARTS = ("head", "left_arm", "right_arm", "torso", "left_leg", "right_leg", "left_foot", "right_foot")
 HEAD, LEFT_ARM, RIGHT_ARM, TORSO, LEFT_LEG, RIGHT_LEG, LEFT_FOOT, RIGHT_FOOT = range(1, 9)
-BACKGROUND = 0
+THING = 255  # carried things that belong to no part; cleared to background at the end
 
 _JACKETS = ("jacket", "coat", "vest")
 
@@ -29,7 +30,7 @@ def draw(canvas: Canvas, person: Person, view: View) -> None:
     # What hangs behind the trunk comes first; a tiny bias keeps the order stable in pure front and side views.
     layers: list[tuple[float, Callable[[], None]]] = [(0.0, figure.trunk), (0.012, figure.head)]
     for side in (1, -1):
-        layers.append((figure.arm_depth(side), lambda side=side: figure.arm(side)))
+        layers.append((figure.arm_depth(side), functools.partial(figure.arm, side)))
     if person.bag == "backpack":
         layers.append((-0.11 * figure.skeleton.cos, figure.backpack))
     if person.bag == "shoulder":
@@ -113,22 +114,23 @@ class _Figure:
         sole = canvases.limb([heel, toe], [0.026 * scale, 0.021 * scale])
         upper = person.skin if person.shoes == "sandal" else person.shoe_colour
         drop = 0.009 * scale
-        canvas.polygon([(x, y + drop) for x, y in sole.outline()], person.sole_colour, foot, canvases.NEUTRAL_SHADE - 6)
-        canvas.polygon(sole.outline(), upper, foot, canvases.NEUTRAL_SHADE)
+        under = canvases.limb([(heel[0], heel[1] + drop), (toe[0], toe[1] + drop)], [0.026 * scale, 0.021 * scale])
+        canvas.tube(under, person.sole_colour, foot, canvases.NEUTRAL_SHADE - 6)
+        canvas.tube(sole, upper, foot)
         instep = canvases.limb(
             [(ax, ay - 0.02 * scale), (ax + 0.3 * (tx - ax), ay + 0.012 * scale)], [0.024 * scale, 0.026 * scale]
         )
-        canvas.polygon(instep.outline(), upper, foot, canvases.NEUTRAL_SHADE)
+        canvas.tube(instep, upper, foot)
         if person.shoes == "sneaker":
             mid = canvases.limb(
                 [(0.55 * ax + 0.45 * tx, 0.55 * ay + 0.45 * ty - 0.004 * scale), toe], [0.009 * scale, 0.008 * scale]
             )
-            canvas.polygon(mid.outline(), canvases.mix(upper, person.sole_colour, 0.6))
+            canvas.tube(mid, canvases.mix(upper, person.sole_colour, 0.6), foot)
         elif person.shoes == "sandal":
             strap = canvases.limb(
                 [(ax, ay + 0.012 * scale), (0.4 * ax + 0.6 * tx, 0.4 * ay + 0.6 * ty)], [0.024 * scale, 0.008 * scale]
             )
-            canvas.polygon(strap.outline(), person.shoe_colour)
+            canvas.tube(strap, person.shoe_colour, foot)
 
     # Trunk ----------------------------------------------------------------------------------------------------------
 
@@ -141,12 +143,12 @@ class _Figure:
     def _trunk_tube(self, loose: float = 0.0) -> Tube:
         person = self.person
         shoulder, hip, depth, girth = person.shoulder, person.hip, self.trunk_depth, person.girth
-        waist = (0.4 * shoulder + 0.42 * hip) * (0.55 + 0.45 * girth)
+        waist = (0.36 * shoulder + 0.46 * hip) * (0.5 + 0.5 * girth)
         rings = (
-            (0.838, 0.044, 0.042),
-            (0.818, 0.80 * shoulder, 0.78 * depth),
-            (0.780, 0.98 * shoulder, 0.95 * depth),
-            (0.715, 0.88 * shoulder, 1.06 * depth),
+            (0.842, 0.040, 0.042),
+            (0.822, 0.62 * shoulder, 0.70 * depth),
+            (0.790, 0.97 * shoulder, 0.94 * depth),
+            (0.715, 0.90 * shoulder, 1.06 * depth),
             (0.620, waist, 0.94 * depth),
             (0.530, 0.98 * hip, 0.98 * depth),
             (self.hem, 1.02 * hip, 1.0 * depth),
@@ -174,9 +176,7 @@ class _Figure:
         x, y = self.skeleton.project((0.0, 0.85, self.skeleton.lean(0.85)))
         s = self.scale
         neck = canvases.limb([(x, y - 0.035 * s), (x, y + 0.02 * s)], [0.030 * s, 0.036 * s])
-        self.canvas.polygon(
-            neck.outline(), canvases.mix(self.person.skin, (0, 0, 0), 0.14), HEAD, canvases.NEUTRAL_SHADE
-        )
+        self.canvas.tube(neck, canvases.mix(self.person.skin, (0, 0, 0), 0.14), HEAD)
 
     def _front(self, tube: Tube) -> None:
         """What a garment shows on its front: opening, zip, buttons, pocket."""
@@ -191,7 +191,7 @@ class _Figure:
                 shown = dataclasses.replace(person.inner_cloth, scale=person.inner_cloth.scale + 2)
                 canvas.polygon(under.outline(), shown.colour, TORSO)
                 if shown.pattern in ("hstripes", "checks", "band", "twotone", "gradient"):
-                    canvases._PATTERNS[shown.pattern](canvas, under, shown, 1.0)
+                    canvases.paint_pattern(canvas, under, shown)
                 edge = canvases.mix(person.top_cloth.colour, (0, 0, 0), 0.35)
                 for angle in (-half, half):
                     lapel = tube.patch(0.02, 1, angle - 0.07, angle + 0.07)
@@ -289,7 +289,7 @@ class _Figure:
         low = 0.30 if long else 0.27
         cloth = person.bottom_cloth if person.top not in ("dress", "coat") else person.top_cloth
         spread = 0.5 * abs(skeleton.left_leg[1][2] - skeleton.right_leg[1][2])
-        flare = 0.012 if long else 0.035
+        flare = 0.008 if long else 0.022
         rings = (
             (self.hem + 0.08, person.hip * girth, 0.068 * girth),
             (low, person.hip * girth + flare, 0.07 * girth + 0.6 * flare + 0.8 * spread),
@@ -330,17 +330,17 @@ class _Figure:
             cloth = dataclasses.replace(cloth, pattern="plain")
         if person.sleeve == "long":
             bulk = 1.15 if person.top in ("coat", "jacket", "hoodie") else 1.0
-            radii = [0.041 * s * bulk, 0.033 * s * bulk, 0.025 * s * bulk]
+            radii = [0.031 * s * bulk, 0.032 * s * bulk, 0.024 * s * bulk]
             tube = canvases.limb([shoulder, elbow, wrist], radii, cap_bottom=False)
             tube.turn = self.skeleton.turn(1, 1)
             canvases.paint(canvas, tube, cloth, part, repeats=1.05)
             canvas.polygon(tube.strip(0.93, 1, -1, 1), canvases.mix(cloth.colour, (0, 0, 0), 0.28))
             return
-        bare = canvases.limb([shoulder, elbow, wrist], [0.034 * s, 0.027 * s, 0.019 * s])
+        bare = canvases.limb([shoulder, elbow, wrist], [0.031 * s, 0.026 * s, 0.019 * s])
         canvases.paint(canvas, bare, Cloth(person.skin), part)
         if person.top != "vest":
             end = (shoulder[0] + 0.68 * (elbow[0] - shoulder[0]), shoulder[1] + 0.68 * (elbow[1] - shoulder[1]))
-            tube = canvases.limb([shoulder, end], [0.043 * s, 0.040 * s], cap_bottom=False)
+            tube = canvases.limb([shoulder, end], [0.034 * s, 0.040 * s], cap_bottom=False)
             tube.turn = self.skeleton.turn(1, 1)
             canvases.paint(canvas, tube, cloth, part, repeats=0.45)
 
@@ -359,9 +359,9 @@ class _Figure:
             (x, y + 0.012 * s),
             (x - 0.42 * wide, top),
         ]
-        canvas.polygon(loop, strap, BACKGROUND)
+        canvas.polygon(loop, strap, THING)
         body = Tube([(x - 0.85 * wide, top), (x - wide, bottom)], [(x + 0.85 * wide, top), (x + wide, bottom)])
-        canvases.paint(canvas, body, Cloth(person.bag_colour), BACKGROUND, depth=26)
+        canvases.paint(canvas, body, Cloth(person.bag_colour), THING, depth=26)
         canvas.polygon(body.strip(0.0, 0.3 if not tote else 0.08, -1, 1), strap)
 
     def backpack(self) -> None:
@@ -393,7 +393,7 @@ class _Figure:
         zipper = tube.patch(0.2, 0.25, math.pi - 0.9, math.pi + 0.9)
         if zipper:
             canvas.polygon(zipper, dark)
-        if s > 0 and skeleton.cos < -0.3:
+        if skeleton.cos < -0.3:
             x, y = tube.at(0.0, 0.0)
             canvas.polygon(canvases.ellipse(x, y, 0.02 * s, 0.012 * s, count=8), dark)
 
@@ -425,8 +425,3 @@ class _Figure:
     def long_hair(self) -> None:
         """Hair that falls over the back."""
         heads.draw_long_hair(self.canvas, self.person, self.skeleton, HEAD)
-
-
-def garment_colours(person: Person) -> tuple[Colour, ...]:
-    """The colours that one sees of a person from afar, top to bottom (for tests and summaries)."""
-    return person.hair, person.top_cloth.colour, person.bottom_cloth.colour, person.shoe_colour

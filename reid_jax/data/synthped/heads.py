@@ -28,11 +28,6 @@ class _Sphere:
         seen = (angle + self.turn + math.pi) % (2 * math.pi) - math.pi
         return math.sin(seen) if abs(seen) <= math.pi / 2 else None
 
-    def clamp(self, angle: float, low: bool) -> float:
-        """Place across of a body angle, moved to the nearer silhouette when hidden."""
-        seen = (angle + self.turn + math.pi) % (2 * math.pi) - math.pi
-        return math.sin(min(max(seen, -math.pi / 2), math.pi / 2))
-
     def at(self, v: float, s: float) -> Point:
         """Canvas point at height v, place s."""
         return self.x + self.rx * s * math.sqrt(max(0.0, 1 - v * v)), self.y + self.ry * v

@@ -43,22 +43,26 @@ def occlude(canvas: Canvas, kind: str, rng: np.random.Generator, passer: Person 
     Returns:
         The share hidden.
     """
-    body = (canvas.parts > 0).astype(np.uint8)
+    body = (canvas.parts - np.uint8(1) < len(figure.PARTS)).astype(np.uint8)  # 0 wraps round to 255
     area = max(1, cv2.countNonZero(body))
     wanted = SHARE[0] + _MARGIN + (SHARE[1] - SHARE[0] - 2 * _MARGIN) * rng.random()
     chance = rng.random(12).tolist()
-    box = cv2.boundingRect(body)
-    low, high, share = 0.0, 1.0, 0.0
+    left, top, wide, high = cv2.boundingRect(body)
+    box = (left, top, wide, high)
+    layer = Canvas(np.zeros_like(canvas.colour))
+    layer.light, layer.labels_only = canvas.light, True
+    least, most, share = 0.0, 1.0, 0.0
     for _ in range(_HALVINGS):
-        reach = 0.5 * (low + high)
-        layer = Canvas(np.zeros_like(canvas.colour))
-        layer.light = canvas.light
+        reach = 0.5 * (least + most)
+        layer.parts[:] = 0
         _KINDS[kind](layer, box, reach, chance, passer)
         cover = (layer.parts > 0).astype(np.uint8)
         share = cv2.countNonZero(cv2.bitwise_and(cover, body)) / area
         if abs(share - wanted) < _MARGIN:
             break
-        low, high = (reach, high) if share < wanted else (low, reach)
+        least, most = (reach, most) if share < wanted else (least, reach)
+    layer.labels_only = False
+    _KINDS[kind](layer, box, reach, chance, passer)
     cv2.copyTo(layer.colour, cover, canvas.colour)
     cv2.copyTo(layer.shade, cover, canvas.shade)
     canvas.parts[cover > 0] = 0
@@ -172,8 +176,8 @@ def _car(layer: Canvas, box: Box, reach: float, chance: list[float], passer: Per
     colour = _paint(chance[0])
     ground = top + 1.05 * high
     tall = reach * 1.0 * high
-    x = left + 0.5 * wide + (chance[1] - 0.5) * 1.6 * wide
-    long = 1.9 * max(tall, 0.35 * high)
+    long = 1.25 * max(tall, 0.5 * high)
+    x = left + 0.5 * wide + (0.2 + 0.4 * chance[1]) * long * (1 if chance[3] < 0.5 else -1)
     flip = 1 if chance[2] < 0.5 else -1
     profile = (
         (-1.0, 0.12),
@@ -257,23 +261,23 @@ def _umbrella(layer: Canvas, box: Box, reach: float, chance: list[float], passer
     x = left + wide * (0.35 + 0.3 * chance[2])
     y = top - 0.05 * high + reach * 0.9 * high
     half, tall = wide * (0.85 + 0.2 * chance[3]), 0.30 * high + reach * 0.55 * high
-    ribs = 6
-    for k in range(ribs):
-        a0, a1 = np.pi + k * np.pi / ribs, np.pi + (k + 1) * np.pi / ribs
-        wedge = [(x, y - tall), *ellipse(x, y, half, 0.55 * tall, a0, a1, 3)]
-        p, q = wedge[1], wedge[-1]
-        wedge.append((0.5 * (p[0] + q[0]), 0.5 * (p[1] + q[1]) + 0.03 * high))
-        paint = colour if k % 2 or chance[4] < 0.5 else second
-        layer.polygon(
-            wedge[:1] + wedge[1:-1] + wedge[-2:], paint, 1, NEUTRAL_SHADE + (8 if (k < 3) == (layer.light < 0) else -18)
-        )
-        rim = [(x - half * np.cos(k * np.pi / ribs), y), (x - half * np.cos((k + 1) * np.pi / ribs), y), (x, y - tall)]
-        layer.polygon(rim, mix(paint, (0, 0, 0), 0.12 * (k % 2)), 1)
-    layer.polygon(
-        [(x - 1.5, y - 0.02 * high), (x + 1.5, y - 0.02 * high), (x + 1.5, y + 0.3 * high), (x - 1.5, y + 0.3 * high)],
-        (60, 50, 44),
-        1,
-    )
+    # The seams of a dome are ellipses of one height and different widths; the rim hangs between the ribs.
+    other = second if chance[4] < 0.5 else colour
+    for width, ribs, paint, shade in ((1.0, 6, colour, 0), (0.6, 4, other, 6), (0.2, 2, colour, 12)):
+        rim = [x + width * half * (1 - 2 * k / ribs) for k in range(ribs + 1)]
+        layer.polygon(ellipse(x, y, width * half, tall, np.pi, 2 * np.pi, 16), paint, 1, NEUTRAL_SHADE + shade)
+        for k in range(0, ribs, 2):
+            layer.polygon(
+                [(rim[k], y - 1), (rim[k + 2], y - 1), (rim[k + 1], y + 0.03 * high)], paint, 1, NEUTRAL_SHADE + shade
+            )
+        seam = mix(paint, (0, 0, 0), 0.35)
+        for side in (-1, 1):
+            arc = ellipse(x, y, side * width * half, tall, 1.5 * np.pi, 2 * np.pi, 8)
+            layer.polygon([*arc, *((px - side * 1.6, py) for px, py in reversed(arc))], seam)
+    far = ellipse(x, y, -layer.light * half, tall, 1.5 * np.pi, 2 * np.pi, 8)
+    layer.shadow([(x, y - tall), *far, (x - layer.light * 0.4 * half, y)], NEUTRAL_SHADE - 26)
+    low, end = y - 0.03 * high, y + 0.3 * high
+    layer.polygon([(x - 1.5, low), (x + 1.5, low), (x + 1.5, end), (x - 1.5, end)], (60, 50, 44), 1)
 
 
 def _railing(layer: Canvas, box: Box, reach: float, chance: list[float], passer: Person | None) -> None:

@@ -142,7 +142,8 @@ def cloth_colour(rng: np.random.Generator, apart_from: Colour | None = None) -> 
     for _ in range(8):
         base = CLOTH_COLOURS[randomness.weighted(rng.random(), table)][0]
         shift = rng.integers(-10, 11, 3)
-        colour = tuple(int(min(max(value + step, 14), 240)) for value, step in zip(base, shift))  # type: ignore[assignment]
+        red, green, blue = (int(min(max(value + step, 14), 240)) for value, step in zip(base, shift))
+        colour = (red, green, blue)
         if apart_from is None or sum(abs(a - b) for a, b in zip(colour, apart_from)) > 110:
             break
     return colour
@@ -197,8 +198,8 @@ def draw_person(rng: np.random.Generator) -> Person:
         bag_colour=cloth_colour(rng, top_cloth.colour),
         bag_side=1 if rng.random() < 0.5 else -1,
         stature=1.0 + 0.05 * randomness.bell(rng.random()),
-        shoulder=0.118 + 0.018 * randomness.bell(rng.random()) + (0.006 if short_hair else -0.004),
-        hip=0.092 + 0.012 * randomness.bell(rng.random()) + (-0.003 if short_hair else 0.004),
+        shoulder=0.122 + 0.018 * randomness.bell(rng.random()) + (0.006 if short_hair else -0.004),
+        hip=0.096 + 0.012 * randomness.bell(rng.random()) + (-0.003 if short_hair else 0.004),
         girth=1.0 + 0.30 * abs(randomness.bell(rng.random())) * (1 if rng.random() < 0.6 else -0.5),
         leg=0.485 + 0.02 * randomness.bell(rng.random()),
     )

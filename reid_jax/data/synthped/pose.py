@@ -78,7 +78,7 @@ class Skeleton:
         flex = 0.06 + (1.9 * self.view.stride) * lift * lift
         upper = 0.47 * person.leg
         lower = person.leg - upper - 0.04
-        x = side * person.hip * 0.52
+        x = side * person.hip * 0.54
         knee = (x, person.leg - upper * math.cos(swing), upper * math.sin(swing))
         shin = swing - flex
         ankle = (x * 0.92, knee[1] - lower * math.cos(shin), knee[2] + lower * math.sin(shin))
@@ -88,7 +88,7 @@ class Skeleton:
 
     def _arm(self, person: Person, side: int, phase: float) -> tuple[Joint, Joint, Joint, Joint]:
         """Shoulder, elbow, wrist, end of the hand."""
-        upper, lower, out = 0.165, 0.135, 0.16 * person.girth
+        upper, lower, out = 0.156, 0.130, 0.14 * person.girth
         swing = 0.8 * self.view.stride * math.sin(phase)
         bend = 0.25 + 0.9 * self.view.stride * max(0.0, math.sin(phase))
         gesture = self.view.gesture
@@ -96,7 +96,7 @@ class Skeleton:
             swing, bend = (0.35, 1.75) if gesture == "phone" else (-0.25, 0.75)
         if gesture == "strap" and side < 0:
             swing, bend, out = 0.15, 2.2, 0.3
-        shoulder = (side * person.shoulder * 0.94, 0.795, self.lean(0.795))
+        shoulder = (side * person.shoulder * 0.89, 0.767, self.lean(0.767))
         elbow = (
             shoulder[0] + side * upper * math.sin(out),
             shoulder[1] - upper * math.cos(swing),

@@ -56,20 +56,20 @@ def make_scene(seed: int, camera: int, height: int, width: int) -> np.ndarray:
     (_tiles, _lane, _verge)[int(rng.integers(3))](image, horizon, height, rng)
     for _ in range(int(rng.integers(14, 22))):
         _clutter(image, horizon, height, rng)
-    image = cv2.GaussianBlur(image, (0, 0), height / 110.0)
-    grain = rng.integers(-7, 8, (h // 2, w // 2, 1)).astype(np.int16).repeat(2, 0).repeat(2, 1)[:h, :w]
-    grain = cv2.copyMakeBorder(grain, 0, h - grain.shape[0], 0, w - grain.shape[1], cv2.BORDER_REPLICATE).reshape(
-        h, w, 1
-    )
-    return np.clip(image.astype(np.int16) + grain, 0, 255).astype(np.uint8)
+    soft = np.asarray(cv2.GaussianBlur(image, (0, 0), height / 110.0))
+    grain = rng.integers(-7, 8, ((h + 1) // 2, (w + 1) // 2, 1)).astype(np.int16)
+    grain = grain.repeat(2, 0).repeat(2, 1)[:h, :w]
+    return np.clip(soft.astype(np.int16) + grain, 0, 255).astype(np.uint8)
 
 
 def _gradient(area: np.ndarray, colour: Colour, change: int, rng: np.random.Generator) -> None:
     """Fills with a colour that changes from top to bottom and slowly along the street."""
     h, w = area.shape[:2]
-    down = np.linspace(0, change, h).round()[:, None, None]
-    knots = rng.integers(-26, 27, 17)
-    along = np.interp(np.arange(w), np.linspace(0, w, 17), knots).round()[None, :, None]
+    down = (change * np.arange(h) // h)[:, None, None]
+    # Linear between 17 knots, in integers: halves would round one way here and the other there.
+    knots, place = rng.integers(-26, 27, 17), 16 * np.arange(w)
+    start, share = place // w, place % w
+    along = (knots[start] + (knots[start + 1] - knots[start]) * share // w)[None, :, None]
     area[:] = np.clip(np.array(colour)[None, None, :] + down + along, 0, 255).astype(np.uint8)
 
 
@@ -119,8 +119,8 @@ def _tiles(image: np.ndarray, horizon: int, unit: int, rng: np.random.Generator)
     for k in range(-2 * w // gap, 2 * w // gap):
         x0, x1 = centre + k * gap, centre + k * gap * 2.2
         if -w < x0 < 2 * w:
-            colour = tuple(int(v) for v in image[h - 2, w // 2].astype(int) - 16)
-            fill(image, [(x0, horizon), (x0 + 1, horizon), (x1 + unit / 60, h), (x1, h)], colour)  # type: ignore[arg-type]
+            red, green, blue = (int(v) - 16 for v in image[h - 2, w // 2])
+            fill(image, [(x0, horizon), (x0 + 1, horizon), (x1 + unit / 60, h), (x1, h)], (red, green, blue))
 
 
 def _lane(image: np.ndarray, horizon: int, unit: int, rng: np.random.Generator) -> None:
