@@ -24,13 +24,21 @@ def recipe() -> ConfigDict:
         "tri": {"loss": "triplet", "on": "feature/b", "weight": 1.0, "margin": 0.3},
     }
     config.monitors = {"accuracy": {"loss": "accuracy", "on": "logits/b"}}
-    config.optimizer = {
-        "name": "adam",
-        "learning_rate": 3.5e-4,
-        "learning_rate_multipliers": ((".*", 1.0),),
-        "weight_decays": ((".*", 5e-4),),
+    config.optimizer.update(
+        {
+            "name": "adam",
+            "learning_rate": 3.5e-4,
+            "learning_rate_multipliers": ((".*", 1.0),),
+            "weight_decays": ((".*", 5e-4),),
+        }
+    )
+    config.schedule = {
+        "name": "warmup_multistep",
+        "warmup_epochs": 10,
+        "warmup_start": 0.1,
+        "milestones_epochs": (40, 70),
+        "factor": 0.1,
     }
-    config.schedule = {"name": "warmup_multistep", "warmup_epochs": 10, "milestones_epochs": (40, 70), "factor": 0.1}
     config.train.epochs = 120.0
     config.evals.metric = "cosine"
     config.evals.every_epochs = 40.0

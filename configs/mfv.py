@@ -32,12 +32,14 @@ def recipe() -> ConfigDict:
         }
         config.losses[f"tri_{head}"] = {"loss": "triplet", "on": f"triplet/{head}", "weight": weight, "margin": 0.3}
     config.monitors = {"accuracy": {"loss": "accuracy", "on": "logits/b"}}
-    config.optimizer = {
-        "name": "adam",  # weight decay is coupled: L2 added to the gradient, not AdamW
-        "learning_rate": 4e-4,
-        "learning_rate_multipliers": ((".*/transformer/.*", 0.5), (".*", 1.0)),
-        "weight_decays": ((".*bias", 5e-4), (".*", 1e-3)),
-    }
+    config.optimizer.update(
+        {
+            "name": "adam",  # weight decay is coupled: L2 added to the gradient, not AdamW
+            "learning_rate": 4e-4,
+            "learning_rate_multipliers": ((".*/transformer/.*", 0.5), (".*", 1.0)),
+            "weight_decays": ((".*bias", 5e-4), (".*", 1e-3)),
+        }
+    )
     config.schedule = {
         "name": "warmup_multistep",
         "warmup_epochs": 10,

@@ -17,6 +17,9 @@ from reid_jax import errors
 
 USER_MISTAKE = 2
 
+# Sections whose keys are the keyword arguments of one constructor, which knows them and answers a misspelt one.
+OPEN_SECTIONS = ("model.", "data.options.", "data.sampler.", "data.augment.", "schedule.")
+
 
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Calls `main(arguments)` and ends the process.
@@ -29,7 +32,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     except errors.UserError as error:
         code = _complain(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes from the last checkpoint.", file=sys.stderr)
+        print("interrupted; the same command goes on from what is finished.", file=sys.stderr)
         code = 130
     sys.stdout.flush()
     sys.exit(code)
@@ -42,7 +45,12 @@ def run_with_config(main: Callable[[ConfigDict], int | None]) -> None:
     parsed, so that a misspelt preset, variant or key is answered with what was probably meant.
     """
     holder = config_flags.DEFINE_config_file(
-        "config", None, "Config file, FILE[:PRESET[,VARIANT...]].", lock_config=True
+        "config",
+        None,
+        "Config file, FILE[:PRESET[,VARIANT...]].",
+        # `_check_config_flags` says which keys may be new; ml_collections alone knows all or none.
+        lock_config=False,
+        accept_new_attributes=True,
     )
 
     def parse(argv: Sequence[str]) -> list[str]:
@@ -63,11 +71,11 @@ def run_with_config(main: Callable[[ConfigDict], int | None]) -> None:
                 f"expected flags only (--name=value), got {' '.join(argv[1:])!r}; put the value behind its flag."
             )
         try:
-            return main(holder.value) or 0
+            return main(holder.value.lock()) or 0
         except errors.UserError as error:
             return _complain(error)
         except KeyboardInterrupt:
-            print("interrupted; the same command resumes from the last checkpoint.", file=sys.stderr)
+            print("interrupted; the same command goes on from what is finished.", file=sys.stderr)
             return 130
 
     app.run(guarded, flags_parser=parse)
@@ -113,7 +121,7 @@ def _check_config_flags(argv: Sequence[str]) -> None:
         raise errors.UserError("expected --config FILE[:PRESET[,VARIANT...]], got none; try --config configs/mfv.py.")
     known = config_lib.flatten(config)
     for key in overridden:
-        if key not in known:
+        if key not in known and not key.startswith(OPEN_SECTIONS):
             raise errors.unknown("config key", key, _near(key, known))
 
 

@@ -86,10 +86,16 @@ def defaults() -> ConfigDict:
         "learning_rate_multipliers": ((".*", 1.0),),
         "weight_decays": ((".*", 5e-4),),
         "frozen": (),
-        "clip_norm": 0.0,
-        "options": {},
+        "clip_norm": None,
+        # Options of single optimisers; None leaves the optimiser's own default.
+        "b1": None,
+        "b2": None,
+        "epsilon": None,
+        "momentum": None,
+        "nesterov": None,
+        "decay": None,
     }
-    config.schedule = {"name": "warmup_multistep", "options": {}}
+    config.schedule = {"name": "constant"}
     config.train = {"epochs": 120.0, "accumulate": 1, "ema_decay": 0.0}
     # Named phases in order, each a set of sections that replace or refine the ones above while it lasts.
     config.phase_order = ()

@@ -20,10 +20,9 @@ import jax
 from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
-from reid_jax import errors, inference, parallel, run_folder, scoring, trees
+from reid_jax import errors, inference, models, parallel, run_folder, scoring, trees
 from reid_jax.data import checks, pipeline, records, samplers
 from reid_jax.evaluation import features_file, ranking
-from reid_jax.models import convert
 from reid_jax.train import checkpoints, extras, loop, metrics, objective, optimizer, phases, state, step
 
 LOG = logging.getLogger(__name__)
@@ -45,6 +44,7 @@ class Experiment:
         self.settings: dict[str, Any] = config_lib.to_dict(config)
         self.mesh = parallel.mesh()
         self.dataset = scoring.open_data(self.settings["data"]) if dataset is None else dataset
+        parallel.agree("the data set", self.dataset.index_hash())
         LOG.info("%s", self.dataset.describe())
         self.dataset.require("train", "query", "gallery")
         checks.check_protocol(self.dataset.query, self.dataset.gallery, self.settings["evals"]["same_camera_filter"])
@@ -61,8 +61,11 @@ class Experiment:
         variables = inference.init_variables(self.model, self.settings, self.extractor.example_batch())
         weights = self.settings["init"]["weights"]
         if weights:
-            variables, outcome = convert.load_file(
-                variables, weights, self.model, allow_missing=self.settings["init"]["allow_missing"]
+            variables, outcome = models.load_weights(
+                self.settings["model"]["name"],
+                variables,
+                weights,
+                allow_missing=self.settings["init"]["allow_missing"],
             )
             LOG.info("weights from %s:\n%s", weights, outcome)
         return state.create(parallel.replicate(variables, self.mesh))
@@ -185,7 +188,7 @@ class Experiment:
             The content of `result.json`, None without evaluation.
         """
         initial = self.initial_state()
-        LOG.info("%s", trees.parameter_overview(initial.params))
+        LOG.info("%s", trees.parameter_overview(initial.params, depth=1))
         schedule = self.phases(initial.params)
         saved = checkpoints.Checkpoints(
             folder.checkpoints,

@@ -11,7 +11,6 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +35,7 @@ def compute_dtype(name: str) -> Any:
     return jnp.dtype(name).type
 
 
-def build_model(settings: Mapping[str, Any], num_classes: int) -> nn.Module:
+def build_model(settings: Mapping[str, Any], num_classes: int) -> Any:
     """The model of a resolved config, for a number of training identities."""
     options = dict(settings["model"])
     return models.build(options.pop("name"), num_classes=num_classes, dtype=compute_dtype(settings["dtype"]), **options)
@@ -66,7 +65,7 @@ def make_preprocess(settings: Mapping[str, Any]) -> Callable[[Mapping[str, jax.A
     return preprocess
 
 
-def init_variables(model: nn.Module, settings: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+def init_variables(model: Any, settings: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
     """Random variables, the same for a seed on any number of devices."""
     preprocess = make_preprocess(settings["preprocess"])
 
@@ -87,7 +86,7 @@ class Extractor:
         mesh: devices the batch is split over.
     """
 
-    def __init__(self, model: nn.Module, settings: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
+    def __init__(self, model: Any, settings: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
         self.model, self.settings, self.mesh = model, settings, mesh
         data, evals = settings["data"], settings["evals"]
         self.size = {name: data[name] for name in ("height", "width", "interpolation")}
@@ -108,19 +107,14 @@ class Extractor:
 
     def split(self, variables: Variables, split: records.Split) -> evaluator.Extracted:
         """Features of every image of a split, in its order, the same on every process."""
-        batches = pipeline.eval_batches(
-            split,
-            **self.size,
-            batch_size=self.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
 
         def describe(batch: Mapping[str, np.ndarray]) -> descriptors.Descriptor:
             described = self._describe(variables, parallel.to_global(dict(batch), self.mesh))
             return jax.tree.map(parallel.local_rows, described)
 
-        return evaluator.extract_features(describe, batches, len(split))
+        share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        with pipeline.eval_batches(split, **self.size, batch_size=self.batch_size, **share) as batches:
+            return evaluator.extract_features(describe, batches, len(split))
 
     def images(self, variables: Variables, images: Sequence[np.ndarray]) -> evaluator.Extracted:
         """Features of uint8 [H, W, 3] images of any size, camera unknown."""
@@ -148,7 +142,7 @@ def from_run(path: str | pathlib.Path, *, best: bool = False) -> tuple[Extractor
     """
     folder = run_folder.RunFolder(path)
     settings = config_lib.to_dict(folder.read_config())
-    variables, meta = checkpoints.restore_variables(folder.checkpoints, "best" if best else None)
+    variables, meta = checkpoints.restore_variables(folder.checkpoints, "best" if best else None, average="average")
     model = build_model(settings, meta["num_classes"])
     mesh = parallel.mesh()
     return Extractor(model, settings, mesh), parallel.replicate(variables, mesh)

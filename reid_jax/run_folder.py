@@ -40,12 +40,14 @@ class RunFolder:
         if self.config.is_file():
             stored = self.read_config()
             changed = config_lib.differences(config, stored)
-            if changed:
+            # A folder without a checkpoint holds nothing to protect: a mistake in its config was found at once.
+            if changed and self.checkpoints.is_dir():
                 raise errors.UserError(
                     f"{self.path} holds a run of another config ({'; '.join(changed[:4])}"
                     f"{'; ...' if len(changed) > 4 else ''}); give another --workdir, or the config it was made with."
                 )
-            return
+            if not changed:
+                return
         if self.path.exists() and not self.path.is_dir():
             raise errors.UserError(f"expected --workdir to be a folder, {self.path} is a file; give another --workdir.")
         self.path.mkdir(parents=True, exist_ok=True)

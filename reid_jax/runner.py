@@ -32,12 +32,14 @@ def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_an
     Returns:
         The exit code, 0.
     """
+    metrics.quiet_libraries()
     folder = run_folder.RunFolder(workdir or default_workdir(config))
     if mode == "eval":
         folder.read_config()
+    parallel.agree("the config", config_lib.config_hash(config))
     if parallel.is_main():
         folder.claim(config)
-    parallel.barrier("run folder")
+    parallel.agree_on_folder(folder.path)
     finished = folder.read_result()
     if finished is not None and mode != "eval":
         if parallel.is_main():

@@ -28,8 +28,8 @@ def main(config: ConfigDict) -> int:
     from reid_jax import parallel, runner
 
     given = flags.FLAGS
-    parallel.initialize(given.coordinator, given.num_processes, given.process_id)
-    return runner.run(config, workdir=given.workdir, mode=given.mode)
+    with parallel.session(given.coordinator, given.num_processes, given.process_id):
+        return runner.run(config, workdir=given.workdir, mode=given.mode)
 
 
 if __name__ == "__main__":

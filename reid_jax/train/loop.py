@@ -140,12 +140,13 @@ class Loop:
                 for phase in self.phases:
                     if first_step < phase.last_step:
                         state = self._run_phase(phase, state, max(first_step, phase.first_step), progress)
-        except jax.errors.JaxRuntimeError as error:
+        except (RuntimeError, ValueError, OSError) as error:
             raise parallel.peer_failure(error) or error from error
         finally:
             progress.close()
-            if self.checkpoints is not None:
-                self.checkpoints.wait()
+        # Not after an error: with a dead peer, waiting for the last checkpoint would never end.
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
         return state
 
     def _run_phase(
