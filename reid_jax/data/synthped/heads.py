@@ -38,7 +38,6 @@ def draw(canvas: Canvas, person: Person, skeleton: Skeleton, part: int) -> None:
     sphere = _Sphere(skeleton)
     neutral = canvases.NEUTRAL_SHADE
     bald = person.hair_style == "bald"
-    cover = person.skin if bald else person.hair
     if person.hair_style == "curly" and person.hat == "none":
         bush = canvases.ellipse(sphere.x, sphere.y - 0.2 * sphere.ry, 1.42 * sphere.rx, 1.18 * sphere.ry)
         canvas.polygon(bush, person.hair, part, neutral)
@@ -50,8 +49,11 @@ def draw(canvas: Canvas, person: Person, skeleton: Skeleton, part: int) -> None:
     if person.hair_style == "bun" and person.hat == "none":
         bun = (sphere.x - 0.55 * sphere.rx * sphere.sin, sphere.y - 1.0 * sphere.ry)
         canvas.polygon(canvases.ellipse(*bun, 0.5 * sphere.rx, 0.36 * sphere.ry, count=10), person.hair, part, neutral)
-    grow = 1.0 if bald else 1.06
-    canvas.polygon(canvases.ellipse(sphere.x, sphere.y, grow * sphere.rx, grow * sphere.ry), cover, part, neutral)
+    canvas.polygon(canvases.ellipse(sphere.x, sphere.y, sphere.rx, sphere.ry), person.skin, part, neutral)
+    if not bald:
+        # Higher than the head and ending above the chin, or a dark line would run round the jaw.
+        scalp = canvases.ellipse(sphere.x, sphere.y - 0.14 * sphere.ry, 1.06 * sphere.rx, 0.94 * sphere.ry)
+        canvas.polygon(scalp, person.hair, part, neutral)
     _face(canvas, person, sphere)
     _hat(canvas, person, sphere, part)
     dark = 1.0 if canvas.light < 0 else -1.0
