@@ -1,7 +1,7 @@
-"""From images to descriptors to scores.
+"""From images to descriptors.
 
 `extract_features` runs a compiled describe function over padded, masked batches and puts the rows back into data set
-order; `run` scores one or many test sets.
+order; `feature_set` joins them with identities and cameras. What is measured on the result is `suite`'s affair.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.evaluation import features_file, ranking
+from reid_jax.evaluation import features_file
 from reid_jax.ops.descriptors import Descriptor
 
 Batch = Mapping[str, Any]
@@ -188,26 +188,3 @@ def feature_set(
         gallery_visibility=gallery.visibility,
         meta=dict(meta or {}),
     )
-
-
-def evaluate_sets(
-    sets: Mapping[str, features_file.FeatureSet], **options: Any
-) -> tuple[dict[str, ranking.RankingResult], dict[str, Any]]:
-    """Scores several test sets (for instance other domains) under one protocol.
-
-    Args:
-        sets: name of each test set and its features; one is in memory at a time if the mapping loads lazily.
-        **options: of `ranking.evaluate`.
-
-    Returns:
-        The result of each set and one flat dict, `<name>/mAP`, ...; with several sets the counts are prefixed too.
-    """
-    results = {name: ranking.evaluate(sets[name], **options) for name in sets}
-    flat: dict[str, Any] = {}
-    for name, result in results.items():
-        values = result.as_dict(name)
-        if len(results) > 1:
-            counts = ("num_query", "num_gallery", "num_query_without_match")
-            values = {(f"{name}/{key}" if key in counts else key): value for key, value in values.items()}
-        flat |= values
-    return results, flat

@@ -180,7 +180,8 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise errors.UserError(f"there is no features file {path}; make one with scripts/extract.py.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, since numpy leaves a file open that it cannot read.
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise errors.UserError(

@@ -115,15 +115,15 @@ def verify(
         _refuse_too_large(query.num_rows, gallery.num_rows)
         same, different = _collect(blocks())
         curve = _exact_curve(same, different)
-        below = [float(np.nextafter(np.float32(value), np.float32(-np.inf))) for value in _allowed(different, rates)]
+        between = _thresholds(same, different, rates)
         edges = None
     else:
         edges = np.linspace(0, _upper_bound(query, gallery), bins + 1)
         same, different = _histograms(blocks(), edges)
         curve = _histogram_curve(same, different, edges)
-        below = []
+        between = []
     _refuse_one_sided(curve, same_camera_filter)
-    return _result(curve, rates, below, metric, slots, edges)
+    return _result(curve, rates, between, metric, slots, edges)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ class _Curve:
 def _result(
     curve: _Curve,
     rates: tuple[float, ...],
-    below: list[float],
+    between: list[float],
     metric: str,
     slots: bool,
     edges: np.ndarray | None,
@@ -149,7 +149,7 @@ def _result(
     points = []
     for number, rate in enumerate(rates):
         last = int(np.searchsorted(false_positive, rate, side="right")) - 1
-        threshold = below[number] if below else curve.thresholds[last]
+        threshold = between[number] if between else curve.thresholds[last]
         points.append(OperatingPoint(rate, float(true_positive[last]), float(quote(np.asarray(threshold)))))
     eer, eer_threshold = _equal_error(curve, true_positive, false_positive)
     resolution = 0.0
@@ -214,11 +214,14 @@ def _before(values: np.ndarray) -> np.ndarray:
     return np.nextafter(values, np.float32(-np.inf))
 
 
-def _allowed(different: np.ndarray, rates: tuple[float, ...]) -> list[float]:
-    """For each rate the smallest distance that must be refused."""
-    if not len(different):
-        return [0.0 for _ in rates]
-    return [float(different[min(int(rate * len(different) + 1e-9), len(different) - 1)]) for rate in rates]
+def _thresholds(same: np.ndarray, different: np.ndarray, rates: tuple[float, ...]) -> list[float]:
+    """For each rate the middle between the last distance to accept and the first one that must be refused."""
+    out = []
+    for rate in rates if len(different) else ():
+        refused = different[min(int(rate * len(different) + 1e-9), len(different) - 1)]
+        accepted = [side[place - 1] for side in (same, different) if (place := np.searchsorted(side, refused))]
+        out.append((float(max(accepted, default=0.0)) + float(refused)) / 2)
+    return out
 
 
 def _refuse_too_large(num_query: int, num_gallery: int) -> None:

@@ -1,0 +1,119 @@
+"""scripts/evaluate.py, from the command line's point of view."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reid_jax import cli
+from reid_jax.evaluation import benchmark, ranking
+from reid_jax.evaluation.features_file import FeatureSet
+
+
+@pytest.fixture(scope="module")
+def script(root):
+    spec = importlib.util.spec_from_file_location("evaluate_script", root / "scripts" / "evaluate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(script, monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.run(script.main)
+        return caught.value.code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return benchmark.synthetic(benchmark.Size(30, 200, 9, 3, 0.2), 8)
+
+
+def test_everything_at_once(run, toy, tmp_path):
+    toy.save(tmp_path / "toy.npz")
+    code, out, _ = run(
+        "--features", tmp_path / "toy.npz", "--rerank", "--k1", 8, "--k2", 3, "--lambda", 0.4, "--verification",
+        "--single-shot", 4, "--rounds", 2, "--expand", 2, "--output", tmp_path / "out" / "result.json",
+    )  # fmt: skip
+    assert code == 0
+    values = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert {"toy/mAP", "toy/rerank/mAP", "toy/verification/auc", "toy/single_shot/rank1", "toy/rounds/mAP_std"} <= set(
+        values
+    )
+    assert f"{100 * values['toy/mAP']:.2f}" in out
+    assert f"{100 * values['toy/rerank/rank1']:.2f}" in out
+    assert "AP rule: step" in out
+    assert all(0 <= value <= 1 for key, value in values.items() if key.endswith(("mAP", "mINP", "rank1", "auc", "eer")))
+
+
+def test_defaults_come_from_the_file(run, toy, tmp_path):
+    toy.save(tmp_path / "toy.npz")
+    for arguments, metric in (((), "cosine"), (("--metric", "euclidean"), "euclidean")):
+        code, _, _ = run("--features", tmp_path / "toy.npz", "--output", tmp_path / "r.json", *arguments)
+        values = json.loads((tmp_path / "r.json").read_text())
+        assert (code, values["metric"], values["ap_rule"]) == (0, metric, "step")
+        assert values["toy/mAP"] == ranking.evaluate(toy, metric=metric).mAP
+
+
+def test_several_sets_and_the_other_rule(run, toy, tmp_path):
+    toy.save(tmp_path / "a.npz")
+    toy.with_gallery(np.arange(150)).save(tmp_path / "b.npz")
+    code, out, _ = run(
+        "--features", tmp_path / "a.npz", tmp_path / "b.npz", "--ap", "trapezoid", "--output", tmp_path / "r.json"
+    )
+    values = json.loads((tmp_path / "r.json").read_text())
+    assert code == 0
+    assert values["a/mAP"] == ranking.evaluate(toy, ap="trapezoid").mAP
+    assert (values["a/num_gallery"], values["b/num_gallery"]) == (200, 150)
+    assert "trapezoid" in out
+
+
+def test_page(run, tmp_path):
+    features = FeatureSet(np.eye(2), np.eye(2), [1, 2], [1, 2], [0, 0], [1, 1], ["a.png", "b.png"], ["c.png", "d.png"])
+    features.save(tmp_path / "f.npz")
+    for name in "abcd":
+        Image.new("RGB", (4, 8)).save(tmp_path / f"{name}.png")
+    code, _, _ = run("--features", tmp_path / "f.npz", "--html", tmp_path / "page.html", "--images", tmp_path)
+    assert code == 0
+    assert (tmp_path / "page.html").read_text().count('class="card"') == 2
+
+
+def test_mistakes_end_with_one_sentence_and_code_2(run, toy, tmp_path):
+    toy.save(tmp_path / "toy.npz")
+    one_camera = FeatureSet(np.eye(2), np.eye(2), [1, 2], [1, 2], [0, 0], [0, 0])
+    one_camera.save(tmp_path / "one.npz")
+    cases = [
+        (["--features", tmp_path / "none.npz"], "no features file"),
+        (["--features", tmp_path / "toy.npz", "--metric", "cosin"], "did you mean 'cosine'"),
+        (["--features", tmp_path / "toy.npz", "--ap", "area"], "known: step, trapezoid"),
+        (["--features", tmp_path / "toy.npz", "--rerank", "--k1", "900"], "k1 must be between"),
+        (["--features", tmp_path / "toy.npz", "--html", tmp_path / "p.html"], "--images"),
+        (["--features", tmp_path / "one.npz"], "--no-same-camera-filter"),
+    ]
+    for arguments, sentence in cases:
+        code, _, err = run(*arguments, "--output", tmp_path / "never.json")
+        assert code == 2, arguments
+        assert sentence in err
+        assert err.count("\n") == 1, "one line, no traceback"
+    assert not (tmp_path / "never.json").exists()
+    assert run("--features", tmp_path / "one.npz", "--no-same-camera-filter")[0] == 0
+
+
+def test_benchmark_rows():
+    fast, twin = benchmark.rank("tiny", dimensions=8, repeats=1)
+    assert fast["mAP"] == pytest.approx(twin["mAP"], abs=1e-4)
+    assert fast["seconds"] > 0
+    assert twin["mAP_difference"] < 1e-4
+    assert benchmark.rerank("tiny", dimensions=8, k1=6, k2=2)[0]["gallery"] == 1000
+    assert [row["gallery"] for row in benchmark.rank_growth((300, 600), num_query=20, dimensions=8)] == [300, 600]
+    assert benchmark.verify("tiny", dimensions=8)[0]["auc"] > 0.5

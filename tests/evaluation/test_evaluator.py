@@ -1,0 +1,63 @@
+"""Features come back in data set order, whatever the batches look like."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reid_jax import errors
+from reid_jax.evaluation import evaluator
+from reid_jax.ops.descriptors import Descriptor
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (10, 4, 6, 3), dtype=np.uint8)
+
+
+def batches(order, size=4):
+    for first in range(0, len(order), size):
+        index = np.full(size, -1, np.int32)
+        index[: len(order[first : first + size])] = order[first : first + size]
+        yield {"image": IMAGES[index], "index": index, "mask": index >= 0, "camid": np.zeros(size, np.int32)}
+
+
+@jax.jit
+def describe(batch):
+    image = batch["image"].astype(jnp.float32)
+    columns = image.mean(axis=(1, 3))
+    return Descriptor(jnp.stack([columns, 2 * columns], axis=1), jnp.ones((image.shape[0], 2)))
+
+
+def test_order_padding_and_progress():
+    seen = []
+    order = np.random.default_rng(1).permutation(10)
+    got = evaluator.extract_features(describe, batches(order), 10, progress=seen.append)
+    want = IMAGES.astype(np.float32).mean(axis=(1, 3))
+    np.testing.assert_allclose(got.features[:, 0], want, rtol=1e-6)
+    assert got.features.shape == (10, 2, 6)
+    assert got.visibility.shape == (10, 2)
+    assert seen == [4, 4, 2]
+    assert got.images_per_second > 0
+
+
+def test_missing_and_repeated_images_are_refused():
+    with pytest.raises(errors.UserError, match=r"1 are missing \(\[3\]\)"):
+        evaluator.extract_features(describe, batches([0, 1, 2, 4, 5, 6, 7, 8, 9]), 10)
+    with pytest.raises(errors.UserError, match=r"1 came more than once \(\[2\]\)"):
+        evaluator.extract_features(describe, batches([0, 1, 2, 2]), 3)
+    with pytest.raises(errors.UserError, match="no batch"):
+        evaluator.extract_features(describe, [], 3)
+
+
+def test_flip_average():
+    got = jax.jit(evaluator.flip_average(describe))({"image": IMAGES})
+    mirrored = np.concatenate([IMAGES, IMAGES[:, :, ::-1]], axis=1)
+    np.testing.assert_allclose(got.features[:, 0], mirrored.astype(np.float32).mean(axis=(1, 3)), rtol=1e-6)
+
+
+def test_feature_set_joins_labels():
+    part = evaluator.Extracted(np.eye(2, dtype=np.float32), None, 0.0, 0.0)
+    labels = (np.array([1, 2]), np.array([0, 1]), ["a", "b"])
+    joined = evaluator.feature_set(part, part, labels, labels, {"metric": "cosine"})
+    assert joined.gallery_names == ("a", "b")
+    assert joined.metric == "cosine"
