@@ -141,13 +141,19 @@ class Loop:
                     if first_step < phase.last_step:
                         state = self._run_phase(phase, state, max(first_step, phase.first_step), progress)
         except (RuntimeError, ValueError, OSError) as error:
+            # Nothing is waited for here: with a dead peer, the last checkpoint would never be finished.
             raise parallel.peer_failure(error) or error from error
+        except errors.UserError:
+            self._finish_saving()
+            raise
         finally:
             progress.close()
-        # Not after an error: with a dead peer, waiting for the last checkpoint would never end.
+        self._finish_saving()
+        return state
+
+    def _finish_saving(self) -> None:
         if self.checkpoints is not None:
             self.checkpoints.wait()
-        return state
 
     def _run_phase(
         self, phase: Phase, state: state_lib.TrainState, first_step: int, progress: metrics_lib.Progress
