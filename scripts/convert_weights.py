@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import inspect
 import pathlib
 
 import jax
@@ -65,10 +64,9 @@ def main(arguments: list[str]) -> None:
     }
     keys = jax.eval_shape(lambda: {"params": jax.random.key(0), "dropout": jax.random.key(1)})
     shapes = jax.eval_shape(lambda keys, batch: model.init(keys, batch, train=False), keys, batch)
-    rules = getattr(inspect.getmodule(models.MODELS[settings.model]), "TORCH_RULES", ())
     try:
-        variables, report = convert.load_file(
-            settings.weights, shapes, rules, into=settings.into, allow_missing=settings.allow_missing
+        variables, report = models.load_weights(
+            settings.model, shapes, settings.weights, into=settings.into, allow_missing=settings.allow_missing
         )
     except convert.ConversionError as error:
         print(error.report.table())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flax import linen as nn
 
 from reid_jax import errors
-from reid_jax.models import bot, mfv
+from reid_jax.models import bot, convert, mfv
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "bot": bot.BoT,
@@ -38,3 +39,39 @@ def build(name: str, **options: Any) -> nn.Module:
         if parameters[option].default is inspect.Parameter.empty and option not in options:
             raise errors.UserError(f"model {name!r} needs the option {option!r}, which was not given; add it.")
     return MODELS[name](**options)
+
+
+def load_weights(
+    name: str,
+    variables: convert.Variables,
+    path: str | os.PathLike[str],
+    *,
+    into: str | None = None,
+    allow_missing: Sequence[str] = (),
+) -> tuple[dict[str, Any], convert.Report]:
+    """Fills a model's variables from a weights file by the model's own table of published names, strictly.
+
+    Args:
+        name: a key of `MODELS`; its file may hold `TORCH_RULES` (renames) and `TORCH_IGNORED` (pattern, reason).
+        variables: of that model; arrays or shapes.
+        path: PyTorch, safetensors or npz file; a bare ResNet's fills the model's backbone.
+        into: submodule that the file fills; None finds out.
+        allow_missing: patterns of our paths that may lack a source or have one of another shape.
+
+    Returns:
+        Variables with the loaded leaves, and the fate of every key (printable).
+
+    Raises:
+        UserError: unknown model, unreadable file, or weights of another model.
+    """
+    if name not in MODELS:
+        raise errors.unknown("model", name, MODELS)
+    home = inspect.getmodule(MODELS[name])
+    return convert.load_file(
+        path,
+        variables,
+        getattr(home, "TORCH_RULES", ()),
+        ignore=getattr(home, "TORCH_IGNORED", ()),
+        into=into,
+        allow_missing=allow_missing,
+    )

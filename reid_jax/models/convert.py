@@ -66,6 +66,11 @@ class Report:
         fates = dict.fromkeys(entry.fate for entry in self.entries)
         return ", ".join(f"{len(self.named(fate))} {fate}" for fate in fates)
 
+    def __str__(self) -> str:
+        """The counts, and a line for every key that was neither loaded as it is nor ignored."""
+        rest = self.named("reshaped", "misfit", "missing", "extra")
+        return "\n".join([self.summary(), *(f"{e.fate} {e.source or e.target} {e.detail}".rstrip() for e in rest)])
+
     def table(self) -> str:
         """One line per key: fate, name in the file, our path, detail."""
         rows = [(entry.fate, entry.source or "-", entry.target or "-", entry.detail) for entry in self.entries]
@@ -275,6 +280,7 @@ def load_file(
     variables: Variables,
     rules: Sequence[Rule] = (),
     *,
+    ignore: Sequence[Rule] = (),
     into: str | None = None,
     allow_missing: Sequence[str] = (),
     strict: bool = True,
@@ -285,6 +291,7 @@ def load_file(
         path: a weights file that `torch_files.read_weights` reads, or one of `save_npz`.
         variables: as in `load_into`.
         rules: renames of the whole model's published names; not used where the file fills a submodule.
+        ignore: (pattern, reason) of names to leave out, beside `IGNORED`.
         into: submodule that the file fills; None finds out (`submodule_of`). Such a file's own classifier is left out.
         allow_missing: as in `load_into`.
         strict: as in `load_into`.
@@ -296,7 +303,7 @@ def load_file(
     if pathlib.Path(path).suffix == ".npz":
         flat.pop("meta", None)
     into = submodule_of(flat, variables) if into is None else into
-    ignore = (*IGNORED, *IGNORED_CLASSIFIER) if into else IGNORED
+    ignore = (*IGNORED, *IGNORED_CLASSIFIER) if into else (*IGNORED, *ignore)
     try:
         return load_into(
             variables,

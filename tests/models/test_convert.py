@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reid_jax import errors
+from reid_jax import errors, models
 from reid_jax.models import convert, resnet
 
 
@@ -95,6 +95,8 @@ def test_every_key_has_a_fate_and_old_variables_are_untouched():
     assert len(fates) == len(flat) + 1
     assert all(name in report.table() for name in fates)
     assert report.summary() == "6 loaded, 1 reshaped, 1 misfit, 1 ignored, 1 extra, 1 missing"
+    assert str(report).count("\n") == 4
+    assert "extra other.weight (3,), no such leaf" in str(report)
     assert loaded["params"]["backbone"]["token"].any()
     assert not any(leaf.any() for leaf in jax.tree.leaves(variables))
 
@@ -164,3 +166,19 @@ def test_script_fills_the_backbone_from_a_torchvision_file(tmp_path, root, capsy
         script.main([*arguments, "--option", "widht=4"])
     with pytest.raises(errors.UserError, match="KEY=VALUE"):
         script.main([*arguments, "--option", "width"])
+
+
+def test_published_names_of_a_model_are_found_by_its_name(tmp_path):
+    model = models.build("bot", num_classes=5, depths=(1, 1, 1, 1), width=4)
+    batch = {"image": jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shapes = jax.eval_shape(lambda key, batch: model.init(key, batch, train=False), key, batch)
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
+    published = convert.to_torch(ones, ((r"^backbone\.", "base."), (r"^head\.b\.|^head_b\.", "")))
+    published["bottleneck.bias"] = np.zeros(128, np.float32)
+    np.savez(tmp_path / "bot.npz", **published)
+    loaded, report = models.load_weights("bot", shapes, tmp_path / "bot.npz")
+    assert {entry.fate for entry in report.entries} == {"loaded", "ignored"}
+    assert all(leaf.all() for leaf in jax.tree.leaves(loaded))
+    with pytest.raises(errors.UserError, match="unknown model"):
+        models.load_weights("bott", shapes, tmp_path / "bot.npz")
