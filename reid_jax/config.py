@@ -74,7 +74,8 @@ def defaults() -> ConfigDict:
     # "auto": bfloat16 on GPU and TPU, float32 on CPU. Parameters, statistics and losses are float32 everywhere.
     config.dtype = "auto"
     config.model = {"name": ""}
-    config.init = {"weights": "", "allow_missing": ("logits.*", "classifier.*")}
+    # Paths of ours that the file may lack: classifiers know the identities of another data set.
+    config.init = {"weights": "", "allow_missing": ("classifier",)}
     # One forward pass by default; see reid_jax.train.objective for several views and networks.
     config.passes = {"main": {"view": "", "network": "params", "train": True, "prefix": ""}}
     config.losses = {}

@@ -46,9 +46,10 @@ class Experiment:
         self.dataset = scoring.open_data(self.settings["data"]) if dataset is None else dataset
         parallel.agree("the data set", self.dataset.index_hash())
         LOG.info("%s", self.dataset.describe())
-        self.dataset.require("train", "query", "gallery")
-        checks.check_protocol(self.dataset.query, self.dataset.gallery, self.settings["evals"]["same_camera_filter"])
-        self.labels, classes = records.train_labels(self.dataset.train)
+        checks.check_protocol(
+            self.dataset.split("query"), self.dataset.split("gallery"), self.settings["evals"]["same_camera_filter"]
+        )
+        self.labels, classes = records.train_labels(self.dataset.split("train"))
         self.num_classes = len(classes)
         self.model = inference.build_model(self.settings, self.num_classes)
         self.preprocess = inference.make_preprocess(self.settings["preprocess"])
@@ -128,7 +129,7 @@ class Experiment:
 
     def _open_batches(self, data: Mapping[str, Any], seed: int, start_step: int) -> pipeline.TrainBatches:
         return pipeline.train_batches(
-            self.dataset.train,
+            self.dataset.split("train"),
             self.labels,
             sampler=data["sampler"],
             augment=data["augment"],

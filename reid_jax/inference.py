@@ -1,11 +1,12 @@
 """From images to descriptors: the forward path shared by training-time evaluation, `extract.py` and users.
 
-extractor, variables = inference.from_run("runs/mfv-demo")
+extractor, variables = inference.from_run("runs/mfv-demo")       # or from_weights("bot", "market_resnet50.pth")
 descriptor = extractor.images(variables, [image_a, image_b])     # uint8 [H, W, 3] arrays of any size
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from reid_jax import config as config_lib
-from reid_jax import models, parallel, run_folder
+from reid_jax import models, parallel, run_folder, zoo
 from reid_jax.data import images as images_lib
 from reid_jax.data import pipeline, records
 from reid_jax.evaluation import evaluator
+from reid_jax.models import convert
 from reid_jax.ops import descriptors
 from reid_jax.ops import images as image_ops
 from reid_jax.train import checkpoints
@@ -41,7 +43,7 @@ def build_model(settings: Mapping[str, Any], num_classes: int) -> Any:
     return models.build(options.pop("name"), num_classes=num_classes, dtype=compute_dtype(settings["dtype"]), **options)
 
 
-def make_preprocess(settings: Mapping[str, Any]) -> Callable[[Mapping[str, jax.Array], jax.Array | None], dict]:
+def make_preprocess(settings: Mapping[str, Any]) -> Callable[..., dict[str, jax.Array]]:
     """The one place where images are normalised: uint8 [B, H, W, 3] to float32, then boxes to erase are filled.
 
     Args:
@@ -84,10 +86,17 @@ class Extractor:
         model: a model of `reid_jax.models`.
         settings: resolved config; read are `data` (size, interpolation), `preprocess` and `evals` (batch size, flip).
         mesh: devices the batch is split over.
+        origin: where the variables come from, as JSON values, for the record.
     """
 
-    def __init__(self, model: Any, settings: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
-        self.model, self.settings, self.mesh = model, settings, mesh
+    def __init__(
+        self,
+        model: Any,
+        settings: Mapping[str, Any],
+        mesh: jax.sharding.Mesh,
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model, self.settings, self.mesh, self.origin = model, settings, mesh, dict(origin or {})
         data, evals = settings["data"], settings["evals"]
         self.size = {name: data[name] for name in ("height", "width", "interpolation")}
         share = jax.device_count()
@@ -105,8 +114,16 @@ class Extractor:
         image = np.zeros((1, self.size["height"], self.size["width"], 3), np.uint8)
         return {"image": image, "camid": np.zeros(1, np.int32), "label": np.zeros(1, np.int32)}
 
-    def split(self, variables: Variables, split: records.Split) -> evaluator.Extracted:
-        """Features of every image of a split, in its order, the same on every process."""
+    def split(
+        self, variables: Variables, split: records.Split, *, progress: Callable[[int], None] | None = None
+    ) -> evaluator.Extracted:
+        """Features of every image of a split, in its order, the same on every process.
+
+        Args:
+            variables: `params` and `batch_stats`.
+            split: images.
+            progress: called with the number of images after each batch.
+        """
 
         def describe(batch: Mapping[str, np.ndarray]) -> descriptors.Descriptor:
             described = self._describe(variables, parallel.to_global(dict(batch), self.mesh))
@@ -114,7 +131,7 @@ class Extractor:
 
         share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         with pipeline.eval_batches(split, **self.size, batch_size=self.batch_size, **share) as batches:
-            return evaluator.extract_features(describe, batches, len(split))
+            return evaluator.extract_features(describe, batches, len(split), progress=progress)
 
     def images(self, variables: Variables, images: Sequence[np.ndarray]) -> evaluator.Extracted:
         """Features of uint8 [H, W, 3] images of any size, camera unknown."""
@@ -130,22 +147,99 @@ class Extractor:
         return self.split(variables, split)
 
 
-def from_run(path: str | pathlib.Path, *, best: bool = False) -> tuple[Extractor, dict[str, Any]]:
+def from_run(
+    path: str | pathlib.Path, *, best: bool = False, overrides: Mapping[str, Any] | None = None
+) -> tuple[Extractor, dict[str, Any]]:
     """The extractor and the trained variables of a run folder.
 
     Args:
         path: a run folder (`--workdir` of a training run).
         best: the checkpoint with the best mAP instead of the newest.
+        overrides: dotted keys of the config that are to differ (`evals.flip`); None leaves a value as it is.
 
     Raises:
         UserError: when the folder is no run folder or holds no checkpoint.
     """
     folder = run_folder.RunFolder(path)
-    settings = config_lib.to_dict(folder.read_config())
-    variables, meta = checkpoints.restore_variables(folder.checkpoints, "best" if best else None, average="average")
+    config = folder.read_config()
+    origin = {"run": folder.path.resolve().name, "config_hash": config_lib.config_hash(config)}
+    config_lib.override(config, {key: value for key, value in (overrides or {}).items() if value is not None})
+    settings = config_lib.to_dict(config)
+    known = checkpoints.steps(folder.checkpoints)
+    step = checkpoints.best_step(folder.checkpoints) if best else known[-1] if known else None
+    variables, meta = checkpoints.restore_variables(
+        folder.checkpoints, "best" if best and step is None else step, average="average"
+    )
     model = build_model(settings, meta["num_classes"])
     mesh = parallel.mesh()
-    return Extractor(model, settings, mesh), parallel.replicate(variables, mesh)
+    return Extractor(model, settings, mesh, {**origin, "step": step}), parallel.replicate(variables, mesh)
+
+
+def from_weights(
+    name: str,
+    path: str | pathlib.Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[Extractor, dict[str, Any]]:
+    """The extractor of a model of `reid_jax.zoo` and its variables from a weights file.
+
+    Args:
+        name: a key of `zoo.ZOO`.
+        path: PyTorch, safetensors or npz file; read strictly, but for classifiers of another number of identities.
+        options: further fields of the model.
+        overrides: dotted keys of the config that are to differ (`data.height`); None leaves a value as it is.
+
+    Raises:
+        UserError: unknown model or field, unreadable file, or weights of another model.
+    """
+    settings = zoo.settings(name, options, overrides)
+    mesh = parallel.mesh()
+    # Identities are counted for training only; the classifier's outputs are not computed here.
+    extractor = Extractor(build_model(settings, num_classes=1), settings, mesh)
+    variables, report = _fill(extractor, zoo.lookup(name), path)
+    LOG.info("weights from %s: %s", path, report)
+    extractor.origin = {"file": pathlib.Path(path).name, "sha256": _sha256(path)}
+    return extractor, parallel.replicate(variables, mesh)
+
+
+def from_seed(
+    name: str,
+    seed: int = 0,
+    *,
+    options: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[Extractor, dict[str, Any]]:
+    """Like `from_weights`, with random variables: what a network gives that has learned nothing."""
+    settings = zoo.settings(name, options, {**(overrides or {}), "seed": seed})
+    mesh = parallel.mesh()
+    extractor = Extractor(build_model(settings, num_classes=1), settings, mesh, {"random": True, "seed": seed})
+    return extractor, parallel.replicate(init_variables(extractor.model, settings, extractor.example_batch()), mesh)
+
+
+def _fill(extractor: Extractor, entry: zoo.Entry, path: str | pathlib.Path) -> tuple[dict[str, Any], convert.Report]:
+    """The variables of a row of the zoo from a file; layers that the file may lack do nothing."""
+    keys = jax.eval_shape(lambda: {"params": jax.random.key(0), "dropout": jax.random.key(1)})
+    preprocess = make_preprocess(extractor.settings["preprocess"])
+    shapes = jax.eval_shape(
+        lambda keys, batch: extractor.model.init(keys, preprocess(batch), train=False), keys, extractor.example_batch()
+    )
+    variables, report = models.load_weights(
+        entry.model["name"], shapes, path, into=entry.submodule, allow_missing=entry.classifiers
+    )
+
+    def concrete(leaf: Any, name: str) -> np.ndarray:
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        return np.full(leaf.shape, float(name.endswith(("/scale", "/var"))), leaf.dtype)
+
+    flat = {name: concrete(leaf, name) for name, leaf in convert.flatten(variables).items()}
+    return {"batch_stats": {}, **convert.unflatten(flat)}, report
+
+
+def _sha256(path: str | pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_image(path: str | pathlib.Path) -> np.ndarray:

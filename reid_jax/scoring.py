@@ -46,9 +46,8 @@ def extract(
     meta: Mapping[str, Any],
 ) -> features_file.FeatureSet:
     """Features of a data set's query and gallery, junk included."""
-    dataset.require("query", "gallery")
-    query, gallery = (extractor.split(variables, split) for split in (dataset.query, dataset.gallery))
-    return evaluator.feature_set(query, gallery, *_labels(dataset), meta)
+    query, gallery = (extractor.split(variables, dataset.split(name)) for name in ("query", "gallery"))
+    return evaluator.feature_set(query, gallery, _labels(dataset, "query"), _labels(dataset, "gallery"), meta)
 
 
 def extract_simple(
@@ -56,15 +55,15 @@ def extract_simple(
 ) -> features_file.FeatureSet:
     """Features of a learning-free baseline, from images at the model's size."""
     query, gallery = (
-        describe(np.stack([_load(split, index, size) for index in range(len(split))]))
-        for split in (dataset.query, dataset.gallery)
+        evaluator.Extracted(describe(np.stack([_load(split, row, size) for row in range(len(split))])), None, 0.0, 0.0)
+        for split in (dataset.split("query"), dataset.split("gallery"))
     )
-    extracted = [evaluator.Extracted(features, None, 0.0, 0.0) for features in (query, gallery)]
-    return evaluator.feature_set(*extracted, *_labels(dataset))
+    return evaluator.feature_set(query, gallery, _labels(dataset, "query"), _labels(dataset, "gallery"))
 
 
-def _labels(dataset: records.ReIDDataset) -> list[tuple[np.ndarray, np.ndarray, tuple[str, ...]]]:
-    return [(split.pids, split.camids, split.filenames) for split in (dataset.query, dataset.gallery)]
+def _labels(dataset: records.ReIDDataset, name: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    split = dataset.split(name)
+    return split.pids, split.camids, split.filenames
 
 
 def _load(split: records.Split, index: int, size: Mapping[str, Any] | None = None) -> np.ndarray:
@@ -88,12 +87,11 @@ def write_page(
     queries: int,
 ) -> None:
     """Writes the page of ranked lists: query, top ten, right and wrong ones framed."""
-    splits = {"query": dataset.query, "gallery": dataset.gallery}
     report.write_ranked_lists(
         path,
         features,
         ranked,
-        lambda side, index: _load(splits[side], index),
+        lambda side, index: _load(dataset.split(side), index),
         max_queries=queries,
     )
 

@@ -147,14 +147,24 @@ class ReIDDataset:
         """Returns the splits there are, by name, in protocol order."""
         return {name: split for name in SPLITS if (split := getattr(self, name)) is not None}
 
+    def split(self, name: str) -> Split:
+        """Returns a split that must be there.
+
+        Raises:
+            UserError: it is absent.
+        """
+        split = getattr(self, name)
+        if split is None:
+            raise errors.UserError(
+                f"data set {self.name!r} has no {name} split (it has: {', '.join(self.splits()) or 'none'}); "
+                f"add {name} images and prepare it again."
+            )
+        return split
+
     def require(self, *names: str) -> None:
         """Raises a `UserError` naming the first of the given splits that is absent."""
         for name in names:
-            if getattr(self, name) is None:
-                raise errors.UserError(
-                    f"data set {self.name!r} has no {name} split (it has: {', '.join(self.splits()) or 'none'}); "
-                    f"add {name} images and prepare it again."
-                )
+            self.split(name)
 
     def describe(self) -> str:
         """Returns a table of the splits, one line each."""

@@ -12,8 +12,7 @@ import optax
 from reid_jax.train import extras as extras_lib
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Arrays only; functions and optimisers live outside.
 
     Attributes:
