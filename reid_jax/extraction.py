@@ -1,0 +1,368 @@
+"""Features of a folder of images as a file: plain images, a data set as it was published, or one that is prepared.
+
+What a folder is, is found out from what lies in it. Data sets are read where they are, without preparing them first:
+the list comes from the builder, the pixels from the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from reid_jax import errors, inference, scoring
+from reid_jax.data import builders, images, records
+from reid_jax.evaluation import evaluator
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+ON_BAD_IMAGE = ("fail", "skip")
+PLAIN = "plain"  # as a name of a data set: images without identities, whatever the folders are called
+
+
+class Files(Sequence):
+    """Image files as a split's source, read and decoded at each access.
+
+    Args:
+        paths: the files.
+        names: what they are called in the features file.
+        on_bad_image: "fail" raises at the first file that does not decode, "skip" puts a grey pixel in its place and
+            keeps its position in `bad`.
+    """
+
+    def __init__(self, paths: Sequence[pathlib.Path], names: Sequence[str], on_bad_image: str) -> None:
+        self.paths, self.names, self.on_bad_image = paths, names, on_bad_image
+        self.bad: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> dict[str, Any]:  # type: ignore[override]
+        path = self.paths[index]
+        try:
+            image = images.decode(path.read_bytes(), str(path))
+        except (errors.UserError, OSError) as error:
+            sentence = (
+                str(error)
+                if isinstance(error, errors.UserError)
+                else f"{path} cannot be read ({error.strerror}); mend the file or leave it out."
+            )
+            if self.on_bad_image == "fail":
+                raise errors.UserError(
+                    f"{sentence.rstrip('.')}, or leave such images out with --on-bad-image skip."
+                ) from None
+            self.bad[int(index)] = sentence
+            image = np.full((1, 1, 3), 128, np.uint8)
+        return {"image": image, "pid": -1, "camid": -1, "filename": self.names[index]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a folder turned out to be.
+
+    Attributes:
+        kind: a sentence for the user.
+        dataset: name of the data set, "" for plain images.
+        splits: "query" and "gallery", or "images" alone.
+    """
+
+    kind: str
+    dataset: str
+    splits: dict[str, records.Split]
+
+
+def open_source(path: str | pathlib.Path, *, dataset: str | None = None, on_bad_image: str = "fail") -> Source:
+    """Finds out what lies in a folder and lists its images.
+
+    Args:
+        path: a folder of images (searched with all folders in it), the raw folder of a data set (or `reid_folder`'s
+            CSV file), or a prepared folder.
+        dataset: a name of `builders.available()` where the folder is to be read as that, `PLAIN` where as images.
+        on_bad_image: "fail" or "skip", for files that do not decode.
+
+    Raises:
+        UserError: nothing is there, it is not what `dataset` says, or it could be two data sets.
+    """
+    path = pathlib.Path(path).expanduser()
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise errors.unknown("value of on_bad_image", on_bad_image, ON_BAD_IMAGE)
+    if dataset not in (None, PLAIN, *builders.available()):
+        raise errors.unknown("data set", str(dataset), [PLAIN, *builders.available()])
+    if not path.exists():
+        raise errors.UserError(f"expected a folder of images, there is no {path}; give --images DIR.")
+    if dataset != PLAIN:
+        if (prepared := _prepared(path)) is not None:
+            return _open_prepared(prepared, dataset)
+        if dataset is None:
+            dataset = _detect(path)
+    if dataset in (None, PLAIN):
+        return _open_plain(path, on_bad_image)
+    return _open_raw(str(dataset), path, on_bad_image)
+
+
+def _prepared(path: pathlib.Path) -> pathlib.Path | None:
+    """The folder with a prepared data set's files, given that or the folder of its versions."""
+    if (path / "dataset_info.json").is_file():
+        return path
+    return records.prepared_version(path) if path.is_dir() else None
+
+
+def _open_prepared(path: pathlib.Path, expected: str | None) -> Source:
+    report = path / records.REPORT_FILE
+    name = path.resolve().parent.name.split("-")[0]
+    if report.is_file():
+        with contextlib.suppress(ValueError, KeyError):
+            name = json.loads(report.read_text(encoding="utf-8"))["name"]
+    if expected not in (None, name):
+        raise errors.UserError(f"{path} holds the prepared data set {name!r}, not {expected!r}; leave out --dataset.")
+    return of_dataset(records.open_folder(name, path), f"prepared data set {name}")
+
+
+def _detect(path: pathlib.Path) -> str | None:
+    """The data set whose layout this is, None for plain images."""
+    if path.is_file():
+        return "reid_folder"
+    fitting = []
+    for name in builders.available():
+        folders = getattr(builders.load(name), "FOLDERS", {})
+        if folders and all((path / one).is_dir() for one in folders.values()):
+            fitting.append(name)
+    # Several data sets share one layout; the published counts tell them apart.
+    if len(fitting) > 1:
+        fitting = [name for name in fitting if _has_published_counts(name, path)] or fitting
+    if len(fitting) > 1:
+        raise errors.UserError(
+            f"{path} has the layout of {' and of '.join(fitting)}; say which it is with --dataset NAME."
+        )
+    if fitting:
+        return fitting[0]
+    is_own = (path / "index.csv").is_file() or all((path / one).is_dir() for one in ("query", "gallery"))
+    return "reid_folder" if is_own else None
+
+
+def _has_published_counts(name: str, path: pathlib.Path) -> bool:
+    module = builders.load(name)
+    try:
+        rows = builders.read(name, module, path)[1]
+    except errors.UserError:
+        return False
+    published = getattr(module, "PUBLISHED", {})
+    return all(len(rows[split]) == counts["images"] for split, counts in published.items())
+
+
+def _open_raw(name: str, path: pathlib.Path, on_bad_image: str) -> Source:
+    module = builders.load(name)
+    if not hasattr(module, "scan"):
+        raise errors.UserError(
+            f"data set {name!r} is generated and has no raw folder; prepare it and give the prepared folder."
+        )
+    _, rows = builders.read(name, module, path)
+    splits = {
+        split: records.Split(
+            name=f"{name}/{split}",
+            source=Files([row.path for row in listed], [row.filename for row in listed], on_bad_image),
+            pids=np.array([row.pid for row in listed], np.int32),
+            camids=np.array([row.camid for row in listed], np.int32),
+            filenames=tuple(row.filename for row in listed),
+        )
+        for split, listed in rows.items()
+    }
+    return of_dataset(
+        records.ReIDDataset(name, query=splits.get("query"), gallery=splits.get("gallery")), f"data set {name}"
+    )
+
+
+def of_dataset(dataset: records.ReIDDataset, kind: str = "") -> Source:
+    """The queries and the gallery of an opened data set."""
+    dataset.require("query", "gallery")
+    splits = {name: split for name, split in dataset.splits().items() if name != "train"}
+    return Source(kind or f"data set {dataset.name}", dataset.name, splits)
+
+
+def _open_plain(path: pathlib.Path, on_bad_image: str) -> Source:
+    if path.is_file():
+        raise errors.UserError(f"expected a folder of images, {path} is a file; give the folder it lies in.")
+    paths = sorted(_image_files(path), key=lambda file: file.relative_to(path).as_posix())
+    if not paths:
+        there = ", ".join(sorted(one.name for one in path.iterdir())[:8]) or "nothing"
+        raise errors.UserError(
+            f"expected images ({', '.join(IMAGE_SUFFIXES)}) in {path}, found none (there: {there}); give another "
+            "--images DIR."
+        )
+    names = tuple(file.relative_to(path).as_posix() for file in paths)
+    unknown = np.full(len(paths), -1, np.int32)
+    split = records.Split("images", Files(paths, names, on_bad_image), unknown, unknown, names)
+    return Source("plain images", "", {"images": split})
+
+
+def _image_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    for directory, below, files in os.walk(folder, followlinks=True):
+        below[:] = [name for name in below if not name.startswith(".")]
+        for name in files:
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                yield pathlib.Path(directory) / name
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What `write_features` did.
+
+    Attributes:
+        images: by split, images described.
+        shape: of one image's features.
+        skipped: a sentence for each image that was left out.
+        images_per_second: without compilation where there were several batches.
+        seconds: everything, compilation included.
+    """
+
+    images: dict[str, int]
+    shape: tuple[int, ...]
+    skipped: tuple[str, ...]
+    images_per_second: float
+    seconds: float
+
+    def text(self) -> str:
+        """A line for people, and one for each image left out."""
+        counts = ", ".join(f"{count:,} {name}" for name, count in self.images.items())
+        size = " x ".join(map(str, self.shape))
+        lines = [f"warning: left out: {sentence}" for sentence in self.skipped]
+        return "\n".join([*lines, f"{counts}: {size} values each, {self.images_per_second:.1f} images/s"])
+
+
+def check_output(path: str | pathlib.Path) -> pathlib.Path:
+    """The features file's path, before any work is done for it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = pathlib.Path(path).expanduser()
+    if path.suffix != ".npz":
+        raise errors.UserError(f"expected --output to end in .npz, got {path}; for example features.npz.")
+    if path.is_dir():
+        raise errors.UserError(f"expected --output to be a file, {path} is a folder; give a name in it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise errors.UserError(f"cannot write to {path.parent} ({error.strerror}); give another --output.") from None
+    return path
+
+
+def write_features(
+    extractor: inference.Extractor,
+    variables: inference.Variables,
+    source: Source,
+    output: str | pathlib.Path,
+    *,
+    metric: str | None = None,
+    progress: bool = False,
+) -> Outcome:
+    """Describes every image and writes the features file, whole or not at all.
+
+    Plain images become `features` [N, D] or [N, S, D], `names`, `visibility` where the model gives one, and `meta`;
+    a data set becomes what `evaluate.py` reads (`features_file.FeatureSet`).
+
+    Args:
+        extractor: model and preprocessing.
+        variables: of the model.
+        source: images.
+        output: the `.npz` file.
+        metric: recorded in place of the metric that the model was made for.
+        progress: show a bar on stderr.
+
+    Raises:
+        UserError: an image cannot be read, all of them were left out, or the file cannot be written.
+    """
+    output = check_output(output)
+    began = time.perf_counter()
+    described: dict[str, evaluator.Extracted] = {}
+    kept: dict[str, np.ndarray] = {}
+    skipped: list[str] = []
+    with _bar(sum(map(len, source.splits.values())), progress) as advance:
+        for name, split in source.splits.items():
+            extracted = extractor.split(variables, split, progress=advance)
+            bad = getattr(split.source, "bad", {})
+            skipped += [bad[position] for position in sorted(bad)]
+            kept[name] = np.setdiff1d(np.arange(len(split)), np.fromiter(bad, np.int64, len(bad)))
+            if not len(kept[name]):
+                raise errors.UserError(f"none of the {len(split)} images of {split.name} can be read ({skipped[-1]})")
+            described[name] = _rows(extracted, kept[name])
+    features = {name: one.features for name, one in described.items()}
+    meta = _meta(extractor, source, features, metric)
+    if "images" in described:
+        split, rows = source.splits["images"], kept["images"]
+        arrays = {
+            "features": features["images"],
+            "names": np.asarray([split.filenames[row] for row in rows], np.str_),
+            "meta": np.asarray(json.dumps(meta, sort_keys=True)),
+        }
+        if described["images"].visibility is not None:
+            arrays["visibility"] = described["images"].visibility
+        _write(output, lambda file: np.savez(file, allow_pickle=False, **arrays))  # type: ignore[arg-type]
+    else:
+        query, gallery = (_labels(source.splits[name], kept[name]) for name in ("query", "gallery"))
+        evaluator.feature_set(described["query"], described["gallery"], query, gallery, meta).save(output)
+    seconds = time.perf_counter() - began
+    counts = {name: len(rows) for name, rows in kept.items()}
+    shape = next(iter(features.values())).shape[1:]
+    return Outcome(counts, shape, tuple(skipped), _speed(described, seconds), seconds)
+
+
+def _rows(extracted: evaluator.Extracted, rows: np.ndarray) -> evaluator.Extracted:
+    visibility = None if extracted.visibility is None else extracted.visibility[rows]
+    return dataclasses.replace(extracted, features=extracted.features[rows], visibility=visibility)
+
+
+def _labels(split: records.Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    return split.pids[rows], split.camids[rows], tuple(split.filenames[row] for row in rows)
+
+
+def _speed(described: Mapping[str, evaluator.Extracted], seconds: float) -> float:
+    """Images per second of the largest split; of everything where it had one batch only."""
+    largest = max(described.values(), key=lambda one: len(one.features))
+    return largest.images_per_second or sum(len(one.features) for one in described.values()) / seconds
+
+
+def _meta(
+    extractor: inference.Extractor, source: Source, features: Mapping[str, np.ndarray], metric: str | None
+) -> dict[str, Any]:
+    meta = scoring.feature_meta(extractor.settings)
+    meta["preprocessing"].pop("erase_fill")  # of training
+    lengths = np.concatenate([np.linalg.norm(one, axis=-1).ravel() for one in features.values()])
+    return {
+        **meta,
+        "dataset": source.dataset,
+        "weights": extractor.origin,
+        "metric": metric or meta["metric"],
+        "normalised": bool(np.all(np.abs(lengths - 1) < 1e-3)),
+        "dtype": np.dtype(inference.compute_dtype(extractor.settings["dtype"])).name,
+        "device": scoring.device_name(),
+        "commit": scoring.commit(),
+    }
+
+
+@contextlib.contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Callable[[int], Any]]:
+    with tqdm.tqdm(total=total, desc="describing", unit=" images", disable=not shown, leave=False) as bar:
+        yield bar.update
+
+
+def _write(path: pathlib.Path, write: Callable[[Any], None]) -> None:
+    """Lets a function write a file that appears under its name when it is whole."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+        partial.replace(path)
+    except OSError as error:
+        raise errors.UserError(f"could not write {path} ({error.strerror}); make room or give another place.") from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,113 @@
+"""Models by name for use without a training config: what each is made of and how it wants its images.
+
+A row stands for a published system as its authors test it; `settings` turns it into the settings that a run folder
+would hold, so that everything behind it treats both alike. Weights are files the user brings: nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from reid_jax import config as config_lib
+from reid_jax import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One row.
+
+    Attributes:
+        model: name in `reid_jax.models.MODELS` and the fields that differ from its defaults.
+        metric: the distance its features are made for.
+        notes: which weights belong to it, their licence, and what else a user should know.
+        height: rows of the images it sees.
+        width: columns.
+        interpolation: how images get that size, see `reid_jax.data.images.resize`.
+        mean: per channel, of images in [0, 1].
+        std: per channel.
+        submodule: the part of the model that a weights file fills; "" for all of it.
+        classifiers: patterns of layers that only training uses; weights for another number of identities are left out.
+    """
+
+    model: Mapping[str, Any]
+    metric: str
+    notes: str
+    height: int = 256
+    width: int = 128
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = config_lib.IMAGENET_MEAN
+    std: tuple[float, float, float] = config_lib.IMAGENET_STD
+    submodule: str = ""
+    classifiers: tuple[str, ...] = (r"(^|/)classifier(_\w+)?/",)
+
+
+ZOO: dict[str, Entry] = {
+    "bot": Entry(
+        model={"name": "bot"},
+        metric="cosine",
+        notes="Bag of tricks, ResNet-50, after the neck. The authors' files (MIT code; trained on ImageNet and on a "
+        "ReID data set, whose terms apply) and files of scripts/convert_weights.py.",
+    ),
+    "mfv": Entry(
+        model={"name": "mfv"},
+        metric="euclidean",
+        notes="MFV as the paper describes it; files of this package. No weights of it are published.",
+    ),
+    "mfv_release": Entry(
+        model={"name": "mfv", "layout": "release"},
+        metric="euclidean",
+        notes="MFV as its released code computes it; files trained with that code once it runs.",
+    ),
+    "resnet50": Entry(
+        # The stem's ReLU and stride 2 of the last stage are those of the classifier the file was trained as.
+        model={"name": "bot", "stem_relu": True, "last_stride": 2},
+        metric="cosine",
+        notes="ResNet-50 trained on ImageNet alone (torchvision's files, BSD-3; ImageNet is for non-commercial "
+        "research): the averaged last map at unit length. What a network knows without having seen any ReID data.",
+        submodule="backbone",
+    ),
+}
+
+
+def lookup(name: str) -> Entry:
+    """The row of a name.
+
+    Raises:
+        UserError: there is none; with what was probably meant.
+    """
+    if name not in ZOO:
+        raise errors.unknown("model", name, ZOO)
+    return ZOO[name]
+
+
+def settings(
+    name: str, options: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A row as the settings of a run (`reid_jax.config.defaults`), for `inference.Extractor`.
+
+    Args:
+        name: a key of `ZOO`.
+        options: further fields of the model.
+        overrides: dotted keys of the config (`data.height`); None leaves a value as it is.
+
+    Raises:
+        UserError: no such model.
+    """
+    entry = lookup(name)
+    config = config_lib.defaults()
+    config.system, config.preset = name, ""
+    config.model = {**entry.model, **(options or {})}
+    row = {
+        "data.name": "",
+        "data.height": entry.height,
+        "data.width": entry.width,
+        "data.interpolation": entry.interpolation,
+        "preprocess.mean": entry.mean,
+        "preprocess.std": entry.std,
+        "evals.metric": entry.metric,
+    }
+    row |= {key: value for key, value in (overrides or {}).items() if value is not None}
+    config_lib.override(config, row)
+    return config_lib.to_dict(config)
