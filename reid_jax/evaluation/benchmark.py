@@ -83,11 +83,12 @@ def resident_bytes() -> int:
 
 @dataclasses.dataclass
 class Measured:
-    """What `measured` saw: seconds by the clock, seconds of all cores together, and bytes beyond those before."""
+    """What `measured` saw: seconds by the clock and of all cores together, bytes beyond those before, bytes in all."""
 
     seconds: float = 0.0
     core_seconds: float = 0.0
     extra_bytes: int = 0
+    peak_bytes: int = 0
 
 
 @contextlib.contextmanager
@@ -111,7 +112,8 @@ def measured() -> Iterator[Measured]:
         result.seconds, result.core_seconds = time.perf_counter() - started, time.process_time() - core
         stop.set()
         thread.join()
-        result.extra_bytes = max(peak, resident_bytes()) - before
+        result.peak_bytes = max(peak, resident_bytes())
+        result.extra_bytes = result.peak_bytes - before
 
 
 def _size(name: str) -> Size:
@@ -128,6 +130,7 @@ def _row(what: str, size: Size, seen: Measured, **more: Any) -> Row:
         "seconds": round(seen.seconds, 3),
         "core_seconds": round(seen.core_seconds, 3),
         "extra_MB": round(seen.extra_bytes / 1e6),
+        "process_MB": round(seen.peak_bytes / 1e6),
         **more,
     }
 
@@ -140,15 +143,15 @@ def _compiled(work: Callable[[], Any], repeats: int) -> tuple[Any, Measured, flo
     """First call, then the fastest of `repeats`; memory is the largest of all calls, the first one included."""
     with measured() as first:
         result = work()
-    best, extra = None, first.extra_bytes
+    best, extra, peak = None, first.extra_bytes, first.peak_bytes
     for _ in range(repeats):
         with measured() as again:
             result = work()
-        extra = max(extra, again.extra_bytes)
+        extra, peak = max(extra, again.extra_bytes), max(peak, again.peak_bytes)
         if best is None or again.seconds < best.seconds:
             best = again
     assert best is not None
-    best.extra_bytes = extra
+    best.extra_bytes, best.peak_bytes = extra, peak
     return result, best, max(0.0, first.seconds - best.seconds), repeats
 
 

@@ -39,24 +39,21 @@ def thresholds(
 ) -> list[np.ndarray]:
     """Distances [P, c] of every tile's candidates.
 
-    A block of queries is multiplied with the union of its candidates, then each query takes its own. On a CPU the
-    blocks are small, since few queries share few candidates; elsewhere the shapes of the stream are kept, as another
-    shape may mean another order of summation there.
+    A block of queries is multiplied with the union of its candidates, then each query takes its own. The shapes are
+    those of the stream: with another shape the device may sum in another order, and ties would fall by chance.
     """
     out = []
     for tile in tiles:
         threshold = np.zeros(tile.places.shape, np.float32)
-        block = tile.places.shape[1]
-        step, unit = (distances.QUERY_UNIT, 2 * distances.GALLERY_UNIT) if _on_cpu() else (block, gallery_block)
-        for begin in range(0, len(tile.rows), step):
-            places = tile.places[:, begin : begin + step]
-            union = np.unique(places)
-            union = union[union >= 0]
-            side = query.take(tile.rows[begin : begin + step]).pad(step)
-            parts = [union[first : first + unit] for first in range(0, len(union), unit)]
-            values = [distances.jitted_block(gallery.take(part).pad(unit), side) for part in parts]
-            position = np.searchsorted(union, np.maximum(places, union[0]))
-            threshold[:, begin : begin + step] = np.take_along_axis(np.concatenate(values), position, axis=0)
+        union = np.unique(tile.places)
+        union = union[union >= 0]
+        owner = np.searchsorted(union, np.maximum(tile.places, union[0]))  # [P, c] place in the union
+        side = jax.device_put(query.take(tile.rows).pad(tile.places.shape[1]))
+        for first in range(0, len(union), gallery_block):
+            part = gallery.take(union[first : first + gallery_block]).pad(gallery_block)
+            values = np.asarray(distances.jitted_block(part, side))
+            here = np.nonzero((owner >= first) & (owner < first + gallery_block))
+            threshold[here] = values[owner[here] - first, here[1]]
         out.append(threshold)
     return out
 

@@ -102,8 +102,11 @@ def check_metric(metric: str) -> None:
 
 def unit_length(features: np.ndarray) -> np.ndarray:
     """Scales the last axis to unit length (float32); zero vectors stay zero."""
-    length = np.linalg.norm(features, axis=-1, keepdims=True)
-    return features / np.maximum(length, np.float32(1e-12))
+    out = np.empty(features.shape, np.float32)
+    for part, place in zip(_parts(features), _parts(out), strict=True):
+        length = np.linalg.norm(part, axis=-1, keepdims=True)
+        np.divide(part, np.maximum(length, np.float32(1e-12)), out=place)
+    return out
 
 
 def prepare(features: np.ndarray, metric: str, visibility: np.ndarray | None = None) -> Side:
@@ -142,7 +145,7 @@ def _parts(features: np.ndarray, rows: int = 4096) -> Iterator[np.ndarray]:
 
 
 def block(gallery: Side, query: Side) -> Array:
-    """Distances of one block, gallery first; traced inside the callers' programs.
+    """Distances of one block, either side first; traced inside the callers' programs.
 
     Args:
         gallery: [g, ...] rows, g a multiple of `GALLERY_UNIT`.
@@ -236,14 +239,14 @@ def pairwise(
     Args:
         query: Q rows from `prepare`.
         gallery: G rows from `prepare`.
-        query_block: queries per program call, rounded up to `QUERY_UNIT`.
+        query_block: queries per program call, rounded up to `GALLERY_UNIT`.
         gallery_block: gallery rows per program call and device, rounded up to `GALLERY_UNIT`.
         mesh: devices to spread the gallery over.
 
     Returns:
         [Q, G] float32.
     """
-    query_block = round_up(min(query_block, query.num_rows), QUERY_UNIT)
+    query_block = round_up(min(query_block, query.num_rows), GALLERY_UNIT)
     gallery_block = round_up(min(gallery_block, gallery.num_rows), GALLERY_UNIT) * (1 if mesh is None else mesh.size)
     out = np.empty((query.num_rows, gallery.num_rows), np.float32)
     for column in range(0, gallery.num_rows, gallery_block):
@@ -251,9 +254,9 @@ def pairwise(
         placed = _placed(other.pad(gallery_block), mesh)
         for row in range(0, query.num_rows, query_block):
             part = query.take(slice(row, row + query_block))
-            values = np.asarray(jitted_block(placed, _everywhere(part.pad(query_block), mesh)))
+            values = np.asarray(jitted_block(_everywhere(part.pad(query_block), mesh), placed))
             place = (slice(row, row + part.num_rows), slice(column, column + other.num_rows))
-            out[place] = values[: other.num_rows, : part.num_rows].T
+            out[place] = values[: part.num_rows, : other.num_rows]
     return out
 
 
