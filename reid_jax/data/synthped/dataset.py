@@ -229,7 +229,7 @@ class SynthPed:
     def _view(self, camera: cameras.Camera, track: list[float], u: list[float], junk: str) -> pose.View:
         height, width = canvas.SUPERSAMPLE * self.height, canvas.SUPERSAMPLE * self.width
         yaw = camera.yaw + 0.55 * randomness.bell(track[1]) + 0.5 * randomness.bell(u[2])
-        if track[2] < 0.3:
+        if track[2] < 0.2:
             yaw += 3.14159  # walks the other way
         walking = track[3] < 0.8
         gestures = (("", 6.0), ("phone", 0.8), ("pockets", 1.0), ("strap", 0.6))
