@@ -259,3 +259,15 @@ def verify(size: str = "market1501", *, dimensions: int = 512, seed: int = 0) ->
     return [
         _row(f"verify {size}", shape, seen, auc=result.auc, eer=result.eer, dimensions=dimensions, device=_device())
     ]
+
+
+def markdown(rows: list[Row]) -> str:
+    """A table of the columns any row has, in the order they first appear."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+
+    def cell(value: Any) -> str:
+        return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(cell(row.get(column, "")) for column in columns) + " |" for row in rows]
+    return "\n".join(lines) + "\n"

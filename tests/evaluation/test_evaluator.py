@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from reid_jax import errors
 from reid_jax.evaluation import evaluator
@@ -61,3 +64,32 @@ def test_feature_set_joins_labels():
     joined = evaluator.feature_set(part, part, labels, labels, {"metric": "cosine"})
     assert joined.gallery_names == ("a", "b")
     assert joined.metric == "cosine"
+
+
+def test_shares_of_several_processes_are_joined(monkeypatch):
+    # Two threads stand for two processes; what they gather is exchanged between them.
+    barrier, slots, results = threading.Barrier(2), [None, None], [None, None]
+    number = threading.local()
+
+    def gather(array):
+        slots[number.value] = np.asarray(array)
+        barrier.wait()
+        everyone = np.stack(slots)
+        barrier.wait()
+        return everyone
+
+    def work(process):
+        number.value = process
+        results[process] = evaluator.extract_features(describe, batches(list(range(process, 9, 2))), 9)
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+    threads = [threading.Thread(target=work, args=(process,)) for process in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    want = IMAGES[:9].astype(np.float32).mean(axis=(1, 3))
+    for got in results:
+        np.testing.assert_allclose(got.features[:, 0], want, rtol=1e-6)
+        assert got.visibility.shape == (9, 2)
