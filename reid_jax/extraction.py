@@ -219,7 +219,8 @@ class Outcome:
         images: by split, images described.
         shape: of one image's features.
         skipped: a sentence for each image that was left out.
-        images_per_second: without compilation where there were several batches.
+        images_per_second: of the largest split, from its second batch on (the first one compiles), else over all.
+        compiling: whether that includes compilation, for there was one batch only.
         seconds: everything, compilation included.
     """
 
@@ -227,6 +228,7 @@ class Outcome:
     shape: tuple[int, ...]
     skipped: tuple[str, ...]
     images_per_second: float
+    compiling: bool
     seconds: float
 
     def text(self) -> str:
@@ -234,7 +236,8 @@ class Outcome:
         counts = ", ".join(f"{count:,} {name}" for name, count in self.images.items())
         size = " x ".join(map(str, self.shape))
         lines = [f"warning: left out: {sentence}" for sentence in self.skipped]
-        return "\n".join([*lines, f"{counts}: {size} values each, {self.images_per_second:.1f} images/s"])
+        speed = f"{self.images_per_second:.1f} images/s{' (compilation included)' if self.compiling else ''}"
+        return "\n".join([*lines, f"{counts}: {size} values each, {speed}"])
 
 
 def check_output(path: str | pathlib.Path) -> pathlib.Path:
@@ -313,7 +316,10 @@ def write_features(
     seconds = time.perf_counter() - began
     counts = {name: len(rows) for name, rows in kept.items()}
     shape = next(iter(features.values())).shape[1:]
-    return Outcome(counts, shape, tuple(skipped), _speed(described, seconds), seconds)
+    speed = max(described.values(), key=lambda one: len(one.features)).images_per_second
+    return Outcome(
+        counts, shape, tuple(skipped), speed or sum(counts.values()) / seconds, compiling=not speed, seconds=seconds
+    )
 
 
 def _rows(extracted: evaluator.Extracted, rows: np.ndarray) -> evaluator.Extracted:
@@ -323,12 +329,6 @@ def _rows(extracted: evaluator.Extracted, rows: np.ndarray) -> evaluator.Extract
 
 def _labels(split: records.Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     return split.pids[rows], split.camids[rows], tuple(split.filenames[row] for row in rows)
-
-
-def _speed(described: Mapping[str, evaluator.Extracted], seconds: float) -> float:
-    """Images per second of the largest split; of everything where it had one batch only."""
-    largest = max(described.values(), key=lambda one: len(one.features))
-    return largest.images_per_second or sum(len(one.features) for one in described.values()) / seconds
 
 
 def _meta(

@@ -69,6 +69,8 @@ def _check(args: argparse.Namespace) -> None:
             )
         if not args.images:
             raise errors.UserError("expected --images DIR, a folder of images or a data set; see --help.")
+    if args.dataset and not args.images:
+        raise errors.UserError("--dataset says how to read --images DIR, which was not given; add it.")
     if not args.output:
         raise errors.UserError("expected --output FILE, such as features.npz.")
     if args.weights and not pathlib.Path(args.weights).is_file():

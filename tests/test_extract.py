@@ -1,0 +1,358 @@
+"""Features of folders: what a folder is taken for, what is written, what is refused; the short way from Python."""
+
+import csv
+import hashlib
+import importlib.util
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from reid_jax import config as config_lib
+from reid_jax import errors, extraction, inference, models, run_folder, zoo
+from reid_jax.data import builders, images, prepare
+from reid_jax.evaluation import ranking
+from reid_jax.evaluation.features_file import FeatureSet
+from reid_jax.models import convert, resnet
+from reid_jax.train import checkpoints, state
+
+TINY = {"depths": (1, 1, 1, 1), "width": 4}
+SIZE = {"data.height": 32, "data.width": 16, "evals.batch_size": 8}
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(f"tested_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def script(root):
+    return load(root / "scripts" / "extract.py")
+
+
+@pytest.fixture(scope="module")
+def market_folder(root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("market")
+    load(root / "tests" / "helpers" / "market_folder.py").write(folder, height=40, width=20, shots=2, cameras=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file as the authors of BoT publish theirs: their names, nine identities, a frozen shift."""
+    model = models.build("bot", num_classes=9, **TINY)
+    batch = {"image": jax.ShapeDtypeStruct((1, 32, 16, 3), jnp.float32)}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shapes = jax.eval_shape(lambda key, batch: model.init(key, batch, train=False), key, batch)
+    random = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        value = random.normal(0.0, 0.3, leaf.shape)
+        return (np.abs(value) + 0.5 if path[-1].key in ("var", "scale") else value).astype(np.float32)
+
+    variables = jax.tree_util.tree_map_with_path(draw, shapes)
+    flat = convert.to_torch(variables, ((r"^backbone\.", "base."), (r"^head(_|\.)b\.", "")))
+    flat["bottleneck.bias"] = np.zeros(128, np.float32)
+    flat["base.bn1.num_batches_tracked"] = np.array(7)
+    path = tmp_path_factory.mktemp("weights") / "bot.npz"
+    np.savez(path, **flat)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bot(weights):
+    return inference.from_weights("bot", weights, options=TINY, overrides=SIZE)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Every format, folders in folders, and what is no image."""
+    folder = tmp_path / "photos"
+    (folder / "sub" / "deep").mkdir(parents=True)
+    (folder / ".thumbnails").mkdir()
+    random = np.random.default_rng(1)
+    formats = {
+        "b.jpg": "JPEG",
+        "a.PNG": "PNG",
+        "sub/c.bmp": "BMP",
+        "sub/deep/d.tif": "TIFF",
+        "e.webp": "WEBP",
+        ".thumbnails/f.jpg": "JPEG",
+    }
+    for index, (name, kind) in enumerate(formats.items()):
+        pixels = random.integers(0, 256, (40 + index, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name, kind)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+NAMES = ["a.PNG", "b.jpg", "e.webp", "sub/c.bmp", "sub/deep/d.tif"]
+
+
+def test_a_plain_folder_by_the_script(script, weights, bot, photos, tmp_path, capsys):
+    output = tmp_path / "new" / "features.npz"
+    arguments = ["--model=bot", f"--weights={weights}", f"--images={photos}", f"--output={output}", "--batch-size=8"]
+    assert script.main([*arguments, "--height=32", "--width=16", "--option=width=4", "--option=depths=(1,1,1,1)"]) == 0
+    printed = capsys.readouterr().out
+    assert "plain images: 5 images" in printed
+    assert "images/s" in printed
+    with np.load(output) as file:
+        assert sorted(file.files) == ["features", "meta", "names"]
+        features, names, meta = file["features"], file["names"].tolist(), json.loads(str(file["meta"]))
+    assert names == NAMES
+    assert features.shape == (5, 128)
+    assert features.dtype == np.float32
+    assert meta["weights"] == {"file": "bot.npz", "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    assert meta["normalised"] is True
+    assert meta["metric"] == "cosine"
+    assert meta["model"] == {"name": "bot", "width": 4, "depths": [1, 1, 1, 1]}
+    assert meta["preprocessing"] == {
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "height": 32,
+        "width": 16,
+        "interpolation": "bilinear",
+    }
+    assert [one.name for one in output.parent.iterdir()] == ["features.npz"]
+
+    # The same in Python, and by hand: resized, normalised once, the network's test feature.
+    extractor, variables = bot
+    loaded = [inference.load_image(photos / name) for name in NAMES]
+    np.testing.assert_allclose(extractor.images(variables, loaded).features, features, atol=2e-6)
+    pixels = np.stack([images.resize(image, 32, 16) for image in loaded]).astype(np.float32) / 255
+    batch = {"image": (pixels - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])}
+    model = extractor.model
+    by_hand = jax.jit(lambda variables, batch: model.describe(model.apply(variables, batch, train=False)).features)
+    np.testing.assert_allclose(by_hand(jax.device_get(variables), batch), features, atol=2e-5)
+
+
+def test_weights_are_read_strictly_but_for_the_classifier(weights, bot, tmp_path, caplog):
+    _, variables = bot
+    with np.load(weights) as file:
+        flat = dict(file)
+    kernel = variables["params"]["backbone"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(kernel, flat["base.conv1.weight"].transpose(2, 3, 1, 0))
+    with caplog.at_level("INFO"):
+        inference.from_weights("bot", weights, options=TINY, overrides=SIZE)
+    assert "1 misfit" in caplog.text
+    assert "classifier.weight" in caplog.text
+    assert "missing" not in caplog.text
+    del flat["base.layer1.0.conv1.weight"]
+    np.savez(tmp_path / "less.npz", **flat)
+    with pytest.raises(errors.UserError, match="1 missing"):
+        inference.from_weights("bot", tmp_path / "less.npz", options=TINY, overrides=SIZE)
+
+
+@pytest.fixture(scope="module")
+def resnet_weights(root):
+    golden = np.load(root / "tests" / "golden" / "resnet.npz")
+    return {name.removeprefix("weights/"): golden[name] for name in golden.files if name.startswith("weights/")}
+
+
+@pytest.mark.parametrize("name", ["bot", "mfv"])
+def test_a_bare_resnet_fills_the_backbone_and_nothing_else(name, resnet_weights, tmp_path):
+    path = tmp_path / "resnet.npz"
+    np.savez(path, **resnet_weights)
+    options = {"depths": (2, 1, 2, 1), "width": 8}
+    model = models.build(name, num_classes=5, **options, **({"tfe_depths": (1, 1, 1)} if name == "mfv" else {}))
+    batch = {"image": jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shapes = jax.eval_shape(lambda key, batch: model.init(key, batch, train=False), key, batch)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    loaded, report = models.load_weights(name, zeros, path, allow_missing=config_lib.defaults().init.allow_missing)
+    assert {entry.fate for entry in report.entries} <= {"loaded", "reshaped", "ignored"}
+    for path, leaf in convert.flatten(loaded).items():
+        assert leaf.any() == ("/backbone/" in path), path
+    # Strictly a whole model is wanted where features are taken from it.
+    with pytest.raises(errors.UserError, match="not those of this model"):
+        inference.from_weights(name, tmp_path / "resnet.npz", options=options, overrides=SIZE)
+
+
+def test_a_row_of_the_zoo_that_is_a_backbone_alone(resnet_weights, tmp_path):
+    path = tmp_path / "resnet.npz"
+    np.savez(path, **resnet_weights)
+    options = {"depths": (2, 1, 2, 1), "width": 8}
+    extractor, variables = inference.from_weights("resnet50", path, options=options, overrides=SIZE)
+    image = np.random.default_rng(0).integers(0, 256, (32, 16, 3), dtype=np.uint8)
+    features = extractor.images(variables, [image]).features
+    backbone = resnet.ResNet(**options, last_stride=2, stem_relu=True)
+    inner = {name: jax.device_get(tree["backbone"]) for name, tree in variables.items()}
+    pixels = (image[None] / 255 - config_lib.IMAGENET_MEAN) / config_lib.IMAGENET_STD
+    forward = jax.jit(lambda inner, pixels: backbone.apply(inner, pixels, train=False)["stage4"].mean((1, 2)))
+    pooled = forward(inner, pixels.astype(np.float32))
+    np.testing.assert_allclose(features, pooled / np.linalg.norm(pooled), atol=1e-5)
+
+
+def test_a_published_layout_raw_and_prepared_gives_what_evaluation_reads(bot, market_folder, tmp_path):
+    source = extraction.open_source(market_folder)
+    assert source.kind == "data set market1501"
+    outcome = extraction.write_features(*bot, source, tmp_path / "raw.npz")
+    features = FeatureSet.load(tmp_path / "raw.npz")
+    assert outcome.images == {"query": features.num_query, "gallery": features.num_gallery}
+    assert outcome.images_per_second > 0
+    for side in ("query", "gallery"):
+        names = getattr(features, f"{side}_names")
+        parts = [name.replace("_c", " ").replace("s1", " ").split() for name in names]
+        assert getattr(features, f"{side}_ids").tolist() == [int(part[0]) for part in parts]
+        assert getattr(features, f"{side}_cams").tolist() == [int(part[1]) - 1 for part in parts]
+    assert {-1, 0} <= set(features.gallery_ids.tolist())
+    assert features.meta["dataset"] == "market1501"
+    assert features.metric == "cosine"
+    assert ranking.evaluate(features).mAP > 0
+    # The folder above is searched by the builder, the prepared one is opened.
+    prepare.prepare("market1501", tmp_path, market_folder)
+    for path, kind in ((tmp_path / "prepared" / "market1501", "prepared data set market1501"),):
+        source = extraction.open_source(path)
+        assert source.kind == kind
+        extraction.write_features(*bot, source, tmp_path / "prepared.npz", metric="euclidean")
+    again = FeatureSet.load(tmp_path / "prepared.npz")
+    np.testing.assert_array_equal(again.gallery_features, features.gallery_features)
+    assert again.gallery_names == features.gallery_names
+    assert again.metric == "euclidean"
+    with pytest.raises(errors.UserError, match="holds the prepared data set 'market1501'"):
+        extraction.open_source(tmp_path / "prepared" / "market1501", dataset="reid_folder")
+
+
+def test_what_a_folder_is_taken_for(market_folder, photos, tmp_path, monkeypatch):
+    assert set(extraction.open_source(photos).splits) == {"images"}
+    assert set(extraction.open_source(market_folder, dataset="plain").splits) == {"images"}
+    own = tmp_path / "own"
+    for split in ("query", "gallery"):
+        (own / split / "anna").mkdir(parents=True)
+        (own / split / "anna" / f"{split}_c1.jpg").write_bytes((photos / "b.jpg").read_bytes())
+    assert extraction.open_source(own).kind == "data set reid_folder"
+    with open(photos / "list.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("path", "pid", "split"), ("b.jpg", 1, "query"), ("a.PNG", 1, "gallery")])
+    assert extraction.open_source(photos / "list.csv").splits["query"].filenames == ("b.jpg",)
+    with pytest.raises(errors.UserError, match="expected the folders bounding_box_train"):
+        extraction.open_source(photos, dataset="market1501")
+    with pytest.raises(errors.UserError, match="prepare it and give the prepared folder"):
+        extraction.open_source(photos, dataset="synthped")
+    # Two data sets of one layout: the published counts decide, else the user.
+    module = builders.load("market1501")
+    fits = types.SimpleNamespace(
+        FOLDERS=module.FOLDERS, scan=module.scan, Builder=module.Builder, PUBLISHED={"query": {"images": 8}}
+    )
+    monkeypatch.setattr(builders, "available", lambda: ["market1501", "twin"])
+    monkeypatch.setattr(builders, "load", lambda name: fits if name == "twin" else module)
+    assert extraction.open_source(market_folder).dataset == "twin"
+    monkeypatch.setattr(builders, "load", lambda name: module)
+    with pytest.raises(errors.UserError, match="of market1501 and of twin; say which"):
+        extraction.open_source(market_folder)
+
+
+def test_images_that_cannot_be_read(bot, photos, tmp_path):
+    whole = (photos / "b.jpg").read_bytes()
+    (photos / "bad.jpg").write_bytes(whole[: len(whole) // 2])
+    (photos / "empty.png").write_bytes(b"")
+    output = tmp_path / "out" / "features.npz"
+    with pytest.raises(errors.UserError, match=r"(bad\.jpg|empty\.png).*--on-bad-image skip"):
+        extraction.write_features(*bot, extraction.open_source(photos), output)
+    assert not list(output.parent.iterdir())
+    outcome = extraction.write_features(*bot, extraction.open_source(photos, on_bad_image="skip"), output)
+    assert len(outcome.skipped) == 2
+    assert "warning: left out:" in outcome.text()
+    with np.load(output) as file:
+        assert file["names"].tolist() == NAMES
+        assert file["features"].shape == (5, 128)
+        loaded = [inference.load_image(photos / name) for name in NAMES]
+        np.testing.assert_allclose(file["features"], bot[0].images(bot[1], loaded).features, atol=2e-6)
+
+
+def test_a_run_folder_newest_and_best(script, bot, photos, tmp_path, capsys):
+    config = config_lib.defaults()
+    config.system = "bot"
+    config.model = {"name": "bot", **TINY}
+    config_lib.override(config, {**SIZE, "evals.metric": "cosine"})
+    folder = run_folder.RunFolder(tmp_path / "run")
+    folder.claim(config)
+    with pytest.raises(errors.UserError, match="no checkpoint"):
+        inference.from_run(folder.path)
+    extractor, first = bot
+    second = jax.tree.map(lambda leaf: leaf + 0.1, first)
+    with checkpoints.Checkpoints(folder.checkpoints, best_metric="score") as saved:
+        saved.save(10, state.create(first), {"num_classes": 1}, {"score": 0.9}, wait=True)
+        saved.save(20, state.create(second), {"num_classes": 1}, {"score": 0.2}, wait=True)
+    image = inference.load_image(photos / "b.jpg")
+    for best, variables in ((True, first), (False, second)):
+        loaded, restored = inference.from_run(folder.path, best=best)
+        assert loaded.origin["step"] == (10 if best else 20)
+        got, expected = (one.images(two, [image]).features for one, two in ((loaded, restored), (extractor, variables)))
+        np.testing.assert_array_equal(got, expected)
+    output = tmp_path / "features.npz"
+    assert script.main([f"--run={folder.path}", "--best", f"--images={photos}", f"--output={output}"]) == 0
+    with np.load(output) as file:
+        meta = json.loads(str(file["meta"]))
+        assert file["features"].shape == (5, 128)
+    assert meta["weights"] == {"run": "run", "step": 10, "config_hash": config_lib.config_hash(config)}
+    assert inference.from_run(folder.path, overrides={"evals.flip": True})[0].settings["evals"]["flip"] is True
+    assert "5 images: 128 values each" in capsys.readouterr().out
+
+
+def test_untrained_weights_say_so(bot):
+    extractor, variables = inference.from_seed("bot", 3, options=TINY, overrides=SIZE)
+    assert extractor.origin == {"random": True, "seed": 3}
+    again = inference.from_seed("bot", 3, options=TINY, overrides=SIZE)[1]
+    jax.tree.map(np.testing.assert_array_equal, variables, again)
+
+
+MISTAKES = {
+    "nothing": ((), "either --run DIR or --model NAME"),
+    "both": (("--run=r", "--model=bot"), "either --run DIR or --model NAME"),
+    "no weights": (("--model=bot", "--images=."), "needs --weights FILE"),
+    "two weights": (("--model=bot", "--weights=w", "--random-weights", "--images=."), "one of the two"),
+    "model": (("--model=bott", "--random-weights"), "unknown model 'bott'; did you mean 'bot'?"),
+    "no such weights": (("--model=bot", "--weights=no.pth", "--images=.", "--output=f.npz"), "none at no.pth"),
+    "no images": (("--model=bot", "--random-weights", "--output=f.npz"), "expected --images DIR"),
+    "no such images": (("--model=bot", "--random-weights", "--images=no", "--output=f.npz"), "there is no no"),
+    "empty folder": (("--model=bot", "--random-weights", "--images=.", "--output=f.npz"), "expected images"),
+    "no output": (("--model=bot", "--random-weights", "--images=."), "expected --output FILE"),
+    "output": (("--model=bot", "--random-weights", "--images=.", "--output=f.csv"), "end in .npz"),
+    "size of a run": (("--run=r", "--height=32", "--output=f.npz"), "--height goes with --model"),
+    "no run": (("--run=r", "--output=f.npz"), "expected a run folder"),
+    "metric": (("--run=r", "--output=f.npz", "--metric=cosin"), "did you mean 'cosine'"),
+    "data set": (
+        ("--run=r", "--images=.", "--dataset=market", "--output=f.npz"),
+        "unknown data set 'market'; did you mean 'market1501'?",
+    ),
+    "bad image": (("--run=r", "--images=.", "--on-bad-image=drop", "--output=f.npz"), "unknown value of on_bad_image"),
+    "field": (
+        ("--model=bot", "--random-weights", "--images=image", "--output=f.npz", "--option=widht=4"),
+        "did you mean 'width'",
+    ),
+    "size": (
+        ("--model=mfv", "--random-weights", "--images=image", "--output=f.npz", "--height=50"),
+        "multiples of 16",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_one_sentence_and_nothing_is_written(script, arguments, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "--images=image" in arguments:
+        (tmp_path / "image").mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / "image" / "a.png")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(errors.UserError) as raised:
+        script.main(list(arguments))
+    assert sentence in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_every_row_of_the_zoo_can_be_built(script, capsys):
+    assert script.main(["--list"]) == 0
+    printed = capsys.readouterr().out
+    for name, entry in zoo.ZOO.items():
+        assert name in printed
+        settings = zoo.settings(name)
+        assert inference.build_model(settings, 1) is not None
+        assert settings["data"]["height"] == entry.height
+        assert settings["evals"]["metric"] in ("cosine", "euclidean")
