@@ -52,12 +52,32 @@ def recipe() -> ConfigDict:
     return config
 
 
-# A narrow MFV at 128 x 64: every path of the full system, minutes on two CPU cores.
+# A narrow, shallow MFV at 128 x 64: every path of the full system, minutes on two CPU cores. It starts from scratch,
+# where triplets of unnormalised features, an order of magnitude louder than the identity loss, drown it; so the demo
+# mines on the unit sphere. The published recipe starts from ImageNet weights and does not.
 DEMO = {
     **config_lib.DATASETS["synthped"],
     "data.height": 128,
     "data.width": 64,
-    "data.sampler": {"name": "identity_groups", "identities": 8, "images": 4},
+    "data.augment.pad_crop.pad": 4,
+    "model.width": 16,
+    "model.depths": (1, 1, 1, 1),
+    "model.level_depth": 1,
+    "model.tfe_width": 64,
+    "model.tfe_depths": (1, 1, 2),
+    "model.ffn_width": 256,
+    "model.slots": 32,
+    "model.heads": 4,
+    "model.head_width": 16,
+    **{f"losses.tri_{head}.normalise": True for head in ("b", "t1", "t2", "t3")},
+    "optimizer.learning_rate": 2e-3,
+    "optimizer.weight_decays": ((".*", 5e-4),),
+    "schedule": {"name": "warmup_cosine", "warmup_epochs": 1, "granularity": "step"},
+    "train.epochs": 14.0,
+    "evals.every_epochs": 0.0,
+    "evals.baselines": True,
+    "checkpoint.every_epochs": 1.0,
+    "log.every_steps": 20,
 }
 
 PRESETS = {"demo": DEMO, **config_lib.DATASETS}

@@ -187,7 +187,8 @@ def override(config: ConfigDict, overrides: Overrides) -> None:
         if isinstance(value, Mapping):
             section[leaf] = ConfigDict(value)
             continue
-        with section.unlocked():
+        # A variant may change a type: a margin of 0.3 becomes "soft".
+        with section.unlocked(), section.ignore_type():
             section[leaf] = value
 
 

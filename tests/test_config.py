@@ -58,17 +58,18 @@ def test_variants_apply_in_order_and_none_removes():
     def recipe():
         made = config.defaults()
         made.system = "toy"
-        made.losses = {"ce": {"weight": 1.0}, "tri": {"weight": 1.0}}
+        made.losses = {"ce": {"weight": 1.0}, "tri": {"weight": 1.0}, "soft": {"margin": 0.3}}
         return made
 
     built = config.compose(
         "demo,one,two",
         recipe=recipe,
         presets={"demo": {"seed": 1}},
-        variants={"one": {"seed": 2, "losses.tri": None}, "two": {"seed": 3}},
+        variants={"one": {"seed": 2, "losses.tri": None}, "two": {"seed": 3, "losses.soft.margin": "soft"}},
     )
     assert built.seed == 3
-    assert list(built.losses) == ["ce"]
+    assert list(built.losses) == ["ce", "soft"]
+    assert built.losses.soft.margin == "soft"
 
 
 @pytest.mark.parametrize(
