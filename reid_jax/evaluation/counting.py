@@ -23,12 +23,18 @@ from reid_jax.evaluation import candidates, distances
 Array = distances.Array
 
 _COMPARED_AT_ONCE = 16  # gallery rows per inner step on CPU: the running counts stay in registers that long
-_CHUNK_BYTES = 2**26  # of gallery features on a device at a time
+_CHUNK_BYTES = 2**25  # of gallery features on a device at a time
+_WIDEST = 512  # candidates of a query beyond which sorting a row beats comparing all of it with each of them
 _SMALLEST = np.finfo(np.float32).tiny
 
 
 def _on_cpu() -> bool:
     return jax.default_backend() == "cpu"
+
+
+def is_wide(tile: candidates.Tile) -> bool:
+    """Whether `counts_by_sorting` is the way for this tile: identities with very many images."""
+    return tile.places.shape[0] > _WIDEST
 
 
 # ---- thresholds
@@ -236,3 +242,35 @@ def counts_from_matrix(
         _on_cpu(),
     )
     return threshold, np.asarray(counts)
+
+
+# ---- many candidates
+
+
+def counts_by_sorting(
+    tile: candidates.Tile, distance_rows: Callable[[np.ndarray], np.ndarray], gallery_ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Thresholds and counts [P, c] by sorting each query's distances on the host.
+
+    Args:
+        tile: n queries, padded to c.
+        distance_rows: maps query rows [n] to distances [n, G], float32 and finite.
+        gallery_ids: [G] identities.
+    """
+    threshold = np.zeros(tile.places.shape, np.float32)
+    counts = np.zeros(tile.places.shape, np.int32)
+    for first in range(0, len(tile.rows), distances.QUERY_UNIT):
+        block = tile.rows[first : first + distances.QUERY_UNIT]
+        for column, row in enumerate(distance_rows(block), start=first):
+            places = tile.places[tile.places[:, column] >= 0, column]
+            other = np.flatnonzero(gallery_ids != tile.ids[column])
+            values = row[places]
+            ordered = np.sort(row[other])
+            left, right = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
+            tied = np.flatnonzero(right > left)
+            if len(tied):
+                order = other[np.argsort(row[other], kind="stable")]  # rising gallery rows within equal distances
+                for place in tied:
+                    left[place] += np.searchsorted(order[left[place] : right[place]], places[place])
+            threshold[: len(places), column], counts[: len(places), column] = values, left
+    return threshold, counts

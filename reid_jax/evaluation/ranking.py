@@ -17,7 +17,7 @@ References:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from reid_jax.evaluation import candidates, counting, distances
 from reid_jax.evaluation.features_file import JUNK_ID, FeatureSet
 
 AP_RULES = ("step", "trapezoid")
+_CELLS = 2**23  # candidates of all queries that stream past the gallery together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,12 +175,35 @@ def rank_metrics(
     table = candidates.Table.build(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter)
     query_block = distances.round_up(min(query_block, query.num_rows), distances.QUERY_UNIT)
     gallery_block = distances.round_up(gallery_block, distances.GALLERY_UNIT)
-    tiles = list(table.tiles(query_block))
-    if not any(tile.relevant.any() for tile in tiles):
-        raise _no_match(table)  # known before a single distance is computed
-    thresholds = counting.thresholds(tiles, query, gallery, gallery_block)
-    counts = counting.stream_counts(tiles, thresholds, query, gallery, table.gallery_ids, gallery_block, mesh)
-    return _score(tiles, thresholds, counts, table, ap, metric, max_rank)
+    _refuse_no_match(table)  # known before a single distance is computed
+    scores = _Scores(table, ap)
+    for tiles in _groups(table.tiles(query_block)):
+        if counting.is_wide(tiles[0]):
+            rows_of = lambda rows: distances.pairwise(query.take(rows), gallery)
+            scores.add(tiles[0], *counting.counts_by_sorting(tiles[0], rows_of, table.gallery_ids))
+            continue
+        thresholds = counting.thresholds(tiles, query, gallery, gallery_block)
+        counts = counting.stream_counts(tiles, thresholds, query, gallery, table.gallery_ids, gallery_block, mesh)
+        for found in zip(tiles, thresholds, counts, strict=True):
+            scores.add(*found)
+    return scores.result(metric, max_rank)
+
+
+def _groups(tiles: Iterable[candidates.Tile]) -> Iterator[list[candidates.Tile]]:
+    """Tiles that stream past the gallery together: as many as keep their tables small; a wide one stays alone."""
+    group: list[candidates.Tile] = []
+    cells = 0
+    for tile in tiles:
+        if group and (counting.is_wide(tile) or cells + tile.places.size > _CELLS):
+            yield group
+            group, cells = [], 0
+        group.append(tile)
+        cells += tile.places.size
+        if counting.is_wide(tile):
+            yield group
+            group, cells = [], 0
+    if group:
+        yield group
 
 
 def rank_metrics_from_distances(
@@ -246,14 +270,15 @@ def rank_metrics_from_rows(
     _check_rule(ap)
     table = candidates.Table.build(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter)
     query_block = distances.round_up(min(query_block, len(table.query_ids)), distances.QUERY_UNIT)
-    tiles = list(table.tiles(query_block))
-    if not any(tile.relevant.any() for tile in tiles):
-        raise _no_match(table)
-    found = []
-    for tile in tiles:
-        rows = _comparable(np.asarray(distance_rows(tile.rows)))
-        found.append(counting.counts_from_matrix(tile, rows, table.gallery_ids))
-    return _score(tiles, [one[0] for one in found], [one[1] for one in found], table, ap, metric, max_rank)
+    _refuse_no_match(table)
+    scores = _Scores(table, ap)
+    rows_of = lambda rows: _comparable(np.asarray(distance_rows(rows)))
+    for tile in table.tiles(query_block):
+        if counting.is_wide(tile):
+            scores.add(tile, *counting.counts_by_sorting(tile, rows_of, table.gallery_ids))
+        else:
+            scores.add(tile, *counting.counts_from_matrix(tile, rows_of(tile.rows), table.gallery_ids))
+    return scores.result(metric, max_rank)
 
 
 def _comparable(rows: np.ndarray) -> np.ndarray:
@@ -274,20 +299,17 @@ def _check_rule(ap: str) -> None:
 # ---- scores
 
 
-def _score(
-    tiles: Sequence[candidates.Tile],
-    thresholds: Sequence[np.ndarray],
-    counts: Sequence[np.ndarray],
-    table: candidates.Table,
-    rule: str,
-    metric: str,
-    max_rank: int,
-) -> RankingResult:
-    """Ranks of the correct images to scores, in float64 on the host (some tens of numbers per query)."""
-    num_query = len(table.query_ids)
-    ap, inp = np.full(num_query, np.nan), np.full(num_query, np.nan)
-    first_hit, num_relevant = np.full(num_query, -1, np.int64), np.zeros(num_query, np.int64)
-    for tile, threshold, count in zip(tiles, thresholds, counts, strict=True):
+class _Scores:
+    """Turns ranks of correct images into scores, in float64 on the host (some tens of numbers per query)."""
+
+    def __init__(self, table: candidates.Table, rule: str) -> None:
+        self._table, self._rule = table, rule
+        count = len(table.query_ids)
+        self._ap, self._inp = np.full(count, np.nan), np.full(count, np.nan)
+        self._first_hit, self._num_relevant = np.full(count, -1, np.int64), np.zeros(count, np.int64)
+
+    def add(self, tile: candidates.Tile, threshold: np.ndarray, count: np.ndarray) -> None:
+        """Takes one tile, the distances of its candidates and the images of other identities before them [P, c]."""
         size = len(tile.rows)
         relevant = tile.relevant.T[:size]
         key = np.where(relevant, threshold.T[:size], np.inf)
@@ -296,34 +318,37 @@ def _score(
         before = np.arange(order.shape[1])[None, :]  # correct images before the k-th one
         rank = np.take_along_axis(count.T[:size], order, axis=1) + before
         precision = (before + 1) / (rank + 1)
-        if rule == "trapezoid":
+        if self._rule == "trapezoid":
             # Precision just before the hit; 1 before anything was seen.
             previous = np.where(rank > 0, before / np.maximum(rank, 1), 1.0)
             precision = (precision + previous) / 2
         number = hits.sum(axis=1)
         found = number > 0
         rows = tile.rows[found]
-        ap[rows] = (np.where(hits, precision, 0).sum(axis=1) / np.maximum(number, 1))[found]
+        self._ap[rows] = (np.where(hits, precision, 0).sum(axis=1) / np.maximum(number, 1))[found]
         last = np.take_along_axis(rank, np.maximum(number - 1, 0)[:, None], axis=1)[:, 0]
-        inp[rows] = (number / (last + 1))[found]
-        first_hit[rows] = rank[found, 0]
-        num_relevant[rows] = number[found]
-    valid = num_relevant > 0
-    return RankingResult(
-        mAP=float(ap[valid].mean()),
-        mINP=float(inp[valid].mean()),
-        cmc=(first_hit[valid][:, None] <= np.arange(max_rank)).mean(axis=0),
-        ap=ap,
-        inp=inp,
-        first_hit=first_hit,
-        num_relevant=num_relevant,
-        ap_rule=rule,
-        metric=metric,
-        num_query=num_query,
-        num_gallery=len(table.gallery_ids),
-        num_query_without_match=int((~valid).sum()),
-        same_camera_filter=table.same_camera_filter,
-    )
+        self._inp[rows] = (number / (last + 1))[found]
+        self._first_hit[rows] = rank[found, 0]
+        self._num_relevant[rows] = number[found]
+
+    def result(self, metric: str, max_rank: int) -> RankingResult:
+        """Means over the queries with a match."""
+        valid = self._num_relevant > 0
+        return RankingResult(
+            mAP=float(self._ap[valid].mean()),
+            mINP=float(self._inp[valid].mean()),
+            cmc=(self._first_hit[valid][:, None] <= np.arange(max_rank)).mean(axis=0),
+            ap=self._ap,
+            inp=self._inp,
+            first_hit=self._first_hit,
+            num_relevant=self._num_relevant,
+            ap_rule=self._rule,
+            metric=metric,
+            num_query=len(valid),
+            num_gallery=len(self._table.gallery_ids),
+            num_query_without_match=int((~valid).sum()),
+            same_camera_filter=self._table.same_camera_filter,
+        )
 
 
 def refuse_no_match(
@@ -334,7 +359,10 @@ def refuse_no_match(
     same_camera_filter: bool,
 ) -> None:
     """Raises the `UserError` of a protocol that leaves no query a correct gallery image; cheap, no distances."""
-    table = candidates.Table.build(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter)
+    _refuse_no_match(candidates.Table.build(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter))
+
+
+def _refuse_no_match(table: candidates.Table) -> None:
     if not any(tile.relevant.any() for tile in table.tiles(distances.QUERY_UNIT)):
         raise _no_match(table)
 

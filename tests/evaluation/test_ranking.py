@@ -97,6 +97,21 @@ def test_hundreds_of_random_cases_equal_the_twin(twins):
     assert scored > 200
 
 
+def test_identities_with_very_many_images(twins):
+    generator = np.random.default_rng(0)
+    features = [generator.integers(-3, 4, (n, 4)).astype(np.float32) for n in (70, 1800)]
+    labels = [generator.integers(1, 3, 70), generator.choice([1, 1, 1, 2, 3], 1800)]
+    labels += [generator.integers(0, 3, n) for n in (70, 1800)]
+    matrix = twins.squared_euclidean(*features)
+    want = twins.rank_metrics(matrix, *labels)[0]
+    for query_block in (64, 512):
+        case = features_file.FeatureSet(*features, *labels)
+        np.testing.assert_allclose(ranking.evaluate(case, query_block=query_block).ap, want, atol=1e-12)
+        np.testing.assert_allclose(
+            ranking.rank_metrics_from_distances(matrix, *labels, query_block=query_block).ap, want, atol=1e-12
+        )
+
+
 def test_float64_distances_keep_their_order(twins):
     generator = np.random.default_rng(0)
     matrix = 1 + 1e-12 * generator.permutation(40 * 60).reshape(40, 60)  # all equal in float32
