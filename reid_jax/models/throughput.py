@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ class Timing:
         images_per_second: batch / step_seconds.
         flops: of one step as the compiler counts them, 0 where it does not say; loops count one turn.
         temporary_bytes: memory beside arguments and results.
+        memory_bytes: all of the program's memory: arguments, results and temporaries.
     """
 
     compile_seconds: float
@@ -35,6 +36,7 @@ class Timing:
     images_per_second: float
     flops: float
     temporary_bytes: int
+    memory_bytes: int
 
     def flops_utilisation(self, peak_flops: float) -> float:
         """Achieved FLOPs over the device's peak (MFU where the compiler's count is the model's)."""
@@ -64,13 +66,88 @@ def random_variables(model: nn.Module, batch: Mapping[str, jax.Array]) -> dict[s
     return jax.tree.map(fill, shapes)
 
 
-def time_train_step(model: nn.Module, batch: Mapping[str, jax.Array], *, repetitions: int = 5) -> Timing:
-    """Times forward, backward and an SGD update with momentum, on cross-entropy over every "logits/..." output.
+@dataclasses.dataclass
+class Program:
+    """A compiled function with its arguments, to be run again and again.
+
+    Attributes:
+        compiled: the function of `(state, *arguments)`.
+        state: first argument.
+        arguments: the others.
+        batch: images of a call.
+        compile_seconds: see `Timing`.
+        carry: from a result to the next call's state; None leaves the state as it is.
+    """
+
+    compiled: Any
+    state: Any
+    arguments: tuple
+    batch: int
+    compile_seconds: float
+    carry: Callable[[Any], Any] | None = None
+
+    @classmethod
+    def compile(
+        cls, function: Callable, state: Any, arguments: tuple, batch: int, carry: Callable[[Any], Any] | None = None
+    ) -> Program:
+        """Compiles `function(state, *arguments)`, which may be jitted already; a carried state is donated."""
+        jitted: Any = (
+            function if hasattr(function, "lower") else jax.jit(function, donate_argnums=(0,) if carry else ())
+        )
+        start = time.perf_counter()
+        compiled = jitted.lower(state, *arguments).compile()
+        return cls(compiled, state, arguments, batch, time.perf_counter() - start, carry)
+
+    def __call__(self) -> None:
+        """Runs once and waits for the result."""
+        result = jax.block_until_ready(self.compiled(self.state, *self.arguments))
+        if self.carry is not None:
+            self.state = self.carry(result)
+
+    def timing(self, wall: Sequence[float], processor: Sequence[float]) -> Timing:
+        """What calls that took these seconds say."""
+        cost = self.compiled.cost_analysis() or {}
+        memory = self.compiled.memory_analysis()
+        size = lambda name: int(getattr(memory, f"{name}_size_in_bytes", 0))
+        return Timing(
+            compile_seconds=self.compile_seconds,
+            step_seconds=min(wall),
+            step_cpu_seconds=min(processor),
+            median_seconds=float(np.median(wall)),
+            images_per_second=self.batch / min(wall),
+            flops=float(cost.get("flops", 0.0)),
+            temporary_bytes=size("temp"),
+            memory_bytes=size("argument") + size("output") + size("temp") - size("alias"),
+        )
+
+
+def alternate(runs: Mapping[str, Callable[[], None]], repetitions: int) -> dict[str, tuple[list[float], list[float]]]:
+    """Calls each in turn, round after round, so that a busy neighbour hurts all of them alike.
+
+    Args:
+        runs: by name; each returns when its work is done.
+        repetitions: timed rounds, after one that does not count.
+
+    Returns:
+        By name, wall seconds and processor seconds of every round.
+    """
+    seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in runs}
+    for round_ in range(repetitions + 1):
+        for name, run in runs.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            run()
+            if round_:
+                seconds[name][0].append(time.perf_counter() - wall)
+                seconds[name][1].append(time.process_time() - processor)
+    return seconds
+
+
+def train_program(model: nn.Module, batch: Mapping[str, jax.Array]) -> Program:
+    """Forward, backward and an SGD update with momentum, on cross-entropy over every "logits/..." output.
 
     Args:
         model: follows the model contract, with "logits/..." outputs.
         batch: "image" [B, H, W, 3] normalised, "label" [B], and what else the model reads.
-        repetitions: timed steps, after one that does not count.
     """
     variables = random_variables(model, batch)
     optimizer = optax.sgd(0.01, momentum=0.9)
@@ -90,11 +167,12 @@ def time_train_step(model: nn.Module, batch: Mapping[str, jax.Array], *, repetit
         updates, moments = optimizer.update(gradients, moments, params)
         return optax.apply_updates(params, updates), statistics, moments
 
-    return _time(step, state, (dict(batch), jax.random.key(0)), len(batch["image"]), repetitions, carries=True)
+    arguments = (dict(batch), jax.random.key(0))
+    return Program.compile(step, state, arguments, len(batch["image"]), carry=lambda result: result)
 
 
-def time_inference(model: nn.Module, batch: Mapping[str, jax.Array], *, repetitions: int = 5) -> Timing:
-    """Times the forward pass to the test descriptor; see `time_train_step` for the arguments."""
+def inference_program(model: nn.Module, batch: Mapping[str, jax.Array]) -> Program:
+    """The forward pass to the test descriptor; see `train_program` for the arguments."""
     variables = random_variables(model, batch)
 
     def infer(variables: Any, batch: dict[str, jax.Array]) -> Any:
@@ -102,30 +180,18 @@ def time_inference(model: nn.Module, batch: Mapping[str, jax.Array], *, repetiti
         describe = getattr(model, "describe", None)
         return outputs if describe is None else describe(outputs)
 
-    return _time(infer, variables, (dict(batch),), len(batch["image"]), repetitions, carries=False)
+    return Program.compile(infer, variables, (dict(batch),), len(batch["image"]))
 
 
-def _time(function: Callable, state: Any, arguments: tuple, batch: int, repetitions: int, *, carries: bool) -> Timing:
-    """Compiles and times `function(state, *arguments)`; with `carries` its result is the next call's state."""
-    start = time.perf_counter()
-    compiled = jax.jit(function, donate_argnums=(0,) if carries else ()).lower(state, *arguments).compile()
-    compile_seconds = time.perf_counter() - start
-    wall, processor = [], []
-    for _ in range(repetitions + 1):
-        before = (time.perf_counter(), time.process_time())
-        result = jax.block_until_ready(compiled(state, *arguments))
-        wall.append(time.perf_counter() - before[0])
-        processor.append(time.process_time() - before[1])
-        state = result if carries else state
-    cost = compiled.cost_analysis() or {}
-    memory = compiled.memory_analysis()
-    fastest = min(wall[1:])
-    return Timing(
-        compile_seconds=compile_seconds,
-        step_seconds=fastest,
-        step_cpu_seconds=min(processor[1:]),
-        median_seconds=float(np.median(wall[1:])),
-        images_per_second=batch / fastest,
-        flops=float(cost.get("flops", 0.0)),
-        temporary_bytes=int(getattr(memory, "temp_size_in_bytes", 0)),
-    )
+def time_train_step(model: nn.Module, batch: Mapping[str, jax.Array], *, repetitions: int = 5) -> Timing:
+    """Times `train_program`: one call that does not count, then `repetitions`."""
+    return _time(train_program(model, batch), repetitions)
+
+
+def time_inference(model: nn.Module, batch: Mapping[str, jax.Array], *, repetitions: int = 5) -> Timing:
+    """Times `inference_program`, likewise."""
+    return _time(inference_program(model, batch), repetitions)
+
+
+def _time(program: Program, repetitions: int) -> Timing:
+    return program.timing(*alternate({"": program}, repetitions)[""])
