@@ -1,0 +1,387 @@
+"""Speed and memory of everything that takes time: train steps, inference, input, ranking, re-ranking.
+
+Candidates of one table are timed in turn, round after round, each call waited for, compilation apart; what a table
+says is therefore comparable within it even on a busy machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import resource
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from reid_jax import config as config_lib
+from reid_jax import errors, experiment, inference, parallel, run_folder, scoring, zoo
+from reid_jax.data import benchmark as input_benchmark
+from reid_jax.data import records
+from reid_jax.evaluation import benchmark as evaluation_benchmark
+from reid_jax.models import throughput
+from reid_jax.train import state
+
+Row = dict[str, Any]
+KINDS = ("train", "infer", "input", "rank", "rerank")
+
+# Dense bfloat16 FLOP/s of one device by the beginning of its name, from the makers' data sheets; first match counts.
+PEAK_FLOPS: tuple[tuple[str, float], ...] = (
+    ("NVIDIA H200", 989e12),
+    ("NVIDIA H100 PCIe", 756e12),
+    ("NVIDIA H100", 989e12),
+    ("NVIDIA A100", 312e12),
+    ("TPU v4", 275e12),
+    ("TPU v5 lite", 197e12),
+    ("TPU v5e", 197e12),
+    ("TPU v5", 459e12),
+    ("TPU v6", 918e12),
+)
+CLASSES = 751  # identities of Market-1501's training half
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A model to be timed, by its row of the zoo, or a config, whose whole train step is timed.
+
+    Attributes:
+        name: for the table.
+        settings: resolved config.
+        config: given where the train step is the config's own (images in uint8, all losses, its optimiser) instead of
+            cross-entropy and SGD on normalised images.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    config: ConfigDict | None = None
+
+
+def subject_of_model(
+    name: str, options: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
+) -> Subject:
+    """A row of the zoo, see `zoo.settings`."""
+    return Subject(name, zoo.settings(name, options, overrides))
+
+
+def subject_of_config(config: ConfigDict, overrides: Mapping[str, Any] | None = None) -> Subject:
+    """A config with dotted overrides; None leaves a value as it is."""
+    changed = config.copy_and_resolve_references()
+    config_lib.override(changed, {key: value for key, value in (overrides or {}).items() if value is not None})
+    name = ":".join((changed.system, ",".join([changed.preset, *changed.variants])))
+    return Subject(name, config_lib.to_dict(changed), changed)
+
+
+# ---- train and infer ------------------------------------------------------------------------------------------------
+
+
+def measure_models(
+    kind: str,
+    subjects: Sequence[Subject],
+    batches: Sequence[int | None],
+    *,
+    steps: int = 5,
+    torch: bool = False,
+    classes: int = CLASSES,
+) -> list[Row]:
+    """Times train steps or inference of every subject at every batch size.
+
+    Args:
+        kind: "train" or "infer".
+        subjects: what is timed.
+        batches: images per step; None is the config's own batch (8 for a model).
+        steps: timed calls, after one that does not count.
+        torch: beside a residual network of the same size and stride as the subject's backbone in PyTorch, in turn.
+        classes: identities of the classifiers.
+
+    Returns:
+        A row for each: compile and step time, images per second (of the median step), FLOPs as the compiler counts
+        them, utilisation where the device's peak is known (bfloat16 only), the program's memory, and how many times
+        PyTorch's speed that is.
+    """
+    rows = []
+    for size in batches:
+        runs: dict[str, Any] = {}
+        for subject in subjects:
+            program = _program(kind, subject, size, classes)
+            runs[f"{subject.name} x{program.batch}"] = program
+            if torch:
+                name, run = _counterpart(kind, subject, program.batch, classes)
+                runs.setdefault(name, run)
+        seconds = throughput.alternate(runs, steps)
+        for subject in subjects:
+            key = next(one for one in runs if one.startswith(f"{subject.name} x"))
+            reference = _counterpart_name(subject, runs[key].batch) if torch else ""
+            rows.append(_model_row(kind, subject, runs[key], seconds[key], seconds.get(reference)))
+        rows += [_torch_row(kind, name, run, seconds[name]) for name, run in runs.items() if name.startswith("torch ")]
+    return rows
+
+
+def _program(kind: str, subject: Subject, batch: int | None, classes: int) -> throughput.Program:
+    if kind == "train" and subject.config is not None:
+        return _config_program(subject.config, batch, classes)
+    data = subject.settings["data"]
+    sampler = data["sampler"]
+    batch = batch or (8 if subject.config is None else sampler["identities"] * sampler["images"])
+    model = inference.build_model(subject.settings, classes)
+    arrays = throughput.random_batch(batch, data["height"], data["width"], classes)
+    return (throughput.train_program if kind == "train" else throughput.inference_program)(model, arrays)
+
+
+def _config_program(config: ConfigDict, batch: int | None, classes: int) -> throughput.Program:
+    """The train step that a run of this config makes, on drawn pictures."""
+    config = config.copy_and_resolve_references()
+    if batch:
+        images = config.data.sampler.images
+        if batch % images:
+            raise errors.UserError(
+                f"expected a batch of whole identities of {images} images, got {batch}; give a multiple of {images}."
+            )
+        config.data.sampler.identities = batch // images
+    made = experiment.Experiment(config, drawn_dataset(classes))
+    example = jax.tree.map(np.asarray, made.preprocess(made.extractor.example_batch()))
+    variables = throughput.random_variables(made.model, example)
+    variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    train_state = state.create(parallel.replicate(variables, made.mesh))
+    phase = made.phases(train_state.params)[0]
+    stream = phase.open_batches(0)
+    try:
+        arrays = parallel.to_global(next(iter(stream)), made.mesh)
+    finally:
+        stream.close()
+    return throughput.Program.compile(
+        phase.step, phase.begin(train_state), (arrays,), phase.batch_size, carry=lambda result: result[0]
+    )
+
+
+def drawn_dataset(classes: int, images: int = 4) -> records.ReIDDataset:
+    """A data set in memory with as many identities as wished, made of few pictures."""
+    pictures = input_benchmark.drawn_split(64).source
+
+    def split(name: str, people: int, each: int, camera: int) -> records.Split:
+        count = people * each
+        pids = (np.arange(count) // each).astype(np.int32) + 1
+        source = [{**pictures[index % len(pictures)], "pid": int(pids[index])} for index in range(count)]
+        names = tuple(f"{index:06d}.jpg" for index in range(count))
+        return records.Split(f"drawn/{name}", source, pids, np.full(count, camera, np.int32), names)
+
+    return records.ReIDDataset(
+        "drawn", split("train", classes, images, 0), split("query", 2, 1, 0), split("gallery", 2, 2, 1)
+    )
+
+
+def _model_row(
+    kind: str,
+    subject: Subject,
+    program: throughput.Program,
+    seconds: tuple[list[float], list[float]],
+    reference: tuple[list[float], list[float]] | None,
+) -> Row:
+    timing = program.timing(*seconds)
+    dtype = np.dtype(inference.compute_dtype(subject.settings["dtype"])).name
+    data = subject.settings["data"]
+    flops_per_second = timing.flops / timing.median_seconds
+    peak = peak_flops(jax.devices()[0].device_kind) if dtype == "bfloat16" else None
+    row = {
+        "what": f"{kind} {subject.name}",
+        "step": "own" if subject.config is not None and kind == "train" else "plain",
+        "batch": program.batch,
+        "image": f"{data['height']}x{data['width']}",
+        "dtype": dtype,
+        "compile_s": timing.compile_seconds,
+        "step_ms": 1e3 * timing.median_seconds,
+        "fastest_ms": 1e3 * timing.step_seconds,
+        "cpu_ms": 1e3 * timing.step_cpu_seconds,
+        "images_per_s": program.batch / timing.median_seconds,
+        "gflop": timing.flops / 1e9,
+        "gflop_per_s": flops_per_second / 1e9,
+        "mfu": None if peak is None else flops_per_second / (peak * jax.device_count()),
+        "program_MB": timing.memory_bytes / 1e6,
+    }
+    if reference is not None:
+        row["speed_of_torch"] = float(np.median(reference[0])) / timing.median_seconds
+    return row
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Dense bfloat16 FLOP/s of a device, None where it is not in the table."""
+    return next((peak for name, peak in PEAK_FLOPS if device_kind.startswith(name)), None)
+
+
+# ---- PyTorch beside it ----------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _TorchRun:
+    run: Callable[[], None]
+    batch: int
+    compile_seconds: float
+    about: Row
+
+    def __call__(self) -> None:
+        self.run()
+
+
+def _backbone(subject: Subject) -> dict[str, Any]:
+    """Size of the residual network inside a subject's model."""
+    model = inference.build_model(subject.settings, 1)
+    if getattr(model, "variant", "resnet50") != "resnet50":
+        raise errors.UserError(f"--torch compares with bottleneck ResNets only; leave it out for {subject.name}.")
+    return {
+        "depths": tuple(getattr(model, "depths", None) or (3, 4, 6, 3)),
+        "width": getattr(model, "width", 64),
+        "last_stride": getattr(model, "last_stride", 2),
+    }
+
+
+def _counterpart_name(subject: Subject, batch: int) -> str:
+    size = _backbone(subject)
+    data = subject.settings["data"]
+    depths = "-".join(map(str, size["depths"]))
+    name = "resnet50" if depths == "3-4-6-3" and size["width"] == 64 else f"resnet({depths}, width {size['width']})"
+    return f"torch {name} stride {size['last_stride']}, {data['height']}x{data['width']} x{batch}"
+
+
+def _counterpart(kind: str, subject: Subject, batch: int, classes: int) -> tuple[str, _TorchRun]:
+    """The same residual network in PyTorch: channels last, on a GPU compiled and in bfloat16 where ours is."""
+    reference = _torch_reference()
+    import torch
+
+    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise errors.UserError("expected a PyTorch that sees the GPU; install its CUDA build, or leave out --torch.")
+    bfloat16 = np.dtype(inference.compute_dtype(subject.settings["dtype"])).name == "bfloat16"
+    torch.set_float32_matmul_precision("highest")
+    data = subject.settings["data"]
+    layout = torch.channels_last
+    model = reference.ResNet(**_backbone(subject), classes=classes).to(device, memory_format=layout)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    images = torch.randn(batch, 3, data["height"], data["width"], device=device).contiguous(memory_format=layout)
+    labels = torch.arange(batch, device=device) % classes
+    forward = torch.compile(model) if device == "cuda" else model
+
+    def train() -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            loss = torch.nn.functional.cross_entropy(forward(images), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    def infer() -> None:
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            forward(images)
+
+    model.train(kind == "train")
+
+    def run() -> None:
+        (train if kind == "train" else infer)()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    with evaluation_benchmark.measured() as first:
+        run()
+    about = {"image": f"{data['height']}x{data['width']}", "dtype": "bfloat16" if bfloat16 else "float32"}
+    return _counterpart_name(subject, batch), _TorchRun(run, batch, first.seconds, about)
+
+
+def _torch_reference() -> Any:
+    if importlib.util.find_spec("torch") is None:
+        raise errors.UserError("--torch needs PyTorch, which is not installed; `pip install torch`, or leave it out.")
+    path = pathlib.Path(__file__).resolve().parent.parent / "scripts" / "torch_reference.py"
+    spec = importlib.util.spec_from_file_location("reid_jax_torch_reference", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise errors.UserError(f"--torch needs {path}, which is part of a checkout; run it from one.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _torch_row(kind: str, name: str, run: _TorchRun, seconds: tuple[list[float], list[float]]) -> Row:
+    median = float(np.median(seconds[0]))
+    return {
+        "what": f"{kind} {name.rpartition(' x')[0]}",
+        "step": "plain",
+        "batch": run.batch,
+        **run.about,
+        "compile_s": run.compile_seconds,
+        "step_ms": 1e3 * median,
+        "fastest_ms": 1e3 * min(seconds[0]),
+        "cpu_ms": 1e3 * min(seconds[1]),
+        "images_per_s": run.batch / median,
+    }
+
+
+# ---- the rest, and what is written ----------------------------------------------------------------------------------
+
+
+def measure_input(*, quick: bool = False, **options: Any) -> list[Row]:
+    """Images per second of the input pipeline, stage by stage (`reid_jax.data.benchmark.measure`)."""
+    brief = {"split": input_benchmark.drawn_split(64), "batches": 2, "rounds": 1} if quick else {}
+    return input_benchmark.measure(**{**brief, **options})
+
+
+def measure_ranking(kind: str, size: str) -> list[Row]:
+    """Time and memory of ranking or re-ranking at the size of a benchmark."""
+    return (evaluation_benchmark.rank if kind == "rank" else evaluation_benchmark.rerank)(size)
+
+
+def about(command: Sequence[str] = ()) -> Row:
+    """What a figure has to be read with: device, versions, commit, how busy the machine was."""
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in ("jax", "jaxlib", "flax", "numpy", "grain", "torch"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "device": scoring.device_name(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "versions": versions,
+        "commit": scoring.commit(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "command": " ".join(command),
+    }
+
+
+def peak_memory() -> Row:
+    """Most memory held at once: of the device where it is told, and of this process."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    found: Row = {"process_peak_MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)}
+    if "peak_bytes_in_use" in stats:
+        found["device_peak_MB"] = round(stats["peak_bytes_in_use"] / 1e6)
+    return found
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as text; a column that no row has is left out."""
+    columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if value not in (None, "")))
+    return records.format_table(columns, [[_cell(column, row.get(column)) for column in columns] for row in rows])
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    if column == "mfu":
+        return f"{100 * value:.1f} %"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 1 else f"{value:.4g}"
+
+
+def write(path: str | pathlib.Path, tables: Mapping[str, Sequence[Row]], about_run: Row) -> pathlib.Path:
+    """Writes all tables as one JSON file."""
+    path = pathlib.Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        run_folder.write_text(path, json.dumps({**about_run, "tables": dict(tables)}, indent=2) + "\n")
+    except OSError as error:
+        raise errors.UserError(f"could not write {path} ({error.strerror}); give another --output.") from None
+    return path
