@@ -105,7 +105,9 @@ def defaults() -> ConfigDict:
         "every_epochs": 0.0,
         "metric": "euclidean",
         "ap": "step",
+        # At the end of a run also k-reciprocal re-ranking, and ROC, AUC, EER with thresholds.
         "rerank": False,
+        "verification": True,
         "flip": False,
         "batch_size": 64,
         "same_camera_filter": True,

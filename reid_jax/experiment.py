@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from reid_jax import config as config_lib
 from reid_jax import errors, inference, models, parallel, run_folder, scoring, trees
 from reid_jax.data import checks, pipeline, records, samplers
-from reid_jax.evaluation import features_file, ranking
+from reid_jax.evaluation import features_file, ranking, suite
 from reid_jax.train import checkpoints, extras, loop, metrics, objective, optimizer, phases, state, step
 
 LOG = logging.getLogger(__name__)
@@ -292,10 +292,10 @@ class Experiment:
         began = time.perf_counter()
         features = self.features(variables)
         seconds = time.perf_counter() - began
-        ranked = self.rank(features)
+        measured = suite.run(self.dataset.name, features, scoring.protocol(self.settings["evals"]))
         result = {
             "dataset": self.dataset.name,
-            **ranked.as_dict(self.dataset.name),
+            **measured.flat(),
             **about,
             "extract_images_per_second": round((features.num_query + features.num_gallery) / seconds, 1),
             "seed": self.settings["seed"],
@@ -307,7 +307,7 @@ class Experiment:
         if parallel.is_main():
             queries = self.settings["evals"]["ranked_lists"]
             if queries:
-                scoring.write_page(folder.ranked_lists, features, ranked, self.dataset, queries)
+                scoring.write_page(folder.ranked_lists, measured, self.dataset, queries)
             folder.write_result(result)
         return result
 

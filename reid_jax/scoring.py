@@ -18,7 +18,7 @@ from reid_jax import config as config_lib
 from reid_jax import inference, parallel, run_folder
 from reid_jax.data import images as images_lib
 from reid_jax.data import prepare, records, simple_features
-from reid_jax.evaluation import evaluator, features_file, ranking, report
+from reid_jax.evaluation import evaluator, features_file, ranking, report, suite
 
 LOG = logging.getLogger(__name__)
 
@@ -72,25 +72,25 @@ def _load(split: records.Split, index: int, size: Mapping[str, Any] | None = Non
     return image if size is None else images_lib.resize(image, size["height"], size["width"], size["interpolation"])
 
 
+def protocol(evals: Mapping[str, Any]) -> suite.Protocol:
+    """What a config's `evals` section asks to measure."""
+    keys = ("metric", "ap", "same_camera_filter", "rerank", "verification")
+    return suite.Protocol(**{key: evals[key] for key in keys})
+
+
 def rank(features: features_file.FeatureSet, evals: Mapping[str, Any]) -> ranking.RankingResult:
-    """Ranks with the protocol of a config's `evals` section."""
+    """The plain ranking alone, for scores during training."""
     return ranking.evaluate(
         features, metric=evals["metric"], ap=evals["ap"], same_camera_filter=evals["same_camera_filter"]
     )
 
 
-def write_page(
-    path: pathlib.Path,
-    features: features_file.FeatureSet,
-    ranked: ranking.RankingResult,
-    dataset: records.ReIDDataset,
-    queries: int,
-) -> None:
+def write_page(path: pathlib.Path, measured: suite.Report, dataset: records.ReIDDataset, queries: int) -> None:
     """Writes the page of ranked lists: query, top ten, right and wrong ones framed."""
     report.write_ranked_lists(
         path,
-        features,
-        ranked,
+        measured.feature_set,
+        measured.plain,
         lambda side, index: _load(dataset.split(side), index),
         max_queries=queries,
     )
@@ -108,7 +108,7 @@ def evaluate_run(path: str | pathlib.Path, *, best: bool = False, **evals: Any) 
         Scores as in `result.json`.
     """
     features, dataset, settings = features_of_run(path, best=best, **evals)
-    return rank(features, settings["evals"]).as_dict(dataset.name)
+    return suite.run(dataset.name, features, protocol(settings["evals"])).flat()
 
 
 def features_of_run(
@@ -172,6 +172,8 @@ def summary(result: Mapping[str, Any]) -> str:
     for name in dict.fromkeys(key.removeprefix(marker).split("/")[0] for key in result if key.startswith(marker)):
         lines.append(line(name.replace("_", " "), marker + name))
     lines.append(line("trained", dataset))
+    if f"{dataset}/rerank/mAP" in result:
+        lines.append(line("trained, re-ranked", f"{dataset}/rerank"))
     lines.append(
         f"  {result['num_query']} queries ({result['num_query_without_match']} without a match left out), "
         f"{result['num_gallery']} gallery images"
