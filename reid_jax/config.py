@@ -34,7 +34,11 @@ DATASETS: dict[str, Overrides] = {
 }
 
 # Keys that change where or how often something is written, not what is computed: a run may be resumed with others.
-PRESENTATION = ("data.root", "data.workers", "data.threads", "data.cache", "log.", "checkpoint.", "evals.", "notes")
+PRESENTATION = (
+    *("data.root", "data.workers", "data.threads", "data.cache", "log.", "checkpoint.", "notes"),
+    *("evals.every_epochs", "evals.batch_size", "evals.baselines", "evals.ranked_lists", "evals.rerank"),
+    "evals.verification",
+)
 
 
 class HelpRequested(Exception):
