@@ -57,18 +57,18 @@ class Experiment:
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
-    def initial_state(self) -> state.TrainState:
-        """Random variables from the config's seed, then the published weights the config names."""
+    def initial_state(self, *, weights: bool = True) -> state.TrainState:
+        """Random variables from the config's seed, then (unless the run is resumed) the weights the config names."""
         variables = inference.init_variables(self.model, self.settings, self.extractor.example_batch())
-        weights = self.settings["init"]["weights"]
-        if weights:
+        path = self.settings["init"]["weights"]
+        if path and weights:
             variables, outcome = models.load_weights(
                 self.settings["model"]["name"],
                 variables,
-                weights,
+                path,
                 allow_missing=self.settings["init"]["allow_missing"],
             )
-            LOG.info("weights from %s:\n%s", weights, outcome)
+            LOG.info("weights from %s:\n%s", path, outcome)
         return state.create(parallel.replicate(variables, self.mesh))
 
     def phases(self, params: Any) -> list[loop.Phase]:
@@ -188,14 +188,14 @@ class Experiment:
         Returns:
             The content of `result.json`, None without evaluation.
         """
-        initial = self.initial_state()
-        LOG.info("%s", trees.parameter_overview(initial.params, depth=1))
-        schedule = self.phases(initial.params)
         saved = checkpoints.Checkpoints(
             folder.checkpoints,
             best_metric=f"{self.dataset.name}/mAP",
             keep_best=self.settings["checkpoint"]["keep_best"],
         )
+        initial = self.initial_state(weights=saved.latest_step() is None)
+        LOG.info("%s", trees.parameter_overview(initial.params, depth=1))
+        schedule = self.phases(initial.params)
         train_state, meta = self._resume(saved, initial, schedule)
         if not train and not meta["step"]:
             raise errors.UserError(
