@@ -323,8 +323,8 @@ def _torch_row(kind: str, name: str, run: _TorchRun, seconds: tuple[list[float],
 
 def measure_input(*, quick: bool = False, **options: Any) -> list[Row]:
     """Images per second of the input pipeline, stage by stage (`reid_jax.data.benchmark.measure`)."""
-    brief = {"split": input_benchmark.drawn_split(64), "batches": 2, "rounds": 1} if quick else {}
-    return input_benchmark.measure(**{**brief, **options})
+    brief: Row = {"split": input_benchmark.drawn_split(64), "identities": 8, "batches": 2, "rounds": 1}
+    return input_benchmark.measure(**{**(brief if quick else {}), **options})
 
 
 def measure_ranking(kind: str, size: str) -> list[Row]:

@@ -20,7 +20,7 @@ from reid_jax.evaluation.features_file import FeatureSet
 from reid_jax.models import convert, resnet
 from reid_jax.train import checkpoints, state
 
-TINY = {"depths": (1, 1, 1, 1), "width": 4}
+TINY = {"variant": "resnet18", "depths": (1, 1, 1, 1), "width": 4}
 SIZE = {"data.height": 32, "data.width": 16, "evals.batch_size": 8}
 
 
@@ -58,7 +58,7 @@ def weights(tmp_path_factory):
 
     variables = jax.tree_util.tree_map_with_path(draw, shapes)
     flat = convert.to_torch(variables, ((r"^backbone\.", "base."), (r"^head(_|\.)b\.", "")))
-    flat["bottleneck.bias"] = np.zeros(128, np.float32)
+    flat["bottleneck.bias"] = np.zeros(32, np.float32)
     flat["base.bn1.num_batches_tracked"] = np.array(7)
     path = tmp_path_factory.mktemp("weights") / "bot.npz"
     np.savez(path, **flat)
@@ -98,7 +98,19 @@ NAMES = ["a.PNG", "b.jpg", "e.webp", "sub/c.bmp", "sub/deep/d.tif"]
 def test_a_plain_folder_by_the_script(script, weights, bot, photos, tmp_path, capsys):
     output = tmp_path / "new" / "features.npz"
     arguments = ["--model=bot", f"--weights={weights}", f"--images={photos}", f"--output={output}", "--batch-size=8"]
-    assert script.main([*arguments, "--height=32", "--width=16", "--option=width=4", "--option=depths=(1,1,1,1)"]) == 0
+    assert (
+        script.main(
+            [
+                *arguments,
+                "--height=32",
+                "--width=16",
+                "--option=width=4",
+                "--option=depths=(1,1,1,1)",
+                "--option=variant=resnet18",
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "plain images: 5 images" in printed
     assert "images/s" in printed
@@ -106,12 +118,12 @@ def test_a_plain_folder_by_the_script(script, weights, bot, photos, tmp_path, ca
         assert sorted(file.files) == ["features", "meta", "names"]
         features, names, meta = file["features"], file["names"].tolist(), json.loads(str(file["meta"]))
     assert names == NAMES
-    assert features.shape == (5, 128)
+    assert features.shape == (5, 32)
     assert features.dtype == np.float32
     assert meta["weights"] == {"file": "bot.npz", "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
     assert meta["normalised"] is True
     assert meta["metric"] == "cosine"
-    assert meta["model"] == {"name": "bot", "width": 4, "depths": [1, 1, 1, 1]}
+    assert meta["model"] == {"name": "bot", "width": 4, "depths": [1, 1, 1, 1], "variant": "resnet18"}
     assert meta["preprocessing"] == {
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
@@ -260,7 +272,7 @@ def test_images_that_cannot_be_read(bot, photos, tmp_path):
     assert "warning: left out:" in outcome.text()
     with np.load(output) as file:
         assert file["names"].tolist() == NAMES
-        assert file["features"].shape == (5, 128)
+        assert file["features"].shape == (5, 32)
         loaded = [inference.load_image(photos / name) for name in NAMES]
         np.testing.assert_allclose(file["features"], bot[0].images(bot[1], loaded).features, atol=2e-6)
 
@@ -289,17 +301,35 @@ def test_a_run_folder_newest_and_best(script, bot, photos, tmp_path, capsys):
     assert script.main([f"--run={folder.path}", "--best", f"--images={photos}", f"--output={output}"]) == 0
     with np.load(output) as file:
         meta = json.loads(str(file["meta"]))
-        assert file["features"].shape == (5, 128)
+        assert file["features"].shape == (5, 32)
     assert meta["weights"] == {"run": "run", "step": 10, "config_hash": config_lib.config_hash(config)}
     assert inference.from_run(folder.path, overrides={"evals.flip": True})[0].settings["evals"]["flip"] is True
-    assert "5 images: 128 values each" in capsys.readouterr().out
+    assert "5 images: 32 values each" in capsys.readouterr().out
 
 
-def test_untrained_weights_say_so(bot):
-    extractor, variables = inference.from_seed("bot", 3, options=TINY, overrides=SIZE)
-    assert extractor.origin == {"random": True, "seed": 3}
-    again = inference.from_seed("bot", 3, options=TINY, overrides=SIZE)[1]
-    jax.tree.map(np.testing.assert_array_equal, variables, again)
+def test_untrained_weights_say_so(script, bot, photos, tmp_path, monkeypatch):
+    drawn = []
+
+    def init(model, settings, batch):  # compiling the random numbers takes longer than all else here
+        drawn.append(settings["seed"])
+        assert batch["image"].shape == (1, 32, 16, 3)
+        return bot[1]
+
+    monkeypatch.setattr(inference, "init_variables", init)
+    output = tmp_path / "features.npz"
+    arguments = ["--model=bot", "--random-weights", "--seed=3", f"--images={photos}", f"--output={output}"]
+    tiny = [
+        "--batch-size=8",
+        "--height=32",
+        "--width=16",
+        "--option=width=4",
+        "--option=depths=(1,1,1,1)",
+        "--option=variant=resnet18",
+    ]
+    assert script.main([*arguments, *tiny]) == 0
+    assert drawn == [3]
+    with np.load(output) as file:
+        assert json.loads(str(file["meta"]))["weights"] == {"random": True, "seed": 3}
 
 
 MISTAKES = {

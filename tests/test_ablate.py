@@ -1,0 +1,112 @@
+"""Ablation tables: every cell is one run, finished ones are kept, the table is made of what is there."""
+
+import csv
+import importlib.util
+import json
+import pathlib
+import textwrap
+
+import pytest
+
+from reid_jax import ablation, errors
+
+# Stands in for scripts/main.py: writes the result that a run would, scores following row and seed.
+FAKE = """
+import json, pathlib, sys
+given = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
+folder = pathlib.Path(given["workdir"])
+folder.mkdir(parents=True, exist_ok=True)
+with open(folder.parent.parent / "calls.txt", "a") as calls:
+    calls.write(json.dumps(given) + "\\n")
+variants = given["config"].partition(":")[2].split(",")[1:]
+seed = int(given["config.seed"])
+if "broken" in variants:
+    sys.exit(2)
+score = 0.5 + 0.1 * len(variants) + 0.01 * seed
+scores = {f"toy/{name}": score for name in ("mAP", "rank1", "rank5", "rank10", "mINP")}
+about = {"parameters": 1234567, "steps": 30, "train_seconds": 12.4, "config_hash": "c", "device": "d", "commit": "e"}
+(folder / "result.json").write_text(json.dumps({"dataset": "toy", **scores, **about}))
+"""
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    fake = tmp_path / "main.py"
+    fake.write_text(textwrap.dedent(FAKE))
+    monkeypatch.setattr(ablation, "MAIN", fake)
+    return tmp_path / "runs"
+
+
+def plan(workdir, rows=("full", "a", "a+b"), seeds=(0, 1), **options):
+    return ablation.Plan("configs/toy.py", "demo", tuple(rows), tuple(seeds), pathlib.Path(workdir), **options)
+
+
+def calls(workdir):
+    return [json.loads(line) for line in (workdir / "calls.txt").read_text().splitlines()]
+
+
+def test_every_cell_is_one_run_seed_by_seed(workdir):
+    asked = plan(workdir, overrides=("--config.train.epochs=3",))
+    ablation.run(asked)
+    made = calls(workdir)
+    assert [(one["config"], one["config.seed"]) for one in made] == [
+        (f"configs/toy.py:{argument}", seed) for seed in "01" for argument in ("demo", "demo,a", "demo,a,b")
+    ]
+    assert all(one["config.train.epochs"] == "3" for one in made)
+    assert len({one["workdir"] for one in made}) == 6
+
+
+def test_finished_runs_are_kept_and_a_failed_one_is_made_again(workdir, capsys):
+    with pytest.raises(errors.UserError, match=r"row 'broken' seed 0 .*code 2 .*finished runs are kept"):
+        ablation.run(plan(workdir, rows=("full", "broken", "a"), seeds=(0,)))
+    assert len(calls(workdir)) == 2
+    # What is there makes a table.
+    assert [record["row"] for record in ablation.collect(plan(workdir, seeds=(0, 1, 2)))] == ["full"]
+    ablation.run(plan(workdir, rows=("full", "a"), seeds=(0,)))
+    assert len(calls(workdir)) == 3
+    assert "full seed 0: finished, kept" in capsys.readouterr().out
+    before = (workdir / "full" / "seed0" / "result.json").stat().st_mtime_ns
+    ablation.run(plan(workdir, rows=("full", "a"), seeds=(0,)))
+    assert len(calls(workdir)) == 3
+    assert (workdir / "full" / "seed0" / "result.json").stat().st_mtime_ns == before
+
+
+def test_the_table_has_mean_and_sample_deviation(workdir):
+    ablation.run(plan(workdir, rows=("a", "full"), seeds=(0, 1, 2)))
+    (workdir / "a" / "seed2" / "result.json").unlink()
+    (workdir / "a" / "seed1" / "result.json").unlink()
+    records = ablation.collect(plan(workdir, rows=("a", "full"), seeds=(0, 1, 2)))
+    lines = ablation.markdown(records).splitlines()
+    assert lines[0].startswith("| row | seeds | mAP (%) |")
+    # One run has no spread; 50, 51, 52 have a sample deviation of 1.
+    assert lines[2] == "| `a` | 1 | 60.0 | 60.0 | 60.0 | 1,234,567 | 12 |"
+    assert lines[3] == "| `full` | 3 | 51.0 ± 1.0 | 51.0 ± 1.0 | 51.0 ± 1.0 | 1,234,567 | 12 |"
+    assert len(lines) == 4
+
+
+def test_the_script_writes_csv_and_markdown(workdir, root, tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("tested_ablate", root / "scripts" / "ablate.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    arguments = [
+        "--config=configs/toy.py",
+        "--rows=full,a",
+        "--seeds=0,1",
+        f"--workdir={workdir}",
+        f"--results={tmp_path / 'results'}",
+        "--override=train.epochs=3",
+    ]
+    with pytest.raises(errors.UserError, match="at least one finished run"):
+        script.main([*arguments, "--table"])
+    assert not (tmp_path / "results").exists()
+    script.main(arguments)
+    assert len(calls(workdir)) == 4
+    with open(tmp_path / "results" / "toy.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["row"], row["seed"]) for row in rows] == [("full", "0"), ("a", "0"), ("full", "1"), ("a", "1")]
+    assert float(rows[1]["mAP"]) == pytest.approx(0.6)
+    table = (tmp_path / "results" / "toy.md").read_text()
+    assert "| `full` | 2 | 50.5 ± 0.7 |" in table
+    assert table in capsys.readouterr().out
+    script.main([*arguments, "--table"])
+    assert len(calls(workdir)) == 4
