@@ -73,7 +73,7 @@ DEMO = {
     "optimizer.learning_rate": 2e-3,
     "optimizer.weight_decays": ((".*", 5e-4),),
     "schedule": {"name": "warmup_cosine", "warmup_epochs": 1, "granularity": "step"},
-    "train.epochs": 14.0,
+    "train.epochs": 16.0,
     "evals.every_epochs": 0.0,
     "evals.baselines": True,
     "checkpoint.every_epochs": 1.0,
