@@ -48,20 +48,10 @@ def recipe() -> ConfigDict:
 
 # From scratch, triplets of unnormalised features drown the identity loss; the demo mines on the unit sphere.
 DEMO = {
-    **config_lib.DATASETS["synthped"],
-    "data.height": 128,
-    "data.width": 64,
-    "data.augment.pad_crop.pad": 4,
+    **config_lib.DEMO,
     "model.width": 24,
     "model.depths": (1, 1, 1, 1),
     "losses.tri.normalise": True,
-    "optimizer.learning_rate": 2e-3,
-    "schedule": {"name": "warmup_cosine", "warmup_epochs": 1, "granularity": "step"},
-    "train.epochs": 16.0,
-    "evals.every_epochs": 0.0,
-    "evals.baselines": True,
-    "checkpoint.every_epochs": 1.0,
-    "log.every_steps": 20,
 }
 
 PRESETS = {"demo": DEMO, **config_lib.DATASETS}

@@ -56,10 +56,7 @@ def recipe() -> ConfigDict:
 # where triplets of unnormalised features, an order of magnitude louder than the identity loss, drown it; so the demo
 # mines on the unit sphere. The published recipe starts from ImageNet weights and does not.
 DEMO = {
-    **config_lib.DATASETS["synthped"],
-    "data.height": 128,
-    "data.width": 64,
-    "data.augment.pad_crop.pad": 4,
+    **config_lib.DEMO,
     "model.width": 16,
     "model.depths": (1, 1, 1, 1),
     "model.level_depth": 1,
@@ -70,14 +67,6 @@ DEMO = {
     "model.heads": 4,
     "model.head_width": 16,
     **{f"losses.tri_{head}.normalise": True for head in ("b", "t1", "t2", "t3")},
-    "optimizer.learning_rate": 2e-3,
-    "optimizer.weight_decays": ((".*", 5e-4),),
-    "schedule": {"name": "warmup_cosine", "warmup_epochs": 1, "granularity": "step"},
-    "train.epochs": 16.0,
-    "evals.every_epochs": 0.0,
-    "evals.baselines": True,
-    "checkpoint.every_epochs": 1.0,
-    "log.every_steps": 20,
 }
 
 PRESETS = {"demo": DEMO, **config_lib.DATASETS}

@@ -33,6 +33,23 @@ DATASETS: dict[str, Overrides] = {
     "synthped_occluded": {"data.name": "synthped_occluded", "data.options": {"size": "demo", "seed": 0}},
 }
 
+# What the demos of all systems share: SynthPed at its own size, from scratch, minutes on two CPU cores. Without
+# pretrained weights a higher rate is needed, warmed up within an epoch.
+DEMO: Overrides = {
+    **DATASETS["synthped"],
+    "data.height": 128,
+    "data.width": 64,
+    "data.augment.pad_crop.pad": 4,
+    "optimizer.learning_rate": 2e-3,
+    "optimizer.weight_decays": ((".*", 5e-4),),
+    "schedule": {"name": "warmup_cosine", "warmup_epochs": 1, "granularity": "step"},
+    "train.epochs": 16.0,
+    "evals.every_epochs": 0.0,
+    "evals.baselines": True,
+    "checkpoint.every_epochs": 1.0,
+    "log.every_steps": 20,
+}
+
 # Keys that change where or how often something is written, not what is computed: a run may be resumed with others.
 PRESENTATION = (
     *("data.root", "data.workers", "data.threads", "data.cache", "log.", "checkpoint.", "notes"),
