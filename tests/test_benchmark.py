@@ -111,6 +111,7 @@ def test_utilisation_and_ratio_follow_from_the_median(monkeypatch):
     assert row["gflop_per_s"] == pytest.approx(2000)
     assert row["mfu"] == pytest.approx(0.25)
     assert row["speed_of_torch"] == pytest.approx(3.0)
+    assert row["fastest_of_torch"] == pytest.approx(2.5)
     assert "25.0 %" in benchmarks.table([row])
 
 
