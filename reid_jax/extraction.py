@@ -57,7 +57,7 @@ class Files(Sequence):
             )
             if self.on_bad_image == "fail":
                 raise errors.UserError(
-                    f"{sentence.rstrip('.')}, or leave such images out with --on-bad-image skip."
+                    f"{sentence.rstrip('.')} (--on-bad-image skip leaves out all such files)."
                 ) from None
             self.bad[int(index)] = sentence
             image = np.full((1, 1, 3), 128, np.uint8)
