@@ -1,6 +1,6 @@
 """Converts published weights into this package's format, strictly, and prints the fate of every key.
 
-    python scripts/convert_weights.py --model mfv --weights FILE.pth --output DIR [--option num_classes=751]
+    python scripts/convert_weights.py --model mfv --weights FILE.pth --output DIR
 
 A bare residual network's file fills the model's `backbone`; the report then lists the backbone alone.
 Writes DIR/weights.npz (arrays by path, "params/..." and "batch_stats/...") and DIR/report.txt.
@@ -9,14 +9,13 @@ Writes DIR/weights.npz (arrays by path, "params/..." and "batch_stats/...") and 
 from __future__ import annotations
 
 import argparse
-import ast
 import pathlib
 
 import jax
 import numpy as np
 
-from reid_jax import cli, errors, models
-from reid_jax.models import convert
+from reid_jax import cli, models
+from reid_jax.models import convert, torch_files
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -35,28 +34,21 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def options_of(pairs: list[str]) -> dict[str, object]:
-    """KEY=VALUE texts to fields; values are Python literals, or text where they are none.
-
-    Raises:
-        UserError: a pair has no "=".
-    """
-    options: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals:
-            raise errors.UserError(f"--option wants KEY=VALUE, not {pair!r}.")
-        try:
-            options[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            options[key] = text
-    return options
+def classes_in(path: str) -> int:
+    """The number of identities a file was trained for: rows of its classifier, 1 where it has none."""
+    rows = [
+        array.shape[0]
+        for name, array in torch_files.read_weights(path).items()
+        if "classifier" in name and getattr(array, "ndim", 0) == 2
+    ]
+    return rows[0] if rows else 1
 
 
 def main(arguments: list[str]) -> None:
     """Reads, checks, prints and writes; nothing is written for weights that do not fit."""
     settings = parse(arguments)
-    options = options_of(settings.option)
+    options = cli.parse_options(settings.option)
+    options.setdefault("num_classes", classes_in(settings.weights))
     model = models.build(settings.model, **options)
     batch = {
         "image": jax.ShapeDtypeStruct((2, settings.height, settings.width, 3), np.float32),

@@ -34,3 +34,11 @@ def golden_folder() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("the reference outputs (../shared/golden) are not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def market():
+    """The module that writes Market-layout folders."""
+    from tests.helpers import market_folder
+
+    return market_folder
