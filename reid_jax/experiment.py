@@ -20,7 +20,7 @@ import jax
 from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
-from reid_jax import errors, inference, models, parallel, run_folder, scoring, trees
+from reid_jax import errors, inference, models, parallel, run_folder, scoring, settings_check, trees
 from reid_jax.data import checks, pipeline, records, samplers
 from reid_jax.evaluation import features_file, ranking, suite
 from reid_jax.train import checkpoints, extras, loop, metrics, objective, optimizer, phases, state, step
@@ -42,6 +42,7 @@ class Experiment:
     def __init__(self, config: ConfigDict, dataset: records.ReIDDataset | None = None) -> None:
         self.config = config
         self.settings: dict[str, Any] = config_lib.to_dict(config)
+        settings_check.check(self.settings)
         self.mesh = parallel.mesh()
         self.dataset = scoring.open_data(self.settings["data"]) if dataset is None else dataset
         parallel.agree("the data set", self.dataset.index_hash())
@@ -85,6 +86,11 @@ class Experiment:
         # Each phase reads its own stream of batches.
         seed = settings["seed"] + 1000 * index
         sampler = samplers.build(settings["data"]["sampler"], self.labels, seed)
+        if sampler.batch_size % self.mesh.size:
+            raise errors.UserError(
+                f"a batch of {sampler.batch_size} images does not divide evenly over {self.mesh.size} devices; change "
+                "data.sampler so that the batch is a multiple of their number, or use fewer devices."
+            )
         steps_per_epoch = sampler.batches_per_epoch
         total = max(1, round(settings["train"]["epochs"] * steps_per_epoch))
         transformation, groups = optimizer.build(
@@ -121,6 +127,25 @@ class Experiment:
             learning_rates=groups.learning_rates,
             margins=_margins(settings["losses"]),
         )
+
+    def rehearse(self, initial: state.TrainState, schedule: list[loop.Phase]) -> None:
+        """Traces every phase on shapes and reads one batch of it, so that a mistake in a later phase is told now.
+
+        The traced programs are kept by jit: the first real step does not trace again.
+        """
+        sharded, replicated = parallel.sharded(self.mesh), parallel.replicated(self.mesh)
+        abstract = initial
+        for index, (phase, (_, settings)) in enumerate(zip(schedule, phases.phase_configs(self.settings), strict=True)):
+            alone = {**settings["data"], "workers": 0, "threads": 0, "cache": "none"}
+            with self._open_batches(alone, settings["seed"] + 1000 * index, 0) as batches:
+                local = next(batches)
+            batch = {
+                name: jax.ShapeDtypeStruct((phase.batch_size, *value.shape[1:]), value.dtype, sharding=sharded)
+                for name, value in local.items()
+            }
+            abstract = jax.eval_shape(phase.begin, abstract)
+            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract)
+            jax.eval_shape(phase.step, abstract, batch)
 
     def _extras(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         decay = settings["train"]["ema_decay"]
@@ -218,7 +243,7 @@ class Experiment:
             "train_seconds": round(meta["train_seconds"], 1),
             "images_per_second": round(_images_until(steps, schedule) / max(meta["train_seconds"], 1e-9), 1),
         }
-        return self._finish(folder, test_variables(train_state), about)
+        return self._finish(folder, test_variables(train_state), about, complete=steps == schedule[-1].last_step)
 
     def _resume(
         self, saved: checkpoints.Checkpoints, initial: state.TrainState, schedule: list[loop.Phase]
@@ -286,9 +311,9 @@ class Experiment:
         )
 
     def _finish(
-        self, folder: run_folder.RunFolder, variables: inference.Variables, about: Mapping[str, Any]
+        self, folder: run_folder.RunFolder, variables: inference.Variables, about: Mapping[str, Any], *, complete: bool
     ) -> dict[str, Any]:
-        """The final scores, `result.json` and the page of ranked lists."""
+        """The final scores, the page of ranked lists, and (its presence says so) `result.json` of a complete run."""
         began = time.perf_counter()
         features = self.features(variables)
         seconds = time.perf_counter() - began
@@ -308,7 +333,10 @@ class Experiment:
             queries = self.settings["evals"]["ranked_lists"]
             if queries:
                 scoring.write_page(folder.ranked_lists, measured, self.dataset, queries)
-            folder.write_result(result)
+            if complete:
+                folder.write_result(result)
+            else:
+                LOG.warning("evaluated after %d steps: training is not complete, so no result.json.", about["steps"])
         return result
 
 
@@ -336,5 +364,5 @@ def _margins(terms: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     return {
         f"loss/{name}": math.log(2) if term.get("margin") == "soft" else float(term.get("margin", 0.3))
         for name, term in terms.items()
-        if term and term["loss"] == "triplet"
+        if term and term.get("loss") == "triplet"
     }

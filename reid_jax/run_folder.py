@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ class RunFolder:
             stored = self.read_config()
             changed = config_lib.differences(config, stored)
             # A folder without a checkpoint holds nothing to protect: a mistake in its config was found at once.
-            if changed and self.checkpoints.is_dir():
+            if changed and self.has_checkpoint():
                 raise errors.UserError(
                     f"{self.path} holds a run of another config ({'; '.join(changed[:4])}"
                     f"{'; ...' if len(changed) > 4 else ''}); give another --workdir, or the config it was made with."
@@ -50,8 +51,23 @@ class RunFolder:
                 return
         if self.path.exists() and not self.path.is_dir():
             raise errors.UserError(f"expected --workdir to be a folder, {self.path} is a file; give another --workdir.")
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.config, config_lib.to_json(config))
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.config, config_lib.to_json(config))
+        except OSError as error:
+            raise errors.UserError(
+                f"cannot write the run folder {self.path} ({error.strerror}); give a --workdir that can be written."
+            ) from error
+
+    def has_checkpoint(self) -> bool:
+        """Whether anything trained lies here."""
+        return self.checkpoints.is_dir() and any(one.name.isdigit() for one in self.checkpoints.iterdir())
+
+    def discard_untrained(self) -> None:
+        """Removes the folder when the run in it ended before its first step was logged; for folders just made."""
+        metrics = self.path / "metrics.jsonl"
+        if not self.has_checkpoint() and not (metrics.is_file() and metrics.stat().st_size):
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def read_config(self) -> ConfigDict:
         """The config this run was made with.

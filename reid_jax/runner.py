@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
-from reid_jax import experiment, parallel, run_folder, scoring
+from reid_jax import errors, experiment, parallel, run_folder, scoring
 from reid_jax.train import metrics
 
 LOG = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_an
     if mode == "eval":
         folder.read_config()
     parallel.agree("the config", config_lib.config_hash(config))
+    fresh = not folder.path.exists()
     if parallel.is_main():
         folder.claim(config)
     parallel.agree_on_folder(folder.path)
@@ -46,12 +47,18 @@ def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_an
             print(scoring.summary(finished))
             print(f"{folder.path} is complete ({finished['steps']} steps); for a new run give another --workdir.")
         return 0
-    with metrics.log_to(folder.path, active=parallel.is_main()):
-        LOG.info("%s", _headline(config, folder))
-        result = experiment.Experiment(config).run(folder, train=mode != "eval", evaluate=mode != "train")
+    try:
+        with metrics.log_to(folder.path, active=parallel.is_main()):
+            LOG.info("%s", _headline(config, folder))
+            result = experiment.Experiment(config).run(folder, train=mode != "eval", evaluate=mode != "train")
+    except errors.UserError:
+        if fresh and parallel.is_main():
+            folder.discard_untrained()
+        raise
     if parallel.is_main() and result is not None:
         print(scoring.summary(result))
-        print(f"written: {folder.path}/ (result.json, ranked_lists.html, metrics.jsonl, checkpoints/, log.txt)")
+        files = "result.json, " if folder.result.is_file() else ""
+        print(f"written: {folder.path}/ ({files}ranked_lists.html, metrics.jsonl, checkpoints/, log.txt)")
     return 0
 
 
