@@ -75,7 +75,9 @@ def init_variables(model: Any, settings: Mapping[str, Any], batch: Mapping[str, 
         params_key, dropout_key = jax.random.split(key)
         return model.init({"params": params_key, "dropout": dropout_key}, preprocess(batch), train=False)
 
-    variables = jax.jit(init)(jax.random.key(settings["seed"]))
+    # A hundred random draws that run once: optimising them would take most of a small run's start-up.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    variables = jax.jit(init, compiler_options=quick)(jax.random.key(settings["seed"]))
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
@@ -99,8 +101,7 @@ class Extractor:
         self.model, self.settings, self.mesh, self.origin = model, settings, mesh, dict(origin or {})
         data, evals = settings["data"], settings["evals"]
         self.size = {name: data[name] for name in ("height", "width", "interpolation")}
-        share = jax.device_count()
-        self.batch_size = -(-evals["batch_size"] // share) * share
+        self.batch_size = -(-evals["batch_size"] // mesh.size) * mesh.size
         preprocess = make_preprocess(settings["preprocess"])
 
         def describe(variables: Variables, batch: Mapping[str, jax.Array]) -> descriptors.Descriptor:
