@@ -172,6 +172,11 @@ class Loop:
                 window.losses.append((step, metrics["loss"]))
                 if len(window.losses) > RUN_AHEAD:
                     jax.block_until_ready(window.losses[-1 - RUN_AHEAD][1])
+                if step == first_step + 1:
+                    # The first step here compiles, after a resume as well; timing starts after it.
+                    window.check()
+                    LOG.info("first step%s compiled and done in %.1f s", _of(phase), time.perf_counter() - window.began)
+                    window = _Window()
                 window = self._after_step(phase, state, step, metrics, window, progress)
         return state
 
@@ -187,11 +192,6 @@ class Loop:
         """Log, evaluate, save: in this order, each when it is due. Returns the window to go on with."""
         last = step == self.last_step
         due = {name: _due(step, getattr(self.every, name), last) for name in ("log", "evaluate", "save")}
-        if step == 1 or step == phase.first_step + 1:
-            # The first step compiles; timing starts after it.
-            window.check()
-            LOG.info("first step%s compiled and done in %.1f s", _of(phase), time.perf_counter() - window.began)
-            window = _Window()
         if due["log"]:
             window.check()
             self._log(phase, step, metrics, window, progress)
