@@ -325,7 +325,7 @@ def _torch_row(kind: str, name: str, run: _TorchRun, seconds: tuple[list[float],
 
 def measure_input(*, quick: bool = False, **options: Any) -> list[Row]:
     """Images per second of the input pipeline, stage by stage (`reid_jax.data.benchmark.measure`)."""
-    brief: Row = {"split": input_benchmark.drawn_split(64), "identities": 8, "batches": 2, "rounds": 1}
+    brief: Row = {"split": input_benchmark.drawn_split(64), "identities": 8, "batches": 12, "rounds": 1}
     return input_benchmark.measure(**{**(brief if quick else {}), **options})
 
 

@@ -98,11 +98,13 @@ def measure(
         streams[name] = (open_stream(threads=threads, workers=workers, cache="none"), threads)
     try:
         _fill(streams, len(split) // size + 1)
-        candidates: dict[str, tuple[Callable[[], Any], int, int]] = {
-            name: (run, count, 0) for name, (run, count) in stages.items()
+        candidates: dict[str, tuple[Callable[[], Any], int, int, Callable[[], Any]]] = {
+            name: (run, count, 0, lambda: None) for name, (run, count) in stages.items()
         }
         for name, (stream, used) in streams.items():
-            candidates[name] = (functools.partial(_take, stream, batches), batches * size, used)
+            # Batches made ahead while others were measured do not count: the buffers are emptied first.
+            empty = functools.partial(_take, stream, 2 * (used + workers) + 1 if used else 0)
+            candidates[name] = (functools.partial(_take, stream, batches), batches * size, used, empty)
         return _alternate(candidates, rounds)
     finally:
         for stream, _ in streams.values():
@@ -120,10 +122,13 @@ def _fill(streams: dict[str, tuple[Iterator[Any], int]], count: int) -> None:
         _take(stream, 2 * count)
 
 
-def _alternate(candidates: dict[str, tuple[Callable[[], Any], int, int]], rounds: int) -> list[dict[str, Any]]:
+def _alternate(
+    candidates: dict[str, tuple[Callable[[], Any], int, int, Callable[[], Any]]], rounds: int
+) -> list[dict[str, Any]]:
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
-        for name, (run, _, _) in candidates.items():
+        for name, (run, _, _, prepare) in candidates.items():
+            prepare()
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
@@ -134,7 +139,7 @@ def _alternate(candidates: dict[str, tuple[Callable[[], Any], int, int]], rounds
             "spread": max(seconds[name]) / min(seconds[name]),
             "threads": threads,
         }
-        for name, (_, count, threads) in candidates.items()
+        for name, (_, count, threads, _) in candidates.items()
     ]
 
 
