@@ -1,0 +1,102 @@
+"""A run of seconds: MFV with every part in place on the smallest SynthPed, in this process or in one of its own.
+
+One config serves all whole-run tests, so that its programs are compiled once and found in the cache afterwards. It has
+what makes a step depend on the whole batch and on chance: batch normalisation, mining, dropout, boxes filled with
+noise, an averaged model.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from reid_jax import cli
+from reid_jax import config as config_lib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+SMALL = {
+    "data.height": 64,
+    "data.width": 32,
+    "data.sampler": {"name": "identity_groups", "identities": 4, "images": 2},
+    "evals.ranked_lists": 4,
+    "log.every_steps": 1,
+}
+# Rates and epsilon: large enough to learn something in ten steps, and Adam's quotient g / (sqrt(v) + epsilon) stays a
+# smooth function of the gradient. With the usual 1e-8 a gradient of 1e-9 that is all rounding moves its parameter a
+# full step in a direction of chance, and no two summation orders would agree.
+MFV: dict[str, Any] = {
+    **SMALL,
+    "data.options": {"size": "tiny", "seed": 0},
+    "data.augment.erase": {"probability": 0.5, "area": (0.02, 0.4), "aspect": (0.3, 3.3), "tries": 100},
+    "preprocess.erase_fill": "noise",
+    "model.width": 4,
+    "model.depths": (1, 1, 1, 1),
+    "model.level_depth": 1,
+    "model.tfe_width": 16,
+    "model.tfe_depths": (1, 1, 1),
+    "model.ffn_width": 16,
+    "model.slots": 8,
+    "model.dropout": 0.1,
+    "optimizer.learning_rate": 1e-3,
+    "optimizer.epsilon": 1e-2,
+    "schedule": {"name": "constant"},
+    "train.epochs": 2.0,  # 12 steps
+    "train.ema_decay": 0.9,
+    "evals.every_epochs": 0.0,
+    "evals.flip": True,
+    "checkpoint.every_epochs": 1.0,
+}
+BOT: dict[str, Any] = {
+    **SMALL,
+    "model.width": 4,
+    "model.depths": (1, 1, 1, 1),
+    "train.epochs": 2.0,
+    "schedule.warmup_epochs": 1,
+    "schedule.milestones_epochs": (1, 2),
+    "evals.every_epochs": 0.0,
+    "checkpoint.every_epochs": 1.0,
+}
+
+
+def config(
+    root: pathlib.Path, name: str = "mfv:synthped", base: Mapping[str, Any] = MFV, **overrides: Any
+) -> ConfigDict:
+    """The config of a run; keys of `overrides` have `__` for the dot."""
+    made = cli.load_config(str(ROOT / "configs" / name.replace(":", ".py:", 1)))
+    config_lib.override(made, {**base, "data.root": str(root)})
+    config_lib.override(made, {key.replace("__", "."): value for key, value in overrides.items()})
+    return made
+
+
+def write(made: ConfigDict, path: pathlib.Path) -> str:
+    """Writes a config as a config file, for runs in another process; returns the argument that names it."""
+    body = f"def get_config(argument):\n    return ConfigDict({config_lib.to_dict(made)!r})\n"
+    path.write_text(f"from ml_collections import ConfigDict\n\n\n{body}")
+    return f"--config={path}"
+
+
+def start(arguments: list[str], devices: int = 8, script: str = "main.py", **popen: Any) -> subprocess.Popen[str]:
+    """Starts a script in a process of its own; compiled programs come from the suite's cache."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / script), *arguments],
+        **{"cwd": ROOT, "env": environment, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | popen,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error; the process never outlives the test."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    return process.returncode, out, err

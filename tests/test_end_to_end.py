@@ -1,0 +1,160 @@
+"""Whole runs at the smallest size: what a user is promised of the run folder, the second call, modes and scores."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from reid_jax import errors, inference, runner, scoring
+from reid_jax.data import prepare
+from reid_jax.train import checkpoints, metrics
+from tests.helpers import market_folder, tiny
+
+SCORES = ("mAP", "mINP", "rank1", "rank5", "rank10")
+STEPS = 12
+
+
+def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
+    """One run and everything that may be done with its folder; in one test, for it is compiled and trained once."""
+    config = tiny.config(tmp_path / "data", evals__every_epochs=1.0, evals__baselines=True, evals__rerank=True)
+    workdir = tmp_path / "run"
+
+    # Training alone leaves checkpoints and metrics and no result.
+    assert runner.run(config, workdir=str(workdir), mode="train") == 0
+    assert not (workdir / "result.json").exists()
+    assert checkpoints.steps(workdir / "checkpoints")[-1] == STEPS
+    lines = metrics.read(workdir)
+    trained = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in trained] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in lines if "synthped/mAP" in line] == [6, 12]
+    assert all(math.isfinite(line["loss"]) and line["gradient_norm"] > 0 for line in trained)
+    terms = {name for name in trained[-1] if name.startswith("loss/")}
+    assert terms == {f"loss/{kind}_{head}" for kind in ("ce", "tri") for head in ("b", "t1", "t2", "t3")}
+
+    # The same call without `mode` goes on where training ended: it evaluates and writes.
+    capsys.readouterr()
+    assert runner.run(config, workdir=str(workdir)) == 0
+    assert metrics.read(workdir) == lines
+    result = json.loads((workdir / "result.json").read_text())
+    assert "trained" in capsys.readouterr().out
+    expected = {f"synthped/{score}" for score in SCORES} | {f"synthped/rerank/{score}" for score in SCORES}
+    expected |= {
+        f"synthped/baseline/{name}/{score}" for name in ("untrained", "raw_pixels", "hsv_histogram") for score in SCORES
+    }
+    assert expected <= set(result)
+    assert all(0 <= result[key] <= 1 for key in expected)
+    others = {"ap_rule", "num_query", "num_gallery", "num_query_without_match", "images_per_second"}
+    assert others | {"config_hash", "index_hash"} <= set(result)
+    # 49 gallery images, 4 of them junk.
+    assert (result["num_query"], result["num_gallery"], result["steps"]) == (18, 45, STEPS)
+    assert result["images_per_second"] > 0
+    present = {path.name for path in workdir.iterdir()}
+    assert {"config.json", "metrics.jsonl", "checkpoints", "result.json", "log.txt", "ranked_lists.html"} <= present
+    assert any(name.startswith("events.out.tfevents") for name in present)
+    assert json.loads((workdir / "config.json").read_text())["train"]["epochs"] == 2.0
+    assert "mAP" in (workdir / "log.txt").read_text()
+
+    # The scores are those of the averaged model, in training, at the end, and from the folder afterwards.
+    last = next(line for line in reversed(lines) if "synthped/mAP" in line)
+    extractor, variables = inference.from_run(workdir)
+    raw, _ = checkpoints.restore_variables(workdir / "checkpoints")
+    assert not all(
+        np.array_equal(one, other) for one, other in zip(jax.tree.leaves(raw), jax.tree.leaves(variables), strict=True)
+    )
+    again = scoring.evaluate_run(workdir)
+    for score in SCORES:
+        assert last[f"synthped/{score}"] == result[f"synthped/{score}"] == again[f"synthped/{score}"]
+    features, dataset, _ = scoring.features_of_run(workdir)
+    assert features.query_features.shape == (18, 4 * 32 + 16)
+    pictures = [scoring._load(dataset.query, index) for index in range(3)]
+    described = extractor.images(variables, pictures).features
+    np.testing.assert_allclose(described, features.query_features[:3], rtol=0, atol=1e-6)
+    # Flipping is on: a mirrored picture has the same descriptor.
+    mirrored = extractor.images(variables, [picture[:, ::-1] for picture in pictures]).features
+    np.testing.assert_allclose(mirrored, described, rtol=0, atol=1e-5)
+
+    # Once more: complete, nothing is done again. `eval` does evaluate again.
+    before = (workdir / "result.json").stat().st_mtime_ns
+    assert runner.run(config, workdir=str(workdir)) == 0
+    assert "is complete (12 steps)" in capsys.readouterr().out
+    assert (workdir / "result.json").stat().st_mtime_ns == before
+    assert runner.run(config, workdir=str(workdir), mode="eval") == 0
+    evaluated = json.loads((workdir / "result.json").read_text())
+    assert {key: evaluated[key] for key in expected} == {key: result[key] for key in expected}
+
+    # Another config has no place here; how often something is written may differ.
+    other = tiny.config(tmp_path / "data", optimizer__learning_rate=5e-3, evals__baselines=True, evals__rerank=True)
+    with pytest.raises(
+        errors.UserError, match=r"another config \(optimizer.learning_rate: 0.001 -> 0.005\); give anot"
+    ):
+        runner.run(other, workdir=str(workdir))
+    rarer = tiny.config(tmp_path / "data", log__every_steps=5)
+    assert runner.run(rarer, workdir=str(workdir)) == 0
+
+
+def test_an_unfinished_run_can_be_evaluated_and_still_be_finished(tmp_path, monkeypatch, capsys):
+    """`eval` between two sessions must not make the run look complete; micro-batches, no average, cosine."""
+    prepare.prepare("synthped", tmp_path / "data", size="tiny")
+    options = {"size": "tiny", "seed": 0}
+    config = tiny.config(
+        tmp_path / "data",
+        "bot:synthped",
+        tiny.BOT,
+        data__options=options,
+        train__accumulate=2,
+        data__sampler={"name": "identity_groups", "identities": 8, "images": 2},
+        train__epochs=4.0,
+        checkpoint__every_steps=1,
+    )
+    workdir = tmp_path / "run"
+
+    def broken(*_):
+        raise errors.UserError("the power is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.Progress, "show", lambda self, step, values: broken() if step == 4 else None)
+        with pytest.raises(errors.UserError, match="the power is gone"):
+            runner.run(config, workdir=str(workdir))
+    assert checkpoints.steps(workdir / "checkpoints") == [3]
+    assert runner.run(config, workdir=str(workdir), mode="eval") == 0
+    assert "trained" in capsys.readouterr().out
+    assert not (workdir / "result.json").exists()
+    assert (workdir / "ranked_lists.html").exists()
+    assert runner.run(config, workdir=str(workdir)) == 0
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["steps"] == 12
+    assert [line["step"] for line in metrics.read(workdir)] == list(range(1, 13))
+
+
+def test_the_same_on_real_files(tmp_path):
+    """A Market-1501 folder of drawn JPEGs: prepared and trained by the commands of the README, nothing special."""
+    market_folder.write(
+        tmp_path / "raw", train_identities=24, test_identities=24, cameras=3, shots=2, height=64, width=32
+    )
+    root = tmp_path / "data"
+    code, out, err = tiny.finish(
+        tiny.start(["market1501", "--root", str(root), "--source", str(tmp_path / "raw")], 1, "prepare_dataset.py")
+    )
+    assert code == 0, err
+    assert "24" in out
+    small = {key: value for key, value in tiny.BOT.items() if not isinstance(value, dict)}
+    small |= {"data.sampler.identities": 4, "data.sampler.images": 2, "data.root": root}
+    overrides = [f"--config.{key}={value}" for key, value in small.items()]
+    arguments = ["--config=configs/bot.py:market1501", *overrides, f"--workdir={tmp_path / 'run'}"]
+    code, out, err = tiny.finish(tiny.start(arguments, 1))
+    assert code == 0, err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["dataset"] == "market1501"
+    # 24 people, 3 cameras, one query and one gallery image of each; 3 distractors, 3 junk images that do not count.
+    assert (result["num_query"], result["num_gallery"], result["num_query_without_match"]) == (72, 75, 0)
+    assert all(0 <= result[f"market1501/{score}"] <= 1 for score in SCORES)
+    assert result["market1501/mAP"] > 0.05
+    assert re.search(r"00\d\d_c\ds1_\d{6}_00\.jpg", (tmp_path / "run" / "ranked_lists.html").read_text())
+    # Log lines reach a user without a terminal; a library's own chatter does not, nor what is said of the demo alone.
+    assert "Load dataset info" not in err
+    assert "demo:" not in err
