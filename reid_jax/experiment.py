@@ -128,14 +128,18 @@ class Experiment:
             margins=_margins(settings["losses"]),
         )
 
-    def rehearse(self, initial: state.TrainState, schedule: list[loop.Phase]) -> None:
-        """Traces every phase on shapes and reads one batch of it, so that a mistake in a later phase is told now.
+    def rehearse(self, initial: state.TrainState, schedule: list[loop.Phase], first_step: int = 0) -> None:
+        """Traces what is left to train on shapes and reads one batch of each phase: a mistake in a later phase, in a
+        loss term or in an augmentation is told now.
 
         The traced programs are kept by jit: the first real step does not trace again.
         """
         sharded, replicated = parallel.sharded(self.mesh), parallel.replicated(self.mesh)
         abstract = initial
         for index, (phase, (_, settings)) in enumerate(zip(schedule, phases.phase_configs(self.settings), strict=True)):
+            abstract = jax.eval_shape(phase.begin, abstract)
+            if phase.last_step <= first_step:
+                continue
             alone = {**settings["data"], "workers": 0, "threads": 0, "cache": "none"}
             with self._open_batches(alone, settings["seed"] + 1000 * index, 0) as batches:
                 local = next(batches)
@@ -143,7 +147,6 @@ class Experiment:
                 name: jax.ShapeDtypeStruct((phase.batch_size, *value.shape[1:]), value.dtype, sharding=sharded)
                 for name, value in local.items()
             }
-            abstract = jax.eval_shape(phase.begin, abstract)
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract)
             jax.eval_shape(phase.step, abstract, batch)
 
@@ -221,6 +224,8 @@ class Experiment:
         initial = self.initial_state(weights=saved.latest_step() is None)
         LOG.info("%s", trees.parameter_overview(initial.params, depth=1))
         schedule = self.phases(initial.params)
+        if train:
+            self.rehearse(initial, schedule, saved.latest_step() or 0)
         train_state, meta = self._resume(saved, initial, schedule)
         if not train and not meta["step"]:
             raise errors.UserError(
