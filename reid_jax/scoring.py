@@ -132,7 +132,6 @@ def feature_meta(settings: Mapping[str, Any]) -> dict[str, Any]:
         "preprocessing": {**settings["preprocess"], **{key: data[key] for key in ("height", "width", "interpolation")}},
         "flip": settings["evals"]["flip"],
         "metric": settings["evals"]["metric"],
-        "normalised": False,
     }
 
 

@@ -270,8 +270,9 @@ def _refuse(report: Report, allow_missing: Sequence[str], wanted: int) -> None:
 
 
 def submodule_of(flat: Mapping[str, np.ndarray], variables: Variables) -> str:
-    """ "backbone" for a bare residual network's file and a model that has one as its backbone, else ""."""
-    bare = "conv1.weight" in flat and "layer1.0.conv1.weight" in flat
+    """ "backbone" for a file of a backbone alone (published, or saved by us) and a model that has one, else ""."""
+    published = "conv1.weight" in flat and "layer1.0.conv1.weight" in flat
+    bare = published or all(name.partition("/")[2].startswith("backbone/") for name in flat)
     return "backbone" if bare and "backbone" in variables["params"] else ""
 
 

@@ -159,6 +159,14 @@ def test_script_fills_the_backbone_from_a_torchvision_file(tmp_path, root, capsy
         kernel = archive["params/backbone/layer1_0/conv2/kernel"]
         np.testing.assert_array_equal(kernel, weights["layer1.0.conv2.weight"].transpose(2, 3, 1, 0))
         assert not any("head_b" in name for name in archive.files)
+        converted = {name: archive[name] for name in archive.files if name != "meta"}
+    # What was written starts a model with other identities, its head left alone.
+    model = models.build("bot", num_classes=7, depths=(2, 1, 2, 1), width=8)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), {"image": jnp.zeros((1, 64, 32, 3))}, train=False))
+    loaded, _ = models.load_weights("bot", variables, tmp_path / "out" / "weights.npz")
+    flat = convert.flatten(loaded)
+    assert all(np.array_equal(flat[name], value) for name, value in converted.items())
+    assert isinstance(flat["params/head_b/classifier/kernel"], jax.ShapeDtypeStruct)
     with pytest.raises(errors.UserError, match="are not those of this model"):
         script.main([*arguments[:-2], "--option", "width=4", "--output", str(tmp_path / "never")])
     assert not (tmp_path / "never").exists()
