@@ -13,7 +13,8 @@ import pathlib
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from reid_jax import errors
 
@@ -79,24 +80,37 @@ def run(plan: Plan) -> None:
             )
 
 
-def collect(plan: Plan) -> list[dict[str, float | int | str]]:
-    """One record per finished run: row, seed, scores in [0, 1], parameters, steps, wall seconds."""
-    records = []
+ABOUT = ("parameters", "steps", "train_seconds", "config_hash", "device", "commit")
+
+
+def collect(plan: Plan) -> list[dict[str, Any]]:
+    """One record per finished run: row, seed, scores in [0, 1], parameters, steps, wall seconds.
+
+    What the first row's runs measured without training (raw pixels, a colour histogram, the untrained network) comes
+    first, as rows of its own with nothing trained.
+    """
+    trained, untrained = [], []
     for row, seed, folder in plan.cells():
         file = folder / "result.json"
         if not file.is_file():
             continue
         result = json.loads(file.read_text())
         dataset = result["dataset"]
-        scores = {metric: result[f"{dataset}/{metric}"] for metric in METRICS}
-        about = {
-            key: result[key] for key in ("parameters", "steps", "train_seconds", "config_hash", "device", "commit")
-        }
-        records.append({"row": row, "seed": seed, "dataset": dataset, **scores, **about})
-    return records
+        cell = {"seed": seed, "dataset": dataset}
+        trained.append({"row": row, **cell, **_scores(result, dataset), **{key: result[key] for key in ABOUT}})
+        if row == plan.rows[0]:
+            nothing = {**{key: result[key] for key in ABOUT}, "parameters": 0, "steps": 0, "train_seconds": 0.0}
+            prefix = f"{dataset}/baseline/"
+            names = dict.fromkeys(key.removeprefix(prefix).split("/")[0] for key in result if key.startswith(prefix))
+            untrained += [{"row": name, **cell, **_scores(result, prefix + name), **nothing} for name in names]
+    return untrained + trained
 
 
-def write_csv(path: pathlib.Path, records: Sequence[dict]) -> None:
+def _scores(result: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    return {metric: result[f"{prefix}/{metric}"] for metric in METRICS}
+
+
+def write_csv(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Writes every finished run as a line."""
     if not records:
         raise errors.UserError(
@@ -109,7 +123,7 @@ def write_csv(path: pathlib.Path, records: Sequence[dict]) -> None:
         writer.writerows(records)
 
 
-def markdown(records: Sequence[dict], metrics: Sequence[str] = ("mAP", "rank1", "mINP")) -> str:
+def markdown(records: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ("mAP", "rank1", "mINP")) -> str:
     """The table: rows in the order they were asked for, mean ± sample standard deviation in per cent."""
     rows = list(dict.fromkeys(record["row"] for record in records))
     lines = [
@@ -119,8 +133,9 @@ def markdown(records: Sequence[dict], metrics: Sequence[str] = ("mAP", "rank1", 
     for row in rows:
         mine = [record for record in records if record["row"] == row]
         cells = [_spread([100 * record[metric] for record in mine]) for metric in metrics]
-        seconds = statistics.mean(record["train_seconds"] for record in mine)
-        lines.append(f"| `{row}` | {len(mine)} | {' | '.join(cells)} | {mine[0]['parameters']:,} | {seconds:.0f} |")
+        size, seconds = mine[0]["parameters"], statistics.mean(record["train_seconds"] for record in mine)
+        cost = f"{size:,} | {seconds:.0f}" if mine[0]["steps"] else "- | -"
+        lines.append(f"| `{row}` | {len(mine)} | {' | '.join(cells)} | {cost} |")
     return "\n".join(lines) + "\n"
 
 

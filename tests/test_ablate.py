@@ -110,3 +110,16 @@ def test_the_script_writes_csv_and_markdown(workdir, root, tmp_path, capsys):
     assert table in capsys.readouterr().out
     script.main([*arguments, "--table"])
     assert len(calls(workdir)) == 4
+
+
+def test_what_needs_no_training_is_listed_once_and_first(workdir):
+    asked = plan(workdir)
+    ablation.run(asked)
+    for _, _, folder in asked.cells():
+        file = folder / "result.json"
+        names = ("mAP", "rank1", "rank5", "rank10", "mINP")
+        measured = {f"toy/baseline/raw_pixels/{name}": 0.25 for name in names}
+        file.write_text(json.dumps(json.loads(file.read_text()) | measured))
+    records = ablation.collect(asked)
+    assert [record["row"] for record in records[:3]] == ["raw_pixels", "raw_pixels", "full"]
+    assert "| `raw_pixels` | 2 | 25.0 ± 0.0 | 25.0 ± 0.0 | 25.0 ± 0.0 | - | - |" in ablation.markdown(records)
