@@ -139,6 +139,27 @@ def markdown(records: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ("mA
     return "\n".join(lines) + "\n"
 
 
+def document(plan: Plan, records: Sequence[Mapping[str, Any]]) -> str:
+    """The table with what it takes to make it again."""
+    name = pathlib.Path(plan.config).stem
+    command = [f"python scripts/ablate.py --config {plan.config} --preset {plan.preset} --rows {','.join(plan.rows)}"]
+    command += [f"--seeds {','.join(map(str, plan.seeds))}"]
+    command += [f"--override {one.removeprefix('--config.')}" for one in plan.overrides]
+    values = lambda key: ", ".join(dict.fromkeys(str(record[key]) for record in records))
+    return "\n".join(
+        [
+            f"# {name}: rows of its ablation table on {values('dataset')}, preset `{plan.preset}`",
+            "",
+            f"Device {values('device')}; commit {values('commit')}; mean ± standard deviation over seeds; wall seconds of",
+            "training on a machine that may have been shared. Every run with its config's hash is in the CSV beside.",
+            "",
+            f"    {' '.join(command)}",
+            "",
+            markdown(records),
+        ]
+    )
+
+
 def _spread(values: Sequence[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.1f}"

@@ -41,9 +41,8 @@ def main(arguments: list[str]) -> None:
     records = ablation.collect(plan)
     results = pathlib.Path(given.results)
     ablation.write_csv(results / f"{name}.csv", records)
-    table = ablation.markdown(records)
-    (results / f"{name}.md").write_text(table)
-    print(table)
+    (results / f"{name}.md").write_text(ablation.document(plan, records))
+    print(ablation.markdown(records))
 
 
 if __name__ == "__main__":
