@@ -132,10 +132,11 @@ def _detect(path: pathlib.Path) -> str | None:
         return "reid_folder"
     fitting = []
     for name in builders.available():
-        folders = getattr(builders.load(name), "FOLDERS", {})
-        if folders and all((path / one).is_dir() for one in folders.values()):
+        if builders.fits(name, path):
             fitting.append(name)
-    # Several data sets share one layout; the published counts tell them apart.
+    # Several data sets share one layout; their ways of naming files, or the published counts, tell them apart.
+    if len(fitting) > 1:
+        fitting = [name for name in fitting if _parses(name, path)] or fitting
     if len(fitting) > 1:
         fitting = [name for name in fitting if _has_published_counts(name, path)] or fitting
     if len(fitting) > 1:
@@ -148,13 +149,21 @@ def _detect(path: pathlib.Path) -> str | None:
     return "reid_folder" if is_own else None
 
 
+def _parses(name: str, path: pathlib.Path) -> bool:
+    try:
+        builders.read(name, builders.load(name), path)
+    except errors.UserError:
+        return False
+    return True
+
+
 def _has_published_counts(name: str, path: pathlib.Path) -> bool:
     module = builders.load(name)
     try:
         rows = builders.read(name, module, path)[1]
     except errors.UserError:
         return False
-    published = getattr(module, "PUBLISHED", {})
+    published = builders.published(name, module, {})
     return all(len(rows[split]) == counts["images"] for split, counts in published.items())
 
 

@@ -29,16 +29,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--strict-counts", action="store_true", help="stop where counts are not the published ones")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set")
     parser.add_argument("--force", action="store_true", help="prepare again although it is done")
-    parser.add_argument("--check", action="store_true", help="look at everything, write nothing")
-    parser.add_argument("--list", action="store_true", help="print the names of the data sets and end")
+    parser.add_argument("--check", action="store_true", help="look at everything, report it, write nothing")
+    parser.add_argument(
+        "--list", action="store_true", help="print the data sets with their licence and status, and end"
+    )
     return parser
+
+
+def _list() -> str:
+    rows = []
+    for name in builders.available():
+        about = builders.load(name).ABOUT
+        rows.append((name, about["needs"], about["licence"], about["status"]))
+    lines = []
+    for name, needs, licence, status in rows:
+        lines += [name, f"    needs:   {needs}", f"    licence: {licence}", f"    status:  {status}"]
+    return "\n".join(lines)
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command and returns its exit code."""
     args = _parser().parse_args(arguments)
     if args.list:
-        print("\n".join(builders.available()))
+        print(_list())
         return 0
     if args.name is None:
         raise errors.UserError(f"expected the name of a data set; known: {', '.join(builders.available())}.")

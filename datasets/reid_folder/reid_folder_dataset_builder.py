@@ -8,12 +8,17 @@ from __future__ import annotations
 import csv
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
-import numpy as np
-import tensorflow_datasets as tfds
+from reid_datasets import common
 
+ABOUT = {
+    "title": "your own images",
+    "needs": "a folder or a CSV file of path,pid,camid,split",
+    "licence": "yours",
+    "status": "as long as you may use them",
+}
 SPLITS = ("train", "query", "gallery")
 INDEX_FILE = "index.csv"
 
@@ -22,15 +27,6 @@ _NAME = re.compile(r"(-1|\d+)(?=[_.])")  # 0007_c2_15.jpg, where the split has n
 _CAMERA = re.compile(r"(?:^|[_\-])c(\d+)")  # ..._c2...: the camera, optional
 _JUNK = -1
 _LARGEST = 2**31 - 1
-
-
-class Row(NamedTuple):
-    """One image; identity and camera already numbered."""
-
-    path: pathlib.Path
-    pid: int
-    camid: int
-    filename: str
 
 
 class _Listed(NamedTuple):
@@ -42,7 +38,7 @@ class _Listed(NamedTuple):
     filename: str
 
 
-def scan(source: pathlib.Path) -> dict[str, list[Row]]:
+def scan(source: pathlib.Path) -> dict[str, list[common.Row]]:
     """Lists the images of all splits.
 
     Args:
@@ -164,7 +160,7 @@ def _camera(name: str) -> str:
     return match[1] if match else ""
 
 
-def _number(listed: dict[str, list[_Listed]], source: pathlib.Path) -> dict[str, list[Row]]:
+def _number(listed: dict[str, list[_Listed]], source: pathlib.Path) -> dict[str, list[common.Row]]:
     cameras = _ranks(_as_key(row.camera) for rows in listed.values() for row in rows if row.camera not in ("", "-1"))
     for split in ("train", "query"):
         for row in listed.get(split, ()):
@@ -174,13 +170,12 @@ def _number(listed: dict[str, list[_Listed]], source: pathlib.Path) -> dict[str,
                 )
     spaces = {"train": _identities(listed.get("train", ()), ())}
     spaces["query"] = spaces["gallery"] = _identities(listed.get("gallery", ()), listed.get("query", ()))
-    return {
-        split: [
-            Row(row.path, spaces[split][_as_key(row.identity)], cameras.get(_as_key(row.camera), -1), row.filename)
-            for row in rows
-        ]
-        for split, rows in listed.items()
-    }
+    found: dict[str, list[common.Row]] = {}
+    for split, rows in listed.items():
+        people = [spaces[split][_as_key(row.identity)] for row in rows]
+        places = [cameras.get(_as_key(row.camera), -1) for row in rows]
+        found[split] = [common.Row(row.path, *both, row.filename) for row, both in zip(rows, zip(people, places))]
+    return found
 
 
 def _identities(rows: Iterable[_Listed], queries: Iterable[_Listed]) -> dict[tuple, int]:
@@ -205,48 +200,10 @@ def _as_key(text: str) -> tuple[int, int, str]:
     return (0, int(text), "") if re.fullmatch(r"-?\d+", text) else (1, 0, text)
 
 
-class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Builder(common.RowBuilder):
     """Builder of a data set from the user's own images."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Put the images into train, query and gallery (a folder per identity, or names that begin with the identity), "
         "or list them in index.csv with the header path,pid,camid,split."
     )
-    rows: dict[str, list[Row]] | None = None  # set by whoever has scanned, checked or thinned out the list already
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(None, None, 3)),
-                    "pid": np.int32,
-                    "camid": np.int32,
-                    "filename": tfds.features.Text(),
-                }
-            ),
-            metadata=tfds.core.MetadataDict(),
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        splits = self.rows if self.rows is not None else scan(pathlib.Path(dl_manager.manual_dir))
-        self.info.metadata["pids"] = {split: [row.pid for row in rows] for split, rows in splits.items()}
-        self.info.metadata["camids"] = {split: [row.camid for row in rows] for split, rows in splits.items()}
-        self.info.metadata["filenames"] = {split: [row.filename for row in rows] for split, rows in splits.items()}
-        return {split: self._generate_examples(rows) for split, rows in splits.items()}
-
-    def _generate_examples(self, rows: list[Row]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index, row in enumerate(rows):
-            yield (
-                index,
-                {
-                    "image": row.path.read_bytes(),
-                    "pid": row.pid,
-                    "camid": row.camid,
-                    "filename": row.filename,
-                },
-            )

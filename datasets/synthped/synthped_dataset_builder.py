@@ -15,6 +15,12 @@ import tensorflow_datasets as tfds
 
 from reid_jax.data import synthped
 
+ABOUT = {
+    "title": "SynthPed, SynthPed occluded",
+    "needs": "nothing: drawn from a seed (options size and seed)",
+    "licence": "MIT",
+    "status": "depicts nobody",
+}
 SPLITS = ("train", "query", "gallery")
 DISJOINT_IDENTITIES = True  # nobody is in both the training and the test half
 
@@ -45,7 +51,7 @@ def make_config(name: str, options: Mapping[str, Any]) -> SynthPedConfig:
     return next((listed for listed in Builder.BUILDER_CONFIGS if listed.name == config.name), config)
 
 
-class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Builder(tfds.core.GeneratorBasedBuilder):
     """Builder of SynthPed; it reads no file and downloads nothing."""
 
     VERSION = tfds.core.Version("1.0.0")

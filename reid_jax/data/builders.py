@@ -8,22 +8,32 @@ from __future__ import annotations
 import csv
 import importlib
 import importlib.util
+import inspect
 import pathlib
 import sys
 import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from reid_jax import errors
 
+PACKAGE = "reid_datasets"
+
 # Data sets whose builder lives in another one's folder.
-BUILDERS = {"synthped_occluded": "synthped"}
+BUILDERS = {
+    "synthped_occluded": "synthped",
+    "cuhk03_np_labeled": "cuhk03_np",
+    "cuhk03_np_detected": "cuhk03_np",
+}
+# Builders that are no data set under their own name.
+_HOMES_ONLY = ("cuhk03_np",)
 
 
 def available() -> list[str]:
     """Returns the names that can be prepared."""
     folder = _builders_folder()
     own = {path.parent.name for path in folder.glob("*/*_dataset_builder.py")}
-    return sorted(own | {name for name, home in BUILDERS.items() if home in own})
+    return sorted((own | {name for name, home in BUILDERS.items() if home in own}) - set(_HOMES_ONLY))
 
 
 def load(name: str) -> types.ModuleType:
@@ -35,39 +45,78 @@ def load(name: str) -> types.ModuleType:
     if name not in available():
         raise errors.unknown("data set", name, available())
     home = BUILDERS.get(name, name)
-    module_name = f"reid_datasets.{home}.{home}_dataset_builder"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    if importlib.util.find_spec("reid_datasets") is not None:
-        return importlib.import_module(module_name)
-    path = _builders_folder() / home / f"{home}_dataset_builder.py"
-    spec = importlib.util.spec_from_file_location(module_name, path)
+    if importlib.util.find_spec(PACKAGE) is None:
+        _import_package(_builders_folder())
+    return importlib.import_module(f"{PACKAGE}.{home}.{home}_dataset_builder")
+
+
+def _import_package(folder: pathlib.Path) -> None:
+    """Gives the builders beside an uninstalled checkout the name they have when installed."""
+    spec = importlib.util.spec_from_file_location(
+        PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    spec.loader.exec_module(module)
-    return module
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[PACKAGE] = package
+    try:
+        spec.loader.exec_module(package)
+    except BaseException:
+        del sys.modules[PACKAGE]
+        raise
 
 
 def _builders_folder() -> pathlib.Path:
     """The installed builders, or `datasets/` beside the package where it runs from a checkout without installation."""
-    spec = importlib.util.find_spec("reid_datasets")
+    spec = importlib.util.find_spec(PACKAGE)
     if spec is not None and spec.submodule_search_locations:
         return pathlib.Path(next(iter(spec.submodule_search_locations)))
     return pathlib.Path(__file__).resolve().parents[2] / "datasets"
 
 
-def locate(name: str, module: types.ModuleType, source: pathlib.Path) -> pathlib.Path:
-    """Finds the folder that holds the data set's split folders: `source`, up to two levels below it, or its parent.
+def arguments(function: Callable, name: str, module: types.ModuleType, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments that a builder's function takes of a data set's options and of what its name stands for."""
+    known = inspect.signature(function).parameters
+    given = {**getattr(module, "VARIANTS", {}).get(name, {}), **options}
+    return {key: value for key, value in given.items() if key in known}
+
+
+def published(name: str, module: types.ModuleType, options: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """The counts that a data set's authors state, by split; empty where none are known."""
+    if hasattr(module, "published"):
+        return module.published(**arguments(module.published, name, module, options))
+    return getattr(module, "PUBLISHED", {})
+
+
+def layouts(name: str, module: types.ModuleType, options: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """What must lie in the raw folder: alternatives, each a tuple of folders and files; empty for free layouts."""
+    if hasattr(module, "layouts"):
+        return module.layouts(**arguments(module.layouts, name, module, options))
+    folders = tuple(getattr(module, "FOLDERS", {}).values())
+    return [folders] if folders else []
+
+
+def fits(name: str, folder: pathlib.Path) -> bool:
+    """Whether everything that a data set's layout asks for is in a folder."""
+    return any(_found(folder, layout) == len(layout) for layout in layouts(name, load(name), {}))
+
+
+def _found(folder: pathlib.Path, layout: tuple[str, ...]) -> int:
+    return sum((folder / one).exists() for one in layout)
+
+
+def locate(
+    name: str, module: types.ModuleType, source: pathlib.Path, options: Mapping[str, Any] | None = None
+) -> pathlib.Path:
+    """Finds the folder that holds the data set's split folders: `source`, up to two levels below it, or above it.
 
     Archives unpack into a folder of their own (`Market-1501-v15.09.15/`), and people point at a split's folder.
 
     Raises:
-        UserError: not there, or not the data set; the sentence says what is there instead.
+        UserError: not there, there twice, or not the data set; the sentence says what is there instead.
     """
     source = source.expanduser()
-    wanted = tuple(getattr(module, "FOLDERS", {}).values())
+    wanted = layouts(name, module, options or {})
     todo = " ".join(module.Builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
     todo = todo[0].lower() + todo[1:]
     if not source.exists():
@@ -78,32 +127,56 @@ def locate(name: str, module: types.ModuleType, source: pathlib.Path) -> pathlib
         if source.is_file() and source.suffix.lower() != ".csv":
             raise errors.UserError(f"expected a folder or a .csv file as source of {name!r}, got the file {source}.")
         return source
+    if source.is_file() and source.suffix.lower() == ".mat":
+        source = source.parent
     if source.is_file():
         raise errors.UserError(f"expected a folder as source of {name!r}, got the file {source}; unpack it first.")
-    if all((source / one).is_dir() for one in wanted):
+
+    def score(folder: pathlib.Path) -> float:
+        return max(_found(folder, layout) / len(layout) for layout in wanted)
+
+    if score(source) == 1:
         return source
-    candidates = [source, *_folders_below(source, levels=2)]
-    if source.name in wanted:
-        candidates.append(source.resolve().parent)
-    scores = [sum((folder / one).is_dir() for one in wanted) for folder in candidates]
-    if not max(scores):
-        there = ", ".join(sorted(path.name for path in source.iterdir())[:8]) or "nothing"
-        archives = [path.name for path in source.iterdir() if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz")]
-        hint = f"unpack {archives[0]} there." if archives else todo
-        raise errors.UserError(f"expected the folders {', '.join(wanted)} in {source} (there: {there}); {hint}")
-    return candidates[scores.index(max(scores))]
+    for level in (1, 2):
+        complete = [folder for folder in _folders_below(source, level) if score(folder) == 1]
+        if len(complete) > 1:
+            raise errors.UserError(
+                f"{complete[0]} and {complete[1]} both have the layout of {name!r}; give one of them as --source."
+            )
+        if complete:
+            return complete[0]
+    candidates = [*_folders_above(source, wanted), source, *_folders_below(source, 1), *_folders_below(source, 2)]
+    best = max(candidates, key=score)
+    if score(best):
+        return best
+    there = ", ".join(sorted(path.name for path in source.iterdir())[:8]) or "nothing"
+    archives = [path.name for path in source.iterdir() if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz")]
+    hint = f"unpack {archives[0]} there." if archives else todo
+    needed = ", ".join(wanted[0])
+    kind = "folders" if all(not pathlib.PurePath(one).suffix for one in wanted[0]) else "folders and files"
+    raise errors.UserError(f"expected the {kind} {needed} in {source} (there: {there}); {hint}")
 
 
-def _folders_below(folder: pathlib.Path, levels: int) -> list[pathlib.Path]:
-    if levels == 0:
-        return []
+def _folders_above(folder: pathlib.Path, wanted: list[tuple[str, ...]]) -> list[pathlib.Path]:
+    """The data set's folder where `folder` is one of those inside it."""
+    folder = folder.resolve()
+    above = []
+    for parts in (pathlib.PurePath(one).parts for layout in wanted for one in layout):
+        above += [folder.parents[n - 1] for n in range(1, len(parts) + 1) if folder.parts[-n:] == parts[:n]]
+    return above
+
+
+def _folders_below(folder: pathlib.Path, level: int) -> list[pathlib.Path]:
+    """The folders exactly `level` below."""
     children = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     # A folder of thousands of folders holds people, not data sets.
     children = children[:50]
-    return children + [deeper for child in children for deeper in _folders_below(child, levels - 1)]
+    return children if level == 1 else [deeper for child in children for deeper in _folders_below(child, level - 1)]
 
 
-def read(name: str, module: types.ModuleType, source: pathlib.Path) -> tuple[pathlib.Path, dict[str, list[Any]]]:
+def read(
+    name: str, module: types.ModuleType, source: pathlib.Path, options: Mapping[str, Any] | None = None
+) -> tuple[pathlib.Path, dict[str, list[Any]]]:
     """Finds the data set in `source` and lists the images of all splits, by the builder's own `scan`.
 
     Returns:
@@ -113,8 +186,8 @@ def read(name: str, module: types.ModuleType, source: pathlib.Path) -> tuple[pat
         UserError: what is not there or cannot be read, in one sentence.
     """
     try:
-        origin = locate(name, module, source)
-        rows = module.scan(origin)
+        origin = locate(name, module, source, options)
+        rows = module.scan(origin, **arguments(module.scan, name, module, options or {}))
     except (ValueError, csv.Error) as error:
         raise errors.UserError(str(error)) from None
     except OSError as error:

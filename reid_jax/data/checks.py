@@ -1,12 +1,14 @@
 """What is looked at before a data set is trusted: every image, the published counts, and whether anything can be found.
 
-The checks read lists of identities and cameras; only `unreadable_images` opens files.
+The checks read lists of identities and cameras; only `look_at_images` opens files.
 """
 
 from __future__ import annotations
 
 import collections
 import concurrent.futures
+import dataclasses
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,40 +20,128 @@ from reid_jax import errors
 from reid_jax.data import images, records
 
 
-def unreadable_images(
-    paths: Sequence[pathlib.Path], threads: int | None = None, progress: Callable[[int], Any] | None = None
-) -> dict[int, str]:
-    """Decodes every file and returns what is wrong with those that do not decode.
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    """What reading every file found.
+
+    Attributes:
+        bad: position -> one sentence that names a file which does not decode.
+        hashes: 16 bytes of every file's content; empty where it could not be read.
+        sizes: int32 [N, 2], height and width in pixels; 0 where it does not decode.
+    """
+
+    bad: dict[int, str]
+    hashes: list[bytes]
+    sizes: np.ndarray
+
+
+def look_at_images(
+    paths: Sequence[Any], threads: int | None = None, progress: Callable[[int], Any] | None = None
+) -> Looked:
+    """Reads and decodes every file.
 
     Args:
-        paths: the files.
+        paths: the files, or whatever has their `read_bytes`.
         threads: how many at a time; None is one per processor (decoding releases the interpreter's lock).
         progress: called with the number of files done since the last call.
-
-    Returns:
-        position in `paths` -> one sentence that names the file.
     """
     block = 64
+    bad: dict[int, str] = {}
+    hashes = [b""] * len(paths)
+    sizes = np.zeros((len(paths), 2), np.int32)
 
-    def check(start: int) -> dict[int, str]:
-        bad = {}
+    def look(start: int) -> None:
         for position in range(start, min(start + block, len(paths))):
             path = paths[position]
             try:
-                images.decode(path.read_bytes(), str(path))
+                data = path.read_bytes()
+                hashes[position] = hashlib.blake2b(data, digest_size=16).digest()
+                sizes[position] = images.decode(data, str(path)).shape[:2]
             except errors.UserError as error:
                 bad[position] = str(error)
             except OSError as error:
                 bad[position] = f"{path} cannot be read ({error.strerror}); mend the file or leave it out."
-        return bad
 
-    found: dict[int, str] = {}
     with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        for start, bad in zip(range(0, len(paths), block), pool.map(check, range(0, len(paths), block))):
-            found |= bad
+        for start, _ in zip(range(0, len(paths), block), pool.map(look, range(0, len(paths), block))):
             if progress is not None:
                 progress(min(block, len(paths) - start))
-    return found
+    return Looked(dict(sorted(bad.items())), hashes, sizes)
+
+
+def unreadable_images(
+    paths: Sequence[pathlib.Path], threads: int | None = None, progress: Callable[[int], Any] | None = None
+) -> dict[int, str]:
+    """Decodes every file and returns what is wrong with those that do not decode, see `look_at_images`."""
+    return look_at_images(paths, threads, progress).bad
+
+
+def describe(splits: Mapping[str, records.Split], looked: Looked, disjoint: bool = False) -> str:
+    """Returns a table and sentences about what counts do not tell.
+
+    Args:
+        splits: the splits, in the order in which their files were looked at.
+        looked: what was found in the files.
+        disjoint: training and test people share one numbering, so that their overlap means something.
+    """
+    rows, first = [], 0
+    for name, split in splits.items():
+        sizes = looked.sizes[first : first + len(split)]
+        first += len(split)
+        people = np.unique(split.pids[split.pids > 0], return_counts=True)[1]
+        cameras = np.unique(split.camids[split.camids >= 0], return_counts=True)[1]
+        sizes = sizes[sizes[:, 0] > 0]
+        rows.append((name, _spread(people), _spread(cameras), _spread(sizes[:, 0]), _spread(sizes[:, 1])))
+    header = ("smallest / median / largest", "images per identity", "images per camera", "height", "width")
+    lines = [records.format_table(header, rows), ""]
+    lines.append(_overlap(splits, disjoint))
+    lines += _duplicates(splits, looked.hashes)
+    lines.append(f"unreadable files: {len(looked.bad) or 'none'}")
+    return "\n".join(lines)
+
+
+def _spread(values: np.ndarray) -> str:
+    if not len(values):
+        return "-"
+    low, middle, high = int(values.min()), float(np.median(values)), int(values.max())
+    return f"{low:,}" if low == high else f"{low:,} / {middle:,.10g} / {high:,}"
+
+
+def _overlap(splits: Mapping[str, records.Split], disjoint: bool) -> str:
+    test = [split.pids[split.pids > 0] for name, split in splits.items() if name != "train"]
+    if "train" not in splits or not test:
+        return "identities in training and test: there is only one of the two"
+    if not disjoint:
+        return "identities in training and test: numbered independently, not comparable"
+    shared = np.intersect1d(splits["train"].pids, np.concatenate(test))
+    return f"identities in training and test: {f'{len(shared)} (pid {_some(shared)})' if len(shared) else 'none'}"
+
+
+def _duplicates(splits: Mapping[str, records.Split], hashes: Sequence[bytes]) -> list[str]:
+    """Sentences about files of equal content, worst first: across the halves, under two identities, others."""
+    flat = [(name, int(pid), file) for name, split in splits.items() for pid, file in zip(split.pids, split.filenames)]
+    groups: dict[bytes, list[tuple[str, int, str]]] = collections.defaultdict(list)
+    for digest, one in zip(hashes, flat):
+        if digest:
+            groups[digest].append(one)
+    across: list[list[tuple[str, int, str]]] = []
+    between: list[list[tuple[str, int, str]]] = []
+    within: list[list[tuple[str, int, str]]] = []
+    for group in (group for group in groups.values() if len(group) > 1):
+        halves = {name == "train" for name, _, _ in group}
+        people = {pid for _, pid, _ in group}
+        (across if len(halves) > 1 else between if len(people) > 1 else within).append(group)
+    lines = []
+    for kind, found in (
+        ("in training and test alike", across),
+        ("under two identities", between),
+        ("of one identity", within),
+    ):
+        if found:
+            (split, _, file), (other_split, _, other) = found[0][:2]
+            example = f"{split}/{file} = {other_split}/{other}"
+            lines.append(f"files of equal content: {len(found)} {kind}, such as {example}")
+    return lines or ["files of equal content: none"]
 
 
 def compare_counts(

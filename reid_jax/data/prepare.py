@@ -42,6 +42,7 @@ class PreparationReport:
         skipped: damaged images that were left out, a sentence each.
         seconds: how long it took.
         existed: the folder was there already and nothing was done.
+        details: what a check found beyond the counts (`checks.describe`), empty otherwise.
     """
 
     name: str
@@ -52,6 +53,7 @@ class PreparationReport:
     skipped: tuple[str, ...]
     seconds: float
     existed: bool
+    details: str = ""
 
     @property
     def dataset(self) -> records.ReIDDataset:
@@ -62,7 +64,8 @@ class PreparationReport:
 
     def text(self) -> str:
         """Returns the report as a person reads it."""
-        lines = [self.table, ""]
+        lines = [self.table, ""] if self.table else []
+        lines += [self.details, ""] if self.details else []
         lines += [f"warning: {warning}" for warning in self.warnings]
         if self.skipped:
             lines.append(f"warning: {len(self.skipped)} damaged images were left out:")
@@ -136,22 +139,29 @@ def prepare(
     rows: dict[str, list[Any]] | None = None
     skipped: list[str] = []
     warnings: list[str] = []
-    table, origin, listing = "", None, None
+    table, details, origin, listing = "", "", None, None
     if is_made_of_files:
-        origin, rows = builders.read(name, module, pathlib.Path(source or pathlib.Path(root) / name))
+        origin, rows = builders.read(name, module, pathlib.Path(source or pathlib.Path(root) / name), options)
+        _refuse_other_data_set(name, rows, origin, builders.published(name, module, options))
         listing = _listing_hash(name, rows)
-        rows, skipped = _without_bad_images(rows, on_bad_image, progress)
+        looked = _look_at_images(rows, progress)
+        if check_only:
+            # Everything is told at once, damaged images too, whatever becomes of them.
+            details = checks.describe(_as_splits(name, rows), looked, getattr(module, "DISJOINT_IDENTITIES", False))
+            on_bad_image = "skip"
+        rows, skipped = _without_bad_images(rows, looked, on_bad_image)
         splits = _as_splits(name, rows)
-        table, warnings = _judge(name, splits, module, strict_counts)
+        table, warnings = _judge(name, splits, module, options, strict_counts)
     if check_only:
         origin_text = str(origin) if origin else "the generator"
+        seconds = time.monotonic() - started
         return PreparationReport(
-            name, None, origin_text, table, tuple(warnings), tuple(skipped), time.monotonic() - started, False
+            name, None, origin_text, table, tuple(warnings), tuple(skipped), seconds, False, details
         )
     with _temporary_folder(folder) as temporary:
         built = _build(name, module, temporary, options, rows)
         if rows is None:
-            table, warnings = _judge(name, records.open_folder(name, built).splits(), module, strict_counts)
+            table, warnings = _judge(name, records.open_folder(name, built).splits(), module, options, strict_counts)
         facts = {
             "name": name,
             "source": str(origin.resolve()) if origin else None,
@@ -168,13 +178,38 @@ def prepare(
     return dataclasses.replace(_report_of(name, target), existed=False)
 
 
+def _refuse_other_data_set(
+    name: str, rows: Mapping[str, Sequence[Any]], origin: pathlib.Path, published: Mapping[str, Mapping[str, int]]
+) -> None:
+    """Several data sets share one layout and way of naming; their numbers of images tell them apart.
+
+    Raises:
+        UserError: the images are exactly as many as another data set has in every split.
+    """
+    found = {split: len(listed) for split, listed in rows.items()}
+    if not published or found == {split: counts["images"] for split, counts in published.items()}:
+        return
+    for other in builders.available():
+        counts = builders.published(other, builders.load(other), {})
+        if other != name and counts and found == {split: one["images"] for split, one in counts.items()}:
+            raise errors.UserError(
+                f"the images in {origin} are as many as {other} has in every split, and not as {name} has; give the "
+                f"right --source, or prepare them as {other}."
+            )
+
+
+def _look_at_images(rows: Mapping[str, Sequence[Any]], progress: bool) -> checks.Looked:
+    paths = [row.path for listed in rows.values() for row in listed]
+    with _bar(len(paths), progress) as advance:
+        return checks.look_at_images(paths, progress=advance)
+
+
 def _without_bad_images(
-    rows: Mapping[str, Sequence[Any]], on_bad_image: str, progress: bool
+    rows: Mapping[str, Sequence[Any]], looked: checks.Looked, on_bad_image: str
 ) -> tuple[dict[str, list[Any]], list[str]]:
     """Returns the rows whose images decode, and a sentence for each of the others."""
     flat = [(split, row) for split, listed in rows.items() for row in listed]
-    with _bar(len(flat), progress) as advance:
-        bad = checks.unreadable_images([row.path for _, row in flat], progress=advance)
+    bad = looked.bad
     if bad and on_bad_image == "fail":
         first = bad[min(bad)]
         more = f" ({len(bad) - 1} more of {len(flat)} images are like that)" if len(bad) > 1 else ""
@@ -211,9 +246,13 @@ def _as_splits(name: str, rows: Mapping[str, Sequence[Any]]) -> dict[str, record
 
 
 def _judge(
-    name: str, splits: Mapping[str, records.Split], module: types.ModuleType, strict_counts: bool
+    name: str,
+    splits: Mapping[str, records.Split],
+    module: types.ModuleType,
+    options: Mapping[str, Any],
+    strict_counts: bool,
 ) -> tuple[str, list[str]]:
-    published = getattr(module, "PUBLISHED", {})
+    published = builders.published(name, module, options)
     table, differences = checks.compare_counts(splits, published)
     warnings = []
     if differences:
@@ -249,7 +288,10 @@ def _build(
     """Runs the builder and returns the folder it made."""
     import tensorflow_datasets as tfds
 
-    config = {"config": module.make_config(name, options)} if hasattr(module, "make_config") else {}
+    if hasattr(module, "make_config"):
+        config = {"config": module.make_config(name, options)}
+    else:
+        config = {"options": builders.arguments(module.scan, name, module, options)}
     with _quiet_tfds():
         builder = module.Builder(data_dir=str(temporary), file_format="array_record", **config)
         if rows is not None:
@@ -305,7 +347,7 @@ def _report_again(
             "--option title=NAME), or replace it with --force."
         )
     # Names only, a fraction of a second: new or renamed files should not go unnoticed.
-    listing = _listing_hash(name, builders.read(name, module, now)[1])
+    listing = _listing_hash(name, builders.read(name, module, now, _read_facts(path).get("options"))[1])
     if listing == _read_facts(path).get("listing"):
         return report
     changed = f"the files in {now} are no longer those that {path} was prepared from; use --force to prepare it again."

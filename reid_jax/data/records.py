@@ -32,6 +32,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "synthped": {"size": "demo", "seed": 0},
     "synthped_occluded": {"size": "demo", "seed": 0},
     "reid_folder": {"title": ""},
+    # part_labels: store the body-part labels that lie in masks/ beside the images.
+    "market1501": {"part_labels": False},
+    "dukemtmc_reid": {"part_labels": False},
+    "occluded_duke": {"part_labels": False},
+    "p_dukemtmc_reid": {"part_labels": False},
+    # v1: as first published, v2: faces masked; train_only: without list_val.txt.
+    "msmt17": {"version": "v1", "train_only": False},
 }
 
 
@@ -218,6 +225,9 @@ def train_labels(split: Split) -> tuple[np.ndarray, np.ndarray]:
     return labels.astype(np.int32), classes.astype(np.int32)
 
 
+_SWITCH = {"true": True, "1": True, "false": False, "0": False}
+
+
 def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Fills in the defaults of a data set's options.
 
@@ -231,10 +241,10 @@ def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
             raise errors.unknown(f"option of data set {name!r}:", key, defaults)
         kind = type(defaults[key])
         try:
-            resolved[key] = kind(value)
+            resolved[key] = _SWITCH[str(value).lower()] if kind is bool else kind(value)
             if kind is int and resolved[key] != float(value):
                 raise ValueError
-        except (TypeError, ValueError):
+        except (KeyError, TypeError, ValueError):
             raise errors.UserError(
                 f"option {key!r} of data set {name!r} should be of type {kind.__name__}, it is {value!r}."
             ) from None
@@ -245,7 +255,10 @@ def folder_name(name: str, options: Mapping[str, Any]) -> str:
     """Returns the name of the prepared folder, which tells options apart: "synthped-demo-seed0"."""
     parts = [name]
     for key, value in resolve_options(name, options).items():
-        text = value if isinstance(value, str) else f"{key}{value}"
+        if isinstance(value, bool):
+            text = key if value else ""
+        else:
+            text = value if isinstance(value, str) else f"{key}{value}"
         if text and not re.fullmatch(r"[A-Za-z0-9_.]+", text):
             raise errors.UserError(
                 f"option {key!r} of data set {name!r} becomes part of a folder name and may hold letters, digits, "

@@ -1,0 +1,317 @@
+"""What the builders share: rows, listing a folder of images, body-part labels, and the TFDS side.
+
+Like the builders, this imports TFDS, numpy and the standard library only.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import struct
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+# How the benchmarks name their files: tells whose images lie in a folder.
+NAMINGS = {
+    "market1501": re.compile(r"(-1|\d{4})_c\ds\d_\d+_\d+"),  # 0002_c1s1_000451_03.jpg
+    "dukemtmc_reid (or occluded_duke)": re.compile(r"\d{4}_c\d_f\d+"),  # 0002_c1_f0044158.jpg
+    "msmt17": re.compile(r"\d{4}_\d{3}_\d\d_\d{4}(morning|noon|afternoon)_"),  # 0000_000_01_0303morning_0008_0.jpg
+    "cuhk03_np": re.compile(r"\d{4}_c\d_\d+\.png"),  # 0001_c1_22.png
+    "occluded_reid": re.compile(r"\d{3}_\d\d\.tif"),  # 001_01.tif
+}
+
+PART_FOLDER = "masks/pifpaf_maskrcnn_filtering"
+PART_THRESHOLD = 0.3  # a pixel where no part reaches it is background
+
+
+class Row(NamedTuple):
+    """One image of a published list.
+
+    Attributes:
+        path: the file, or anything with its `read_bytes`.
+        pid: identity; -1 junk, 0 distractor (or nobody in particular).
+        camid: camera counted from 0; -1 unknown.
+        filename: unique within the split.
+        parts: file with the confidence maps of its body parts, None without.
+    """
+
+    path: Any
+    pid: int
+    camid: int
+    filename: str
+    parts: pathlib.Path | None = None
+
+
+def naming_of(filename: str) -> str | None:
+    """Returns the data set whose files are named like this, None for none of those known."""
+    return next((name for name, pattern in NAMINGS.items() if pattern.match(filename)), None)
+
+
+def contents(folder: pathlib.Path) -> str:
+    """Returns what lies in a folder, for error messages."""
+    return ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+
+
+def require(folder: pathlib.Path, wanted: Iterable[str], hint: str = "unpack the whole data set there") -> None:
+    """Makes sure that all of a data set's folders (and files) are there.
+
+    Raises:
+        ValueError: with one sentence that names the first missing one and what is there instead.
+    """
+    wanted = tuple(wanted)
+    for name in wanted:
+        if not (folder / name).exists():
+            kind = "files" if all(pathlib.PurePath(one).suffix for one in wanted) else "folders"
+            raise ValueError(
+                f"expected the {kind} {', '.join(wanted)} in {folder}, but {name} is missing (there: "
+                f"{contents(folder)}); {hint}."
+            )
+
+
+def image_files(directory: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[pathlib.Path]:
+    """Returns the images in a folder, sorted by name; Thumbs.db, .DS_Store and the like are ignored.
+
+    Raises:
+        ValueError: there are none.
+    """
+    files = [path for path in directory.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    if files:
+        return sorted(files, key=lambda path: path.name)
+    deeper = sorted(path.name for path in directory.iterdir() if path.is_dir())
+    hint = f"; move them up from {directory / deeper[0]}" if deeper else ""
+    raise ValueError(f"expected images ({', '.join(suffixes)}) in {directory}, found none{hint}.")
+
+
+def scan_split(directory: pathlib.Path, dataset: str, pattern: re.Pattern, example: str) -> list[Row]:
+    """Lists a folder whose file names tell identity and camera, sorted by name.
+
+    Args:
+        directory: the split's folder.
+        dataset: name of the data set, for error messages.
+        pattern: matches the beginning of a name; group 1 is the identity, group 2 the camera counted from 1.
+        example: a name that matches.
+
+    Raises:
+        ValueError: no images, or a name that does not match; says so where it is another data set's.
+    """
+    rows = []
+    for path in image_files(directory):
+        match, other = pattern.match(path.name), naming_of(path.name)
+        if other is not None and naming_of(example) != other:
+            raise ValueError(
+                f"the file name {path} is of {other}, expected {dataset} (such as {example}); give the right "
+                "folder, or prepare it under its own name."
+            )
+        if match is None or int(match[2]) < 1:
+            raise ValueError(
+                f"the file name {path} does not parse: expected an identity and a camera counted from 1, such as "
+                f"{example}; rename the file or take it out."
+            )
+        rows.append(Row(path, int(match[1]), int(match[2]) - 1, path.name))
+    return rows
+
+
+def scan_people(directory: pathlib.Path, camid: int, suffixes: tuple[str, ...], prefix: str = "") -> list[Row]:
+    """Lists a folder with one folder per person (or the images themselves); names begin with the identity and `_`.
+
+    Args:
+        directory: such as `occluded_body_images`.
+        camid: the camera that all its images get.
+        suffixes: of the images, in small letters.
+        prefix: what stands before the file names in the rows, to keep them unique in a split.
+
+    Raises:
+        ValueError: no images, or a name without an identity.
+    """
+    people = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+    rows = []
+    for person in people or [directory]:
+        for path in image_files(person, suffixes):
+            identity = path.name.partition("_")[0]
+            if not identity.isdecimal():
+                raise ValueError(
+                    f"the file name {path} does not parse: expected the identity and an underscore first, such as "
+                    "001_01; rename the file or take it out."
+                )
+            rows.append(Row(path, int(identity), camid, prefix + path.relative_to(directory).as_posix()))
+    return rows
+
+
+# ---- body parts -----------------------------------------------------------------------------------------------------
+
+# Channels of a label file: 17 key points, then 19 limbs, each between two points (by their place, from 0).
+_SIDES = ("left", "right")
+_JOINTS = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+_POINTS = ("nose", *(f"{side}_{joint}" for joint in _JOINTS for side in _SIDES))
+_ENDS = (
+    *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6)),
+    *((5, 7), (6, 8), (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+)
+_LIMBS = tuple(f"{_POINTS[one]}-{_POINTS[other]}" for one, other in _ENDS)
+PART_CHANNELS = (*_POINTS, *_LIMBS)
+
+
+def _arm(side: str) -> tuple[str, ...]:
+    elbow = f"{side}_elbow"
+    return (f"{side}_shoulder", elbow, f"{side}_wrist", f"{side}_shoulder-{elbow}", f"{elbow}-{side}_wrist")
+
+
+def _leg(side: str) -> tuple[str, ...]:
+    return (f"{side}_knee", f"{side}_ankle-{side}_knee", f"{side}_knee-{side}_hip")
+
+
+# The eight parts in the order of their labels, which begin at 1 (0 is background).
+PARTS: dict[str, tuple[str, ...]] = {
+    "head": (*_POINTS[:5], *_LIMBS[12:]),
+    "left_arm": _arm("left"),
+    "right_arm": _arm("right"),
+    "torso": ("left_hip", "right_hip", *_LIMBS[4:8]),
+    "left_leg": _leg("left"),
+    "right_leg": _leg("right"),
+    "left_foot": ("left_ankle",),
+    "right_foot": ("right_ankle",),
+}
+
+
+def merge_parts(maps: np.ndarray) -> np.ndarray:
+    """Merges the 36 confidence maps of a label file to the eight of `PARTS`, by their maximum.
+
+    Args:
+        maps: float [36, H, W], confidences in [0, 1].
+
+    Returns:
+        float32 [8, H, W].
+    """
+    places = {name: place for place, name in enumerate(PART_CHANNELS)}
+    groups = [maps[[places[name] for name in names]] for names in PARTS.values()]
+    return np.stack([group.max(axis=0) for group in groups]).astype(np.float32)
+
+
+def part_labels(confidence: np.ndarray) -> np.ndarray:
+    """Turns confidences [8, H, W] into labels uint8 [H, W]: 1 + the strongest part, 0 where none reaches 0.3."""
+    return np.where(confidence.max(axis=0) < PART_THRESHOLD, 0, 1 + confidence.argmax(axis=0)).astype(np.uint8)
+
+
+def with_parts(folder: pathlib.Path, rows: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
+    """Adds to each row the label file of its image: `masks/pifpaf_maskrcnn_filtering/<image's path>.npy`.
+
+    Only training needs labels: a test split for whose folders there are none at all keeps its rows as they are.
+
+    Raises:
+        ValueError: label files are missing or are not float arrays [36, H, W].
+    """
+    root = folder / PART_FOLDER
+    found = {}
+    for split, listed in rows.items():
+        files = [(root / row.path.relative_to(folder)).with_suffix(".npy") for row in listed]
+        missing = [file for file in files if not file.is_file()]
+        if missing and (split == "train" or len(missing) < len(files)):
+            raise ValueError(
+                f"{len(missing)} of {len(files)} {split} images have no body-part labels, the first should be "
+                f"{missing[0]}; add the label files or leave out part_labels."
+            )
+        found[split] = listed if missing else [row._replace(parts=file) for row, file in zip(listed, files)]
+        for file in () if missing else files:
+            _check_part_file(file)
+    return found
+
+
+def _check_part_file(file: pathlib.Path) -> None:
+    try:
+        maps = np.load(file, mmap_mode="r")
+    except (ValueError, OSError, EOFError):
+        raise ValueError(f"{file} is no array file (.npy) that can be read; replace it.") from None
+    if maps.ndim != 3 or len(maps) != len(PART_CHANNELS) or not np.issubdtype(maps.dtype, np.floating):
+        raise ValueError(
+            f"expected float maps [36, H, W] (17 key points, 19 limbs) in {file}, got {maps.dtype} {list(maps.shape)}; "
+            "replace it."
+        )
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Encodes uint8 [H, W] or [H, W, 3] as PNG; without a library, since builders have none for it."""
+    height, width = image.shape[:2]
+    lines = np.ascontiguousarray(image).reshape(height, -1)
+    data = np.concatenate([np.zeros((height, 1), np.uint8), lines], axis=1).tobytes()  # a filter byte before each line
+    header = struct.pack(">IIBBBBB", width, height, 8, 0 if image.ndim == 2 else 2, 0, 0, 0)
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data, 6)) + chunk(b"IEND", b"")
+
+
+def _encode_parts(file: pathlib.Path | None) -> dict[str, bytes]:
+    """The label map, and the eight confidence maps one below the other; one pixel of background without a file."""
+    if file is None:
+        return {"parts": encode_png(np.zeros((1, 1), np.uint8)), "parts_confidence": encode_png(np.zeros((8, 1), "u1"))}
+    confidence = merge_parts(np.nan_to_num(np.clip(np.load(file), 0.0, 1.0)))
+    stack = np.round(255 * confidence.reshape(-1, confidence.shape[2])).astype(np.uint8)
+    return {"parts": encode_png(part_labels(confidence)), "parts_confidence": encode_png(stack)}
+
+
+# ---- TFDS -----------------------------------------------------------------------------------------------------------
+
+
+class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Writes the rows that its module's `scan` finds in the manual folder, or that stand in `rows` already.
+
+    Args:
+        options: keyword arguments of `scan`.
+        **kwargs: TFDS's own.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    rows: Mapping[str, list[Row]] | None = None  # set by whoever has scanned, checked or thinned out the list already
+
+    def __init__(self, *, options: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        self.options = dict(options or {})  # before TFDS's own, which asks for the features
+        super().__init__(**kwargs)
+
+    @property
+    def _module(self) -> Any:
+        return sys.modules[type(self).__module__]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features: dict[str, Any] = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "pid": np.int32,
+            "camid": np.int32,
+            "filename": tfds.features.Text(),
+        }
+        if self.options.get("part_labels"):
+            for name in ("parts", "parts_confidence"):
+                features[name] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+        citations = pathlib.Path(str(self._module.__file__)).parent / "CITATIONS.bib"
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self._module.__doc__,
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(),
+            citation=citations.read_text(encoding="utf-8") if citations.exists() else None,
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        splits = self.rows
+        if splits is None:
+            splits = self._module.scan(pathlib.Path(dl_manager.manual_dir), **self.options)
+        assert splits is not None
+        for key, field in (("pids", "pid"), ("camids", "camid"), ("filenames", "filename")):
+            self.info.metadata[key] = {split: [getattr(row, field) for row in rows] for split, rows in splits.items()}
+        return {split: self._generate_examples(rows) for split, rows in splits.items()}
+
+    def _generate_examples(self, rows: list[Row]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, row in enumerate(rows):
+            record = {"image": row.path.read_bytes(), "pid": row.pid, "camid": row.camid, "filename": row.filename}
+            if self.options.get("part_labels"):
+                record |= _encode_parts(row.parts)
+            yield index, record
