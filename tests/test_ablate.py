@@ -105,7 +105,9 @@ def test_the_script_writes_csv_and_markdown(workdir, root, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert [(row["row"], row["seed"]) for row in rows] == [("full", "0"), ("a", "0"), ("full", "1"), ("a", "1")]
     assert float(rows[1]["mAP"]) == pytest.approx(0.6)
-    table = (tmp_path / "results" / "toy.md").read_text()
+    written = (tmp_path / "results" / "toy.md").read_text()
+    assert "python scripts/ablate.py --config " in written
+    table = written[written.index("| row") :].rstrip()
     assert "| `full` | 2 | 50.5 ± 0.7 |" in table
     assert table in capsys.readouterr().out
     script.main([*arguments, "--table"])
