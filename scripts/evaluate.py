@@ -5,6 +5,8 @@
     python scripts/evaluate.py --features market.npz msmt17.npz --metric cosine --ap trapezoid
     python scripts/evaluate.py --features features.npz --html page.html --images data/market1501
     python scripts/evaluate.py --run runs/mfv-demo --rerank --html page.html
+    python scripts/evaluate.py --run runs/mfv-demo --corruptions --rounds 10 --output robustness.json
+    python scripts/evaluate.py --run runs/mfv-demo --corruptions --families noise blur --severities 3
 
 Prints per cent; the JSON file holds fractions.
 """
@@ -14,6 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import sys
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +25,9 @@ from reid_jax import cli, errors
 from reid_jax.data import images
 from reid_jax.evaluation import distances, image_files, ranking, report, suite
 from reid_jax.evaluation.features_file import FeatureSet
+
+# Options of the plain evaluation that the corrupted one does not have.
+PLAIN_ONLY = ("rerank", "expand", "verification", "exact_verification", "single_shot", "html")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,8 +52,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--verification", action="store_true", help="also AUC, EER and thresholds")
     parser.add_argument("--exact-verification", action="store_true", help="the same from sorted distances")
     parser.add_argument("--single-shot", type=int, default=0, metavar="DRAWS", help="also the CUHK03 protocol (100)")
-    parser.add_argument("--rounds", type=int, default=0, help="also this many random one-shot galleries")
-    parser.add_argument("--seed", type=int, default=0, help="of random galleries (default: 0)")
+    parser.add_argument(
+        "--rounds", type=int, help="also this many random one-shot galleries; with --corruptions: its rounds (10)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of random galleries and corruptions (default: 0)")
+    parser.add_argument("--corruptions", action="store_true", help="with --run: clean and corrupted images instead")
+    parser.add_argument("--families", nargs="+", default=[], metavar="NAME", help="of noise, blur, weather, digital")
+    parser.add_argument("--types", nargs="+", default=[], metavar="NAME", help="of the twenty corruptions")
+    parser.add_argument("--severities", nargs="+", type=int, default=[], metavar="N", help="of 1 to 5 (default: all)")
+    parser.add_argument("--frost-dir", default="", metavar="DIR", help="frost textures (default: generated ones)")
     parser.add_argument("--allow-float16", action="store_true", help="accept features rounded to float16")
     parser.add_argument("--output", metavar="FILE", help="write the numbers as JSON")
     parser.add_argument("--html", metavar="FILE", help="write the page of ranked lists")
@@ -87,12 +101,56 @@ def _check(args: argparse.Namespace) -> None:
         distances.check_metric(args.metric)
     if args.ap not in ranking.AP_RULES:
         raise errors.unknown("AP rule", args.ap, ranking.AP_RULES)
+    if args.corruptions and not args.run:
+        raise errors.UserError("--corruptions needs --run DIR: corrupted images have to go through a model.")
+    if args.corruptions and any(getattr(args, name) for name in PLAIN_ONLY):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in PLAIN_ONLY)
+        raise errors.UserError(f"--corruptions does not go with {names}; evaluate those without it.")
+    if not args.corruptions and (args.families or args.types or args.severities or args.frost_dir):
+        raise errors.UserError(
+            "--families, --types, --severities and --frost-dir choose corruptions: add --corruptions."
+        )
+
+
+def _corruptions(args: argparse.Namespace) -> int:
+    """Clean and corrupted, on either side or both."""
+    from reid_jax.data.corruptions import sampling
+
+    selection = sampling.select(
+        families=args.families, types=args.types, severities=args.severities, frost_dir=args.frost_dir
+    )
+    from reid_jax import robustness  # models and data: only where a model runs
+
+    result = robustness.evaluate_run(
+        args.run,
+        best=args.best,
+        metric=args.metric,
+        ap=args.ap,
+        same_camera_filter=False if args.no_same_camera_filter else None,
+        selection=selection,
+        rounds=10 if args.rounds is None else args.rounds,
+        seed=args.seed,
+        progress=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    print(result.table())
+    if args.output:
+        _write(args.output, result.as_dict())
+    return 0
+
+
+def _write(path: str, values: dict[str, Any]) -> None:
+    output = pathlib.Path(path)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    print(f"\n{output}")
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command and returns its exit code."""
     args = _parser().parse_args(arguments)
     _check(args)
+    if args.corruptions:
+        return _corruptions(args)
     sets, load_image = _sources(args)
     protocol = suite.Protocol(
         metric=args.metric,
@@ -107,7 +165,7 @@ def main(arguments: list[str]) -> int:
         verification=args.verification,
         exact_verification=args.exact_verification,
         single_shot_draws=args.single_shot,
-        rounds=args.rounds,
+        rounds=args.rounds or 0,
         seed=args.seed,
     )
     if args.html and args.images:
@@ -115,10 +173,7 @@ def main(arguments: list[str]) -> int:
     reports = [suite.run(name, features, protocol) for name, features in sets.items()]
     print(suite.table(reports))
     if args.output:
-        output = pathlib.Path(args.output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(suite.merge(reports), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        print(f"\n{output}")
+        _write(args.output, suite.merge(reports))
     if args.html and load_image is not None:
         print(report.write_ranked_lists(args.html, reports[0].feature_set, reports[0].plain, load_image))
     return 0
