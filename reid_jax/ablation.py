@@ -150,8 +150,8 @@ def document(plan: Plan, records: Sequence[Mapping[str, Any]]) -> str:
         [
             f"# {name}: rows of its ablation table on {values('dataset')}, preset `{plan.preset}`",
             "",
-            f"Device {values('device')}; commit {values('commit')}. Mean ± standard deviation over seeds. Seconds are by",
-            "the clock, on a machine that may have been shared. Every run, with its config's hash, is in the CSV beside.",
+            f"Device {values('device')}; commit {values('commit')}. Mean ± standard deviation over seeds. Seconds are",
+            "by the clock, on a machine that may have been shared. Every run and its config's hash: the CSV beside.",
             "",
             f"    {' '.join(command)}",
             "",
