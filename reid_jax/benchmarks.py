@@ -329,9 +329,21 @@ def measure_input(*, quick: bool = False, **options: Any) -> list[Row]:
     return input_benchmark.measure(**{**(brief if quick else {}), **options})
 
 
-def measure_ranking(kind: str, size: str) -> list[Row]:
-    """Time and memory of ranking or re-ranking at the size of a benchmark."""
-    return (evaluation_benchmark.rank if kind == "rank" else evaluation_benchmark.rerank)(size)
+RANKING: dict[str, Callable[[str], list[Row]]] = {
+    "rank": lambda size: evaluation_benchmark.rank_growth() if size == "growth" else evaluation_benchmark.rank(size),
+    "rerank": evaluation_benchmark.rerank,
+    "verify": evaluation_benchmark.verify,
+}
+
+
+def measure_ranking(kind: str, sizes: Sequence[str]) -> list[Row]:
+    """Time and memory of ranking, re-ranking or verification at the size of benchmarks.
+
+    Args:
+        kind: a key of `RANKING`.
+        sizes: names in `reid_jax.evaluation.benchmark.SIZES`; for "rank" also "growth", the gallery at five sizes.
+    """
+    return [row for size in sizes for row in RANKING[kind](size)]
 
 
 def about(command: Sequence[str] = ()) -> Row:
@@ -379,11 +391,33 @@ def _cell(column: str, value: Any) -> str:
 
 
 def write(path: str | pathlib.Path, tables: Mapping[str, Sequence[Row]], about_run: Row) -> pathlib.Path:
-    """Writes all tables as one JSON file."""
+    """Writes all tables as one JSON file, and as markdown beside it (the same name with `.md`)."""
     path = pathlib.Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         run_folder.write_text(path, json.dumps({**about_run, "tables": dict(tables)}, indent=2) + "\n")
+        run_folder.write_text(path.with_suffix(".md"), _document(tables, about_run))
     except OSError as error:
         raise errors.UserError(f"could not write {path} ({error.strerror}); give another --output.") from None
     return path
+
+
+def _document(tables: Mapping[str, Sequence[Row]], about_run: Row) -> str:
+    """The tables as markdown, with what they have to be read with."""
+    versions = ", ".join(f"{name} {version}" for name, version in about_run["versions"].items())
+    lines = [
+        f"# {' and '.join(tables)}: measured speed and memory",
+        "",
+        f"{about_run['device']}, {about_run['cores']} cores, load {about_run['load']} at the start; {versions}; "
+        f"commit {about_run['commit'] or 'unknown'}, {about_run['date']}.",
+        "",
+        f"    python scripts/{about_run['command']}",
+    ]
+    for rows in tables.values():
+        columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in ("device", "note")]
+        columns = [key for key in columns if any(row.get(key) not in (None, "") for row in rows)]
+        notes = dict.fromkeys(f"{next(iter(row.values()))}: {row['note']}." for row in rows if row.get("note"))
+        lines += ["", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        lines += ["| " + " | ".join(_cell(key, row.get(key)) for key in columns) + " |" for row in rows]
+        lines += ["", *notes] if notes else []
+    return "\n".join(lines) + "\n"

@@ -4,7 +4,7 @@
     python scripts/benchmark.py train --demo                       # the demo's own step: all losses, its optimiser
     python scripts/benchmark.py infer --model bot --batch 64,256 --dtype bfloat16
     python scripts/benchmark.py input
-    python scripts/benchmark.py rank --size market1501
+    python scripts/benchmark.py rank --size market1501,msmt17,growth
     python scripts/benchmark.py rerank --size msmt17
     python scripts/benchmark.py all --output results/benchmark.json
 
@@ -27,7 +27,7 @@ DEMO = str(pathlib.Path(__file__).resolve().parent.parent / "configs" / "mfv.py"
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=("train", "infer", "input", "rank", "rerank", "all"))
+    parser.add_argument("kind", choices=("train", "infer", "input", "rank", "rerank", "verify", "all"))
     parser.add_argument("--model", metavar="NAMES", help=f"train, infer: of {', '.join(zoo.ZOO)}, by commas")
     parser.add_argument("--config", action="append", default=[], metavar="FILE[:PRESET]", help="train, infer: a config")
     parser.add_argument("--demo", action="store_true", help="train, infer: the demo of configs/mfv.py")
@@ -42,8 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help="input: threads of the pipeline")
     parser.add_argument("--workers", type=int, default=0, help="input: also with this many worker processes")
     parser.add_argument("--quick", action="store_true", help="input, rank, rerank: small and short")
-    parser.add_argument("--size", help="rank, rerank: tiny, market1501 (default) or msmt17")
-    parser.add_argument("--output", metavar="FILE", help="also write the figures as JSON")
+    parser.add_argument(
+        "--size", help="rank, rerank, verify: tiny, market1501 (default), msmt17, by commas; rank: growth"
+    )
+    parser.add_argument("--output", metavar="FILE", help="also write the figures as JSON, and as markdown beside it")
     return parser
 
 
@@ -75,8 +77,8 @@ def _check(args: argparse.Namespace) -> None:
 def _measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
     from reid_jax import benchmarks
 
-    if kind in ("rank", "rerank"):
-        return benchmarks.measure_ranking(kind, args.size or ("tiny" if args.quick else "market1501"))
+    if kind in benchmarks.RANKING:
+        return benchmarks.measure_ranking(kind, (args.size or ("tiny" if args.quick else "market1501")).split(","))
     if kind == "input":
         given = {"height": args.height, "width": args.width, "threads": args.threads, "workers": args.workers}
         return benchmarks.measure_input(quick=args.quick, **{key: value for key, value in given.items() if value})
