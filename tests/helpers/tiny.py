@@ -77,7 +77,7 @@ def config(
 
 def write(made: ConfigDict, path: pathlib.Path) -> str:
     """Writes a config as a config file, for runs in another process; returns the argument that names it."""
-    body = f"def get_config(argument):\n    return ConfigDict({config_lib.to_dict(made)!r})\n"
+    body = f'def get_config(argument=""):\n    return ConfigDict({config_lib.to_dict(made)!r})\n'
     path.write_text(f"from ml_collections import ConfigDict\n\n\n{body}")
     return f"--config={path}"
 

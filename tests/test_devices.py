@@ -1,0 +1,86 @@
+"""One device, eight devices and two processes train the same network.
+
+Ten steps of MFV whole: batch normalisation and hard mining over the global batch, dropout, boxes filled with noise,
+Adam with per-group rates, the averaged model. Everything is computed over the global batch, so only the order of
+float32 sums may differ.
+
+Tolerance: the first step has no history, so every metric of it agrees to 1e-5 of its size, which is float32 rounding of
+sums over a batch. Nine further steps through square roots, quotients and a choice of hardest pairs amplify what is
+left: measured were 2e-6 on the loss, 5e-5 on a single term, 4e-4 on the gradient's norm, and 1e-4 on parameters, each
+of which ten steps of Adam can move by 1e-2. The limits are about five times that. A batch statistic or a hardest pair
+taken over a part of the batch would change the first loss in its second digit.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import socket
+
+import numpy as np
+import pytest
+
+from reid_jax import runner, trees
+from reid_jax.data import prepare
+from reid_jax.train import checkpoints, metrics
+from tests.helpers import tiny
+
+STEPS = 10
+FIRST, LOSSES, NORMS, VARIABLES = 1e-5, 2e-4, 2e-3, 5e-4
+TIMES = ("time", "images_per_second", "data_wait_percent")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def outcome(workdir: pathlib.Path) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
+    """Metrics without times, and every variable of the last checkpoint, the average included."""
+    lines = [{key: value for key, value in line.items() if key not in TIMES} for line in metrics.read(workdir)]
+    variables, _ = checkpoints.restore_variables(workdir / "checkpoints", extra=True)
+    return lines, {path: np.asarray(leaf) for path, leaf in trees.flatten(variables).items()}
+
+
+def test_one_device_eight_devices_and_two_processes_agree(tmp_path):
+    prepare.prepare("synthped", tmp_path / "data", size="tiny")
+    config = tiny.config(tmp_path / "data", train__epochs=STEPS / 6)
+    named = tiny.write(config, tmp_path / "tiny.py")
+    folders = {name: tmp_path / name for name in ("one", "eight", "two")}
+
+    def start(name: str, *more: str):
+        return tiny.start([named, f"--workdir={folders[name]}", "--mode=train", *more], devices=1)
+
+    # Before the others: eight pretended devices and three processes on few cores wait for each other.
+    assert runner.run(config, workdir=str(folders["eight"]), mode="train") == 0
+    together = [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
+    started = [start("one"), *(start("two", *together, f"--process_id={index}") for index in range(2))]
+    ended = [tiny.finish(process) for process in started]
+    for code, _, err in ended:
+        assert code == 0, err
+    assert "(1 x cpu, 1 process(es)" in ended[0][2]
+    assert "(2 x cpu, 2 process(es)" in ended[1][2]
+    # The second process leaves the talking to the first.
+    assert "synthped" not in ended[2][2]
+
+    lines, variables = outcome(folders["one"])
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    initial = lines[0]["loss"]
+    assert abs(lines[-1]["loss"] - initial) > 0.01 * initial
+    for name in ("eight", "two"):
+        other_lines, other_variables = outcome(folders[name])
+        assert len(other_lines) == len(lines)
+        # The first step has no history: plain rounding, of gradients as well.
+        assert lines[0] == pytest.approx(other_lines[0], rel=FIRST, abs=1e-6), name
+        worst: dict[str, float] = {}
+        for line, other in zip(lines, other_lines, strict=True):
+            assert line.keys() == other.keys()
+            for key, value in line.items():
+                worst[key] = max(worst.get(key, 0.0), abs(value - other[key]) / max(abs(value), 1.0))
+        assert variables.keys() == other_variables.keys()
+        apart = {path: float(np.abs(variables[path] - other_variables[path]).max()) for path in variables}
+        path = max(apart, key=apart.__getitem__)
+        print(f"1 device and {name}: {worst}; {path} {apart[path]:.1e}")
+        for key, value in worst.items():
+            assert value <= (NORMS if key.endswith("_norm") else LOSSES), (name, key, value)
+        assert apart[path] <= VARIABLES, path
