@@ -136,7 +136,7 @@ class Reader:
             self._filled = np.zeros(len(split), bool)
 
     def read(self, index: int) -> transforms.Element:
-        """The element of image `index`: `image`, maps and `index`. Its arrays must not be written to."""
+        """The element of image `index`: `image`, maps, `index` and `filename`. Its arrays must not be written to."""
         if self._keep is None:
             return self._decode(index)
         if not self._filled[index]:
@@ -144,7 +144,8 @@ class Reader:
             for name, kept in self._store.items():
                 kept[index] = element[name]
             self._filled[index] = True
-        return {"index": index, **{name: kept[index] for name, kept in self._store.items()}}
+        kept_arrays = {name: kept[index] for name, kept in self._store.items()}
+        return {"index": index, "filename": self._split.filenames[index], **kept_arrays}
 
     def _decode(self, index: int) -> transforms.Element:
         label = f"image {self._split.filenames[index]!r} of {self._split.name}"
@@ -152,7 +153,11 @@ class Reader:
             record = self._split.source[index]
             image = record["image"]
             decoded = image if isinstance(image, np.ndarray) else images.decode(image, label)
-            element: transforms.Element = {"index": index, "image": decoded}
+            element: transforms.Element = {
+                "index": index,
+                "filename": self._split.filenames[index],
+                "image": decoded,
+            }
             for name in self._maps:
                 if name not in record:
                     raise errors.UserError(
@@ -201,6 +206,9 @@ class _TrainStep:
         owner = "" if self._shared_geometry[view] else view
         rng = samplers.generator(self._seed, f"appearance/{view}", position)
         geometry_rng = samplers.generator(self._seed, f"geometry/{owner}", position)
+        if chain.needs_donor:
+            place = samplers.generator(self._seed, f"donor/{owner}", position).integers(len(self._columns["label"]))
+            element = {**element, "donor": self._reader.read(int(place))["image"]}
         return chain(element, rng, geometry_rng)
 
     def _write(self, batch: Batch, row: int, rows: int, view: str, element: transforms.Element) -> None:

@@ -15,36 +15,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import images
-
-Element = dict[str, Any]
+from reid_jax.data import augmentations, images
+from reid_jax.data.corruptions import training
+from reid_jax.data.elements import Box, Element, Transform, clear_maps, draw_box, map_names, require, require_box_ranges
 
 # Labels of `parts` are 1 + the place in: head, left arm, right arm, torso, left leg, right leg, left foot, right foot.
 LEFT_RIGHT_PAIRS = ((2, 3), (5, 6), (7, 8))
-
-
-class Transform(Protocol):
-    """What a transform offers. `geometric`: it moves pixels, so views of one image may have to share its draws."""
-
-    geometric: ClassVar[bool]
-
-    def __call__(self, element: Element, rng: np.random.Generator) -> Element: ...
-
-
-def map_names(element: Mapping[str, Any]) -> list[str]:
-    """Names of the per-pixel maps (uint8 `[H, W]`) of an element."""
-    return [name for name, value in element.items() if isinstance(value, np.ndarray) and value.ndim == 2]
-
-
-def _require(condition: bool, transform: Any, expected: str) -> None:
-    if not condition:
-        raise errors.UserError(f"transform {transform} is not possible: expected {expected}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +39,7 @@ class Resize:
     interpolation: str = "bilinear"  # a name of `images.INTERPOLATIONS`
 
     def __post_init__(self) -> None:
-        _require(self.height > 0 and self.width > 0, self, "a positive height and width")
+        require(self.height > 0 and self.width > 0, self, "a positive height and width")
         if self.interpolation not in images.INTERPOLATIONS:
             raise errors.unknown("interpolation", self.interpolation, images.INTERPOLATIONS)
 
@@ -89,7 +71,7 @@ class Flip:
     pairs: Sequence[Sequence[int]] = LEFT_RIGHT_PAIRS
 
     def __post_init__(self) -> None:
-        _require(0 <= self.probability <= 1, self, "a probability in [0, 1]")
+        require(0 <= self.probability <= 1, self, "a probability in [0, 1]")
 
     def __call__(self, element: Element, rng: np.random.Generator) -> Element:
         if rng.random() >= self.probability:
@@ -128,8 +110,8 @@ class PadCrop:
     fill: int = 0
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.pad, int) and self.pad >= 0, self, "a whole number of pixels >= 0")
-        _require(0 <= self.fill <= 255, self, "a fill in [0, 255]")
+        require(isinstance(self.pad, int) and self.pad >= 0, self, "a whole number of pixels >= 0")
+        require(0 <= self.fill <= 255, self, "a fill in [0, 255]")
 
     def __call__(self, element: Element, rng: np.random.Generator) -> Element:
         down, right = rng.integers(0, 2 * self.pad + 1, size=2) - self.pad
@@ -167,9 +149,9 @@ class Jitter:
     probability: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(0 <= self.probability <= 1, self, "a probability in [0, 1]")
-        _require(min(self.brightness, self.contrast, self.saturation) >= 0, self, "strengths >= 0")
-        _require(0 <= self.hue <= 0.5, self, "a hue in [0, 0.5]")
+        require(0 <= self.probability <= 1, self, "a probability in [0, 1]")
+        require(min(self.brightness, self.contrast, self.saturation) >= 0, self, "strengths >= 0")
+        require(0 <= self.hue <= 0.5, self, "a hue in [0, 0.5]")
 
     def __call__(self, element: Element, rng: np.random.Generator) -> Element:
         chance, *amounts = rng.random(5)
@@ -243,10 +225,8 @@ class Erase:
     tries: int = 100
 
     def __post_init__(self) -> None:
-        _require(0 <= self.probability <= 1, self, "a probability in [0, 1]")
-        _require(len(self.area) == 2 and 0 < self.area[0] <= self.area[1] <= 1, self, "0 < area low <= high <= 1")
-        _require(len(self.aspect) == 2 and 0 < self.aspect[0] <= self.aspect[1], self, "0 < aspect low <= high")
-        _require(self.tries >= 1, self, "at least one try")
+        require(0 <= self.probability <= 1, self, "a probability in [0, 1]")
+        require_box_ranges(self, self.area, self.aspect, self.tries)
 
     def __call__(self, element: Element, rng: np.random.Generator) -> Element:
         box = np.zeros(4, np.int32)
@@ -254,33 +234,27 @@ class Erase:
             height, width = element["image"].shape[:2]
             box[:] = self.draw(height, width, rng)
         changed = {**element, "erase_box": box}
-        top, left, bottom, right = box
-        if bottom > top:
-            for name in map_names(element):
-                changed[name] = element[name].copy()
-                changed[name][top:bottom, left:right] = 0
-        return changed
+        top, left, bottom, right = (int(edge) for edge in box)
+        return clear_maps(changed, (top, left, bottom, right)) if bottom > top else changed
 
-    def draw(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Box:
         """A box inside `[height, width]`, or zeros when no try fits."""
-        low, high = np.log(self.aspect) if self.log_aspect else self.aspect
-        for _ in range(self.tries):
-            area = rng.uniform(self.area[0], self.area[1]) * height * width
-            aspect = rng.uniform(low, high)
-            aspect = np.exp(aspect) if self.log_aspect else aspect
-            box_height, box_width = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
-            if 0 < box_height < height and 0 < box_width < width:
-                top, left = rng.integers(0, height - box_height + 1), rng.integers(0, width - box_width + 1)
-                return int(top), int(left), int(top) + box_height, int(left) + box_width
-        return 0, 0, 0, 0
+        return draw_box(
+            height, width, rng, area=self.area, aspect=self.aspect, log_aspect=self.log_aspect, tries=self.tries
+        )
 
 
 # In canonical order: a chain made from names alone runs them from top to bottom.
 TRANSFORMS: dict[str, type] = {
+    "corrupt": training.Corrupt,  # at native size, as in the benchmark
     "resize": Resize,
     "jitter": Jitter,
     "flip": Flip,
     "pad_crop": PadCrop,
+    "occlude": augmentations.Occlude,
+    "soft_erase": augmentations.SoftErase,
+    "self_patch": augmentations.SelfPatch,
+    "augmix": augmentations.AugMix,
     "erase": Erase,
 }
 
@@ -308,6 +282,11 @@ class Chain:
         for transform in self.transforms:
             element = transform(element, geometry_rng if geometry_rng is not None and transform.geometric else rng)
         return element
+
+    @property
+    def needs_donor(self) -> bool:
+        """Whether elements must bring a second image."""
+        return any(getattr(transform, "needs_donor", False) for transform in self.transforms)
 
     @property
     def starts_with_resize(self) -> bool:

@@ -112,6 +112,8 @@ class Selection:
         for name in self.types:
             for severity in self.severities:
                 _lookup(name, severity)
+        if self.frost_dir:
+            frost.textures(self.frost_dir)  # read now, so that a wrong folder is refused now
 
     def draw(self, rng: np.random.Generator) -> tuple[str, int]:
         """Draws a type and a severity; the severity comes first in the stream."""

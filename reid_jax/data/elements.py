@@ -1,0 +1,90 @@
+"""What transforms work on, and what several of them share; `transforms` explains elements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from reid_jax import errors
+
+Element = dict[str, Any]
+Box = tuple[int, int, int, int]  # top, left, bottom, right; zeros for none
+
+
+class Transform(Protocol):
+    """What a transform offers.
+
+    `geometric`: views of one image may have to share its draws, because it moves pixels or replaces parts of the
+    picture. A transform may also have `needs_donor = True`: then the element holds another image of the split under
+    `donor` (uint8 `[h, w, 3]`), which the transform takes out.
+    """
+
+    geometric: ClassVar[bool]
+
+    def __call__(self, element: Element, rng: np.random.Generator) -> Element: ...
+
+
+def map_names(element: Mapping[str, Any]) -> list[str]:
+    """Names of the per-pixel maps (uint8 `[H, W]`) of an element."""
+    return [name for name, value in element.items() if isinstance(value, np.ndarray) and value.ndim == 2]
+
+
+def require(condition: bool, transform: Any, expected: str) -> None:
+    """Raises a `UserError` about a transform's options unless the condition holds."""
+    if not condition:
+        raise errors.UserError(f"transform {transform} is not possible: expected {expected}.")
+
+
+def require_box_ranges(transform: Any, area: Sequence[float], aspect: Sequence[float], tries: int) -> None:
+    """Checks the ranges that `draw_box` takes."""
+    require(len(area) == 2 and 0 < area[0] <= area[1] <= 1, transform, "0 < area low <= high <= 1")
+    require(len(aspect) == 2 and 0 < aspect[0] <= aspect[1], transform, "0 < aspect low <= high")
+    require(tries >= 1, transform, "at least one try")
+
+
+def draw_box(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    *,
+    area: Sequence[float],
+    aspect: Sequence[float],
+    log_aspect: bool = False,
+    tries: int = 100,
+) -> Box:
+    """Draws a box strictly inside a picture, as random erasing does.
+
+    Args:
+        height: rows of the picture.
+        width: columns of the picture.
+        rng: source of chance.
+        area: range of the box's share of the picture.
+        aspect: range of height / width.
+        log_aspect: draws the aspect log-uniformly instead of uniformly.
+        tries: boxes drawn until one fits.
+
+    Returns:
+        The box, or zeros when no try fits.
+    """
+    low, high = np.log(aspect) if log_aspect else aspect
+    for _ in range(tries):
+        pixels = rng.uniform(area[0], area[1]) * height * width
+        ratio = rng.uniform(low, high)
+        ratio = np.exp(ratio) if log_aspect else ratio
+        box_height, box_width = round((pixels * ratio) ** 0.5), round((pixels / ratio) ** 0.5)
+        if 0 < box_height < height and 0 < box_width < width:
+            top, left = rng.integers(0, height - box_height + 1), rng.integers(0, width - box_width + 1)
+            return int(top), int(left), int(top) + box_height, int(left) + box_width
+    return 0, 0, 0, 0
+
+
+def clear_maps(element: Element, box: Box) -> Element:
+    """The element with its maps zeroed (background) inside a box."""
+    top, left, bottom, right = box
+    changed = dict(element)
+    for name in map_names(element):
+        changed[name] = element[name].copy()
+        changed[name][top:bottom, left:right] = 0
+    return changed
