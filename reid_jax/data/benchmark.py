@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from reid_jax.data import images, pipeline, records, samplers, transforms
+from reid_jax.data import corruptions, images, pipeline, records, samplers, transforms
+from reid_jax.data.corruptions import sampling
 
 # The recipe of BoT and MFV, and a jitter to time it.
 AUGMENT: dict[str, dict[str, float]] = {
@@ -111,6 +112,54 @@ def measure(
             stream.close()  # type: ignore[attr-defined]
 
 
+def measure_corruptions(
+    *, height: int = 128, width: int = 64, out_height: int = 256, out_width: int = 128, count: int = 4, rounds: int = 3
+) -> list[dict[str, Any]]:
+    """Measures every corruption, drawing included, and every augmentation, on one core.
+
+    Args:
+        height: rows of the pictures that are corrupted: a data set's native size.
+        width: columns of those.
+        out_height: rows of the pictures that are augmented: the model's size.
+        out_width: columns of those.
+        count: pictures for each measurement; corruptions do them at all five severities.
+        rounds: how often each candidate takes its turn; the fastest counts.
+
+    Returns:
+        One row for each: `stage`, `images_per_second` (of a core: by processor time, so that a busy neighbour does
+        not count), `milliseconds` for one image, `spread` as in `measure`; and "corruptions, mean of the twenty": as
+        fast as an evaluation that draws them with equal odds.
+    """
+    split = drawn_split(count, height, width)
+    pictures = [images.decode(record["image"]) for record in split.source]
+    elements = [{"image": images.resize(one, out_height, out_width), "donor": one} for one in pictures]
+    rng = samplers.generator(0, "benchmark", 0)
+
+    def corrupt(name: str) -> None:
+        for picture in pictures:
+            for severity in corruptions.SEVERITIES:
+                draws = sampling.sample(name, severity, picture.shape[:2], rng)
+                sampling.apply(name, severity, picture, draws)
+
+    candidates: dict[str, tuple[Callable[[], Any], int]] = {
+        name: (functools.partial(corrupt, name), count * len(corruptions.SEVERITIES))
+        for name in corruptions.CORRUPTIONS
+    }
+    for name in ("augmix", "soft_erase", "self_patch", "occlude"):
+        one = transforms.build_transform(name, {} if name == "augmix" else {"probability": 1.0})
+        candidates[name] = (functools.partial(_apply, one, elements, rng), count)
+    for run, _ in candidates.values():
+        run()  # fills tables and textures
+    nothing = lambda: None
+    rows = _alternate(
+        {name: (run, many, 0, nothing) for name, (run, many) in candidates.items()}, rounds, time.process_time
+    )
+    seconds = [1 / row["images_per_second"] for row in rows[: len(corruptions.CORRUPTIONS)]]
+    mean = {"stage": "corruptions, mean of the twenty", "images_per_second": len(seconds) / sum(seconds)}
+    rows.insert(len(seconds), {**mean, "spread": 1.0, "threads": 0})
+    return [{**row, "milliseconds": 1000 / row["images_per_second"]} for row in rows]
+
+
 def _take(stream: Iterator[Any], count: int) -> None:
     for _ in range(count):
         next(stream)
@@ -123,15 +172,17 @@ def _fill(streams: dict[str, tuple[Iterator[Any], int]], count: int) -> None:
 
 
 def _alternate(
-    candidates: dict[str, tuple[Callable[[], Any], int, int, Callable[[], Any]]], rounds: int
+    candidates: dict[str, tuple[Callable[[], Any], int, int, Callable[[], Any]]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[dict[str, Any]]:
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, (run, _, _, prepare) in candidates.items():
             prepare()
-            start = time.perf_counter()
+            start = clock()
             run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return [
         {
             "stage": name,

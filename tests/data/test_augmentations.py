@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from reid_jax import errors
-from reid_jax.data import augmentations, corruptions, images, pipeline, records, transforms
+from reid_jax.data import augmentations, benchmark, corruptions, images, pipeline, records, transforms
 from reid_jax.data.corruptions import sampling, training
 
 NAMES = ("augmix", "soft_erase", "self_patch", "occlude", "corrupt")
@@ -240,3 +240,13 @@ def test_batches_with_all_of_them_are_pure(split):
         for index, image in zip(batch["index"], batch["image_fixed"]):
             np.testing.assert_array_equal(fixed.setdefault(int(index), image), image)
     assert len(fixed) > 15
+
+
+def test_throughput_rows():
+    rows = benchmark.measure_corruptions(height=64, width=32, out_height=64, out_width=32, count=1, rounds=1)
+    assert [row["stage"] for row in rows] == [
+        *corruptions.CORRUPTIONS, "corruptions, mean of the twenty", "augmix", "soft_erase", "self_patch", "occlude",
+    ]  # fmt: skip
+    speeds = [row["images_per_second"] for row in rows[:20]]
+    assert min(speeds) < rows[20]["images_per_second"] < max(speeds)
+    assert all(row["milliseconds"] * row["images_per_second"] == pytest.approx(1000) for row in rows)
