@@ -81,7 +81,7 @@ def scan(folder: pathlib.Path, *, boxes: str = "labeled") -> dict[str, list[comm
 
 def _scan_original(original: pathlib.Path, protocol: pathlib.Path, boxes: str) -> dict[str, list[common.Row]]:
     try:
-        import h5py  # noqa: F401  (opened by `_MatFile`)
+        import h5py
         import scipy.io
     except ImportError:
         raise ValueError(
@@ -100,6 +100,8 @@ def _scan_original(original: pathlib.Path, protocol: pathlib.Path, boxes: str) -
         ) from None
     if len(names) != len(labels) or any(len(index) and index.max() >= len(names) for index in rows.values()):
         raise ValueError(f"the lists in {protocol} do not fit each other; get the protocol's file again.")
+    if not h5py.is_hdf5(original):
+        raise ValueError(f"{original} is no MATLAB 7.3 file that can be read; get it again.")
     mat = _MatFile(original, boxes)
     return {split: [_original_row(mat, names[i], int(labels[i])) for i in index] for split, index in rows.items()}
 
