@@ -5,6 +5,7 @@ Used at the end of a run, by `scripts/evaluate.py --run DIR` and by `scripts/ext
 
 from __future__ import annotations
 
+import json
 import logging
 import pathlib
 import subprocess
@@ -33,10 +34,18 @@ def open_data(data: Mapping[str, Any]) -> records.ReIDDataset:
     """Opens the data set a config's `data` section names; the main process prepares it first where it is not."""
     if parallel.is_main():
         dataset = prepare.ensure(data["name"], data["root"], **data["options"])
+        for warning in _warnings_of(dataset):
+            LOG.warning("warning: %s", warning)
     parallel.barrier("data prepared")
     if not parallel.is_main():
         dataset = records.open_dataset(data["name"], data["root"], **data["options"])
     return dataset
+
+
+def _warnings_of(dataset: records.ReIDDataset) -> list[str]:
+    """What preparation found odd: told at every start, for training may have prepared the data by itself."""
+    report = dataset.path / records.REPORT_FILE if dataset.path else None
+    return json.loads(report.read_text(encoding="utf-8"))["warnings"] if report and report.is_file() else []
 
 
 def extract(
