@@ -12,6 +12,7 @@ Images travel as bytes; normalisation and the filling of erased boxes belong to 
 from __future__ import annotations
 
 import os
+import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
@@ -20,10 +21,11 @@ import grain
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import images, records, samplers, transforms
+from reid_jax.data import decoded_cache, images, records, samplers, transforms
 
 Batch = dict[str, np.ndarray]
 
+CACHES = ("auto", "memory", "disk", "none")
 CACHE_LIMIT_BYTES = 2 * 2**30  # Market-1501's training images at 256x128 take 1.2 GB
 # Workers hand batches over in shared memory, about four on their way for each; containers often have 64 MB of it.
 SHARED_MEMORY_NEEDED_BYTES = 2**30
@@ -122,15 +124,25 @@ class Reader:
     image write the same bytes, so no lock is needed.
     """
 
-    def __init__(self, split: records.Split, maps: Sequence[str] = (), keep: transforms.Resize | None = None):
+    def __init__(
+        self,
+        split: records.Split,
+        maps: Sequence[str] = (),
+        keep: transforms.Resize | None = None,
+        folder: str | pathlib.Path | None = None,
+    ):
         """Args:
         split: where the records are.
         maps: names of per-pixel maps that every record must have.
         keep: resizes each image once and keeps it; None decodes at each access.
+        folder: keeps all images in files there, made now, instead of in memory.
         """
         self._split, self._maps, self._keep = split, tuple(maps), keep
+        self._files: decoded_cache.DecodedImages | None = None
         self._store: dict[str, np.ndarray] = {}
-        if keep is not None:
+        if keep is not None and folder is not None:
+            self._files = decoded_cache.open_or_make(folder, split, keep, self._maps, self._decode)
+        elif keep is not None:
             shape = (len(split), keep.height, keep.width)
             self._store = {"image": np.empty((*shape, 3), np.uint8), **{n: np.empty(shape, np.uint8) for n in maps}}
             self._filled = np.zeros(len(split), bool)
@@ -139,6 +151,8 @@ class Reader:
         """The element of image `index`: `image`, maps, `index` and `filename`. Its arrays must not be written to."""
         if self._keep is None:
             return self._decode(index)
+        if self._files is not None:
+            return {"index": index, "filename": self._split.filenames[index], **self._files.read(index)}
         if not self._filled[index]:
             element = self._keep(self._decode(index))
             for name, kept in self._store.items():
@@ -241,6 +255,7 @@ def train_batches(
     views: Mapping[str, Mapping[str, Any]] | None = None,
     maps: Sequence[str] = (),
     cache: str = "auto",
+    cache_folder: str | pathlib.Path | None = None,
 ) -> TrainBatches:
     """Opens the stream of training batches at a step.
 
@@ -263,7 +278,9 @@ def train_batches(
             the main view), and `geometry`, "independent" (default) or "shared": flip and crop as in the main view.
         maps: names of per-pixel maps to load and move along, such as "parts".
         cache: "memory" keeps resized images in memory (filled during the first epoch), "none" decodes at each access,
-            "auto" keeps them where they fit, where nothing random comes before the resize, and without workers.
+            "auto" keeps them where they fit, where nothing random comes before the resize, and without workers;
+            "disk" makes files of resized images first and shares them between processes and runs.
+        cache_folder: where those files lie, normally inside the prepared data set's folder.
 
     Returns:
         An iterator of dicts: `image` uint8 `[b, H, W, 3]`, `label` int32 `[b]`, `camid` int32 `[b]`, `index` int32
@@ -283,7 +300,10 @@ def train_batches(
         options = _view_options(name, settings)
         chains[name] = transforms.build_chain(options.get("augment", augment), height, width, interpolation)
         shared_geometry[name] = options.get("geometry", "independent") == "shared"
-    reader = Reader(split, maps, _resize_to_keep(cache, split, maps, list(chains.values()), workers))
+    if cache == "disk" and cache_folder is None:
+        raise errors.UserError('cache="disk" needs a folder for its files; a data set in memory has none.')
+    keep = _resize_to_keep(cache, split, maps, list(chains.values()), workers)
+    reader = Reader(split, maps, keep, cache_folder if cache == "disk" else None)
     columns = {"label": np.asarray(labels, np.int32), "camid": np.asarray(split.camids, np.int32)}
     step = _TrainStep(reader, plan, columns, chains, shared_geometry, seed=seed, share=share)
     stop = _ENDLESS if num_steps is None else start_step + num_steps
@@ -318,14 +338,16 @@ def _resize_to_keep(
     cache: str, split: records.Split, maps: Sequence[str], chains: Sequence[transforms.Chain], workers: int
 ) -> transforms.Resize | None:
     """The resize whose result the reader keeps, None for no cache."""
-    if cache not in ("auto", "memory", "none"):
-        raise errors.unknown("cache", cache, ("auto", "memory", "none"))
+    if cache not in CACHES:
+        raise errors.unknown("cache", cache, CACHES)
     if cache == "none":
         return None
-    possible = all(chain.starts_with_resize for chain in chains) and not workers
+    possible = all(chain.starts_with_resize for chain in chains) and (cache == "disk" or not workers)
     if not possible:
         if cache == "auto":
             return None
+        if cache == "disk":
+            raise errors.UserError('cache="disk" needs chains that begin with the resize; use cache="none".')
         raise errors.UserError(
             'cache="memory" needs workers=0 and chains that begin with the resize; use cache="none" or threads.'
         )
@@ -333,7 +355,7 @@ def _resize_to_keep(
     assert isinstance(resize, transforms.Resize)
     size = len(split) * resize.height * resize.width * (3 + len(maps))
     fits = size <= min(CACHE_LIMIT_BYTES, _free_memory() // 2)
-    return resize if fits or cache == "memory" else None
+    return resize if fits or cache != "auto" else None
 
 
 def _free_memory() -> int:

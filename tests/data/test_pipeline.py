@@ -1,6 +1,7 @@
 """The pipeline: the same batches whatever computes them, resumed anywhere, shared fairly, honest about errors."""
 
 import ast
+import pickle
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import benchmark, images, pipeline, records
+from reid_jax.data import benchmark, images, pipeline, records, transforms
 
 COUNT, PER_IDENTITY = 40, 5
 AUGMENT = {"flip": {}, "pad_crop": {"pad": 4}, "erase": {"probability": 0.5}, "jitter": {"brightness": 0.2}}
@@ -267,7 +268,9 @@ def test_evaluation_of_fewer_images_than_processes():
     [
         ({"process_count": 3}, "3 equal shares"),
         ({"process_index": 2, "process_count": 2}, "process index 2"),
-        ({"cache": "disk"}, "unknown cache"),
+        ({"cache": "disc"}, "did you mean 'disk'"),
+        ({"cache": "disk"}, "needs a folder"),
+        ({"cache": "disk", "cache_folder": "/dev/null/no"}, "cannot be written"),
         ({"cache": "memory", "workers": 1}, "workers=0"),
         ({"cache": "memory", "augment": {"jitter": {}, "order": ("jitter", "resize")}}, "begin with the resize"),
         ({"interpolation": "bilinar"}, "did you mean 'bilinear'"),
@@ -293,6 +296,42 @@ def test_auto_cache_respects_the_limit(split, monkeypatch):
 
 
 DECODED = np.zeros((48, 20, 3), np.uint8)
+
+
+def test_cache_on_disk(split, expected, tmp_path, monkeypatch):
+    """The same batches; decoded once, ever; a damaged file is made again; another size has another file."""
+    options = {"cache": "disk", "cache_folder": tmp_path / "decoded"}
+    assert_equal(collect(split, **options), expected)
+    (file,) = (tmp_path / "decoded").iterdir()
+    assert file.stat().st_size > COUNT * 32 * 16 * 3
+    calls = []
+    decode = images.decode
+    monkeypatch.setattr(images, "decode", lambda data, name: calls.append(name) or decode(data, name))
+    assert_equal(collect(split, **options), expected)
+    assert not calls
+    for damage in (file.read_bytes()[:-100], b"x"):
+        file.write_bytes(damage)
+        assert_equal(collect(split, **options), expected)
+        assert len(calls) == COUNT
+        calls.clear()
+    with_maps = collect(split, **options, maps=("parts",), height=24)
+    assert_equal(with_maps, collect(split, cache="none", maps=("parts",), height=24))
+    assert len(list((tmp_path / "decoded").iterdir())) == 3
+    # Readers travel to worker processes as paths, not as pixels.
+    reader = pipeline.Reader(split, (), transforms.Resize(32, 16), tmp_path / "decoded")
+    reader.read(0)
+    assert len(pickle.dumps(reader._files)) < 1000
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(reader._files)).read(3)["image"], reader.read(3)["image"])
+    with pytest.raises(errors.UserError, match="begin with the resize"):
+        collect(split, **options, augment={"corrupt": {}})
+
+
+def test_interrupted_cache_leaves_nothing(tmp_path):
+    source = make_records()
+    source[17] = {**source[17], "image": b"no image"}
+    with pytest.raises(errors.UserError, match=r"0017\.jpg"):
+        collect(make_split(source), cache="disk", cache_folder=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_jax_in_the_data_code(root):
