@@ -188,16 +188,18 @@ def evaluate_run(
     path: str | pathlib.Path,
     *,
     best: bool = False,
+    data: Mapping[str, Any] | None = None,
     metric: str | None = None,
     ap: str | None = None,
     same_camera_filter: bool | None = None,
     **options: Any,
 ) -> Robustness:
-    """Measures a run folder on its own data set.
+    """Measures a run folder, on its own data set if no other is named.
 
     Args:
         path: run folder.
         best: the checkpoint with the best mAP instead of the newest.
+        data: replaces keys of the config's `data` section: `name`, `options`, `root` of another data set.
         metric: replaces the run's own distance.
         ap: replaces the run's own AP rule.
         same_camera_filter: replaces the run's own rule.
@@ -205,6 +207,7 @@ def evaluate_run(
     """
     settings = config_lib.to_dict(run_folder.RunFolder(path).read_config())
     extractor, variables = inference.from_run(path, best=best)
+    settings["data"] = {**settings["data"], **(data or {})}
     dataset = scoring.open_data(settings["data"])
     meta = scoring.feature_meta(settings)
     given = {"metric": metric, "ap": ap, "same_camera_filter": same_camera_filter}

@@ -322,7 +322,8 @@ def build_chain(config: Mapping[str, Any] | None, height: int, width: int, inter
     Args:
         config: transform name -> its options (`{}` or True: the defaults; None or False: left out). The key `order`
             may list the names in another order than the canonical one (that of `TRANSFORMS`). The resize is always
-            part of it and takes its options from the other arguments.
+            part of it and takes its options from the other arguments; an order that does not list it has it first,
+            or second behind a leading `corrupt`.
         height: rows of the result.
         width: columns of the result.
         interpolation: name of `images.INTERPOLATIONS`.
@@ -346,7 +347,9 @@ def build_chain(config: Mapping[str, Any] | None, height: int, width: int, inter
     options["resize"] = {"height": height, "width": width, "interpolation": interpolation}
     names = [name for name in TRANSFORMS if name in options]
     if order is not None:
-        chosen = list(order) if "resize" in order else ["resize", *order]
+        chosen = list(order)
+        if "resize" not in chosen:
+            chosen.insert(1 if chosen[:1] == ["corrupt"] else 0, "resize")
         if sorted(chosen) != sorted(names):
             raise errors.UserError(
                 f"the transform order {tuple(order)} must list each transform in use once: {', '.join(names)}."

@@ -61,6 +61,12 @@ def test_places_in_a_chain():
     assert chain.needs_donor
     assert not chain.starts_with_resize  # corruption comes before: resized images cannot be kept
     assert not transforms.build_chain({"soft_erase": {}}, 8, 4).needs_donor
+    for order, expected in {
+        ("corrupt", "flip"): ["Corrupt", "Resize", "Flip"],
+        ("flip", "corrupt"): ["Resize", "Flip", "Corrupt"],
+    }.items():
+        chain = transforms.build_chain({"corrupt": {}, "flip": {}, "order": order}, 8, 4)
+        assert [type(one).__name__ for one in chain.transforms] == expected
 
 
 # ---- AugMix
