@@ -186,16 +186,33 @@ def restore_variables(
     heads: tuple[str, ...] = (replacement,) if averaged else ("params/", "batch_stats/")
     heads += ("extra/",) if extra else ()
     wanted = trees.unflatten({path: leaf for path, leaf in stored.items() if path.startswith(heads)})
-    numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=numpy, partial_restore=True)
-        flat = trees.flatten(reader.restore(folder / STATE, args=arguments))
+    flat = _read_numpy(folder, wanted)
     if averaged:
         kept = {path: leaf for path, leaf in flat.items() if extra and path.startswith("extra/")}
         flat = {path.removeprefix(replacement): leaf for path, leaf in flat.items() if path.startswith(replacement)}
         flat |= kept
     variables: dict[str, Any] = {"params": {}, "batch_stats": {}} | ({"extra": {}} if extra else {})
     return variables | trees.unflatten(flat), _read_meta(folder)["meta"]
+
+
+def restore_arrays(directory: str | pathlib.Path, step: int | None = None) -> dict[str, np.ndarray]:
+    """Reads every array of a checkpoint by path, whatever state it was: for comparisons.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    metrics_lib.quiet_libraries()
+    directory = pathlib.Path(directory).absolute()
+    folder = directory / str(_choose(directory, step))
+    return _read_numpy(folder, trees.unflatten(_stored(folder)))
+
+
+def _read_numpy(folder: pathlib.Path, wanted: Any) -> dict[str, Any]:
+    """Those arrays of a checkpoint that `wanted` (nested dictionaries) lists, by path."""
+    numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=numpy, partial_restore=True)
+        return trees.flatten(reader.restore(folder / STATE, args=arguments))
 
 
 def steps(directory: str | pathlib.Path) -> list[int]:
