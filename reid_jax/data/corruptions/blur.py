@@ -107,6 +107,7 @@ def zoom(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
     step, count = ZOOM[severity - 1]
     values = to_unit(image)
     total = values.transpose(1, 0, 2).copy()  # turned, as `common.zoom` computes its result
-    for index in range(count):
-        total += common.zoom(values, round(1 + index * step, 2), crop=True).transpose(1, 0, 2)
+    # The reference's own roundings of the factors: where one divides the size, the cropped size hangs on the last bit.
+    for factor in 1 + np.arange(count) * ((1 + step) - 1):
+        total += common.zoom(values, float(factor), crop=True).transpose(1, 0, 2)
     return np.ascontiguousarray(to_bytes(total * np.float32(1 / (count + 1))).transpose(1, 0, 2))
