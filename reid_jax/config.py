@@ -27,6 +27,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # What a data set needs to be opened under a preset's name; every system offers all of them.
 DATASETS: dict[str, Overrides] = {
     "market1501": {"data.name": "market1501"},
+    "dukemtmc_reid": {"data.name": "dukemtmc_reid"},
+    "cuhk03_np_labeled": {"data.name": "cuhk03_np_labeled"},
+    "cuhk03_np_detected": {"data.name": "cuhk03_np_detected"},
+    "msmt17": {"data.name": "msmt17", "data.options": {"version": "v1"}},
+    "msmt17_v2": {"data.name": "msmt17", "data.options": {"version": "v2"}},
+    "occluded_duke": {"data.name": "occluded_duke"},
+    # It has no training images; published numbers come from models trained on Market-1501.
+    "occluded_reid": {"data.name": "occluded_reid", "data.sources": ("market1501",)},
+    "p_dukemtmc_reid": {"data.name": "p_dukemtmc_reid"},
     "reid_folder": {"data.name": "reid_folder"},
     "synthped": {"data.name": "synthped", "data.options": {"size": "demo", "seed": 0}},
     "synthped_large": {"data.name": "synthped", "data.options": {"size": "large", "seed": 0}},
@@ -54,7 +63,7 @@ DEMO: Overrides = {
 PRESENTATION = (
     *("data.root", "data.workers", "data.threads", "data.cache", "log.", "checkpoint.", "notes"),
     *("evals.every_epochs", "evals.batch_size", "evals.baselines", "evals.ranked_lists", "evals.rerank"),
-    "evals.verification",
+    *("evals.verification", "evals.datasets"),
 )
 
 
@@ -74,6 +83,8 @@ def defaults() -> ConfigDict:
         "name": "synthped",
         "root": "data",
         "options": {},
+        # Presets of `DATASETS` to train on in place of the data set's own training images.
+        "sources": (),
         "height": 256,
         "width": 128,
         "interpolation": "bilinear",
@@ -134,6 +145,8 @@ def defaults() -> ConfigDict:
         "same_camera_filter": True,
         "baselines": False,
         "ranked_lists": 40,
+        # Presets of `DATASETS` to be scored on as well.
+        "datasets": (),
     }
     config.checkpoint = {"every_steps": 0, "every_epochs": 5.0, "keep_best": 1}
     config.log = {"every_steps": 50}

@@ -47,9 +47,11 @@ class Experiment:
         self.dataset = scoring.open_data(self.settings["data"]) if dataset is None else dataset
         parallel.agree("the data set", self.dataset.index_hash())
         LOG.info("%s", self.dataset.describe())
-        checks.check_protocol(
-            self.dataset.split("query"), self.dataset.split("gallery"), self.settings["evals"]["same_camera_filter"]
-        )
+        self.others = scoring.open_others(self.settings)
+        for tested in (self.dataset, *self.others):
+            checks.check_protocol(
+                tested.split("query"), tested.split("gallery"), self.settings["evals"]["same_camera_filter"]
+            )
         self.labels, classes = records.train_labels(self.dataset.split("train"))
         self.num_classes = len(classes)
         self.model = inference.build_model(self.settings, self.num_classes)
@@ -188,9 +190,13 @@ class Experiment:
     def scores(self, train_state: state.TrainState, at_step: int) -> dict[str, float]:
         """Scores during training, by name; the same on every process."""
         began = time.perf_counter()
-        named = self.rank(self.features(test_variables(train_state))).scores(self.dataset.name)
+        variables = test_variables(train_state)
+        named = self.rank(self.features(variables)).scores(self.dataset.name)
         shown = ", ".join(f"{name.split('/', 1)[1]} {100 * value:.2f} %" for name, value in named.items())
         LOG.info("step %d: %s (%.1f s)", at_step, shown, time.perf_counter() - began)
+        for other in self.others:
+            features = scoring.extract(self.extractor, variables, other, scoring.feature_meta(self.settings))
+            named |= self.rank(features).scores(other.name)
         return named
 
     def baselines(self, initial: state.TrainState) -> dict[str, float]:
@@ -326,6 +332,7 @@ class Experiment:
         result = {
             "dataset": self.dataset.name,
             **measured.flat(),
+            **scoring.measure_others(self.extractor, variables, self.others, self.settings),
             **about,
             "extract_images_per_second": round((features.num_query + features.num_gallery) / seconds, 1),
             "seed": self.settings["seed"],

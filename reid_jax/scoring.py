@@ -5,20 +5,21 @@ Used at the end of a run, by `scripts/evaluate.py --run DIR` and by `scripts/ext
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import pathlib
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from reid_jax import config as config_lib
-from reid_jax import inference, parallel, run_folder
+from reid_jax import errors, inference, parallel, run_folder
 from reid_jax.data import images as images_lib
-from reid_jax.data import prepare, records, simple_features
+from reid_jax.data import prepare, records, simple_features, union
 from reid_jax.evaluation import evaluator, features_file, ranking, report, suite
 
 LOG = logging.getLogger(__name__)
@@ -31,14 +32,42 @@ SIMPLE_FEATURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def open_data(data: Mapping[str, Any]) -> records.ReIDDataset:
-    """Opens the data set a config's `data` section names; the main process prepares it first where it is not."""
+    """Opens the data set a config's `data` section names, with the training images of others where it says so."""
+    dataset = _open(data["name"], data["root"], data["options"])
+    sources = [_open_preset(name, data["root"]) for name in data.get("sources", ())]
+    return union.transfer(dataset, sources) if sources else dataset
+
+
+def open_others(settings: Mapping[str, Any]) -> list[records.ReIDDataset]:
+    """The further data sets that a config asks to be scored on (`evals.datasets`), under their presets' names."""
+    data, names = settings["data"], settings["evals"].get("datasets", ())
+    if not names:
+        return []
+    if data["name"] in names:
+        raise errors.UserError(f"evals.datasets names {data['name']!r}, which is scored anyway; take it out.")
+    # `open_data` has told what is odd about these.
+    trained_on = [_open_preset(name, data["root"], tell=False) for name in data.get("sources", ())]
+    trained_on = trained_on or [_open(data["name"], data["root"], data["options"], tell=False)]
+    opened = [(name, union.transfer(_open_preset(name, data["root"]), trained_on)) for name in names]
+    return [dataclasses.replace(dataset, name=name, train=None) for name, dataset in opened]
+
+
+def _open_preset(name: str, root: str, tell: bool = True) -> records.ReIDDataset:
+    if name not in config_lib.DATASETS:
+        raise errors.unknown("data set (data.sources, evals.datasets)", str(name), config_lib.DATASETS)
+    preset = config_lib.DATASETS[name]
+    return _open(preset["data.name"], root, preset.get("data.options", {}), tell)
+
+
+def _open(name: str, root: str, options: Mapping[str, Any], tell: bool = True) -> records.ReIDDataset:
+    """Opens a data set; the main process prepares it first where it is not, and tells what is odd about it."""
     if parallel.is_main():
-        dataset = prepare.ensure(data["name"], data["root"], **data["options"])
-        for warning in _warnings_of(dataset):
+        dataset = prepare.ensure(name, root, **options)
+        for warning in _warnings_of(dataset) if tell else ():
             LOG.warning("warning: %s", warning)
     parallel.barrier("data prepared")
     if not parallel.is_main():
-        dataset = records.open_dataset(data["name"], data["root"], **data["options"])
+        dataset = records.open_dataset(name, root, **options)
     return dataset
 
 
@@ -57,6 +86,22 @@ def extract(
     """Features of a data set's query and gallery, junk included."""
     query, gallery = (extractor.split(variables, dataset.split(name)) for name in ("query", "gallery"))
     return evaluator.feature_set(query, gallery, _labels(dataset, "query"), _labels(dataset, "gallery"), meta)
+
+
+def measure_others(
+    extractor: inference.Extractor,
+    variables: inference.Variables,
+    others: Sequence[records.ReIDDataset],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """All that the config's protocol asks for, on further data sets; the keys begin with their names."""
+    values: dict[str, Any] = {}
+    for other in others:
+        features = extract(extractor, variables, other, feature_meta(settings))
+        measured = suite.run(other.name, features, protocol(settings["evals"])).flat()
+        # Counts without a name belong to the run's own data set.
+        values |= {key: value for key, value in measured.items() if key.startswith(f"{other.name}/")}
+    return values
 
 
 def extract_simple(
@@ -182,6 +227,9 @@ def summary(result: Mapping[str, Any]) -> str:
     lines.append(line("trained", dataset))
     if f"{dataset}/rerank/mAP" in result:
         lines.append(line("trained, re-ranked", f"{dataset}/rerank"))
+    for other in (key.removesuffix("/mAP") for key in result if key.count("/") == 1 and key.endswith("/mAP")):
+        if other != dataset:
+            lines.append(line(f"trained, on {other}", other))
     lines.append(
         f"  {result['num_query']} queries ({result['num_query_without_match']} without a match left out), "
         f"{result['num_gallery']} gallery images"

@@ -1,0 +1,85 @@
+"""Runs that train on other data sets than they are tested on, from the config to `result.json`."""
+
+import json
+
+import pytest
+
+from reid_jax import config as config_lib
+from reid_jax import errors, experiment, run_folder, scoring
+from tests.helpers import benchmark_folders, market_folder, tiny
+
+SCORES = ("mAP", "mINP", "rank1", "rank5", "rank10")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Raw folders of four data sets."""
+    data = tmp_path / "data"
+    market_folder.write(data / "market1501", train_identities=8, test_identities=2, height=32, width=16)
+    for name in ("occluded_reid", "dukemtmc_reid", "msmt17"):
+        benchmark_folders.WRITERS[name](data / name)
+    return data
+
+
+def _config(root, name, **overrides):
+    return tiny.config(root, name, {**tiny.BOT, "train.epochs": 1.0, "evals.every_epochs": 1.0}, **overrides)
+
+
+def test_trained_on_one_set_and_scored_on_two_others(root, tmp_path):
+    config = _config(root, "bot:occluded_reid", evals__datasets=("dukemtmc_reid",))
+    built = experiment.Experiment(config)
+    assert built.num_classes == 8
+    folder = run_folder.RunFolder(tmp_path / "run")
+    folder.claim(config)
+    # The end of a run and an evaluation in its middle, of a network before its first step.
+    state = built.initial_state()
+    built._finish(folder, state.variables, {"steps": 0}, complete=True)
+    result = json.loads((folder.path / "result.json").read_text())
+    assert result["dataset"] == "occluded_reid"
+    assert (result["num_query"], result["num_gallery"]) == (4, 4)
+    expected = {f"{name}/{score}" for name in ("occluded_reid", "dukemtmc_reid") for score in SCORES}
+    assert {key for key in result if "/" in key} >= expected
+    assert all(0 <= result[key] <= 1 for key in expected)
+    assert not any(key.startswith("market1501/") for key in result)
+    during = built.scores(state, 0)
+    assert {key: during[key] for key in expected} == {key: result[key] for key in expected}
+    table = scoring.summary(result)
+    assert "trained, on dukemtmc_reid" in table
+    # Other sets to be scored on need no other run folder, other training data do.
+    assert config_lib.differences(_config(root, "bot:occluded_reid"), config) == []
+    other = _config(root, "bot:occluded_reid", data__sources=("msmt17",))
+    assert config_lib.differences(other, config) == ["data.sources: ['market1501'] -> ['msmt17']"]
+
+
+def test_union_of_two(root):
+    config = _config(root, "bot:market1501", data__sources=("msmt17", "market1501"), evals__datasets=("msmt17",))
+    built = experiment.Experiment(config)
+    assert built.num_classes == 2 + 8
+    assert built.dataset.train.name == "msmt17+market1501/train"
+    assert built.dataset.train.counts()["cameras"] == 2 + 3
+    # Test cameras are those of training.
+    assert set(built.dataset.query.camids) <= set(built.dataset.train.camids)
+    assert set(built.others[0].query.camids) <= set(built.dataset.train.camids)
+    assert [other.name for other in built.others] == ["msmt17"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (
+            {"data__sources": ("market15O1",)},
+            r"unknown data set \(data.sources, evals.datasets\) 'market15O1'; did you",
+        ),
+        ({"evals__datasets": ("nothing",)}, r"unknown data set \(data.sources, evals.datasets\) 'nothing'"),
+        (
+            {"evals__datasets": ("market1501",)},
+            "evals.datasets names 'market1501', which is scored anyway; take it out",
+        ),
+        ({"data__sources": ("occluded_reid",)}, "data set 'occluded_reid' has no train split"),
+        ({"data__sources": ("market1501", "market1501")}, "market1501 and market1501 show the same people"),
+        ({"data__sources": ("p_dukemtmc_reid",)}, "expected the files of data set 'p_dukemtmc_reid' in"),
+    ],
+)
+def test_wrong_data_sets_are_named_before_anything_is_trained(root, overrides, complaint):
+    with pytest.raises(errors.UserError, match=complaint):
+        experiment.Experiment(_config(root, "bot:market1501", **overrides))
