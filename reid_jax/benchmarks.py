@@ -323,8 +323,13 @@ def _torch_row(kind: str, name: str, run: _TorchRun, seconds: tuple[list[float],
 # ---- the rest, and what is written ----------------------------------------------------------------------------------
 
 
-def measure_input(*, quick: bool = False, **options: Any) -> list[Row]:
-    """Images per second of the input pipeline, stage by stage (`reid_jax.data.benchmark.measure`)."""
+def measure_input(*, quick: bool = False, corruptions: bool = False, **options: Any) -> list[Row]:
+    """Images per second of the input pipeline, stage by stage; or of each corruption and augmentation.
+
+    See `reid_jax.data.benchmark.measure` and `measure_corruptions`.
+    """
+    if corruptions:
+        return input_benchmark.measure_corruptions(**({"count": 1, "rounds": 1} if quick else {}))
     brief: Row = {"split": input_benchmark.drawn_split(64), "identities": 8, "batches": 12, "rounds": 1}
     return input_benchmark.measure(**{**(brief if quick else {}), **options})
 

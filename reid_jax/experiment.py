@@ -169,6 +169,7 @@ class Experiment:
             width=data["width"],
             interpolation=data["interpolation"],
             cache=data["cache"],
+            cache_folder=self.dataset.path / "decoded" if self.dataset.path else None,
             workers=data["workers"],
             threads=data["threads"],
             seed=seed,

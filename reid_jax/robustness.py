@@ -188,7 +188,7 @@ def evaluate_run(
     path: str | pathlib.Path,
     *,
     best: bool = False,
-    data: Mapping[str, Any] | None = None,
+    dataset: str | None = None,
     metric: str | None = None,
     ap: str | None = None,
     same_camera_filter: bool | None = None,
@@ -199,7 +199,7 @@ def evaluate_run(
     Args:
         path: run folder.
         best: the checkpoint with the best mAP instead of the newest.
-        data: replaces keys of the config's `data` section: `name`, `options`, `root` of another data set.
+        dataset: a preset of `reid_jax.config.DATASETS`; None is the run's own.
         metric: replaces the run's own distance.
         ap: replaces the run's own AP rule.
         same_camera_filter: replaces the run's own rule.
@@ -207,14 +207,12 @@ def evaluate_run(
     """
     settings = config_lib.to_dict(run_folder.RunFolder(path).read_config())
     extractor, variables = inference.from_run(path, best=best)
-    settings["data"] = {**settings["data"], **(data or {})}
-    dataset = scoring.open_data(settings["data"])
     meta = scoring.feature_meta(settings)
     given = {"metric": metric, "ap": ap, "same_camera_filter": same_camera_filter}
     protocol: dict[str, Any] = {key: settings["evals"][key] if value is None else value for key, value in given.items()}
     return evaluate(
         lambda data: scoring.extract(extractor, variables, data, meta),
-        dataset,
+        scoring.evaluation_data(settings, dataset),
         train_corruption=train_corruption(settings),
         **protocol,
         **options,

@@ -166,14 +166,29 @@ def evaluate_run(path: str | pathlib.Path, *, best: bool = False, **evals: Any) 
 
 
 def features_of_run(
-    path: str | pathlib.Path, *, best: bool = False, **evals: Any
+    path: str | pathlib.Path, *, best: bool = False, dataset: str | None = None, **evals: Any
 ) -> tuple[features_file.FeatureSet, records.ReIDDataset, dict[str, Any]]:
-    """Features of a run's own data set, the data set, and the settings used."""
+    """Features of a data set by a run's model, the data set, and the settings used.
+
+    Args:
+        path: run folder.
+        best: the checkpoint with the best mAP instead of the newest.
+        dataset: a preset of `reid_jax.config.DATASETS`; None is the run's own.
+        **evals: replace keys of the config's `evals` section.
+    """
     settings = config_lib.to_dict(run_folder.RunFolder(path).read_config())
     settings["evals"].update(evals)
     extractor, variables = inference.from_run(path, best=best)
-    dataset = open_data(settings["data"])
-    return extract(extractor, variables, dataset, feature_meta(settings)), dataset, settings
+    opened = evaluation_data(settings, dataset)
+    meta = {**feature_meta(settings), "dataset": opened.name}
+    return extract(extractor, variables, opened, meta), opened, settings
+
+
+def evaluation_data(settings: Mapping[str, Any], dataset: str | None = None) -> records.ReIDDataset:
+    """The data set a run is tested on: its own, or another preset's under that name."""
+    if dataset in (None, settings["data"]["name"]):
+        return open_data(settings["data"])
+    return open_others({**settings, "evals": {**settings["evals"], "datasets": (dataset,)}})[0]
 
 
 def feature_meta(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--torch", action="store_true", help="train, infer: beside the same backbone in PyTorch")
     parser.add_argument("--threads", type=int, help="input: threads of the pipeline")
     parser.add_argument("--workers", type=int, default=0, help="input: also with this many worker processes")
+    parser.add_argument("--corruptions", action="store_true", help="input: each corruption and augmentation instead")
     parser.add_argument("--quick", action="store_true", help="input, rank, rerank: small and short")
     parser.add_argument(
         "--size", help="rank, rerank, verify: tiny, market1501 (default), msmt17, by commas; rank: growth"
@@ -81,6 +82,8 @@ def _measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
         return benchmarks.measure_ranking(kind, (args.size or ("tiny" if args.quick else "market1501")).split(","))
     if kind == "input":
         given = {"height": args.height, "width": args.width, "threads": args.threads, "workers": args.workers}
+        if args.corruptions:
+            return benchmarks.measure_input(quick=args.quick, corruptions=True)
         return benchmarks.measure_input(quick=args.quick, **{key: value for key, value in given.items() if value})
     overrides = {"data.height": args.height, "data.width": args.width, "dtype": args.dtype}
     configs = [cli.load_config(text) for text in [*args.config, *([DEMO] if args.demo else [])]]

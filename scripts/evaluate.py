@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--features", nargs="+", metavar="FILE", help="features files (.npz), one per test set")
     source.add_argument("--run", metavar="DIR", help="run folder: its newest checkpoint on its own data set")
     parser.add_argument("--best", action="store_true", help="with --run: the checkpoint with the best mAP instead")
+    parser.add_argument("--dataset", metavar="PRESET", help="with --run: another data set than the run's own")
     parser.add_argument("--metric", help=f"{' or '.join(distances.METRICS)}; default: what the features were made for")
     parser.add_argument("--ap", default="step", help=f"AP rule, {' or '.join(ranking.AP_RULES)} (default: step)")
     parser.add_argument("--no-same-camera-filter", action="store_true", help="rank images of the query's camera, too")
@@ -62,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--severities", nargs="+", type=int, default=[], metavar="N", help="of 1 to 5 (default: all)")
     parser.add_argument("--frost-dir", default="", metavar="DIR", help="frost textures (default: generated ones)")
     parser.add_argument("--allow-float16", action="store_true", help="accept features rounded to float16")
-    parser.add_argument("--output", metavar="FILE", help="write the numbers as JSON")
+    parser.add_argument(
+        "--output", metavar="FILE", help="write the numbers as JSON (--corruptions: the table as .md, too)"
+    )
     parser.add_argument("--html", metavar="FILE", help="write the page of ranked lists")
     parser.add_argument("--images", metavar="DIR", help="with --features and --html: folder of the images")
     return parser
@@ -73,7 +76,7 @@ def _sources(args: argparse.Namespace) -> tuple[dict[str, FeatureSet], report.Lo
     if args.run:
         from reid_jax import scoring  # models and data: only where a model runs
 
-        features, dataset, _ = scoring.features_of_run(args.run, best=args.best)
+        features, dataset, _ = scoring.features_of_run(args.run, best=args.best, dataset=args.dataset)
 
         def load(side: str, row: int) -> np.ndarray:
             split = getattr(dataset, side)
@@ -101,6 +104,8 @@ def _check(args: argparse.Namespace) -> None:
         distances.check_metric(args.metric)
     if args.ap not in ranking.AP_RULES:
         raise errors.unknown("AP rule", args.ap, ranking.AP_RULES)
+    if args.dataset and not args.run:
+        raise errors.UserError("--dataset needs --run DIR: a features file is of one data set.")
     if args.corruptions and not args.run:
         raise errors.UserError("--corruptions needs --run DIR: corrupted images have to go through a model.")
     if args.corruptions and any(getattr(args, name) for name in PLAIN_ONLY):
@@ -124,6 +129,7 @@ def _corruptions(args: argparse.Namespace) -> int:
     result = robustness.evaluate_run(
         args.run,
         best=args.best,
+        dataset=args.dataset,
         metric=args.metric,
         ap=args.ap,
         same_camera_filter=False if args.no_same_camera_filter else None,
@@ -135,6 +141,10 @@ def _corruptions(args: argparse.Namespace) -> int:
     print(result.table())
     if args.output:
         _write(args.output, result.as_dict())
+        name = f"{pathlib.Path(args.run).as_posix()}{f' on {args.dataset}' if args.dataset else ''}"
+        pathlib.Path(args.output).with_suffix(".md").write_text(
+            f"# {name}, clean and corrupted\n\n```\n{result.table()}\n```\n", encoding="utf-8"
+        )
     return 0
 
 
