@@ -21,7 +21,7 @@ STEPS = 12
 
 def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
     """One run and everything that may be done with its folder; in one test, for it is compiled and trained once."""
-    config = tiny.config(tmp_path / "data", evals__every_epochs=1.0, evals__baselines=True, evals__rerank=True)
+    config = tiny.config(tmp_path / "data", evals__every_epochs=2.0, evals__baselines=True, evals__rerank=True)
     workdir = tmp_path / "run"
 
     # Training alone leaves checkpoints and metrics and no result.
@@ -56,7 +56,7 @@ def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
     present = {path.name for path in workdir.iterdir()}
     assert {"config.json", "metrics.jsonl", "checkpoints", "result.json", "log.txt", "ranked_lists.html"} <= present
     assert any(name.startswith("events.out.tfevents") for name in present)
-    assert json.loads((workdir / "config.json").read_text())["train"]["epochs"] == 2.0
+    assert json.loads((workdir / "config.json").read_text())["train"]["epochs"] == 4.0
     assert "mAP" in (workdir / "log.txt").read_text()
 
     # The scores are those of the averaged model, in training, at the end, and from the folder afterwards.
@@ -90,7 +90,7 @@ def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
     # Another config has no place here; how often something is written may differ.
     other = tiny.config(tmp_path / "data", optimizer__learning_rate=5e-3, evals__baselines=True, evals__rerank=True)
     with pytest.raises(
-        errors.UserError, match=r"another config \(optimizer.learning_rate: 0.001 -> 0.005\); give anot"
+        errors.UserError, match=r"another config \(optimizer.learning_rate: 0.0002 -> 0.005\); give anot"
     ):
         runner.run(other, workdir=str(workdir))
     rarer = tiny.config(tmp_path / "data", log__every_steps=5)
