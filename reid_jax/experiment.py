@@ -191,7 +191,7 @@ class Experiment:
     def scores(self, train_state: state.TrainState, at_step: int) -> dict[str, float]:
         """Scores during training, by name; the same on every process."""
         began = time.perf_counter()
-        variables = test_variables(train_state)
+        variables = evaluated_variables(train_state)
         named = self.rank(self.features(variables)).scores(self.dataset.name)
         shown = ", ".join(f"{name.split('/', 1)[1]} {100 * value:.2f} %" for name, value in named.items())
         LOG.info("step %d: %s (%.1f s)", at_step, shown, time.perf_counter() - began)
@@ -255,7 +255,7 @@ class Experiment:
             "train_seconds": round(meta["train_seconds"], 1),
             "images_per_second": round(_images_until(steps, schedule) / max(meta["train_seconds"], 1e-9), 1),
         }
-        return self._finish(folder, test_variables(train_state), about, complete=steps == schedule[-1].last_step)
+        return self._finish(folder, evaluated_variables(train_state), about, complete=steps == schedule[-1].last_step)
 
     def _resume(
         self, saved: checkpoints.Checkpoints, initial: state.TrainState, schedule: list[loop.Phase]
@@ -353,7 +353,7 @@ class Experiment:
         return result
 
 
-def test_variables(train_state: state.TrainState) -> inference.Variables:
+def evaluated_variables(train_state: state.TrainState) -> inference.Variables:
     """What is evaluated: the moving average where the config keeps one, else the trained variables."""
     return train_state.extra.get("average", train_state.variables)
 

@@ -1,6 +1,6 @@
 """Kills a run again and again, resumes it, and compares its end with an undisturbed run, bit for bit.
 
-    python scripts/check_resume.py --config configs/mfv.py --workdir /tmp/check [--kills 5] [--devices 1]
+    python scripts/check_resume.py --config configs/mfv.py --workdir runs/check [--kills 5] [--devices 1]
         [--config.train.epochs=3 ...]
 
 Trains twice: once undisturbed, once killed with SIGKILL at random moments, every second of them while a checkpoint is
