@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from reid_jax import errors, inference, runner, scoring
+from reid_jax import errors, inference, parallel, runner, scoring
 from reid_jax.data import prepare
 from reid_jax.train import checkpoints, metrics
 from tests.helpers import market_folder, tiny
@@ -98,7 +98,10 @@ def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
 
 
 def test_an_unfinished_run_can_be_evaluated_and_still_be_finished(tmp_path, monkeypatch, capsys):
-    """`eval` between two sessions must not make the run look complete; micro-batches, no average, cosine."""
+    """`eval` between two sessions must not make the run look complete; micro-batches, no average, cosine, one
+    device of the eight."""
+    one = parallel.mesh(jax.devices()[:1])
+    monkeypatch.setattr(parallel, "mesh", lambda: one)
     prepare.prepare("synthped", tmp_path / "data", size="tiny")
     options = {"size": "tiny", "seed": 0}
     config = tiny.config(
