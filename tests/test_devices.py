@@ -1,15 +1,16 @@
 """One device, eight devices and two processes train the same network.
 
-Twelve steps of MFV whole: batch normalisation and hard mining over the global batch, dropout, boxes filled with noise,
-Adam with per-group rates, the averaged model. Everything is computed over the global batch, so only the order of
-float32 sums may differ.
+Ten steps of MFV whole: batch normalisation and hard mining over the global batch, dropout, boxes filled with noise,
+per-group rates, the averaged model. Everything is computed over the global batch, so only the order of float32 sums
+may differ.
 
 Tolerance: the first step has no history, so every number of it (losses, norm of the gradient) agrees to 1e-5 of its
 size: float32 rounding of sums over a batch, measured 1e-6. A batch statistic or a hardest pair taken over a part of the
-batch changes the second digit there. The same holds from step to step until one of the millions of ReLUs and maxima
-passed in twelve steps lies so near its switch that rounding decides; the loss does not notice (1e-7), the gradient
-does (3e-4 to 1e-2 of its norm in one step), and the runs go apart smoothly from there. Measured at the end were 3e-4 of
-the loss, 3e-2 of the gradient's norm and 6e-4 on variables; the limits leave a factor of three.
+batch changes the second digit there. Later, one of the millions of ReLUs, maxima and hardest pairs may lie so near its
+switch that rounding decides: the loss does not notice, the gradient of a network this small does (measured 1e-3 of its
+norm), and at a usual rate the runs then drift apart, as two runs on one device do after a change of the last bit. The
+rate is therefore small, so that such an error stays where it is. Measured after ten steps: eight devices 4e-6 of the loss,
+2e-5 of single terms, 4e-6 on variables; two processes 1e-7, 1e-6 and 2e-7. The limits leave a factor of five.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from reid_jax.data import prepare
 from reid_jax.train import checkpoints, metrics
 from tests.helpers import tiny
 
-STEPS = 12
-FIRST, LOSSES, NORMS, VARIABLES = 1e-5, 3e-3, 1e-1, 2e-3
+STEPS = 10
+FIRST, LOSSES, NORMS, VARIABLES = 1e-5, 1e-4, 5e-3, 2e-5
+SGD = {"optimizer__name": "sgd", "optimizer__epsilon": None, "optimizer__learning_rate": 1e-5}
 TIMES = ("time", "images_per_second", "data_wait_percent")
 
 
@@ -43,9 +45,14 @@ def outcome(workdir: pathlib.Path) -> tuple[list[dict[str, float]], dict[str, np
     return lines, {path: np.asarray(leaf) for path, leaf in trees.flatten(variables).items()}
 
 
+def distance(left: np.ndarray, right: np.ndarray) -> float:
+    """The largest difference, relative where values are above 1 (running variances)."""
+    return float((np.abs(left - right) / np.maximum(np.abs(left), 1.0)).max())
+
+
 def test_one_device_eight_devices_and_two_processes_agree(tmp_path):
     prepare.prepare("synthped", tmp_path / "data", size="tiny")
-    config = tiny.config(tmp_path / "data")
+    config = tiny.config(tmp_path / "data", **SGD, train__epochs=STEPS / 3)
     named = tiny.write(config, tmp_path / "tiny.py")
     folders = {name: tmp_path / name for name in ("one", "eight", "two")}
 
@@ -79,7 +86,7 @@ def test_one_device_eight_devices_and_two_processes_agree(tmp_path):
             for key, value in line.items():
                 worst[key] = max(worst.get(key, 0.0), abs(value - other[key]) / max(abs(value), 1.0))
         assert variables.keys() == other_variables.keys()
-        apart = {path: float(np.abs(variables[path] - other_variables[path]).max()) for path in variables}
+        apart = {path: distance(variables[path], other_variables[path]) for path in variables}
         path = max(apart, key=apart.__getitem__)
         summary = {key: f"{value:.0e}" for key, value in worst.items() if value}
         print(f"1 device and {name}: {summary}; {path} {apart[path]:.1e}")
