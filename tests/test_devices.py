@@ -9,8 +9,8 @@ size: float32 rounding of sums over a batch, measured 1e-6. A batch statistic or
 batch changes the second digit there. Later, one of the millions of ReLUs, maxima and hardest pairs may lie so near its
 switch that rounding decides: the loss does not notice, the gradient of a network this small does (measured 1e-3 of its
 norm), and at a usual rate the runs then drift apart, as two runs on one device do after a change of the last bit. The
-rate is therefore small, so that such an error stays where it is. Measured after ten steps: eight devices 4e-6 of the loss,
-2e-5 of single terms, 4e-6 on variables; two processes 1e-7, 1e-6 and 2e-7. The limits leave a factor of five.
+rate is therefore small, so that such an error stays where it is. Measured after ten steps: eight devices 4e-6 of the
+loss, 2e-5 of single terms, 4e-6 on variables; two processes 1e-7, 1e-6 and 2e-7. The limits leave a factor of five.
 """
 
 from __future__ import annotations
