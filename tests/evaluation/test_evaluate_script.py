@@ -39,6 +39,24 @@ def toy():
     return benchmark.synthetic(benchmark.Size(30, 200, 9, 3, 0.2), 8)
 
 
+@pytest.mark.parametrize(("kind", "metric"), [("raw", "euclidean"), ("norm", "cosine")])
+@pytest.mark.parametrize("case", ["easy", "ties"])
+def test_reference_scores_come_out_of_the_command(run, golden_folder, tmp_path, case, kind, metric):
+    """From a features file to JSON: junk dropped, distractors kept, ties in gallery order."""
+    with np.load(golden_folder / f"metrics_{case}.npz") as reference:
+        labels = (reference[name] for name in ("q_pids", "g_pids", "q_camids", "g_camids"))
+        FeatureSet(reference["qf"], reference["gf"], *labels).save(tmp_path / "features.npz")
+        expected = {name: float(reference[f"{kind}/nojunk_stable_{name}"]) for name in ("mAP", "mINP")}
+        cmc = reference[f"{kind}/nojunk_stable_cmc"]
+    output = tmp_path / "result.json"
+    code, _, err = run("--features", tmp_path / "features.npz", "--metric", metric, "--output", output)
+    assert code == 0, err
+    written = json.loads(output.read_text())
+    expected |= {f"rank{rank}": float(cmc[rank - 1]) for rank in (1, 5, 10)}
+    for name, value in expected.items():
+        assert written[f"features/{name}"] == pytest.approx(value, abs=1e-6), name
+
+
 def test_everything_at_once(run, toy, tmp_path):
     toy.save(tmp_path / "toy.npz")
     code, out, _ = run(
