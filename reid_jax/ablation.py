@@ -6,14 +6,18 @@ with `result.json` is finished and kept. A table can be made at any time from wh
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
+import os
 import pathlib
+import queue
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 from reid_jax import errors
@@ -61,23 +65,75 @@ class Plan:
         ]
 
 
-def run(plan: Plan) -> None:
-    """Makes the runs that are not finished, one after another.
+def run(plan: Plan, jobs: int = 1) -> None:
+    """Makes the runs that are not finished.
+
+    Args:
+        plan: what to run.
+        jobs: runs at a time. Each gets its own share of the processor's cores, and prints only to its `log.txt`: small
+            models do not fill many cores, so two runs of one core each finish sooner than two of both in turn.
 
     Raises:
-        UserError: when a run fails; the finished ones stay.
+        UserError: when a run fails; the finished ones stay, those under way are ended in peace.
     """
+    shares = _core_shares(jobs)
+    free: queue.SimpleQueue[set[int] | None] = queue.SimpleQueue()
+    for share in shares:
+        free.put(share)
+    failed: list[errors.UserError] = []
+
+    def make(row: str, seed: int, folder: pathlib.Path) -> None:
+        if failed:
+            return
+        print(f"{row} seed {seed}: running", flush=True)
+        share = free.get()
+        code = _start(plan.command(row, seed, folder), share)
+        free.put(share)
+        if code:
+            failed.append(
+                errors.UserError(
+                    f"expected row {row!r} seed {seed} to finish, it ended with code {code} (see {folder}/log.txt); "
+                    "mend it and run the same command again: finished runs are kept."
+                )
+            )
+
+    pool = futures.ThreadPoolExecutor(len(shares))
     for row, seed, folder in plan.cells():
         if (folder / "result.json").is_file():
             print(f"{row} seed {seed}: finished, kept", flush=True)
-            continue
-        print(f"{row} seed {seed}: running", flush=True)
-        code = subprocess.run(plan.command(row, seed, folder), check=False).returncode
-        if code:
-            raise errors.UserError(
-                f"expected row {row!r} seed {seed} to finish, it ended with code {code} (see {folder}/log.txt); "
-                "mend it and run the same command again: finished runs are kept."
-            )
+        else:
+            pool.submit(make, row, seed, folder)
+    try:
+        pool.shutdown()
+    except KeyboardInterrupt:
+        # The runs under way were interrupted too and save what they have; no further one is begun.
+        pool.shutdown(cancel_futures=True)
+        raise
+    if failed:
+        raise failed[0]
+
+
+def _core_shares(jobs: int) -> list[set[int] | None]:
+    """The processor's cores dealt out to so many runs; None leaves a single run all of them."""
+    if jobs < 1:
+        raise errors.UserError(f"expected at least one run at a time, got --jobs {jobs}.")
+    if jobs == 1 or not hasattr(os, "sched_getaffinity"):
+        return [None] * jobs
+    cores = sorted(os.sched_getaffinity(0))
+    if jobs > len(cores):
+        raise errors.UserError(f"expected at most as many runs as cores ({len(cores)}), got --jobs {jobs}.")
+    return [set(cores[index::jobs]) for index in range(jobs)]
+
+
+def _start(command: Sequence[str], cores: set[int] | None) -> int:
+    """Runs a command to its end and returns its exit code; on some cores, and silently, where they are named."""
+    if cores is None:
+        return subprocess.run(command, check=False).returncode
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # In time for the child's libraries, which count the cores when they are imported. It may have ended already.
+    with contextlib.suppress(ProcessLookupError):
+        os.sched_setaffinity(child.pid, cores)
+    return child.wait()
 
 
 ABOUT = ("parameters", "steps", "train_seconds", "config_hash", "device", "commit")

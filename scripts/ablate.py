@@ -24,6 +24,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--name", default="", help="name of the table (default: the config's name)")
     parser.add_argument("--workdir", default="", help="folder of the runs (default: runs/ablate/<name>)")
     parser.add_argument("--results", default="results", help="folder of the table (default: results)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
     parser.add_argument("--override", action="append", default=[], help="e.g. train.epochs=10; may be repeated")
     parser.add_argument("--table", action="store_true", help="run nothing, make the table of what is finished")
     given = parser.parse_args(arguments)
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> None:
         overrides=tuple(f"--config.{pair}" for pair in given.override),
     )
     if not given.table:
-        ablation.run(plan)
+        ablation.run(plan, jobs=given.jobs)
     records = ablation.collect(plan)
     results = pathlib.Path(given.results)
     ablation.write_csv(results / f"{name}.csv", records)

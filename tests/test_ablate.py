@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import os
 import pathlib
 import textwrap
 
@@ -54,6 +55,20 @@ def test_every_cell_is_one_run_seed_by_seed(workdir):
     ]
     assert all(one["config.train.epochs"] == "3" for one in made)
     assert len({one["workdir"] for one in made}) == 6
+
+
+def test_runs_side_by_side_have_cores_of_their_own(workdir, monkeypatch):
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    shares = ablation._core_shares(len(cores))
+    assert [sorted(share) for share in shares] == [[core] for core in cores] if len(cores) > 1 else shares == [None]
+    ablation.run(plan(workdir, seeds=(0, 1, 2)), jobs=len(cores))
+    assert len({one["workdir"] for one in calls(workdir)}) == 9
+    with pytest.raises(errors.UserError, match="at most as many runs as cores"):
+        ablation.run(plan(workdir), jobs=10_000)
+    with pytest.raises(errors.UserError, match="at least one run at a time, got --jobs 0"):
+        ablation.run(plan(workdir), jobs=0)
+    with pytest.raises(errors.UserError, match=r"row 'broken' seed 0 .*code 2"):
+        ablation.run(plan(workdir, rows=("broken", "a"), seeds=(0, 7)), jobs=len(cores))
 
 
 def test_finished_runs_are_kept_and_a_failed_one_is_made_again(workdir, capsys):
