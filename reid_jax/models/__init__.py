@@ -10,11 +10,12 @@ from typing import Any
 from flax import linen as nn
 
 from reid_jax import errors
-from reid_jax.models import bot, convert, mfv
+from reid_jax.models import bot, convert, mfv, osnet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "bot": bot.BoT,
     "mfv": mfv.MFV,
+    "osnet": osnet.OSNet,
 }
 
 
