@@ -155,6 +155,7 @@ class ResNet(nn.Module):
         depths: blocks per stage; ResNet-50 by default.
         width: channels of the stem; 64 is the published size, 16 a narrow demonstration.
         last_stride: step of stage 4; 1 doubles the last map's height and width.
+        third_stride: step of stage 3; 1 doubles its map and those behind it.
         stem_relu: False leaves out the stem's ReLU, as one ReID baseline was trained.
         ibn: IBN-a normalisation in stages 1 to 3.
         start: (stage, block) of the first residual block to run, (0, 0) for the stem as well. A branch that copies
@@ -167,6 +168,7 @@ class ResNet(nn.Module):
     depths: tuple[int, ...] = (3, 4, 6, 3)
     width: int = 64
     last_stride: int = 2
+    third_stride: int = 2
     stem_relu: bool = True
     ibn: bool = False
     start: tuple[int, int] = (0, 0)
@@ -188,7 +190,7 @@ class ResNet(nn.Module):
             if self.stem_relu:
                 x = nn.relu(x)
             x = maps["stem"] = pooling.max_pool(x, 3, strides=2, padding=1)  # [B, H/4, W/4, width]
-        strides = (1, 2, 2, self.last_stride)
+        strides = (1, 2, self.third_stride, self.last_stride)
         for number, depth in enumerate(self.depths, start=1):
             first = self.start[1] if number == self.start[0] else 0
             end = min(depth, self.stop[1]) if number == self.stop[0] else depth
