@@ -10,11 +10,13 @@ from typing import Any
 from flax import linen as nn
 
 from reid_jax import errors
-from reid_jax.models import bot, convert, mfv, osnet
+from reid_jax.models import bot, convert, mfv, mgaf, osnet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "bot": bot.BoT,
     "mfv": mfv.MFV,
+    "mgaf": mgaf.MGAF,
+    "mgn": mgaf.MGN,
     "osnet": osnet.OSNet,
 }
 
