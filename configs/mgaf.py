@@ -74,8 +74,8 @@ def recipe() -> ConfigDict:
     return config
 
 
-# Narrow branches at 192 x 64 (twelve rows, which two and three stripes tile) from scratch, with batches and crops as the
-# other demos have them. From scratch, triplets of unnormalised features drown the identity losses; the demo mines on
+# Narrow branches at 192 x 64 (twelve rows, which two and three stripes tile) from scratch, with batches and crops as
+# the other demos have them. From scratch, triplets of unnormalised features drown the identity losses; the demo mines on
 # the unit sphere.
 DEMO = {
     "data.augment.pad_crop": {"pad": 4},
