@@ -20,12 +20,16 @@ import jax
 import jax.numpy as jnp
 
 from reid_jax import errors
-from reid_jax.losses import accuracy, center, cross_entropy, triplet
+from reid_jax.losses import accuracy, bridge, center, consistency, contrastive, cross_entropy, triplet
 
 LOSSES: dict[str, Callable[..., jax.Array]] = {
     "accuracy": accuracy.accuracy,
     "center": center.center,
+    "consistency": consistency.consistency,
+    "contrastive": contrastive.contrastive,
     "cross_entropy": cross_entropy.cross_entropy,
+    "gaussian_divergence": bridge.gaussian_divergence,
+    "mean_squared": bridge.mean_squared,
     "triplet": triplet.triplet,
 }
 
