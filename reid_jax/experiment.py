@@ -20,7 +20,7 @@ import jax
 from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
-from reid_jax import errors, inference, models, parallel, run_folder, scoring, settings_check, trees
+from reid_jax import errors, inference, losses, models, parallel, run_folder, scoring, settings_check, trees
 from reid_jax.data import checks, pipeline, records, samplers
 from reid_jax.evaluation import features_file, ranking, suite
 from reid_jax.train import checkpoints, extras, loop, metrics, objective, optimizer, phases, state, step
@@ -95,20 +95,26 @@ class Experiment:
             )
         steps_per_epoch = sampler.batches_per_epoch
         total = max(1, round(settings["train"]["epochs"] * steps_per_epoch))
+        turns = tuple(settings["train"].get("turns", ()))
+        # Schedules count updates, of which a step makes one for each turn.
+        updates = max(1, len(turns))
         transformation, groups = optimizer.build(
-            settings["optimizer"], settings["schedule"], params, total, steps_per_epoch
+            settings["optimizer"], settings["schedule"], params, total * updates, steps_per_epoch * updates
         )
         LOG.info("parameter groups%s:\n%s", f" of phase {name}" if name else "", groups.describe())
         owned = extras.build(self._extras(settings), num_classes=self.num_classes)
-        goal = objective.Objective(
-            apply=self.model.apply,
-            preprocess=self.preprocess,
-            passes={key: objective.Pass(**each) for key, each in settings["passes"].items()},
-            terms=settings["losses"],
-            monitors=settings["monitors"],
-        )
+        goals = [
+            objective.Objective(
+                apply=self.model.apply,
+                preprocess=self.preprocess,
+                passes={key: objective.Pass(**each) for key, each in settings["passes"].items()},
+                terms=losses.of_turn(settings["losses"], turn, turns),
+                monitors=settings["monitors"],
+            )
+            for turn in turns or ("",)
+        ]
         train_step = step.make_train_step(
-            goal,
+            goals,
             transformation,
             owned,
             seed=settings["seed"],
@@ -122,11 +128,11 @@ class Experiment:
             first_step=first_step,
             last_step=first_step + total,
             steps_per_epoch=steps_per_epoch,
-            begin=lambda old: state.begin_phase(old, transformation, owned, key),
+            begin=lambda old: state.begin_phase(old, transformation, owned, key, settings.get("start_from", "")),
             step=train_step,
             open_batches=functools.partial(self._open_batches, settings["data"], seed),
             batch_size=sampler.batch_size,
-            learning_rates=groups.learning_rates,
+            learning_rates=lambda at: groups.learning_rates(at * updates),
             margins=_margins(settings["losses"]),
         )
 

@@ -13,7 +13,7 @@ its keyword-only arguments are the options of the term. A loss without a `labels
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,8 +33,28 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
     "triplet": triplet.triplet,
 }
 
-RESERVED = ("loss", "on", "weight", "labels")
+RESERVED = ("loss", "on", "weight", "labels", "turn")
 """Keys of a term that are not options of its loss."""
+
+
+def of_turn(
+    terms: Mapping[str, Mapping[str, Any] | None], turn: str, turns: Sequence[str]
+) -> dict[str, Mapping[str, Any]]:
+    """The terms of one of several updates that a step makes: those of its `turn`, and those that name none.
+
+    Args:
+        terms: as in `evaluate_terms`.
+        turn: the update's name; "" takes all terms.
+        turns: all names.
+
+    Raises:
+        UserError: a term of a turn that does not exist.
+    """
+    named = {name: term for name, term in terms.items() if term is not None}
+    for name, term in named.items():
+        if turns and term.get("turn", turn) not in turns:
+            raise _of_term(name, errors.unknown("turn", str(term["turn"]), turns))
+    return {name: term for name, term in named.items() if not turn or term.get("turn", turn) == turn}
 
 
 def evaluate_terms(

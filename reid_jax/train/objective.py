@@ -3,11 +3,11 @@
 A *pass* runs one network on one view of the batch. The default is a single pass of the trained network on the only
 view. A teacher and a student on two views are two passes:
 
-    passes.student = dict(view="corrupted", network="params", train=True, prefix="")
     passes.teacher = dict(view="clean", network="extra/teacher", train=False, prefix="teacher/")
+    passes.student = dict(view="corrupted", network="params", train=True, reads=("teacher/feature/b",))
 
-Loss terms then name what they read: outputs ("logits/b", "teacher/feature/b"), the batch ("batch/camid") and extras
-("extra/centres").
+Here the student finds the teacher's feature in its batch, under that name. Loss terms name what they read: outputs
+("logits/b", "teacher/feature/b"), the batch ("batch/camid") and extras ("extra/centres").
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from reid_jax import errors, losses
 
@@ -28,16 +29,19 @@ class Pass:
     """One forward pass.
 
     Attributes:
-        view: "" for the batch's `image`, a name for `image_<name>`.
+        view: "" for the batch's `image`, a name for `image_<name>`. Several go through the network as one batch, so
+            that they share its batch statistics; outputs of a named one then bear its name, "<view>/logits/b".
         network: "params" (trained) or "extra/<name>" (no gradient reaches it).
         train: whether dropout and batch statistics are in training mode.
         prefix: put before the names of its outputs.
+        reads: outputs of other passes, which run before it; the model finds them in its batch.
     """
 
-    view: str = ""
+    view: str | tuple[str, ...] = ""
     network: str = "params"
     train: bool = True
     prefix: str = ""
+    reads: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.network != "params" and not self.network.startswith("extra/"):
@@ -73,8 +77,10 @@ class Objective:
         preprocess_key, *pass_keys = jax.random.split(key, 1 + len(self.passes))
         batch = self.preprocess(batch, preprocess_key)
         values = {f"batch/{name}": value for name, value in batch.items()} | _named_extras(extra)
-        for each, pass_key in zip(self.passes.values(), pass_keys, strict=True):
-            outputs, batch_stats = self._run(each, params, batch_stats, extra, batch, pass_key)
+        keys = dict(zip(self.passes, pass_keys, strict=True))
+        for name, each in in_order(self.passes):
+            seen = {**batch, **{one: _read(name, one, values) for one in each.reads}}
+            outputs, batch_stats = self._run(each, params, batch_stats, extra, seen, keys[name])
             values |= {f"{each.prefix}{name}": value for name, value in outputs.items()}
         total, metrics = losses.evaluate_terms(self.terms, values)
         _, monitored = losses.evaluate_terms(self.monitors, jax.lax.stop_gradient(values))
@@ -84,11 +90,25 @@ class Objective:
     def _run(
         self, each: Pass, params: Any, batch_stats: Any, extra: Mapping[str, Any], batch: Batch, key: jax.Array
     ) -> tuple[dict[str, jax.Array], Any]:
-        """One pass; only the trained network in training mode moves the batch statistics."""
-        images = f"image_{each.view}" if each.view else "image"
-        if images not in batch:
-            raise errors.unknown("view", each.view, [name for name in batch if name.startswith("image")])
-        batch = {**batch, "image": batch[images]}
+        """One pass over its view or views; only the trained network in training mode moves the batch statistics."""
+        views = (each.view,) if isinstance(each.view, str) else tuple(each.view)
+        images = [_images(view, batch) for view in views]
+        if len(views) == 1:
+            batch = {**batch, "image": images[0]}
+        else:
+            batch = {name: jnp.concatenate([value] * len(views)) for name, value in batch.items()}
+            batch["image"] = jnp.concatenate(images)
+        outputs, batch_stats = self._apply(each, params, batch_stats, extra, batch, key)
+        if len(views) == 1:
+            return outputs, batch_stats
+        parts = {name: jnp.split(value, len(views)) for name, value in outputs.items()}
+        named = enumerate(f"{view}/" if view else "" for view in views)
+        return {f"{place}{name}": part[index] for index, place in named for name, part in parts.items()}, batch_stats
+
+    def _apply(
+        self, each: Pass, params: Any, batch_stats: Any, extra: Mapping[str, Any], batch: Batch, key: jax.Array
+    ) -> tuple[dict[str, jax.Array], Any]:
+        """The outputs of a pass's network, and the batch statistics after it."""
         trained = each.network == "params"
         if trained:
             variables = {"params": params, "batch_stats": batch_stats}
@@ -97,13 +117,51 @@ class Objective:
             if name not in extra:
                 raise errors.unknown("extra to run as a network", name, extra)
             variables = jax.lax.stop_gradient(extra[name])
+        rngs = {"dropout": key}
         if not each.train:
-            outputs = self.apply(variables, batch, train=False)
+            outputs = self.apply(variables, batch, train=False, rngs=rngs)
             return (outputs if trained else jax.lax.stop_gradient(outputs)), batch_stats
-        outputs, updated = self.apply(variables, batch, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+        outputs, updated = self.apply(variables, batch, train=True, rngs=rngs, mutable=["batch_stats"])
         if trained:
             return outputs, updated.get("batch_stats", batch_stats)
         return jax.lax.stop_gradient(outputs), batch_stats
+
+
+def in_order(passes: Mapping[str, Pass]) -> list[tuple[str, Pass]]:
+    """The passes by name, each after those whose outputs it reads; otherwise in the order given.
+
+    An output belongs to the pass with the longest prefix that its name begins with.
+
+    Raises:
+        UserError: passes that read each other's outputs.
+    """
+
+    def owner(output: str, reader: str) -> str | None:
+        owners = [name for name, one in passes.items() if name != reader and output.startswith(one.prefix)]
+        return max(owners, key=lambda name: len(passes[name].prefix), default=None)
+
+    waiting, ordered = dict(passes), []
+    while waiting:
+        ready = [
+            name for name, one in waiting.items() if not any(owner(output, name) in waiting for output in one.reads)
+        ]
+        if not ready:
+            raise errors.UserError(f"the passes {', '.join(waiting)} read each other's outputs; take one read out.")
+        ordered.append((ready[0], waiting.pop(ready[0])))
+    return ordered
+
+
+def _read(reader: str, output: str, values: Mapping[str, jax.Array]) -> jax.Array:
+    if output not in values:
+        raise errors.UserError(f"pass {reader!r}: {errors.unknown('output to read', output, values)}")
+    return values[output]
+
+
+def _images(view: str, batch: Batch) -> jax.Array:
+    name = f"image_{view}" if view else "image"
+    if name not in batch:
+        raise errors.unknown("view", view, [one for one in batch if one.startswith("image")])
+    return batch[name]
 
 
 def _named_extras(extra: Mapping[str, Any]) -> dict[str, jax.Array]:

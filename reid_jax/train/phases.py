@@ -3,6 +3,10 @@
     config.phase_order = ("prompts", "joint")
     config.phases.prompts = dict(train=dict(epochs=20), losses=dict(...), optimizer=dict(frozen=("backbone/.*",)))
 
+A phase goes on with the variables of the one before, unless its `start_from` names an extra that holds others:
+
+    config.phases.student.start_from = "extra/initial"
+
 A config without `phase_order` is a single phase with no name.
 """
 
@@ -14,7 +18,7 @@ from typing import Any
 from reid_jax import errors
 
 # Sections a phase replaces whole; in every other section it replaces the keys it names.
-WHOLE = ("losses", "monitors", "passes", "extras", "schedule")
+WHOLE = ("losses", "monitors", "passes", "extras", "schedule", "start_from")
 REFINABLE = (*WHOLE, "optimizer", "train", "data")
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from reid_jax import errors
 from reid_jax.train import extras as extras_lib
 
 
@@ -51,11 +52,35 @@ def begin_phase(
     optimizer: optax.GradientTransformation,
     extras: dict[str, extras_lib.Extra],
     key: jax.Array,
+    start_from: str = "",
 ) -> TrainState:
-    """Starts a phase: a fresh optimiser, and the extras this phase adds; earlier extras stay for it to read."""
+    """Starts a phase: a fresh optimiser, and the extras this phase adds; earlier extras stay for it to read.
+
+    Args:
+        state: at the end of the phase before.
+        optimizer: of this phase.
+        extras: by name, of this phase; they are made from the variables the phase before left.
+        key: of their random parts.
+        start_from: "" goes on with those variables; "extra/<name>" takes those that the extra holds instead.
+
+    Raises:
+        UserError: there is no such extra, or it holds no variables of the model.
+    """
     made = {
         name: extra.init(jax.random.fold_in(key, index), state.variables)
         for index, (name, extra) in enumerate(sorted(extras.items()))
         if name not in state.extra or extra.restart
     }
-    return state.replace(opt_state=optimizer.init(state.params), extra={**state.extra, **made})
+    state = state.replace(extra={**state.extra, **made})
+    if start_from:
+        state = state.replace(**_held_variables(state, start_from))
+    return state.replace(opt_state=optimizer.init(state.params))
+
+
+def _held_variables(state: TrainState, name: str) -> dict[str, Any]:
+    holders = [f"extra/{one}" for one, value in state.extra.items() if isinstance(value, dict) and "params" in value]
+    if name not in holders:
+        raise errors.unknown("variables to start a phase from (start_from)", name, holders)
+    held = state.extra[name.removeprefix("extra/")]
+    # Copies: the state is donated to the step, so two of its entries must never share a buffer.
+    return jax.tree.map(jnp.copy, {"params": held["params"], "batch_stats": held["batch_stats"]})

@@ -1,8 +1,12 @@
-"""One update: forward, losses, gradients, optimiser, extras. A pure function, compiled once."""
+"""One step: forward, losses, gradients, optimiser, extras. A pure function, compiled once.
+
+Usually a step is one update. A method that alternates between objectives (`config.train.turns`) makes one update for
+each in turn, on the same batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +27,7 @@ def step_key(seed: int, step: jax.Array) -> jax.Array:
 
 
 def make_train_step(
-    objective: Callable[..., Any],
+    objective: Callable[..., Any] | Sequence[Callable[..., Any]],
     optimizer: optax.GradientTransformation,
     extras: Mapping[str, extras_lib.Extra],
     *,
@@ -38,7 +42,7 @@ def make_train_step(
     the global batch: batch statistics and hard mining mean the same on one device and on many.
 
     Args:
-        objective: see `reid_jax.train.objective.Objective`.
+        objective: see `reid_jax.train.objective.Objective`; several are taken in turn, an update each.
         optimizer: optax chain of the phase.
         extras: by name, what the step updates beside the model.
         seed: of the run.
@@ -46,9 +50,12 @@ def make_train_step(
         accumulate: number of micro-batches whose mean gradient makes one update.
         group_size: images of one identity that stand side by side in a batch; micro-batches keep them together.
     """
+    objectives = tuple(objective) if isinstance(objective, Sequence) else (objective,)
     learned = sorted(name for name, extra in extras.items() if extra.differentiable)
 
-    def gradients(state: state_lib.TrainState, batch_stats: Any, batch: Any, key: jax.Array) -> Any:
+    def gradients(
+        objective: Callable[..., Any], state: state_lib.TrainState, batch_stats: Any, batch: Any, key: jax.Array
+    ) -> Any:
         def loss(trained: tuple[Any, dict[str, Any]]) -> Any:
             params, learned_extra = trained
             return objective(params, batch_stats, {**state.extra, **learned_extra}, batch, key)
@@ -56,14 +63,14 @@ def make_train_step(
         trained = (state.params, {name: state.extra[name] for name in learned})
         return jax.value_and_grad(loss, has_aux=True)(trained)
 
-    def accumulated(state: state_lib.TrainState, batch: Any, key: jax.Array) -> Any:
+    def accumulated(objective: Callable[..., Any], state: state_lib.TrainState, batch: Any, key: jax.Array) -> Any:
         micro_batches = jax.tree.map(lambda x: _split(x, accumulate, group_size), batch)
 
         def body(carry: Any, scanned: Any) -> Any:
             batch_stats, total = carry
             index, micro_batch = scanned
             (loss, (batch_stats, metrics)), grads = gradients(
-                state, batch_stats, micro_batch, jax.random.fold_in(key, index)
+                objective, state, batch_stats, micro_batch, jax.random.fold_in(key, index)
             )
             return (batch_stats, jax.tree.map(jnp.add, total, grads)), (loss, metrics)
 
@@ -74,12 +81,13 @@ def make_train_step(
         mean = lambda tree: jax.tree.map(lambda x: x.mean(axis=0), tree)
         return (mean(loss), (batch_stats, mean(metrics))), jax.tree.map(lambda x: x / accumulate, total)
 
-    def train_step(state: state_lib.TrainState, batch: Any) -> tuple[state_lib.TrainState, Metrics]:
-        key = step_key(seed, state.step)
+    def update(
+        objective: Callable[..., Any], state: state_lib.TrainState, batch: Any, key: jax.Array
+    ) -> tuple[state_lib.TrainState, Metrics]:
         if accumulate == 1:
-            (loss, (batch_stats, metrics)), grads = gradients(state, state.batch_stats, batch, key)
+            (loss, (batch_stats, metrics)), grads = gradients(objective, state, state.batch_stats, batch, key)
         else:
-            (loss, (batch_stats, metrics)), grads = accumulated(state, batch, key)
+            (loss, (batch_stats, metrics)), grads = accumulated(objective, state, batch, key)
         param_grads, extra_grads = grads
         updates, opt_state = optimizer.update(param_grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -94,9 +102,15 @@ def make_train_step(
             "gradient_norm": trees.global_norm(param_grads),
             "update_norm": trees.global_norm(updates),
         }
-        return state.replace(
-            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, extra=extra
-        ), metrics
+        return state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state, extra=extra), metrics
+
+    def train_step(state: state_lib.TrainState, batch: Any) -> tuple[state_lib.TrainState, Metrics]:
+        key = step_key(seed, state.step)
+        state, metrics = update(objectives[0], state, batch, key)
+        for turn, following in enumerate(objectives[1:], start=1):
+            state, told = update(following, state, batch, jax.random.fold_in(key, turn))
+            metrics = {**metrics, **told, "loss": metrics["loss"] + told["loss"]}
+        return state.replace(step=state.step + 1), metrics
 
     replicated = parallel.replicated(mesh)
     return jax.jit(train_step, donate_argnums=0, out_shardings=(replicated, replicated))

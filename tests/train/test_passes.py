@@ -1,0 +1,138 @@
+"""Passes that read each other, share a batch or take turns, and phases that start from variables kept aside."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from reid_jax import errors, losses, parallel, trees
+from reid_jax.train import extras, objective, phases, state, step
+from tests.train import toy
+
+READS = {
+    # By name the student comes first; it runs after the teacher that it reads.
+    "student": objective.Pass(view="corrupted", reads=("teacher/feature",)),
+    "teacher": objective.Pass(network="extra/teacher", train=False, prefix="teacher/"),
+}
+
+
+class Guided(toy.Toy):
+    """Says how far its feature is from the one it finds in the batch."""
+
+    @nn.compact
+    def __call__(self, batch, *, train):
+        feature = nn.Dense(6, name="embed")(batch["image"].reshape(batch["image"].shape[0], -1))
+        outputs = {"feature": feature, "logits": nn.Dense(toy.CLASSES, name="classifier")(feature)}
+        if "teacher/feature" in batch:
+            outputs["apart"] = feature - batch["teacher/feature"]
+        return outputs
+
+
+def flat(tree):
+    return {path: np.asarray(leaf) for path, leaf in trees.flatten(tree).items()}
+
+
+def same(left, right) -> bool:
+    return all(np.array_equal(value, flat(right)[path]) for path, value in flat(left).items())
+
+
+def test_a_pass_finds_what_it_reads_in_its_batch():
+    model, mesh = Guided(), parallel.mesh(jax.devices()[:1])
+    variables = toy.initial_state(model, mesh).variables
+    teacher = jax.tree.map(lambda x: 2.0 * x, variables)
+    terms = {"apart": {"loss": "mean_squared", "on": ("apart", "batch/nothing")}}
+    batch = {**toy.batch(1, views=("corrupted",)), "nothing": jnp.zeros((16, 6))}
+
+    def loss(params, teacher):
+        goal = toy.objective_of(model, terms, READS)
+        return goal(params, {}, {"teacher": teacher}, batch, jax.random.key(0))[0]
+
+    value, (to_student, to_teacher) = jax.jit(jax.value_and_grad(loss, (0, 1)))(variables["params"], teacher)
+    outputs = [model.apply(v, {"image": batch[n]}, train=False)["feature"] for v, n in (
+        (variables, "image_corrupted"), (teacher, "image"),
+    )]  # fmt: skip
+    assert float(value) == pytest.approx(float(jnp.mean((outputs[0] - outputs[1]) ** 2)), rel=1e-5)
+    assert float(trees.global_norm(to_student)) > 0
+    assert float(trees.global_norm(to_teacher)) == 0
+
+
+def test_passes_run_after_what_they_read():
+    make = lambda prefix, *reads: objective.Pass(prefix=prefix, reads=reads)
+    passes = {"a": make("a/", "b/deep/x"), "b": make("b/"), "c": make("b/deep/", "b/x"), "d": make("", "a/x")}
+    assert [name for name, _ in objective.in_order(passes)] == ["b", "c", "a", "d"]
+    with pytest.raises(errors.UserError, match="a, b read each other's outputs"):
+        objective.in_order({"a": make("a/", "b/x"), "b": make("b/", "a/x")})
+    model, mesh = toy.Linear(), parallel.mesh(jax.devices()[:1])
+    goal = toy.objective_of(model, {}, {"main": objective.Pass(reads=("teacher/feature",))})
+    with pytest.raises(errors.UserError, match="pass 'main': unknown output to read 'teacher/feature'"):
+        goal(toy.initial_state(model, mesh).params, {}, {}, toy.batch(1), jax.random.key(0))
+
+
+def test_views_of_one_pass_share_a_batch():
+    model, mesh = toy.Toy(), parallel.mesh(jax.devices()[:1])
+    begun = toy.initial_state(model, mesh)
+    batch = toy.batch(1, views=("other",))
+    terms = {"ce": toy.TERMS["ce"], "far": {**toy.TERMS["ce"], "on": "other/logits"}}
+    goal = toy.objective_of(model, terms, {"main": objective.Pass(view=("", "other"))})
+    _, (statistics, metrics) = goal(begun.params, begun.batch_stats, {}, batch, jax.random.key(0))
+    both = {"image": np.concatenate((batch["image"], batch["image_other"]))}
+    outputs, updated = model.apply(begun.variables, both, train=True, mutable=["batch_stats"])
+    assert same(statistics, updated["batch_stats"])
+    for name, half in (("ce", slice(0, 16)), ("far", slice(16, 32))):
+        expected = optax.softmax_cross_entropy_with_integer_labels(outputs["logits"][half], batch["label"]).mean()
+        assert float(metrics[f"loss/{name}"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_turns_are_updates_one_after_the_other():
+    model, mesh = toy.Linear(), parallel.mesh(jax.devices()[:1])
+    terms = {
+        "ce": toy.TERMS["ce"],
+        "first": {"loss": "triplet", "on": "logits", "turn": "coarse"},
+        "second": {"loss": "cross_entropy", "on": "logits", "weight": 3.0, "turn": "fine"},
+    }
+    turns = ("coarse", "fine")
+    goals = [toy.objective_of(model, losses.of_turn(terms, turn, turns)) for turn in turns]
+    assert [set(goal.terms) for goal in goals] == [{"ce", "first"}, {"ce", "second"}]
+    assert set(losses.of_turn(terms, "", ())) == set(terms)
+    with pytest.raises(errors.UserError, match="'first': unknown turn 'coarse'"):
+        losses.of_turn(terms, "fine", ("fine", "other"))
+
+    transformation = optax.sgd(0.1)
+    begun = state.begin_phase(toy.initial_state(model, mesh), transformation, {}, jax.random.key(0))
+    batch = parallel.to_global(toy.batch(1), mesh)
+    make = lambda goal: step.make_train_step(goal, transformation, {}, seed=0, mesh=mesh)
+    twice, metrics = make(goals)(parallel.replicate(begun, mesh), batch)
+    begun = state.begin_phase(toy.initial_state(model, mesh), transformation, {}, jax.random.key(0))
+    once, first = make(goals[0])(parallel.replicate(begun, mesh), batch)
+    again, second = make(goals[1])(once, batch)
+    assert (int(twice.step), int(again.step)) == (1, 2)
+    np.testing.assert_allclose(flat(twice.params)["classifier/kernel"], flat(again.params)["classifier/kernel"], 1e-5)
+    assert float(metrics["loss"]) == pytest.approx(float(first["loss"] + second["loss"]), rel=1e-5)
+    assert {"loss/ce", "loss/first", "loss/second"} <= set(metrics)
+
+
+def test_a_phase_starts_from_variables_kept_aside():
+    mesh = parallel.mesh(jax.devices()[:1])
+    initial = toy.initial_state(toy.Toy(), mesh)
+    kept = {"initial": extras.FrozenCopy()}
+    first = state.begin_phase(initial, optax.adam(0.1), kept, jax.random.key(0))
+    trained = first.replace(params=jax.tree.map(lambda x: x + 1.0, first.params), opt_state=("moments",))
+    both = {**kept, "teacher": extras.FrozenCopy()}
+    second = state.begin_phase(trained, optax.sgd(0.1), both, jax.random.key(0), "extra/initial")
+    assert same(second.params, initial.params)
+    assert same(second.extra["teacher"]["params"], trained.params)
+    assert second.params["embed"]["kernel"] is not second.extra["initial"]["params"]["embed"]["kernel"]
+    # In the phase that makes it, it is where the phase begins.
+    assert same(state.begin_phase(initial, optax.sgd(0.1), kept, jax.random.key(0), "extra/initial").params,
+                initial.params)  # fmt: skip
+    with pytest.raises(errors.UserError, match=r"unknown variables .*'extra/inital'; did you mean 'extra/initial'"):
+        state.begin_phase(trained, optax.sgd(0.1), {}, jax.random.key(0), "extra/inital")
+
+
+def test_phases_say_where_they_start():
+    config = {"phase_order": ("a", "b"), "phases": {"a": {}, "b": {"start_from": "extra/initial"}}}
+    assert [settings.get("start_from") for _, settings in phases.phase_configs(config)] == [None, "extra/initial"]
