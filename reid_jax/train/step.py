@@ -50,6 +50,24 @@ def make_train_step(
         accumulate: number of micro-batches whose mean gradient makes one update.
         group_size: images of one identity that stand side by side in a batch; micro-batches keep them together.
     """
+    update = make_update(objective, optimizer, extras, accumulate=accumulate, group_size=group_size)
+
+    def train_step(state: state_lib.TrainState, batch: Any) -> tuple[state_lib.TrainState, Metrics]:
+        return update(state, batch, step_key(seed, state.step))
+
+    replicated = parallel.replicated(mesh)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(replicated, replicated))
+
+
+def make_update(
+    objective: Callable[..., Any] | Sequence[Callable[..., Any]],
+    optimizer: optax.GradientTransformation,
+    extras: Mapping[str, extras_lib.Extra],
+    *,
+    accumulate: int = 1,
+    group_size: int = 1,
+) -> Callable[[state_lib.TrainState, Any, jax.Array], tuple[state_lib.TrainState, Metrics]]:
+    """Builds the pure `update(state, batch, key) -> (state, metrics)` of a train step; arguments as there."""
     objectives = tuple(objective) if isinstance(objective, Sequence) else (objective,)
     learned = sorted(name for name, extra in extras.items() if extra.differentiable)
 
@@ -81,7 +99,7 @@ def make_train_step(
         mean = lambda tree: jax.tree.map(lambda x: x.mean(axis=0), tree)
         return (mean(loss), (batch_stats, mean(metrics))), jax.tree.map(lambda x: x / accumulate, total)
 
-    def update(
+    def one_update(
         objective: Callable[..., Any], state: state_lib.TrainState, batch: Any, key: jax.Array
     ) -> tuple[state_lib.TrainState, Metrics]:
         if accumulate == 1:
@@ -104,16 +122,14 @@ def make_train_step(
         }
         return state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state, extra=extra), metrics
 
-    def train_step(state: state_lib.TrainState, batch: Any) -> tuple[state_lib.TrainState, Metrics]:
-        key = step_key(seed, state.step)
-        state, metrics = update(objectives[0], state, batch, key)
+    def update(state: state_lib.TrainState, batch: Any, key: jax.Array) -> tuple[state_lib.TrainState, Metrics]:
+        state, metrics = one_update(objectives[0], state, batch, key)
         for turn, following in enumerate(objectives[1:], start=1):
-            state, told = update(following, state, batch, jax.random.fold_in(key, turn))
+            state, told = one_update(following, state, batch, jax.random.fold_in(key, turn))
             metrics = {**metrics, **told, "loss": metrics["loss"] + told["loss"]}
         return state.replace(step=state.step + 1), metrics
 
-    replicated = parallel.replicated(mesh)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(replicated, replicated))
+    return update
 
 
 def _split(x: jax.Array, parts: int, group_size: int) -> jax.Array:
