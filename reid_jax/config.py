@@ -63,7 +63,7 @@ DEMO: Overrides = {
 PRESENTATION = (
     *("data.root", "data.workers", "data.threads", "data.cache", "log.", "checkpoint.", "notes"),
     *("evals.every_epochs", "evals.batch_size", "evals.baselines", "evals.ranked_lists", "evals.rerank"),
-    *("evals.verification", "evals.datasets"),
+    *("evals.verification", "evals.datasets", "evals.corruption_rounds"),
 )
 
 
@@ -145,6 +145,8 @@ def defaults() -> ConfigDict:
         "same_camera_filter": True,
         "baselines": False,
         "ranked_lists": 40,
+        # At the end of a run also clean and corrupted images on either side or both, this many times drawn anew.
+        "corruption_rounds": 0,
         # Presets of `DATASETS` to be scored on as well.
         "datasets": (),
     }

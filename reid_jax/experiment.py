@@ -20,7 +20,7 @@ import jax
 from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
-from reid_jax import errors, inference, losses, models, parallel, run_folder, scoring, settings_check, trees
+from reid_jax import errors, inference, losses, models, parallel, robustness, run_folder, scoring, settings_check, trees
 from reid_jax.data import checks, pipeline, records, samplers
 from reid_jax.evaluation import features_file, ranking, suite
 from reid_jax.train import checkpoints, extras, loop, metrics, objective, optimizer, phases, state, step
@@ -338,6 +338,7 @@ class Experiment:
         measured = suite.run(self.dataset.name, features, scoring.protocol(self.settings["evals"]))
         result = {
             "dataset": self.dataset.name,
+            **self._corrupted(variables, features),
             **measured.flat(),
             **scoring.measure_others(self.extractor, variables, self.others, self.settings),
             **about,
@@ -357,6 +358,21 @@ class Experiment:
             else:
                 LOG.warning("evaluated after %d steps: training is not complete, so no result.json.", about["steps"])
         return result
+
+    def _corrupted(self, variables: inference.Variables, clean: features_file.FeatureSet) -> dict[str, Any]:
+        """Scores of corrupted images, where the config asks for them; the clean features are not made again."""
+        evals = self.settings["evals"]
+        if not evals["corruption_rounds"]:
+            return {}
+        meta = scoring.feature_meta(self.settings)
+        return robustness.evaluate(
+            lambda data: clean if data is self.dataset else scoring.extract(self.extractor, variables, data, meta),
+            self.dataset,
+            rounds=evals["corruption_rounds"],
+            train_corruption=scoring.train_corruption(self.settings),
+            progress=LOG.info,
+            **{key: evals[key] for key in ("metric", "ap", "same_camera_filter")},
+        ).as_dict()
 
 
 def evaluated_variables(train_state: state.TrainState) -> inference.Variables:

@@ -48,7 +48,7 @@ class Robustness:
         results: by protocol, one ranking per round ("clean": one).
         selection: what was drawn from.
         seed: of the draws.
-        train_corruption: which corruptions training saw, see `train_corruption`.
+        train_corruption: which corruptions training saw, see `scoring.train_corruption`.
     """
 
     name: str
@@ -213,27 +213,7 @@ def evaluate_run(
     return evaluate(
         lambda data: scoring.extract(extractor, variables, data, meta),
         scoring.evaluation_data(settings, dataset),
-        train_corruption=train_corruption(settings),
+        train_corruption=scoring.train_corruption(settings),
         **protocol,
         **options,
     )
-
-
-def train_corruption(settings: Mapping[str, Any]) -> str:
-    """Which corruptions a config's training saw: "none", "augmix", "all20", "leave_family_out(noise)", ...
-
-    Looks at the transforms of the main view and of all further views, in all phases. Several are joined by "+".
-    """
-    found: dict[str, None] = {}
-    for section in (settings, *settings.get("phases", {}).values()):
-        data = section.get("data", {})
-        chains = [data.get("augment", {}), *(view.get("augment", {}) for view in data.get("views", {}).values())]
-        for chain in chains:
-            corrupt = (chain or {}).get("corrupt")
-            if corrupt is not None and corrupt is not False:
-                options = {} if corrupt is True else corrupt
-                found[options.get("policy", "all20") if options.get("probability", 1) else "none"] = None
-            if (chain or {}).get("augmix") not in (None, False):
-                found["augmix"] = None
-    found.pop("none", None)
-    return "+".join(sorted(found)) or "none"

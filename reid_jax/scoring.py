@@ -21,6 +21,7 @@ from reid_jax import errors, inference, parallel, run_folder
 from reid_jax.data import images as images_lib
 from reid_jax.data import prepare, records, simple_features, union
 from reid_jax.evaluation import evaluator, features_file, ranking, report, suite
+from reid_jax.train import phases
 
 LOG = logging.getLogger(__name__)
 
@@ -194,7 +195,10 @@ def evaluation_data(settings: Mapping[str, Any], dataset: str | None = None) -> 
 def feature_meta(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a features file says of itself."""
     data = settings["data"]
+    # Of published weights (no preset) it is not known.
+    corruption = {"train_corruption": train_corruption(settings)} if settings["preset"] else {}
     return {
+        **corruption,
         "system": settings["system"],
         "model": settings["model"],
         "dataset": data["name"],
@@ -202,6 +206,27 @@ def feature_meta(settings: Mapping[str, Any]) -> dict[str, Any]:
         "flip": settings["evals"]["flip"],
         "metric": settings["evals"]["metric"],
     }
+
+
+def train_corruption(settings: Mapping[str, Any]) -> str:
+    """Which corruptions a config's training sees: "none", "augmix", "all20", "leave_family_out(noise)", ...
+
+    Looks at the transforms of the main view and of all further views, in every phase that is run. Several are joined by
+    "+". A number under corruptions means little without it.
+    """
+    found: set[str] = set()
+    for _, resolved in phases.phase_configs(settings):
+        data = resolved["data"]
+        augment = data.get("augment", {})
+        # A view without transforms of its own has those of the main one.
+        for chain in (augment, *(view.get("augment", augment) for view in data.get("views", {}).values())):
+            corrupt = (chain or {}).get("corrupt")
+            if corrupt is not None and corrupt is not False:
+                options = {} if corrupt is True else corrupt
+                found.add(options.get("policy", "all20") if options.get("probability", 1) else "none")
+            if (chain or {}).get("augmix") not in (None, False):
+                found.add("augmix")
+    return "+".join(sorted(found - {"none"})) or "none"
 
 
 def device_name() -> str:
@@ -245,6 +270,11 @@ def summary(result: Mapping[str, Any]) -> str:
     for other in (key.removesuffix("/mAP") for key in result if key.count("/") == 1 and key.endswith("/mAP")):
         if other != dataset:
             lines.append(line(f"trained, on {other}", other))
+    if f"{dataset}/corrupted/mAP" in result:
+        for protocol_name in ("corrupted", "corrupted_query", "corrupted_gallery"):
+            lines.append(line(f"trained, {protocol_name.replace('_', ' ')}", f"{dataset}/{protocol_name}"))
+        rounds = result[f"{dataset}/corrupted/rounds"]
+        lines.append(f"  corrupted: mean of {rounds} rounds; corruptions in training: {result['train_corruption']}")
     lines.append(
         f"  {result['num_query']} queries ({result['num_query_without_match']} without a match left out), "
         f"{result['num_gallery']} gallery images"

@@ -28,6 +28,7 @@ OF_RUN: dict[str, Rule] = {
     "evals.every_epochs": NOT_NEGATIVE,
     "evals.batch_size": COUNT,
     "evals.ranked_lists": COUNT_OR_NONE,
+    "evals.corruption_rounds": COUNT_OR_NONE,
     "checkpoint.every_steps": COUNT_OR_NONE,
     "checkpoint.every_epochs": NOT_NEGATIVE,
     "checkpoint.keep_best": COUNT_OR_NONE,

@@ -136,13 +136,18 @@ def test_published_rows():
         ({"augment": {"corrupt": {"policy": "all20", "probability": 0.0}}}, "none"),
         ({"augment": {"corrupt": False, "augmix": {}}}, "augmix"),
         ({"views": {"corrupted": {"augment": {"corrupt": {"policy": "all20"}}}}}, "all20"),
+        ({"views": {"other": {"geometry": "shared"}}, "augment": {"corrupt": {"policy": "none"}}}, "none"),
         ({"views": {"other": {}}, "augment": {"augmix": True, "corrupt": {"policy": "all20"}}}, "all20+augmix"),
     ],
 )
 def test_training_policy_is_read_from_the_config(changes, expected):
     data = {"augment": {"flip": {}}, "views": {}, **changes}
-    assert robustness.train_corruption({"data": data, "phases": {}}) == expected
-    assert robustness.train_corruption({"data": {"augment": {}}, "phases": {"late": {"data": data}}}) == expected
+    assert scoring.train_corruption({"data": data, "phase_order": ()}) == expected
+    phases = {"early": {}, "late": {"data": data}}
+    settings = {"data": {"augment": {}, "views": {}}, "phases": phases, "phase_order": ("early", "late")}
+    assert scoring.train_corruption(settings) == expected
+    # A phase that is not run does not count.
+    assert scoring.train_corruption({**settings, "phase_order": ("early",)}) == "none"
 
 
 def test_mistakes(dataset):

@@ -78,6 +78,8 @@ class Report:
     def flat(self) -> Flat:
         """All numbers under their names, the keys of `result.json`. Scores are fractions."""
         values: Flat = self.plain.as_dict(self.name)
+        if "train_corruption" in self.feature_set.meta:
+            values["train_corruption"] = self.feature_set.meta["train_corruption"]
         if self.reranked is not None:
             values |= self.reranked.scores(f"{self.name}/rerank")
         if self.verified is not None:
@@ -165,6 +167,8 @@ def _notes(reports: list[Report]) -> list[str]:
         junk = report.feature_set.num_gallery - result.num_gallery
         parts = [f"{result.num_query} queries, {result.num_gallery} gallery images"]
         parts += [f"{junk} junk images left out"] if junk else []
+        trained = report.feature_set.meta.get("train_corruption", "none")
+        parts += [f"corruptions in training: {trained}"] if trained != "none" else []
         missing = result.num_query_without_match
         parts += [f"{missing} queries without a match not scored"] if missing else []
         lines.append(f"{name}{', '.join(parts)}.")

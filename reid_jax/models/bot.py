@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from reid_jax import errors
 from reid_jax.models import resnet
 from reid_jax.nn import heads, pooling
 from reid_jax.ops import descriptors, distances
@@ -37,6 +38,7 @@ class BoT(nn.Module):
         last_stride: step of stage 4; 1 doubles the last map in height and width (section 3.5).
         stem_relu: ReLU after the first normalisation. The authors' code leaves it out; the paper does not say so.
         pooling: "average", "max" or "gem".
+        test_feature: what is compared at test time, "neck" (after the neck) or "feature" (before it, as in CIL).
     """
 
     num_classes: int
@@ -47,6 +49,7 @@ class BoT(nn.Module):
     last_stride: int = 1
     stem_relu: bool = False
     pooling: str = "average"
+    test_feature: str = "neck"
 
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
@@ -72,5 +75,7 @@ class BoT(nn.Module):
         return {"map/stage4": stage4.astype(jnp.float32), **heads.head_outputs("b", feature, neck, logits)}
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
-        """The test feature [B, D]: the neck's output at unit length, to be compared by cosine (section 3.6)."""
-        return descriptors.Descriptor(distances.normalise_rows(outputs["neck/b"]))
+        """The test feature [B, D] at unit length: the neck's output, to be compared by cosine (section 3.6)."""
+        if self.test_feature not in ("neck", "feature"):
+            raise errors.unknown("test feature", self.test_feature, ("neck", "feature"))
+        return descriptors.Descriptor(distances.normalise_rows(outputs[f"{self.test_feature}/b"]))
