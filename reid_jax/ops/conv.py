@@ -6,7 +6,7 @@ Every formulation computes the same sums; they differ in what the compiler makes
 - CPU, 1×1 kernel: a matrix product, in both passes. Residual blocks should end in `fusion.materialise`: without it XLA
   fuses the chain of residual sums into these products and computes it again for every layer.
 - CPU, depthwise kernel with stride 1: shifted multiply-and-add (the native grouped convolution is 35 to 130 times
-  slower forward); the weight gradient scans over the batch, so that one image's products stay in cache.
+  slower forward); the weight gradient scans over the batch, so that one image stays in cache.
 - CPU, dense k×k kernel: the native convolution, which is within 15 % of the best libraries.
 
 The platform is that of the lowering (`lax.platform_dependent`), so one trace can be exported for several.
@@ -22,7 +22,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from reid_jax.ops import fusion
+
 FORMULATIONS = ("auto", "native", "cpu")
+FOLD = 8  # groups of rows in a depthwise weight gradient; 4 and 16 are slower
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -113,7 +116,13 @@ def _pointwise_forward(images: jax.Array, kernel: jax.Array, strides: int, by_pl
 
 def _pointwise_backward(strides: int, by_platform: bool, residuals, gradient: jax.Array):
     def on_cpu(images: jax.Array, kernel: jax.Array, gradient: jax.Array):
-        kernel_gradient = jnp.einsum("bhwi,bhwo->io", images[:, ::strides, ::strides], gradient)
+        seen = images[:, ::strides, ::strides]
+        # The first factor gets transposed in memory: let it be the smaller one. (Written out, lest the compiler fold the
+        # transpose of the result into the product and turn it round again.)
+        if images.shape[-1] > gradient.shape[-1]:
+            kernel_gradient = fusion.materialise(jnp.einsum("bhwo,bhwi->oi", gradient, seen)).T
+        else:
+            kernel_gradient = jnp.einsum("bhwi,bhwo->io", seen, gradient)
         images_gradient = jnp.einsum("bhwo,io->bhwi", gradient, kernel[0, 0])
         if strides > 1:
             images_gradient = spread(images_gradient, images.shape[1:3], (0, 0), strides)
@@ -170,27 +179,44 @@ def _depthwise_backward(padding: Padding, by_platform: bool, residuals, gradient
             (columns - 1 - padding[1][0], columns - 1 - padding[1][1]),
         )
         images_gradient = _shifted_sum(gradient, kernel[::-1, ::-1], mirrored)
-        padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
-        height, width, channels = gradient.shape[1:]
-
-        def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]):
-            image, slope = pair
-            taps = [
-                (image[i : i + height, j : j + width] * slope).astype(jnp.float32).sum(0)
-                for i in range(rows)
-                for j in range(columns)
-            ]
-            return total + jnp.stack(taps), None
-
-        start = jnp.zeros((rows * columns, width, channels), jnp.float32)
-        total = lax.scan(add, start, (padded, gradient))[0]
-        return images_gradient, total.sum(1).reshape(kernel.shape).astype(kernel.dtype)
+        kernel_gradient = _depthwise_kernel_gradient(images, gradient, (rows, columns), padding)
+        return images_gradient, kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
 
     def elsewhere(images: jax.Array, kernel: jax.Array, gradient: jax.Array):
         plain = functools.partial(_native, strides=1, padding=padding, groups=images.shape[-1])
         return jax.vjp(plain, images, kernel)[1](gradient)
 
     return _choose(by_platform, on_cpu, elsewhere, *residuals, gradient)
+
+
+def _depthwise_kernel_gradient(
+    images: jax.Array, gradient: jax.Array, taps: tuple[int, int], padding: Padding
+) -> jax.Array:
+    """For each tap the sum over images and positions of shifted maps times gradient, float32 [taps, C].
+
+    Image by image, so that the nine passes over it read from cache; what they read is written out first, because slices
+    of a slice at a running offset are not vectorised. Rows are summed by element-wise additions in `FOLD` groups, which
+    fuse with the products; a reduction would have them written to memory.
+    """
+    height, width, channels = gradient.shape[1:]
+    fold = next(size for size in range(FOLD, 0, -1) if height % size == 0)
+    group = height // fold
+
+    def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        image, slope = fusion.materialise(jnp.pad(pair[0], (*padding, (0, 0)))), fusion.materialise(pair[1])
+        sums = []
+        for row in range(taps[0]):
+            for column in range(taps[1]):
+                shifted = image[row : row + height, column : column + width]
+                terms = [
+                    (shifted[start : start + group] * slope[start : start + group]).astype(jnp.float32)
+                    for start in range(0, height, group)
+                ]
+                sums.append(functools.reduce(jnp.add, terms))
+        return total + jnp.stack(sums), None
+
+    start = jnp.zeros((taps[0] * taps[1], group, width, channels), jnp.float32)
+    return lax.scan(add, start, (images, gradient))[0].sum((1, 2))
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
