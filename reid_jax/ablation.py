@@ -24,6 +24,9 @@ from reid_jax import errors
 
 MAIN = pathlib.Path(__file__).resolve().parent.parent / "scripts" / "main.py"
 METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")
+SHOWN = ("mAP", "rank1", "mINP")
+# Training policies that the corruption benchmark allows; of all others rows stand in a table of their own.
+RULE_ABIDING = ("none", "augmix", "unknown", "-")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +142,10 @@ def _start(command: Sequence[str], cores: set[int] | None) -> int:
 ABOUT = ("parameters", "steps", "train_seconds", "config_hash", "device", "commit")
 
 
-def collect(plan: Plan) -> list[dict[str, Any]]:
+def collect(plan: Plan, metrics: Sequence[str] = SHOWN) -> list[dict[str, Any]]:
     """One record per finished run: row, seed, scores in [0, 1], parameters, steps, wall seconds.
+
+    Scores are the usual ones and `metrics`, what stands behind the data set's name in `result.json` ("corrupted/mAP").
 
     What the first row's runs measured without training (raw pixels, a colour histogram, the untrained network) comes
     first, as rows of its own with nothing trained.
@@ -153,17 +158,24 @@ def collect(plan: Plan) -> list[dict[str, Any]]:
         result = json.loads(file.read_text())
         dataset = result["dataset"]
         cell = {"seed": seed, "dataset": dataset}
-        trained.append({"row": row, **cell, **_scores(result, dataset), **{key: result[key] for key in ABOUT}})
+        policy = {"train_corruption": result.get("train_corruption", "unknown")}
+        scores = _scores(result, dataset, metrics)
+        trained.append({"row": row, **cell, **policy, **scores, **{key: result[key] for key in ABOUT}})
         if row == plan.rows[0]:
             nothing = {**{key: result[key] for key in ABOUT}, "parameters": 0, "steps": 0, "train_seconds": 0.0}
             prefix = f"{dataset}/baseline/"
             names = dict.fromkeys(key.removeprefix(prefix).split("/")[0] for key in result if key.startswith(prefix))
-            untrained += [{"row": name, **cell, **_scores(result, prefix + name), **nothing} for name in names]
+            untrained += [
+                {"row": name, **cell, "train_corruption": "-", **_scores(result, prefix + name, metrics), **nothing}
+                for name in names
+            ]
     return untrained + trained
 
 
-def _scores(result: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    return {metric: result[f"{prefix}/{metric}"] for metric in METRICS}
+def _scores(result: Mapping[str, Any], prefix: str, metrics: Sequence[str]) -> dict[str, float | None]:
+    """The usual scores, and further ones where the run measured them."""
+    usual = {metric: result[f"{prefix}/{metric}"] for metric in METRICS}
+    return usual | {metric: result.get(f"{prefix}/{metric}") for metric in metrics if metric not in METRICS}
 
 
 def write_csv(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -179,27 +191,43 @@ def write_csv(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(records)
 
 
-def markdown(records: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ("mAP", "rank1", "mINP")) -> str:
-    """The table: rows in the order they were asked for, mean ± sample standard deviation in per cent."""
+def markdown(records: Sequence[Mapping[str, Any]], metrics: Sequence[str] = SHOWN) -> str:
+    """The table: rows in the order they were asked for, mean ± sample standard deviation in per cent.
+
+    Where training saw corruptions, a column says which; rows that saw those of the benchmark's test come in a second
+    table, for they do not compare with the others.
+    """
+    abiding = [record for record in records if record["train_corruption"] in RULE_ABIDING]
+    others = [record for record in records if record["train_corruption"] not in RULE_ABIDING]
+    policies = any(record["train_corruption"] not in ("none", "unknown", "-") for record in records)
+    tables = [_table(abiding, metrics, policies)] if abiding else []
+    if others:
+        tables.append("Trained on corruptions of the test; not comparable with rows that were not:\n")
+        tables.append(_table(others, metrics, policies))
+    return "\n".join(tables)
+
+
+def _table(records: Sequence[Mapping[str, Any]], metrics: Sequence[str], policies: bool) -> str:
     rows = list(dict.fromkeys(record["row"] for record in records))
-    lines = [
-        "| row | seeds | " + " | ".join(f"{metric} (%)" for metric in metrics) + " | parameters | train seconds |",
-        "|---|---|" + "---|" * (len(metrics) + 2),
-    ]
+    titles = ["row", "seeds", *(["corruptions in training"] if policies else [])]
+    titles += [*(f"{metric} (%)" for metric in metrics), "parameters", "train seconds"]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for row in rows:
         mine = [record for record in records if record["row"] == row]
-        cells = [_spread([100 * record[metric] for record in mine]) for metric in metrics]
+        cells = [f"`{row}`", str(len(mine)), *([mine[0]["train_corruption"]] if policies else [])]
+        cells += [_spread([record[metric] for record in mine]) for metric in metrics]
         size, seconds = mine[0]["parameters"], statistics.mean(record["train_seconds"] for record in mine)
-        cost = f"{size:,} | {seconds:.0f}" if mine[0]["steps"] else "- | -"
-        lines.append(f"| `{row}` | {len(mine)} | {' | '.join(cells)} | {cost} |")
+        cells += [f"{size:,}", f"{seconds:.0f}"] if mine[0]["steps"] else ["-", "-"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def document(plan: Plan, records: Sequence[Mapping[str, Any]]) -> str:
+def document(plan: Plan, records: Sequence[Mapping[str, Any]], metrics: Sequence[str] = SHOWN) -> str:
     """The table with what it takes to make it again."""
     name = pathlib.Path(plan.config).stem
     command = [f"python scripts/ablate.py --config {plan.config} --preset {plan.preset} --rows {','.join(plan.rows)}"]
     command += [f"--seeds {','.join(map(str, plan.seeds))}"]
+    command += [f"--metrics {','.join(metrics)}"] if tuple(metrics) != SHOWN else []
     command += [f"--override {one.removeprefix('--config.')}" for one in plan.overrides]
     values = lambda key: ", ".join(dict.fromkeys(str(record[key]) for record in records))
     return "\n".join(
@@ -211,12 +239,14 @@ def document(plan: Plan, records: Sequence[Mapping[str, Any]]) -> str:
             "",
             f"    {' '.join(command)}",
             "",
-            markdown(records),
+            markdown(records, metrics),
         ]
     )
 
 
-def _spread(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+def _spread(values: Sequence[float | None]) -> str:
+    """Fractions as per cent; "-" where a run did not measure."""
+    shares = [100 * value for value in values if value is not None]
+    if len(shares) < len(values) or not shares:
+        return "-"
+    return f"{shares[0]:.1f}" if len(shares) == 1 else f"{statistics.mean(shares):.1f} ± {statistics.stdev(shares):.1f}"

@@ -1,6 +1,8 @@
 """Runs rows of an ablation table and writes `results/<name>.csv` and a markdown table with mean ± std.
 
     python scripts/ablate.py --config configs/mfv.py --rows mfv_base,mfv_sdfa,mfv --seeds 0,1,2
+    python scripts/ablate.py --config configs/cil.py --rows cil_clean,cil --metrics mAP,corrupted/mAP \\
+        --override evals.corruption_rounds=3
 
 Stopped at any time, the same command goes on; `--table` only makes the table from the runs that are finished.
 """
@@ -21,6 +23,11 @@ def main(arguments: list[str]) -> None:
         "--rows", required=True, help="variants separated by commas; join several by +; 'full' for none"
     )
     parser.add_argument("--seeds", default="0,1,2", help="seeds separated by commas (default: 0,1,2)")
+    parser.add_argument(
+        "--metrics",
+        default=",".join(ablation.SHOWN),
+        help="columns, separated by commas, such as mAP,rank1,corrupted/mAP (with evals.corruption_rounds)",
+    )
     parser.add_argument("--name", default="", help="name of the table (default: the config's name)")
     parser.add_argument("--workdir", default="", help="folder of the runs (default: runs/ablate/<name>)")
     parser.add_argument("--results", default="results", help="folder of the table (default: results)")
@@ -39,11 +46,12 @@ def main(arguments: list[str]) -> None:
     )
     if not given.table:
         ablation.run(plan, jobs=given.jobs)
-    records = ablation.collect(plan)
+    metrics = tuple(given.metrics.split(","))
+    records = ablation.collect(plan, metrics)
     results = pathlib.Path(given.results)
     ablation.write_csv(results / f"{name}.csv", records)
-    (results / f"{name}.md").write_text(ablation.document(plan, records))
-    print(ablation.markdown(records))
+    (results / f"{name}.md").write_text(ablation.document(plan, records, metrics))
+    print(ablation.markdown(records, metrics))
 
 
 if __name__ == "__main__":

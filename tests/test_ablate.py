@@ -140,3 +140,24 @@ def test_what_needs_no_training_is_listed_once_and_first(workdir):
     records = ablation.collect(asked)
     assert [record["row"] for record in records[:3]] == ["raw_pixels", "raw_pixels", "full"]
     assert "| `raw_pixels` | 2 | 25.0 ± 0.0 | 25.0 ± 0.0 | 25.0 ± 0.0 | - | - |" in ablation.markdown(records)
+
+
+def test_rows_that_saw_the_test_corruptions_stand_apart(workdir):
+    asked = plan(workdir, rows=("full", "a", "b"), seeds=(0, 1))
+    ablation.run(asked)
+    policies = {"full": "none", "a": "augmix", "b": "all20"}
+    for row, seed, folder in asked.cells():
+        result = json.loads((folder / "result.json").read_text()) | {"train_corruption": policies[row]}
+        result |= {"toy/corrupted/mAP": 0.2 + 0.02 * seed} if row != "full" else {}
+        (folder / "result.json").write_text(json.dumps(result))
+    columns = ("mAP", "corrupted/mAP")
+    records = ablation.collect(asked, columns)
+    assert {record["row"]: record["train_corruption"] for record in records} == policies
+    clean, told, dirty = ablation.markdown(records, columns).split("\n\n")
+    assert clean.startswith("| row | seeds | corruptions in training | mAP (%) | corrupted/mAP (%) |")
+    assert "| `full` | 2 | none | 50.5 ± 0.7 | - |" in clean
+    assert "| `a` | 2 | augmix | 60.5 ± 0.7 | 21.0 ± 1.4 |" in clean
+    assert "not comparable" in told
+    assert "| `b` | 2 | all20 | 60.5 ± 0.7 | 21.0 ± 1.4 |" in dirty
+    assert "`b`" not in clean
+    assert "--metrics mAP,corrupted/mAP" in ablation.document(asked, records, columns)
