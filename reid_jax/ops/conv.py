@@ -117,8 +117,8 @@ def _pointwise_forward(images: jax.Array, kernel: jax.Array, strides: int, by_pl
 def _pointwise_backward(strides: int, by_platform: bool, residuals, gradient: jax.Array):
     def on_cpu(images: jax.Array, kernel: jax.Array, gradient: jax.Array):
         seen = images[:, ::strides, ::strides]
-        # The first factor gets transposed in memory: let it be the smaller one. (Written out, lest the compiler fold the
-        # transpose of the result into the product and turn it round again.)
+        # The first factor gets transposed in memory: let it be the smaller one. The product is written out, lest the
+        # compiler fold the transpose behind it into the product and turn it round again.
         if images.shape[-1] > gradient.shape[-1]:
             kernel_gradient = fusion.materialise(jnp.einsum("bhwo,bhwi->oi", gradient, seen)).T
         else:
