@@ -65,14 +65,15 @@ class Experiment:
         variables = inference.init_variables(self.model, self.settings, self.extractor.example_batch())
         path = self.settings["init"]["weights"]
         if path and weights:
-            variables, outcome = models.load_weights(
-                self.settings["model"]["name"],
-                variables,
-                path,
-                allow_missing=self.settings["init"]["allow_missing"],
-            )
-            LOG.info("weights from %s:\n%s", path, outcome)
+            variables = self._load(variables, path)
         return state.create(parallel.replicate(variables, self.mesh))
+
+    def _load(self, variables: Mapping[str, Any], path: str) -> dict[str, Any]:
+        """The model's variables with those of a weights file."""
+        name, allowed = self.settings["model"]["name"], self.settings["init"]["allow_missing"]
+        filled, outcome = models.load_weights(name, variables, path, allow_missing=allowed)
+        LOG.info("weights from %s:\n%s", path, outcome)
+        return filled
 
     def phases(self, params: Any) -> list[loop.Phase]:
         """The config's phases as compiled steps and input streams, covering all steps of the run."""
@@ -102,7 +103,7 @@ class Experiment:
             settings["optimizer"], settings["schedule"], params, total * updates, steps_per_epoch * updates
         )
         LOG.info("parameter groups%s:\n%s", f" of phase {name}" if name else "", groups.describe())
-        owned = extras.build(self._extras(settings), num_classes=self.num_classes)
+        owned = extras.build(self._extras(settings), num_classes=self.num_classes, load=self._load)
         goals = [
             objective.Objective(
                 apply=self.model.apply,

@@ -7,13 +7,15 @@ A config names them: `config.extras.teacher = dict(kind="moving_average", decay=
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from reid_jax import errors
+
+Load = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
 
 
 class Extra(Protocol):
@@ -56,13 +58,25 @@ class MovingAverage:
 
 @dataclasses.dataclass(frozen=True)
 class FrozenCopy:
-    """The variables as they were when the phase began: a fixed teacher."""
+    """The variables as they were when the phase began, or those of a file: a fixed teacher.
 
+    Attributes:
+        weights: file to fill it from in place of what was trained; "" for none.
+        restart: see `Extra`.
+        load: `(variables, path) -> variables` that reads such a file; given by the trainer.
+    """
+
+    weights: str = ""
     restart: bool = False
+    load: Load | None = None
     differentiable = False
 
     def init(self, key: jax.Array, variables: Mapping[str, Any]) -> Any:
-        return _copy(variables)
+        if not self.weights:
+            return _copy(variables)
+        if self.load is None:
+            raise errors.UserError(f"nothing here can read {self.weights}; leave the weights of the extra empty.")
+        return _copy(self.load(variables, self.weights))
 
     def update(self, value: Any, gradient: Any, variables: Mapping[str, Any]) -> Any:
         return value
@@ -104,8 +118,13 @@ class Centres:
 EXTRAS: dict[str, type] = {"moving_average": MovingAverage, "frozen_copy": FrozenCopy, "centres": Centres}
 
 
-def build(config: Mapping[str, Mapping[str, Any]], *, num_classes: int) -> dict[str, Extra]:
+def build(config: Mapping[str, Mapping[str, Any]], *, num_classes: int, load: Load | None = None) -> dict[str, Extra]:
     """Builds the extras a config lists; centres learn the number of classes from the data.
+
+    Args:
+        config: by name, kind and options.
+        num_classes: training identities.
+        load: reads weights files, for copies that ask for one.
 
     Raises:
         UserError: for an unknown kind or a misspelt option.
@@ -116,11 +135,12 @@ def build(config: Mapping[str, Mapping[str, Any]], *, num_classes: int) -> dict[
         kind = options.pop("kind", "")
         if kind not in EXTRAS:
             raise errors.unknown(f"kind of extra {name!r}", kind, EXTRAS)
-        fields = [field.name for field in dataclasses.fields(EXTRAS[kind])]
+        fields = [field.name for field in dataclasses.fields(EXTRAS[kind]) if field.name != "load"]
         if kind == "centres":
             options.setdefault("num_classes", num_classes)
         for option in options:
             if option not in fields:
                 raise errors.unknown(f"option of extra {name!r}", option, fields)
-        built[name] = EXTRAS[kind](**options)
+        given = {"load": load} if kind == "frozen_copy" else {}
+        built[name] = EXTRAS[kind](**options, **given)
     return built

@@ -136,3 +136,15 @@ def test_a_phase_starts_from_variables_kept_aside():
 def test_phases_say_where_they_start():
     config = {"phase_order": ("a", "b"), "phases": {"a": {}, "b": {"start_from": "extra/initial"}}}
     assert [settings.get("start_from") for _, settings in phases.phase_configs(config)] == [None, "extra/initial"]
+
+
+def test_a_teacher_may_come_from_a_file():
+    mesh = parallel.mesh(jax.devices()[:1])
+    initial = toy.initial_state(toy.Toy(), mesh)
+    read = lambda variables, path: jax.tree.map(lambda x: np.full(x.shape, float(path)), variables)
+    built = extras.build({"teacher": {"kind": "frozen_copy", "weights": "7"}}, num_classes=2, load=read)
+    begun = state.begin_phase(initial, optax.sgd(0.1), built, jax.random.key(0))
+    assert same(begun.params, initial.params)
+    assert all((leaf == 7).all() for leaf in jax.tree.leaves(begun.extra["teacher"]))
+    with pytest.raises(errors.UserError, match="unknown option of extra 'teacher' 'load'"):
+        extras.build({"teacher": {"kind": "frozen_copy", "load": 1}}, num_classes=2)
