@@ -150,7 +150,7 @@ def _config_program(config: ConfigDict, batch: int | None, classes: int) -> thro
     variables = throughput.random_variables(made.model, example)
     variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     train_state = state.create(parallel.replicate(variables, made.mesh))
-    phase = made.phases(train_state.params)[0]
+    phase = made.phases(train_state.variables)[0]
     stream = phase.open_batches(0)
     try:
         arrays = parallel.to_global(next(iter(stream)), made.mesh)

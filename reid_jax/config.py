@@ -59,6 +59,27 @@ DEMO: Overrides = {
     "log.every_steps": 20,
 }
 
+# Sections of systems that can also be trained as a federation (`train.mode="federated"`); a round is then an epoch, and
+# `data.sampler` each client's own. See `reid_jax.train.federated.Options`.
+FEDERATED: Overrides = {
+    "train.mode": "joint",
+    "fed": {
+        "clients": "camera",
+        "num_clients": 8,
+        "fraction": 1.0,
+        "rounds": 300,
+        "local_epochs": 1,
+        "personal": "classifiers",
+        "weights": "samples",
+        "bn": "average",
+        "optimizer_state": "fresh",
+        "lr_drops": (0.8, 0.925),
+        "prox_mu": 0.0,
+        "execution": "auto",
+        "side_by_side": 1,
+    },
+}
+
 # Keys that change where or how often something is written, not what is computed: a run may be resumed with others.
 PRESENTATION = (
     *("data.root", "data.workers", "data.threads", "data.cache", "log.", "checkpoint.", "notes"),

@@ -20,7 +20,19 @@ import jax
 from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
-from reid_jax import errors, inference, losses, models, parallel, robustness, run_folder, scoring, settings_check, trees
+from reid_jax import (
+    errors,
+    federation,
+    inference,
+    losses,
+    models,
+    parallel,
+    robustness,
+    run_folder,
+    scoring,
+    settings_check,
+    trees,
+)
 from reid_jax.data import checks, pipeline, records, samplers
 from reid_jax.evaluation import features_file, ranking, suite
 from reid_jax.train import checkpoints, extras, loop, metrics, objective, optimizer, phases, state, step
@@ -75,17 +87,33 @@ class Experiment:
         LOG.info("weights from %s:\n%s", path, outcome)
         return filled
 
-    def phases(self, params: Any) -> list[loop.Phase]:
+    def phases(self, variables: inference.Variables) -> list[loop.Phase]:
         """The config's phases as compiled steps and input streams, covering all steps of the run."""
         built: list[loop.Phase] = []
         first_step = 0
         for index, (name, settings) in enumerate(phases.phase_configs(self.settings)):
-            phase = self._phase(index, name, settings, params, first_step)
+            phase = self._phase(index, name, settings, variables, first_step)
             built.append(phase)
             first_step = phase.last_step
         return built
 
-    def _phase(self, index: int, name: str, settings: Mapping[str, Any], params: Any, first_step: int) -> loop.Phase:
+    def _phase(
+        self, index: int, name: str, settings: Mapping[str, Any], variables: inference.Variables, first_step: int
+    ) -> loop.Phase:
+        if federation.is_federated(settings):
+            return federation.phase(
+                settings,
+                self.dataset.split("train"),
+                self.labels,
+                self._objective(settings, settings["losses"]),
+                self.model.describe,
+                variables,
+                self.mesh,
+                self._open_batches,
+                self._example,
+                _margins(settings["losses"]),
+            )
+        params = variables["params"]
         # Each phase reads its own stream of batches.
         seed = settings["seed"] + 1000 * index
         sampler = samplers.build(settings["data"]["sampler"], self.labels, seed)
@@ -104,16 +132,7 @@ class Experiment:
         )
         LOG.info("parameter groups%s:\n%s", f" of phase {name}" if name else "", groups.describe())
         owned = extras.build(self._extras(settings), num_classes=self.num_classes, load=self._load)
-        goals = [
-            objective.Objective(
-                apply=self.model.apply,
-                preprocess=self.preprocess,
-                passes={key: objective.Pass(**each) for key, each in settings["passes"].items()},
-                terms=losses.of_turn(settings["losses"], turn, turns),
-                monitors=settings["monitors"],
-            )
-            for turn in turns or ("",)
-        ]
+        goals = [self._objective(settings, losses.of_turn(settings["losses"], turn, turns)) for turn in turns or ("",)]
         train_step = step.make_train_step(
             goals,
             transformation,
@@ -135,6 +154,16 @@ class Experiment:
             batch_size=sampler.batch_size,
             learning_rates=lambda at: groups.learning_rates(at * updates),
             margins=_margins(settings["losses"]),
+            example=functools.partial(self._example, settings["data"], seed),
+        )
+
+    def _objective(self, settings: Mapping[str, Any], terms: Mapping[str, Any]) -> objective.Objective:
+        return objective.Objective(
+            apply=self.model.apply,
+            preprocess=self.preprocess,
+            passes={key: objective.Pass(**each) for key, each in settings["passes"].items()},
+            terms=terms,
+            monitors=settings["monitors"],
         )
 
     def rehearse(self, initial: state.TrainState, schedule: list[loop.Phase], first_step: int = 0) -> None:
@@ -145,19 +174,22 @@ class Experiment:
         """
         sharded, replicated = parallel.sharded(self.mesh), parallel.replicated(self.mesh)
         abstract = initial
-        for index, (phase, (_, settings)) in enumerate(zip(schedule, phases.phase_configs(self.settings), strict=True)):
+        for phase in schedule:
             abstract = jax.eval_shape(phase.begin, abstract)
-            if phase.last_step <= first_step:
+            if phase.last_step <= first_step or phase.example is None:
                 continue
-            alone = {**settings["data"], "workers": 0, "threads": 0, "cache": "none"}
-            with self._open_batches(alone, settings["seed"] + 1000 * index, 0) as batches:
-                local = next(batches)
+            shares = jax.process_count()
             batch = {
-                name: jax.ShapeDtypeStruct((phase.batch_size, *value.shape[1:]), value.dtype, sharding=sharded)
-                for name, value in local.items()
+                name: jax.ShapeDtypeStruct((shares * len(value), *value.shape[1:]), value.dtype, sharding=sharded)
+                for name, value in phase.example().items()
             }
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract)
             jax.eval_shape(phase.step, abstract, batch)
+
+    def _example(self, data: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """The first batch of a stream, read without threads or caches."""
+        with self._open_batches({**data, "workers": 0, "threads": 0, "cache": "none"}, seed, 0) as batches:
+            return next(batches)
 
     def _extras(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         decay = settings["train"]["ema_decay"]
@@ -237,7 +269,7 @@ class Experiment:
         )
         initial = self.initial_state(weights=saved.latest_step() is None)
         LOG.info("%s", trees.parameter_overview(initial.params, depth=1))
-        schedule = self.phases(initial.params)
+        schedule = self.phases(initial.variables)
         if train:
             self.rehearse(initial, schedule, saved.latest_step() or 0)
         train_state, meta = self._resume(saved, initial, schedule)
@@ -258,6 +290,7 @@ class Experiment:
         about = {
             **meta["baselines"],
             "steps": steps,
+            **{key: value for phase in schedule for key, value in phase.about.items()},
             "parameters": parameters,
             "train_seconds": round(meta["train_seconds"], 1),
             "images_per_second": round(_images_until(steps, schedule) / max(meta["train_seconds"], 1e-9), 1),

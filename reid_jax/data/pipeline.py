@@ -240,7 +240,7 @@ def train_batches(
     split: records.Split,
     labels: np.ndarray,
     *,
-    sampler: Mapping[str, Any],
+    sampler: Mapping[str, Any] | samplers.Sampler,
     augment: Mapping[str, Any] | None = None,
     height: int = 256,
     width: int = 128,
@@ -262,7 +262,7 @@ def train_batches(
     Args:
         split: the training split.
         labels: int32 `[N]`, class of each image (`records.train_labels`); negative labels are never drawn.
-        sampler: name and options, see `samplers.build`.
+        sampler: name and options, see `samplers.build`; or a sampler.
         augment: transforms and options of the main view, see `transforms.build_chain`.
         height: rows of the images.
         width: columns of the images.
@@ -290,7 +290,7 @@ def train_batches(
     Raises:
         UserError: settings that do not fit each other or the split; during iteration, an image that cannot be read.
     """
-    plan = samplers.build(sampler, labels, seed)
+    plan = sampler if isinstance(sampler, samplers.Sampler) else samplers.build(sampler, labels, seed)
     if len(labels) != len(split):
         raise errors.UserError(f"{split.name} has {len(split)} images, {len(labels)} labels came; give one for each.")
     share = _share(plan.batch_size, process_index, process_count)

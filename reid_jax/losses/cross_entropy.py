@@ -10,7 +10,8 @@ def cross_entropy(logits: jax.Array, *, labels: jax.Array, label_smoothing: floa
     """Mean cross-entropy of the logits against `(1 - eps) * onehot + eps / N`.
 
     The smoothing spreads over all N classes, the right one included (Szegedy et al. 2016; the strong ReID baseline).
-    A label outside 0..N-1 gives NaN, so that a run with a wrong class count stops instead of learning less in silence.
+    A class whose logit is minus infinity is not there: it takes no part in the softmax nor in the smoothing. A label
+    outside 0..N-1 gives NaN, so that a run with a wrong class count stops instead of learning less in silence.
 
     Args:
         logits: [B, N], or [B, S, N] where S heads (body parts) share the label of the image.
@@ -24,10 +25,12 @@ def cross_entropy(logits: jax.Array, *, labels: jax.Array, label_smoothing: floa
         Szegedy et al., Rethinking the Inception Architecture for Computer Vision (CVPR 2016), section 7.
     """
     num_classes = logits.shape[-1]
-    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    present = logits > -jnp.inf
+    log_probabilities = jnp.where(present, jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1), 0.0)
     labels = jnp.broadcast_to(labels.reshape(labels.shape + (1,) * (logits.ndim - 2)), logits.shape[:-1])
     # A product with the one-hot code, not a gather: it splits over devices without communication.
     right = jnp.sum(log_probabilities * jax.nn.one_hot(labels, num_classes), axis=-1)
-    loss = -(1.0 - label_smoothing) * right - label_smoothing * jnp.mean(log_probabilities, axis=-1)
+    mean = jnp.sum(log_probabilities, axis=-1) / jnp.sum(present, axis=-1)
+    loss = -(1.0 - label_smoothing) * right - label_smoothing * mean
     known = (labels >= 0) & (labels < num_classes)
     return jnp.mean(jnp.where(known, loss, jnp.nan))

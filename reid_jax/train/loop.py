@@ -53,6 +53,8 @@ class Phase:
         open_batches: opens the input stream at a step of this phase (0 = its beginning).
         learning_rates: by parameter group, at a step of this phase.
         margins: by metric name (`loss/<term>`), the value at which a triplet loss means a collapsed embedding.
+        about: numbers that belong into the run's result.
+        example: reads one batch of this process's share, for its shapes.
     """
 
     name: str
@@ -65,6 +67,8 @@ class Phase:
     open_batches: Callable[[int], Batches]
     learning_rates: Callable[[int], Mapping[str, float]]
     margins: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    example: Callable[[], Mapping[str, np.ndarray]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Objective:
     """
 
     apply: Callable[..., Any]
-    preprocess: Callable[[Batch, jax.Array], Batch]
+    preprocess: Callable[[Batch, jax.Array | None], Batch]
     passes: Mapping[str, Pass]
     terms: Mapping[str, Mapping[str, Any]]
     monitors: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
