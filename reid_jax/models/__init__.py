@@ -10,13 +10,14 @@ from typing import Any
 from flax import linen as nn
 
 from reid_jax import errors
-from reid_jax.models import bot, convert, mfv, mgaf, osnet
+from reid_jax.models import bot, convert, mfv, mgaf, mspf, osnet, torch_files
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "bot": bot.BoT,
     "mfv": mfv.MFV,
     "mgaf": mgaf.MGAF,
     "mgn": mgaf.MGN,
+    "mspf": mspf.MSPF,
     "osnet": osnet.OSNet,
 }
 
@@ -54,6 +55,9 @@ def load_weights(
 ) -> tuple[dict[str, Any], convert.Report]:
     """Fills a model's variables from a weights file by the model's own table of published names, strictly.
 
+    A model whose backbone stands in several places says so by a function `backbone_parts(variables, names)` in its
+    file: the `convert.Part`s that a file with these names fills, none for a file of the whole model.
+
     Args:
         name: a key of `MODELS`; its file may hold `TORCH_RULES` (renames) and `TORCH_IGNORED` (pattern, reason).
         variables: of that model; arrays or shapes.
@@ -70,6 +74,10 @@ def load_weights(
     if name not in MODELS:
         raise errors.unknown("model", name, MODELS)
     home = inspect.getmodule(MODELS[name])
+    if into is None and hasattr(home, "backbone_parts"):
+        parts = home.backbone_parts(variables, list(torch_files.read_weights(path)))
+        if parts:
+            return convert.load_parts(path, variables, parts, allow_missing=allow_missing)
     return convert.load_file(
         path,
         variables,

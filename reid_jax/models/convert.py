@@ -276,6 +276,39 @@ def submodule_of(flat: Mapping[str, np.ndarray], variables: Variables) -> str:
     return "backbone" if bare and "backbone" in variables["params"] else ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One of several submodules that the same file of a bare backbone fills.
+
+    Attributes:
+        into: path of the submodule.
+        ignore: (pattern, reason) of the file's names that this one has no use for.
+        allow_missing: patterns of our paths that are not the backbone's.
+    """
+
+    into: str
+    ignore: tuple[Rule, ...] = ()
+    allow_missing: tuple[str, ...] = ()
+
+
+def load_parts(
+    path: str | os.PathLike[str], variables: Variables, parts: Sequence[Part], *, allow_missing: Sequence[str] = ()
+) -> tuple[dict[str, Any], Report]:
+    """`load_file` of one file into several submodules; see there."""
+    entries: list[Entry] = []
+    filled = dict(variables)
+    for part in parts:
+        filled, report = load_file(
+            path,
+            filled,
+            ignore=part.ignore,
+            into=part.into,
+            allow_missing=(*part.allow_missing, *allow_missing),
+        )
+        entries += report.entries
+    return filled, Report(tuple(entries))
+
+
 def load_file(
     path: str | os.PathLike[str],
     variables: Variables,
@@ -304,7 +337,7 @@ def load_file(
     if pathlib.Path(path).suffix == ".npz":
         flat.pop("meta", None)
     into = submodule_of(flat, variables) if into is None else into
-    ignore = (*IGNORED, *IGNORED_CLASSIFIER) if into else (*IGNORED, *ignore)
+    ignore = (*IGNORED, *(IGNORED_CLASSIFIER if into else ()), *ignore)
     try:
         return load_into(
             variables,

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from reid_jax import errors
 
@@ -88,7 +89,7 @@ class Centres:
 
     Attributes:
         num_classes: C.
-        dimension: D.
+        dimension: D, or the path of one of the model's parameters ("neck_g/bias") whose last axis is as long.
         learning_rate: of its own SGD, whatever the model's optimiser does.
         scale: factor on the gradient; 1 / (weight of the loss term) undoes that weight, as the usual recipe does.
         trainable: False keeps the centres where they were drawn.
@@ -98,7 +99,7 @@ class Centres:
     """
 
     num_classes: int
-    dimension: int
+    dimension: int | str
     learning_rate: float = 0.5
     scale: float = 1.0
     trainable: bool = True
@@ -109,13 +110,23 @@ class Centres:
         return self.trainable
 
     def init(self, key: jax.Array, variables: Mapping[str, Any]) -> jax.Array:
-        return jax.random.normal(key, (self.num_classes, self.dimension))
+        dimension = self.dimension
+        if isinstance(dimension, str):
+            dimension = _parameter(variables["params"], dimension).shape[-1]
+        return jax.random.normal(key, (self.num_classes, dimension))
 
     def update(self, value: jax.Array, gradient: jax.Array | None, variables: Mapping[str, Any]) -> jax.Array:
         return value if gradient is None else value - self.learning_rate * self.scale * gradient
 
 
 EXTRAS: dict[str, type] = {"moving_average": MovingAverage, "frozen_copy": FrozenCopy, "centres": Centres}
+
+
+def _parameter(params: Mapping[str, Any], path: str) -> jax.Array:
+    leaves = {"/".join(keys): leaf for keys, leaf in traverse_util.flatten_dict(dict(params)).items()}
+    if path not in leaves:
+        raise errors.unknown("parameter as long as the centres", path, leaves)
+    return leaves[path]
 
 
 def build(config: Mapping[str, Mapping[str, Any]], *, num_classes: int, load: Load | None = None) -> dict[str, Extra]:
