@@ -43,6 +43,7 @@ def recipe() -> ConfigDict:
     )
     config.schedule = {"name": "multistep", "milestones_epochs": (40, 60), "factor": 0.1}
     config.train.epochs = 80.0
+    config_lib.override(config, config_lib.FEDERATED)
     # Features of image and mirror image are averaged, then compared at unit length.
     config.evals.flip = True
     config.evals.metric = "cosine"

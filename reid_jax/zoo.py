@@ -60,6 +60,21 @@ ZOO: dict[str, Entry] = {
         metric="euclidean",
         notes="MFV as its released code computes it; files trained with that code once it runs.",
     ),
+    "mgaf": Entry(
+        model={"name": "mgaf"},
+        metric="cosine",
+        notes="MGAF with this package's choice of attention; files of this package. No weights of it are published.",
+        height=384,
+        interpolation="bicubic",
+    ),
+    "mgn": Entry(
+        model={"name": "mgn", "global_ce_input": "reduced"},
+        metric="cosine",
+        notes="MGN as its public PyTorch reimplementation has it (max pooling, 2048 numbers); that code's files and "
+        "files of scripts/convert_weights.py.",
+        height=384,
+        interpolation="bicubic",
+    ),
     "resnet50": Entry(
         # The stem's ReLU and stride 2 of the last stage are those of the classifier the file was trained as.
         model={"name": "bot", "stem_relu": True, "last_stride": 2},

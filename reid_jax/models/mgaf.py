@@ -17,7 +17,7 @@ path); the 1.14 mAP that the paper attributes to attention belongs to its own mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from reid_jax import errors
-from reid_jax.models import resnet
+from reid_jax.models import convert, resnet
 from reid_jax.nn import attention, conv, initializers, norm, pooling
 from reid_jax.ops import descriptors
 
@@ -77,6 +77,30 @@ TORCH_EXPORT_RULES: tuple[tuple[str, str], ...] = (
         for theirs, ours in zip(_TORCH_CLASSIFIERS, _TORCH_HEADS)
     ),
 )
+
+
+def backbone_parts(variables: convert.Variables, names: Collection[str]) -> list[convert.Part]:
+    """Where a file of a bare ResNet goes: its beginning into the trunk, the rest into each branch alike.
+
+    Args:
+        variables: of the model.
+        names: in the file.
+
+    Returns:
+        The submodules it fills; none for a file of the whole model.
+    """
+    if not {"conv1.weight", "layer4.0.conv1.weight"} <= set(names):
+        return []
+    parts = [convert.Part("trunk", ((r"^layer(3\.(?!0\.)|4\.)", "of the branches"),))]
+    for name in sorted(name for name in variables["params"] if name.startswith("branch_")):
+        # A larger branch 3 has a first block of layer3 of its own.
+        shared = (
+            r"^(conv1|bn1|layer[12])\."
+            if "layer3_0" in variables["params"][name]
+            else (r"^(conv1|bn1|layer[12]|layer3\.0)\.")
+        )
+        parts.append(convert.Part(name, ((shared, "of the trunk"),)))
+    return parts
 
 
 def _around_one(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

@@ -67,7 +67,7 @@ def tiny(**changes: Any) -> tuple[mgaf.MGAF, dict, dict]:
     ],
 )
 def test_rows_of_the_ablation_table(row, parameters, giga, width):
-    """Parameters, multiply-accumulates (the table cuts them after two digits) and features; every loss finds its head."""
+    """Parameters, multiply-accumulates (cut after two digits in the table), features; every loss finds its head."""
     settings = config_of("mgaf").get_config(f"market1501,{row}")
     options = settings.model.to_dict()
     model = models.build(options.pop("name"), num_classes=751, **options)
@@ -252,3 +252,37 @@ def test_names_of_the_public_reimplementation_both_ways():
     loaded, report = convert.load_into(wanted, theirs, mgaf.TORCH_RULES, ignore=ignored)
     assert len(report.named("loaded")) == len(report.entries) == len(jax.tree.leaves(wanted))
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    assert mgaf.backbone_parts(variables, theirs) == []
+
+
+def test_one_resnet_file_fills_the_trunk_and_every_branch(tmp_path):
+    """Every leaf of trunk and branches is the file's, all branches alike; written back, the file is the same."""
+    with np.load(ROOT / "tests" / "golden" / "resnet.npz") as file:
+        golden = {name: file[name] for name in file.files}
+    published = {name.removeprefix("weights/"): value for name, value in golden.items() if name.startswith("weights/")}
+    published |= {"fc.weight": np.zeros((10, 256), np.float32), "fc.bias": np.zeros(10, np.float32)}
+    np.savez(tmp_path / "resnet.npz", **published)
+    model = mgaf.MGAF(3, depths=(2, 1, 2, 1), width=8, p3_map="48x16")
+    wanted = shapes(model, size=(96, 32))[1]
+    filled, report = models.load_weights("mgaf", wanted, tmp_path / "resnet.npz")
+    flat = convert.flatten(filled)
+    loaded = {path: value for path, value in flat.items() if isinstance(value, np.ndarray)}
+    owners = {path.split("/")[1] for path in loaded}
+    assert owners == {"trunk", "branch_g", "branch_p2", "branch_p3"}
+    assert {path for path in flat if path.split("/")[1] in owners} == set(loaded)
+    assert len(report.named("loaded")) == len(loaded)
+    for path, value in loaded.items():
+        collection, owner, rest = path.split("/", 2)
+        twin = "trunk" if rest.startswith("layer3_0/") else "branch_g"
+        if owner != "trunk":
+            np.testing.assert_array_equal(value, flat[f"{collection}/{twin}/{rest}"], err_msg=path)
+    once = convert.unflatten({path: value for path, value in loaded.items() if "branch_p" not in path})
+    back = convert.to_torch(once, ((r"^(trunk|branch_g)\.", ""),))
+    assert back.keys() == {name for name in published if not name.startswith("fc.") and "num_batches" not in name}
+    for name, value in back.items():
+        np.testing.assert_array_equal(value, published[name], err_msg=name)
+
+    del published["layer4.0.bn2.bias"]
+    np.savez(tmp_path / "torn.npz", **published)
+    with pytest.raises(convert.ConversionError, match="missing params/branch_g/layer4_0/bn2/bias"):
+        models.load_weights("mgaf", wanted, tmp_path / "torn.npz")
