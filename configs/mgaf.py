@@ -80,8 +80,8 @@ def recipe() -> ConfigDict:
 
 
 # Narrow branches at 192 x 64 (twelve rows, which two and three stripes tile) from scratch, with batches and crops as
-# the other demos have them. From scratch, triplets of unnormalised features drown the identity losses; the demo mines on
-# the unit sphere.
+# the other demos have them. From scratch, triplets of unnormalised features drown the identity losses; the demo mines
+# on the unit sphere. As many federated rounds as joint epochs: the same number of images seen.
 DEMO = {
     "data.augment.pad_crop": {"pad": 4},
     **config_lib.DEMO,
@@ -92,6 +92,9 @@ DEMO = {
     "model.features": 64,
     **{f"losses.tri_{head}.normalise": True for head in GLOBALS},
     **{f"losses.tri_{head}.margin": 0.3 for head in GLOBALS},
+    "fed.rounds": 16,
+    "fed.num_clients": 4,
+    "fed.lr_drops": (),
 }
 
 PRESETS = {"demo": DEMO, **config_lib.DATASETS}

@@ -65,6 +65,9 @@ DEMO = {
     "model.global_ce_input": "reduced",
     **{f"losses.tri_{head}.normalise": True for head in GLOBALS},
     **{f"losses.tri_{head}.margin": 0.3 for head in GLOBALS},
+    "fed.rounds": 16,
+    "fed.num_clients": 4,
+    "fed.lr_drops": (),
 }
 
 PRESETS = {"demo": DEMO, **config_lib.DATASETS}
