@@ -1,9 +1,9 @@
 """MSPF: OSFA's global and local features with a multi-patch module; and OSFA itself, as a variant.
 
-Reproduces: "MSPF", Journal of Intelligent & Fuzzy Systems, doi 10.3233/JIFS-237113. The absolute scores of its tables are
-in no public text we found; it reports, against OSFA, +1.2 Rank-1 / +0.9 mAP on Market-1501, +0.5 / +0.6 on DukeMTMC-reID
-and +2.8 / +1.2 on CUHK03-NP labeled, and that two and four patches are best. OSFA's own logs, without its attention:
-94.7 Rank-1 / 87.4 mAP on Market-1501.
+Reproduces: "MSPF", Journal of Intelligent & Fuzzy Systems, doi 10.3233/JIFS-237113. The absolute scores of its tables
+are in no public text we found; it reports, against OSFA, +1.2 Rank-1 / +0.9 mAP on Market-1501, +0.5 / +0.6 on
+DukeMTMC-reID and +2.8 / +1.2 on CUHK03-NP labeled, and that two and four patches are best. OSFA's own logs, without its
+attention: 94.7 Rank-1 / 87.4 mAP on Market-1501.
 
     python scripts/main.py --config configs/mspf.py                                  # demo: SynthPed, minutes on a CPU
     python scripts/main.py --config configs/mspf.py:market1501 \
@@ -31,7 +31,7 @@ def recipe() -> ConfigDict:
         "erase": {"probability": 0.5, "area": (0.02, 0.4), "aspect": (0.3, 3.33), "tries": 100},
     }
     # Written into the normalised image, where it is a light grey: what the released code does.
-    config.preprocess.erase_fill = (0.4914, 0.4822, 0.4465)
+    config_lib.override(config, {"preprocess.erase_fill": (0.4914, 0.4822, 0.4465)})
     for head in ("g", "l"):  # all losses are means over the two heads
         config.losses[f"ce_{head}"] = {
             "loss": "cross_entropy",

@@ -5,9 +5,9 @@
      │                     └──────────── smooth aggregation ──────────┴── f_L ───────── │ ─────────────── head l
      └─ patches ─ OSNet per level ─ max ─ sum over levels ────────────── f_P ───────────┘
 
-Papers: Li et al., "Person re-identification based on multi-scale feature learning", Knowledge-Based Systems, 2021 (OSFA);
-"MSPF", Journal of Intelligent & Fuzzy Systems, doi 10.3233/JIFS-237113: OSFA with the attention's order turned round,
-and the multi-patch module beside it. OSFA is `MSPF` without patches and with its own attention.
+Papers: Li et al., "Person re-identification based on multi-scale feature learning", Knowledge-Based Systems, 2021
+(OSFA); "MSPF", Journal of Intelligent & Fuzzy Systems, doi 10.3233/JIFS-237113: OSFA with the attention's order turned
+round, and the multi-patch module beside it. OSFA is `MSPF` without patches and with its own attention.
 
 OSFA's model was never published; its topology is rebuilt from training logs, whose parameter and operation counts it
 reproduces. That its attended path is the global one, and where MSPF's modules stand, are readings of the text.
@@ -20,7 +20,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from reid_jax import errors
@@ -200,7 +199,7 @@ class MSPF(nn.Module):
         return {f"feature/{name}": feature, f"neck/{name}": neck, f"logits/{name}": logits}
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
-        """The test feature [B, D_g + D_l]: both necks at unit length, so that Euclidean distance ranks by cos g + cos l."""
+        """The test feature [B, D_g + D_l]: unit necks; Euclidean distance then ranks by cos g + cos l."""
         halves = [distances.normalise_rows(outputs[f"neck/{name}"]) for name in ("g", "l")]
         return descriptors.Descriptor(jnp.concatenate(halves, axis=-1))
 

@@ -5,8 +5,8 @@
     level 8:   4 rows × 2 columns       ─ OSNet ─ max ─ p_8 ─┘
 
 The cuts are those of DMPHN (Zhang et al., "Deep Stacked Hierarchical Multi-Patch Network for Image Deblurring", CVPR
-2019), which the paper builds on. Patches are folded into the batch: one call per level, in which gates act per patch and
-batch statistics are those of all its patches.
+2019), which the paper builds on. Patches are folded into the batch: one call per level, in which gates act per patch
+and batch statistics are those of all its patches.
 """
 
 from __future__ import annotations
