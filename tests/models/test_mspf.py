@@ -1,0 +1,506 @@
+"""OSFA and MSPF: sizes and cost of the ablation table, both attentions, stripes, patches, heads, weights, schedule."""
+
+import functools
+import importlib.util
+import math
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from reid_jax import errors, losses, models
+from reid_jax.models import convert, cost, mspf, mspf_attention, mspf_patches, osnet
+from reid_jax.nn import attention, norm
+from reid_jax.train import extras, schedules
+from tests.helpers import torchreid_names
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.normal(size=(4, 64, 32, 3)).astype(np.float32)
+OSFA_ATTENTION = {"attention": "spatial_channel", "attention_kind": "osfa"}
+
+# Compiling is what these cost: the optimiser of machine code stays off.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def shapes(size: tuple[int, int] = (256, 128), **options: Any) -> tuple[dict, dict]:
+    """Shapes of outputs and variables of the whole model, without computing anything."""
+    model = models.build("mspf", **{"num_classes": 751, **options})
+    images = {"image": jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)}
+    return jax.eval_shape(functools.partial(model.init_with_output, train=False), jax.random.key(0), images)
+
+
+def count(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def config_of(argument: str) -> Any:
+    spec = importlib.util.spec_from_file_location("mspf_config", ROOT / "configs" / "mspf.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument)
+
+
+def randomised(variables: Any) -> Any:
+    """The same tree with random values, statistics and gains near 1 so that activations stay moderate."""
+    random = np.random.default_rng(3)
+
+    def fill(path: Any, leaf: Any) -> jax.Array:
+        name = path[-1].key
+        if name in ("var", "scale"):
+            return jnp.asarray(random.uniform(0.6, 1.4, leaf.shape), jnp.float32)
+        if name == "kernel":
+            fan = math.prod(leaf.shape[:-1])
+            return jnp.asarray(random.normal(size=leaf.shape) / math.sqrt(fan), jnp.float32)
+        return jnp.asarray(0.1 * random.normal(size=leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, variables)
+
+
+def initial(module: Any, *arguments: Any, **options: Any) -> Any:
+    keys = {"params": jax.random.key(0)}
+    return randomised(jax.eval_shape(functools.partial(module.init, **options), keys, *arguments))
+
+
+# ---- sizes (properties 1 and 2) -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters", "without_classifiers", "macs"),
+    [
+        ({"mpf_patches": ()}, 7_528_574, 2_528_416, 1_172_736_000),
+        ({"mpf_patches": (), "attention": "none"}, 7_509_634, 2_509_476, 1_071_153_040),
+        ({"mpf_patches": (2,)}, 9_819_938, 4_435_268, 2_151_383_840),
+        ({}, 11_725_766, 6_341_096, 3_130_095_968),
+        ({"mpf_patches": (2, 4, 8)}, 13_631_594, 8_246_924, 4_108_936_672),
+        ({"attention": "channel"}, 11_725_666, 6_340_996, 3_130_083_424),
+        ({"attention": "spatial"}, 11_706_926, 6_322_256, 3_130_058_288),
+        ({"attention": "none"}, 11_706_826, 6_322_156, 3_028_513_008),
+    ],
+)
+def test_parameters_and_cost_are_those_of_the_table(options, parameters, without_classifiers, macs):
+    variables = shapes(**options)[1]
+    assert count(variables["params"]) == parameters
+    heads = {name: tree for name, tree in variables["params"].items() if name.startswith("classifier")}
+    assert parameters - count(heads) == without_classifiers
+    assert cost.count_macs(models.build("mspf", num_classes=751, **options)) == macs
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters", "macs"),
+    [
+        ({"attention": "none"}, 2_533_584, 1_071_153_040),
+        ({**OSFA_ATTENTION}, None, 1_179_828_176),
+        ({**OSFA_ATTENTION, "attention_at": (2, 3)}, None, 1_490_847_488),
+    ],
+)
+def test_cost_is_that_of_the_released_training_logs(options, parameters, macs):
+    model = models.build("mspf", num_classes=751, mpf_patches=(), **options)
+    assert cost.count_macs(model) == macs
+    if parameters is not None:
+        # The logs count the unified gates' layers once per use: four times in each of the six blocks.
+        params = shapes(mpf_patches=(), **options)[1]["params"]
+        gates = sum(count(block["gate"]) for name, block in params["osfa"].items() if "gate" in block)
+        classifiers = sum(count(params[f"classifier_{head}"]) for head in ("g", "l"))
+        assert count(params) - classifiers + 3 * gates == parameters
+
+
+def test_shapes_of_maps_and_features():
+    outputs = shapes(mpf_patches=(2, 4, 8))[0]
+    for level in (2, 4, 8):
+        assert outputs[f"map/level{level}"].shape == (2, 16, 8, 512)
+    assert outputs["feature/osfa"].shape == outputs["feature/patches"].shape == (2, 512)
+    assert outputs["feature/l"].shape == (2, 6144) and outputs["feature/g"].shape == (2, 1024)
+    patches = {2: (8, 8), 4: (8, 4), 8: (4, 4)}
+    for number, size in patches.items():
+        rows, columns = mspf_patches.grid(number)
+        trunk = osnet.Trunk()
+        cut = jax.ShapeDtypeStruct((number, 256 // rows, 128 // columns, 3), jnp.float32)
+        found = jax.eval_shape(functools.partial(trunk.init_with_output, train=False), jax.random.key(0), cut)[0]
+        assert found.shape == (number, *size, 512)
+
+
+@pytest.mark.parametrize(("options", "length"), [({}, 7168), ({"mpf_patches": ()}, 6656), ({"sam_maps": (2, 3)}, 5120)])
+def test_length_of_the_descriptor(options, length):
+    outputs = shapes(**options)[0]
+    model = models.build("mspf", num_classes=751, **options)
+    assert jax.eval_shape(model.describe, outputs).features.shape == (2, length)
+
+
+# ---- attention (properties 6 and 7) ---------------------------------------------------------------------------------
+
+MAP = RANDOM.normal(size=(2, 5, 3, 16)).astype(np.float32)
+
+
+def attend(order: str, kind: str, change: Any = lambda variables: variables) -> jax.Array:
+    module = mspf_attention.MapAttention(order, kind)
+    variables = change(module.init(jax.random.key(0), MAP, train=False))
+    return module.apply(variables, MAP, train=False)
+
+
+def test_osfa_attention_begins_as_half_the_map():
+    def zero_gate(variables):
+        variables["params"]["channel"]["fc2"] = jax.tree.map(jnp.zeros_like, variables["params"]["channel"]["fc2"])
+        return variables
+
+    np.testing.assert_allclose(attend("spatial", "osfa"), MAP, atol=1e-6)
+    np.testing.assert_allclose(attend("spatial_channel", "osfa", zero_gate), 0.5 * MAP, atol=1e-6)
+
+
+def test_cbam_of_zeros_is_a_quarter_and_the_order_matters():
+    zero = lambda variables: {**variables, "params": jax.tree.map(jnp.zeros_like, variables["params"])}
+    np.testing.assert_allclose(attend("channel_spatial", "cbam", zero), 0.25 * MAP, atol=1e-6)
+    for kind in mspf_attention.KINDS:
+        one, other = (attend(order, kind, randomised) for order in ("channel_spatial", "spatial_channel"))
+        assert one.shape == MAP.shape
+        assert jnp.abs(one - other).max() > 1e-3
+
+
+def test_gates_are_constant_where_they_should_be():
+    channel = attention.ChannelAttention()
+    gate = channel.apply(randomised(channel.init(jax.random.key(0), MAP)), MAP) / MAP
+    np.testing.assert_allclose(gate, np.broadcast_to(gate[:, :1, :1], gate.shape), rtol=1e-4)
+    assert jnp.ptp(gate[:, 0, 0], axis=-1).min() > 1e-3
+    spatial = attention.SpatialAttention()
+    gate = spatial.apply(randomised(spatial.init(jax.random.key(0), MAP, train=False)), MAP, train=False) / MAP
+    np.testing.assert_allclose(gate, np.broadcast_to(gate[..., :1], gate.shape), rtol=1e-4)
+    assert jnp.ptp(gate[..., 0], axis=(1, 2)).min() > 1e-3
+
+
+def test_rows_of_position_attention_add_up_to_one():
+    query, key = RANDOM.normal(size=(2, 2, 7, 4)).astype(np.float32)
+    weights = mspf_attention.position_weights(query, key)
+    np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-6)
+    # Row by row: position i attends to the keys like its own query.
+    expected = np.exp(query[0, 3] @ key[0].T)
+    np.testing.assert_allclose(weights[0, 3], expected / expected.sum(), rtol=1e-5)
+
+
+def test_position_attention_commutes_with_permutations_and_keeps_a_constant_map():
+    module = mspf_attention.PositionAttention()
+    variables = initial(module, MAP, train=False)
+    order = RANDOM.permutation(15)
+    shuffle = lambda x: x.reshape(2, 15, 16)[:, order].reshape(2, 5, 3, 16)
+    apply = functools.partial(module.apply, train=False)
+    np.testing.assert_allclose(apply(variables, shuffle(MAP)), shuffle(apply(variables, MAP)), atol=1e-5)
+    constant = np.broadcast_to(MAP[:1, :1, :1], MAP.shape)
+    gamma = variables["params"]["gamma"]
+    variables["batch_stats"]["bn"]["mean"] = gamma * constant[0, 0, 0]
+    variables["params"]["bn"]["bias"] = jnp.zeros(16)
+    np.testing.assert_allclose(apply(variables, constant), constant, atol=1e-5)
+
+
+def test_unknown_attention_is_told_with_the_nearest_name():
+    with pytest.raises(errors.UserError, match="channel_spatial"):
+        attend("chanel_spatial", "cbam")
+    with pytest.raises(errors.UserError, match="cbam"):
+        attend("channel", "cbma")
+
+
+# ---- OSFA (properties 8 and 14) -------------------------------------------------------------------------------------
+
+NARROW = mspf.OSFA(width="x0_25")
+
+
+@functools.cache
+def narrow_osfa() -> tuple[Any, Any]:
+    """`apply` of a narrow OSFA, compiled once for all tests, and random variables."""
+    return compiled(functools.partial(NARROW.apply, train=False)), initial(NARROW, IMAGES, train=False)
+
+
+def changed(variables: Any, path: str, factor: float) -> Any:
+    """The variables with those below a path of `params` multiplied."""
+
+    def scale(keys: Any, leaf: jax.Array) -> jax.Array:
+        return leaf * factor if "/".join(key.key for key in keys).startswith(f"params/{path}/") else leaf
+
+    return jax.tree_util.tree_map_with_path(scale, variables)
+
+
+def test_attention_reaches_the_global_feature_alone():
+    apply, variables = narrow_osfa()
+    f_global, f_local = apply(variables, IMAGES)
+    other_global, other_local = apply(changed(variables, "attention3", 3.0), IMAGES)
+    np.testing.assert_array_equal(f_local, other_local)
+    assert jnp.abs(f_global - other_global).max() > 1e-3
+
+
+@pytest.mark.parametrize(("stage", "place"), [(2, 0), (3, 1)])
+def test_an_align_convolution_scales_its_own_slice(stage, place):
+    apply, variables = narrow_osfa()
+    before = apply(variables, IMAGES)[1].reshape(4, 3, -1)
+    after = apply(changed(variables, f"align{stage}", 2.0), IMAGES)[1].reshape(4, 3, -1)
+    factors = np.ones((1, 3, 1))
+    factors[:, place] = 2.0
+    np.testing.assert_allclose(after, before * factors, rtol=1e-5)
+
+
+def test_stripes_are_means_from_the_top():
+    rows = np.arange(8, dtype=np.float32)[None, :, None, None] * np.ones((1, 1, 3, 2), np.float32)
+    np.testing.assert_allclose(mspf.stripe_means(rows), [[0.5, 0.5, 2.5, 2.5, 4.5, 4.5, 6.5, 6.5]])
+    constant = mspf.stripe_means(np.broadcast_to(MAP[:, :1, :, :], (2, 8, 3, 16))).reshape(2, 4, 16)
+    np.testing.assert_allclose(constant, np.broadcast_to(constant[:, :1], constant.shape), rtol=1e-6)
+    with pytest.raises(errors.UserError, match="4 stripes, got 6 rows"):
+        mspf.stripe_means(jnp.zeros((1, 6, 3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("options", "runs"),
+    [
+        ({"attention": "none"}, {"conv3_0": 1, "conv4_0": 1}),
+        ({}, {"conv3_0": 1, "conv4_0": 2}),
+        ({"attention_at": (2, 3)}, {"conv3_0": 2, "conv4_0": 2}),
+        ({"sam_maps": (2, 3)}, {"conv3_0": 1, "conv4_0": 1}),
+    ],
+)
+def test_a_stage_runs_once_per_path_that_differs(options, runs):
+    module = mspf.OSFA(width="x0_25", **options)
+    seen: list[str] = []
+
+    def note(next_function: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        if isinstance(context.module, norm.BatchNorm) and context.method_name == "__call__":
+            seen.append("/".join(context.module.path))
+        return next_function(*arguments, **keywords)
+
+    variables = jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), IMAGES)
+    with osnet.nn.intercept_methods(note):
+        apply = functools.partial(module.apply, train=True, mutable=["batch_stats"])
+        jax.eval_shape(apply, variables, IMAGES)
+    assert {block: seen.count(f"{block}/conv1/bn") for block in runs} == runs
+    assert seen.count("conv5/bn") == 1
+
+
+def test_statistics_of_a_stage_that_runs_twice_move_twice():
+    class Twice(osnet.nn.Module):
+        @osnet.nn.compact
+        def __call__(self, first, second, *, train):
+            layer = osnet.ConvLayer(3, name="shared")
+            return layer(first, train=train), layer(second, train=train)
+
+    first, second = RANDOM.normal(size=(2, 4, 2, 2, 3)).astype(np.float32)
+    module = Twice()
+    variables = module.init(jax.random.key(0), first, second, train=False)
+    _, updated = module.apply(variables, first, second, train=True, mutable=["batch_stats"])
+    kernel = variables["params"]["shared"]["conv"]["kernel"][0, 0]
+    means = [(one @ kernel).mean((0, 1, 2)) for one in (first, second)]
+    expected = 0.9 * (0.1 * means[0]) + 0.1 * means[1]
+    np.testing.assert_allclose(updated["batch_stats"]["shared"]["bn"]["mean"], expected, atol=1e-6)
+
+
+# ---- patches (property 9) -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", mspf_patches.LAYOUTS)
+@pytest.mark.parametrize("patches", (1, 2, 4, 8))
+def test_reassembling_undoes_splitting(patches, layout):
+    cut = mspf_patches.split(jnp.asarray(IMAGES), *mspf_patches.grid(patches, layout))
+    assert len(cut) == 4 * patches
+    np.testing.assert_array_equal(mspf_patches.reassemble(cut, *mspf_patches.grid(patches, layout)), IMAGES)
+    # The first image's patches come first, its top left one before all others.
+    np.testing.assert_array_equal(cut[0], IMAGES[0, : cut.shape[1], : cut.shape[2]])
+
+
+@functools.cache
+def narrow_patches(**options: Any) -> tuple[Any, Any]:
+    module = mspf_patches.PatchFusion("x0_25", **options)
+    return compiled(functools.partial(module.apply, train=False)), initial(module, IMAGES, train=False)
+
+
+def test_the_levels_are_added_and_shuffled_patches_change_nothing():
+    apply, variables = narrow_patches()
+    found = apply(variables, IMAGES)
+    p2, p4 = (found[f"map/level{level}"].max((1, 2)) for level in (2, 4))
+    np.testing.assert_allclose(found["feature"], p2 + p4, rtol=1e-6)
+    alone, _ = narrow_patches(patches=(2,))
+    only = {kind: {"level2": tree["level2"]} for kind, tree in variables.items()}
+    np.testing.assert_allclose(alone(only, IMAGES)["feature"], p2, rtol=1e-5)
+    swapped = np.concatenate((IMAGES[:, 32:], IMAGES[:, :32]), axis=1)
+    np.testing.assert_allclose(alone(only, swapped)["feature"], p2, rtol=1e-5)
+
+
+def test_fusing_maps_is_at_most_fusing_maxima():
+    maps = [jnp.asarray(RANDOM.normal(size=(3, 4, 2, 5)), jnp.float32) for _ in range(3)]
+    by_map, by_vector = mspf_patches.fuse(maps, "map"), mspf_patches.fuse(maps, "vector")
+    assert (by_map <= by_vector + 1e-6).all() and (by_map < by_vector).any()
+    np.testing.assert_allclose(mspf_patches.fuse(maps[:1], "map"), maps[0].max((1, 2)))
+
+
+def test_one_patch_is_a_plain_osnet_and_the_batch_is_a_loop():
+    apply, variables = narrow_patches(patches=(1,))
+    trunk = osnet.Trunk("x0_25")
+    run = compiled(functools.partial(trunk.apply, train=False))
+    plain = {kind: tree["level1"] for kind, tree in variables.items()}
+    np.testing.assert_allclose(apply(variables, IMAGES)["feature"], run(plain, IMAGES).max((1, 2)), rtol=1e-5)
+    halves, _ = narrow_patches(patches=(2,))
+    folded = halves({kind: {"level2": tree} for kind, tree in plain.items()}, IMAGES)["map/level2"]
+    top, bottom = (run(plain, half) for half in (IMAGES[:, :32], IMAGES[:, 32:]))
+    np.testing.assert_allclose(folded, np.concatenate((top, bottom), axis=1), atol=1e-5)
+
+
+def test_levels_may_share_one_osnet():
+    variables = shapes(mpf_share_levels=True)[1]
+    assert list(variables["params"]["mpf"]) == ["level"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mpf_patches": (3,)}, "1, 2, 4, 8 patches, got 3"),
+        ({"patch_layout": "quadrant"}, "did you mean 'quadrants'"),
+        ({"mpf_fuse": "maps"}, "did you mean 'map'"),
+        ({"sam_maps": (3, 4)}, r"sam_maps is \(2, 3, 4\) or \(2, 3\), got \(3, 4\)"),
+        ({"attention_at": (4,)}, r"attention_at is \(3,\) or \(2, 3\), got \(4,\)"),
+        ({"width": "x1_1"}, "did you mean 'x1_0'"),
+    ],
+)
+def test_impossible_settings_are_told(options, message):
+    with pytest.raises(errors.UserError, match=message):
+        shapes(size=(64, 32), **options)
+
+
+def test_an_image_that_does_not_divide_is_told():
+    with pytest.raises(errors.UserError, match="4 x 2 patches, got 64 x 33"):
+        mspf_patches.split(jnp.zeros((1, 64, 33, 3)), 4, 2)
+
+
+# ---- losses and descriptor (properties 10 and 11) -------------------------------------------------------------------
+
+
+def test_the_total_is_the_mean_over_the_branches_with_the_papers_weights():
+    config = config_of("market1501")
+    labels = jnp.asarray([0, 0, 1, 1])
+    values = {"batch/label": labels}
+    for head, length in (("g", 3), ("l", 5)):
+        values[f"logits/{head}"] = jnp.asarray(RANDOM.normal(size=(4, 2)), jnp.float32)
+        values[f"feature/{head}"] = jnp.asarray(RANDOM.normal(size=(4, length)), jnp.float32)
+        values[f"extra/centres_{head}"] = jnp.asarray(RANDOM.normal(size=(2, length)), jnp.float32)
+    total, terms = losses.evaluate_terms(config.losses.to_dict(), values)
+    mean = lambda kind: 0.5 * (terms[f"loss/{kind}_g"] + terms[f"loss/{kind}_l"])
+    np.testing.assert_allclose(total, mean("ce") + 1.0 * mean("tri") + 0.0007 * mean("center"), rtol=1e-6)
+
+
+def test_centre_loss_and_the_step_of_the_centres():
+    centres = jnp.asarray(RANDOM.normal(size=(3, 4)), jnp.float32)
+    labels = jnp.asarray([0, 0, 2])
+    center = losses.LOSSES["center"]
+    assert center(centres[labels], centres, labels=labels) <= 1e-12
+    shifted = centres[labels] + jnp.asarray([2.0, 0, 0, 0])[None]
+    np.testing.assert_allclose(center(shifted, centres, labels=labels), 4.0, rtol=1e-5)
+    slope = jax.grad(lambda own: center(shifted, own, labels=labels))(centres)
+    np.testing.assert_array_equal(slope[1], 0.0)
+    # The term's weight does not reach the centres' own step.
+    settings = config_of("market1501")
+    weight = settings.losses.center_g.weight
+    assert weight == pytest.approx(0.5 * 0.0007)
+    options = settings.extras.centres_g.to_dict() | {"dimension": 4}
+    extra = extras.build({"centres": options}, num_classes=3)["centres"]
+    np.testing.assert_allclose(extra.update(centres, weight * slope, {}), centres - 0.5 * slope, rtol=1e-5)
+
+
+def test_centres_are_as_long_as_the_parameter_they_name():
+    extra = extras.build(config_of("demo").extras.to_dict(), num_classes=7)
+    params = shapes(size=(64, 32), width="x0_25")[1]["params"]
+    drawn = {
+        name: jax.eval_shape(functools.partial(one.init, variables={"params": params}), jax.random.key(0))
+        for name, one in extra.items()
+    }
+    assert drawn["centres_g"].shape == (7, 256) and drawn["centres_l"].shape == (7, 1536)
+    wrong = extras.build({"c": {"kind": "centres", "dimension": "neck_x/bias"}}, num_classes=7)["c"]
+    with pytest.raises(errors.UserError, match="neck_g/bias"):
+        wrong.init(jax.random.key(0), {"params": {"neck_g": {"bias": jnp.zeros(3)}}})
+
+
+def test_halves_have_unit_length_and_rank_by_both_cosines():
+    necks = {f"neck/{head}": jnp.asarray(RANDOM.normal(size=(9, 6)), jnp.float32) for head in ("g", "l")}
+    features = mspf.MSPF(num_classes=2).describe(necks).features
+    np.testing.assert_allclose(jnp.linalg.norm(features[:, :6], axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(jnp.linalg.norm(features[:, 6:], axis=1), 1.0, rtol=1e-5)
+    distance = jnp.linalg.norm(features[:1] - features[1:], axis=1)
+    unit = [one / jnp.linalg.norm(one, axis=1, keepdims=True) for one in necks.values()]
+    cosines = sum(one[1:] @ one[0] for one in unit)
+    np.testing.assert_array_equal(jnp.argsort(distance), jnp.argsort(-cosines))
+
+
+# ---- training (properties 12 and 15) --------------------------------------------------------------------------------
+
+
+def test_learning_rates_by_epoch():
+    config = config_of("market1501")
+    built = schedules.build(config.schedule.to_dict(), config.optimizer.learning_rate, 1.0, 200 * 7, 7)
+    epochs = (1, 2, 20, 40, 41, 100, 101, 130, 131, 200)
+    expected = (3.5e-5, 4.308e-5, 1.885e-4, 3.5e-4, 3.5e-4, 3.5e-4, 3.5e-5, 3.5e-5, 3.5e-6, 3.5e-6)
+    np.testing.assert_allclose([built.exact(7 * (epoch - 1)) for epoch in epochs], expected, rtol=3e-4)
+    constant = config_of("market1501,mspf_constant_rate")
+    built = schedules.build(constant.schedule.to_dict(), constant.optimizer.learning_rate, 1.0, 1400, 7)
+    assert built.exact(0) == built.exact(1399) == 3.5e-5
+
+
+def test_a_few_steps_lower_the_loss_and_reach_every_parameter():
+    model = models.build("mspf", num_classes=8, width="x0_25", mpf_patches=(2,))
+    labels = jnp.arange(8).repeat(2)
+    images = RANDOM.normal(size=(8, 64, 32, 3)).repeat(2, axis=0) + 0.3 * RANDOM.normal(size=(16, 64, 32, 3))
+    batch = {"image": jnp.asarray(images, jnp.float32)}
+    variables = compiled(functools.partial(model.init, train=False))(jax.random.key(0), batch)
+    terms = {name: term for name, term in config_of("demo").losses.to_dict().items() if "center" not in name}
+    optimizer = optax.adam(1e-3)
+
+    def loss(params, stats):
+        held = {"params": params, "batch_stats": stats}
+        outputs, updated = model.apply(held, batch, train=True, mutable=["batch_stats"])
+        return losses.evaluate_terms(terms, {"batch/label": labels, **outputs})[0], updated["batch_stats"]
+
+    @compiled
+    def step(params, stats, state):
+        (value, stats), slopes = jax.value_and_grad(loss, has_aux=True)(params, stats)
+        updates, state = optimizer.update(slopes, state)
+        return optax.apply_updates(params, updates), stats, state, value, jax.tree.map(jnp.linalg.norm, slopes)
+
+    params, stats, state = variables["params"], variables["batch_stats"], optimizer.init(variables["params"])
+    values = []
+    for _ in range(5):
+        params, stats, state, value, slopes = step(params, stats, state)
+        values.append(float(value))
+    assert values[-1] < 0.8 * values[0]
+    assert all(np.isfinite(slope) for slope in jax.tree.leaves(slopes))
+
+
+# ---- weights --------------------------------------------------------------------------------------------------------
+
+
+def test_one_osnet_file_fills_the_trunk_and_every_level(tmp_path):
+    model = models.build("mspf", num_classes=3, width="x0_25")
+    blank = jax.eval_shape(
+        functools.partial(model.init, train=False), jax.random.key(0), {"image": jnp.asarray(IMAGES)}
+    )
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), blank)
+    published = torchreid_names.draw(torchreid_names.shapes("x0_25", "plain"))
+    path = tmp_path / "osnet.npz"
+    np.savez(path, **published)
+    filled, report = models.load_weights("mspf", variables, path, allow_missing=("classifier",))
+    for place in (filled["params"]["osfa"], *filled["params"]["mpf"].values()):
+        kernel = place["conv3_1"]["conv2c_1"]["conv1"]["kernel"]
+        np.testing.assert_array_equal(kernel, published["conv3.1.conv2c.1.conv1.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(
+        filled["batch_stats"]["mpf"]["level4"]["conv5"]["bn"]["var"], published["conv5.bn.running_var"]
+    )
+    assert not filled["params"]["osfa"]["align2"]["kernel"].any()
+    assert len(report.named("loaded", "reshaped")) == 3 * len(
+        [name for name in published if not name.startswith(("fc.", "classifier.")) and "num_batches" not in name]
+    )
+    wrong = {name: value for name, value in published.items() if name != "conv4.1.conv3.conv.weight"}
+    np.savez(path, **wrong)
+    with pytest.raises(errors.UserError, match="conv4_1/conv3"):
+        models.load_weights("mspf", variables, path, allow_missing=("classifier",))
+
+
+def test_names_of_the_whole_model_go_to_torch_and_back():
+    variables = initial(models.build("mspf", num_classes=3, width="x0_25"), {"image": IMAGES}, train=False)
+    names = convert.to_torch(variables)
+    back, _ = convert.load_into(variables, names)
+    assert jax.tree.all(jax.tree.map(np.array_equal, variables, back))
+    again = convert.to_torch(back)
+    assert names.keys() == again.keys() and all(np.array_equal(names[key], again[key]) for key in names)
