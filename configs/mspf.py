@@ -91,8 +91,24 @@ PRESETS = {"demo": DEMO, **config_lib.DATASETS}
 
 OSFA = {"model.mpf_patches": (), "model.attention": "spatial_channel", "model.attention_kind": "osfa"}
 
+# The bare backbone under the same losses.
+OSNET = {
+    "model.name": "osnet",
+    "monitors.accuracy.on": "logits/b",
+    **{f"losses.{loss}_l": None for loss in ("ce", "tri", "center")},
+    "extras.centres_l": None,
+    **{f"losses.{loss}_g.weight": 1.0 for loss in ("ce", "tri")},
+    "losses.center_g.weight": CENTRE_WEIGHT,
+    "losses.ce_g.on": "logits/b",
+    "losses.tri_g.on": "feature/b",
+    "losses.center_g.on": ("feature/b", "extra/centres_g"),
+    "extras.centres_g.dimension": 512,
+    "extras.centres_g.scale": 1 / CENTRE_WEIGHT,
+}
+
 VARIANTS = {
     "mspf": {},
+    "mspf_osnet": OSNET,
     "osfa": OSFA,
     # Table 5 of the paper: patches of each level.
     "mspf_p0": {"model.mpf_patches": ()},

@@ -12,8 +12,8 @@ from typing import Any
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from reid_jax import allocator, errors
 from reid_jax import config as config_lib
-from reid_jax import errors
 
 USER_MISTAKE = 2
 
@@ -27,6 +27,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     Exit code 0 (or what `main` returns) on success, 2 after a `UserError`, whose sentence goes to stderr, and 130 when
     interrupted at the keyboard.
     """
+    allocator.keep_freed_memory()
     try:
         code = main(sys.argv[1:]) or 0
     except errors.UserError as error:
@@ -44,6 +45,7 @@ def run_with_config(main: Callable[[ConfigDict], int | None]) -> None:
     The flags are absl's and ml_collections'. The config is loaded and its overrides are looked up once before they are
     parsed, so that a misspelt preset, variant or key is answered with what was probably meant.
     """
+    allocator.keep_freed_memory()
     holder = config_flags.DEFINE_config_file(
         "config",
         None,

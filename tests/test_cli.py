@@ -73,3 +73,24 @@ def test_options_are_literals_or_text():
     assert cli.parse_options(["size=demo", "seed=3", "stages=(1,2)"]) == {"size": "demo", "seed": 3, "stages": (1, 2)}
     with pytest.raises(errors.UserError, match="key=value"):
         cli.parse_options(["size"])
+
+
+FREED = """
+import sys
+import numpy as np
+from reid_jax import allocator
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
+if sys.argv[1] == "keep":
+    assert allocator.keep_freed_memory()
+block = np.ones(2**27, np.uint8)
+full = resident()
+del block
+print(full - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of the C library of Linux")
+def test_freed_memory_stays_with_the_process():
+    given_back = lambda how: int(subprocess.check_output([sys.executable, "-c", FREED, how], cwd=ROOT))
+    assert given_back("default") > 2**26
+    assert given_back("keep") < 2**20

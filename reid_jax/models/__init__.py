@@ -74,8 +74,9 @@ def load_weights(
     if name not in MODELS:
         raise errors.unknown("model", name, MODELS)
     home = inspect.getmodule(MODELS[name])
-    if into is None and hasattr(home, "backbone_parts"):
-        parts = home.backbone_parts(variables, list(torch_files.read_weights(path)))
+    backbone_parts = getattr(home, "backbone_parts", None)
+    if into is None and backbone_parts is not None:
+        parts = backbone_parts(variables, list(torch_files.read_weights(path)))
         if parts:
             return convert.load_parts(path, variables, parts, allow_missing=allow_missing)
     return convert.load_file(
