@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from einops import rearrange
 
@@ -21,7 +22,7 @@ from reid_jax.train import state as state_lib
 Metrics = dict[str, jax.Array]
 
 
-def step_key(seed: int, step: jax.Array) -> jax.Array:
+def step_key(seed: int | jax.Array, step: jax.Array) -> jax.Array:
     """The randomness of one step: derived from seed and step, so that a resumed run draws the same."""
     return jax.random.fold_in(jax.random.key(seed), step)
 
@@ -52,11 +53,14 @@ def make_train_step(
     """
     update = make_update(objective, optimizer, extras, accumulate=accumulate, group_size=group_size)
 
-    def train_step(state: state_lib.TrainState, batch: Any) -> tuple[state_lib.TrainState, Metrics]:
+    def train_step(state: state_lib.TrainState, batch: Any, seed: jax.Array) -> tuple[state_lib.TrainState, Metrics]:
         return update(state, batch, step_key(seed, state.step))
 
     replicated = parallel.replicated(mesh)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(replicated, replicated))
+    compiled = jax.jit(train_step, donate_argnums=0, out_shardings=(replicated, replicated))
+    # An argument, not a constant: runs that differ in their seed alone share a compiled program.
+    seed_array = parallel.replicate(np.uint32(seed % 2**32), mesh)
+    return lambda state, batch: compiled(state, batch, seed_array)
 
 
 def make_update(
