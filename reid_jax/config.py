@@ -109,6 +109,8 @@ def defaults() -> ConfigDict:
         "height": 256,
         "width": 128,
         "interpolation": "bilinear",
+        # Of the test images where it is another one.
+        "test_interpolation": None,
         "maps": (),
         # "auto" keeps decoded images in memory where they fit.
         "cache": "auto",

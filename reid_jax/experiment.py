@@ -66,7 +66,8 @@ class Experiment:
             )
         self.labels, classes = records.train_labels(self.dataset.split("train"))
         self.num_classes = len(classes)
-        self.model = inference.build_model(self.settings, self.num_classes)
+        self.num_cameras = int(self.dataset.split("train").camids.max()) + 1
+        self.model = inference.build_model(self.settings, self.num_classes, self.num_cameras)
         self.preprocess = inference.make_preprocess(self.settings["preprocess"])
         self.extractor = inference.Extractor(self.model, self.settings, self.mesh)
 
@@ -83,7 +84,7 @@ class Experiment:
     def _load(self, variables: Mapping[str, Any], path: str) -> dict[str, Any]:
         """The model's variables with those of a weights file."""
         name, allowed = self.settings["model"]["name"], self.settings["init"]["allow_missing"]
-        filled, outcome = models.load_weights(name, variables, path, allow_missing=allowed)
+        filled, outcome = models.load_weights(name, variables, path, model=self.model, allow_missing=allowed)
         LOG.info("weights from %s:\n%s", path, outcome)
         return filled
 
@@ -307,6 +308,7 @@ class Experiment:
                 "step": 0,
                 "train_seconds": 0.0,
                 "num_classes": self.num_classes,
+                "num_cameras": self.num_cameras,
                 "index_hash": self.dataset.index_hash(),
                 "config_hash": config_lib.config_hash(self.config),
                 "baselines": {},

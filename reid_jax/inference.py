@@ -37,10 +37,21 @@ def compute_dtype(name: str) -> Any:
     return jnp.dtype(name).type
 
 
-def build_model(settings: Mapping[str, Any], num_classes: int) -> Any:
-    """The model of a resolved config, for a number of training identities."""
+def build_model(settings: Mapping[str, Any], num_classes: int, num_cameras: int = 0) -> Any:
+    """The model of a resolved config.
+
+    Args:
+        settings: resolved config; read are `model`, `dtype` and the images' size.
+        num_classes: training identities.
+        num_cameras: cameras of the training data, for models that tell them apart; `model.num_cameras` overrules it.
+    """
     options = dict(settings["model"])
-    return models.build(options.pop("name"), num_classes=num_classes, dtype=compute_dtype(settings["dtype"]), **options)
+    name = options.pop("name")
+    data = settings["data"]
+    known = {"num_cameras": num_cameras, "image_size": (data["height"], data["width"])}
+    told = {key: value for key, value in known.items() if key in models.fields(name)}
+    dtype = compute_dtype(settings["dtype"])
+    return models.build(name, **{**told, "num_classes": num_classes, "dtype": dtype, **options})
 
 
 def make_preprocess(settings: Mapping[str, Any]) -> Callable[..., dict[str, jax.Array]]:
@@ -100,7 +111,11 @@ class Extractor:
     ) -> None:
         self.model, self.settings, self.mesh, self.origin = model, settings, mesh, dict(origin or {})
         data, evals = settings["data"], settings["evals"]
-        self.size = {name: data[name] for name in ("height", "width", "interpolation")}
+        self.size = {
+            "height": data["height"],
+            "width": data["width"],
+            "interpolation": data["test_interpolation"] or data["interpolation"],
+        }
         self.batch_size = -(-evals["batch_size"] // mesh.size) * mesh.size
         preprocess = make_preprocess(settings["preprocess"])
 
@@ -171,7 +186,7 @@ def from_run(
     variables, meta = checkpoints.restore_variables(
         folder.checkpoints, "best" if best and step is None else step, average="average"
     )
-    model = build_model(settings, meta["num_classes"])
+    model = build_model(settings, meta["num_classes"], meta.get("num_cameras", 0))
     mesh = parallel.mesh()
     return Extractor(model, settings, mesh, {**origin, "step": step}), parallel.replicate(variables, mesh)
 
@@ -194,7 +209,8 @@ def from_weights(
     Raises:
         UserError: unknown model or field, unreadable file, or weights of another model.
     """
-    settings = zoo.settings(name, options, overrides)
+    known = models.options_of_weights(zoo.lookup(name).model["name"], path)
+    settings = zoo.settings(name, {**known, **(options or {})}, overrides)
     mesh = parallel.mesh()
     # Identities are counted for training only; the classifier's outputs are not computed here.
     extractor = Extractor(build_model(settings, num_classes=1), settings, mesh)
@@ -226,7 +242,12 @@ def _fill(extractor: Extractor, entry: zoo.Entry, path: str | pathlib.Path) -> t
         lambda keys, batch: extractor.model.init(keys, preprocess(batch), train=False), keys, extractor.example_batch()
     )
     variables, report = models.load_weights(
-        entry.model["name"], shapes, path, into=entry.submodule, allow_missing=entry.classifiers
+        entry.model["name"],
+        shapes,
+        path,
+        model=extractor.model,
+        into=entry.submodule,
+        allow_missing=entry.classifiers,
     )
 
     def concrete(leaf: Any, name: str) -> np.ndarray:

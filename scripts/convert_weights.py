@@ -47,7 +47,9 @@ def classes_in(path: str) -> int:
 def main(arguments: list[str]) -> None:
     """Reads, checks, prints and writes; nothing is written for weights that do not fit."""
     settings = parse(arguments)
-    options = cli.parse_options(settings.option)
+    sizes = {"image_size": (settings.height, settings.width)} if "image_size" in models.fields(settings.model) else {}
+    found = models.options_of_weights(settings.model, settings.weights)
+    options = {**sizes, **found, **cli.parse_options(settings.option)}
     options.setdefault("num_classes", classes_in(settings.weights))
     model = models.build(settings.model, **options)
     batch = {
@@ -58,7 +60,12 @@ def main(arguments: list[str]) -> None:
     shapes = jax.eval_shape(lambda keys, batch: model.init(keys, batch, train=False), keys, batch)
     try:
         variables, report = models.load_weights(
-            settings.model, shapes, settings.weights, into=settings.into, allow_missing=settings.allow_missing
+            settings.model,
+            shapes,
+            settings.weights,
+            model=model,
+            into=settings.into,
+            allow_missing=settings.allow_missing,
         )
     except convert.ConversionError as error:
         print(error.report.table())

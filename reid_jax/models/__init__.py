@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 from collections.abc import Callable, Sequence
@@ -10,15 +11,17 @@ from typing import Any
 from flax import linen as nn
 
 from reid_jax import errors
-from reid_jax.models import bot, convert, mfv, mgaf, mspf, osnet, torch_files
+from reid_jax.models import bot, cfat, convert, mfv, mgaf, mspf, osnet, torch_files, transreid
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "bot": bot.BoT,
+    "cfat": cfat.CFAT,
     "mfv": mfv.MFV,
     "mgaf": mgaf.MGAF,
     "mgn": mgaf.MGN,
     "mspf": mspf.MSPF,
     "osnet": osnet.OSNet,
+    "transreid": transreid.TransReID,
 }
 
 
@@ -32,10 +35,8 @@ def build(name: str, **options: Any) -> nn.Module:
     Raises:
         UserError: the model or one of the options does not exist (the nearest name is suggested) or one is lacking.
     """
-    if name not in MODELS:
-        raise errors.unknown("model", name, MODELS)
+    known = fields(name)
     parameters = inspect.signature(MODELS[name]).parameters
-    known = [option for option in parameters if option not in ("parent", "name")]
     for option in options:
         if option not in known:
             raise errors.unknown(f"option of model {name!r}:", option, known)
@@ -45,23 +46,47 @@ def build(name: str, **options: Any) -> nn.Module:
     return MODELS[name](**options)
 
 
+def fields(name: str) -> list[str]:
+    """Names of the options of a model.
+
+    Raises:
+        UserError: no such model.
+    """
+    if name not in MODELS:
+        raise errors.unknown("model", name, MODELS)
+    return [option for option in inspect.signature(MODELS[name]).parameters if option not in ("parent", "name")]
+
+
+def options_of_weights(name: str, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Options of a model that a weights file alone knows, such as the number of cameras it was trained for.
+
+    Asked is the function `options_of_weights(flat)` of the model's file, if there is one.
+    """
+    ask = getattr(inspect.getmodule(MODELS[name]), "options_of_weights", None) if name in MODELS else None
+    return {} if ask is None else ask(torch_files.read_weights(path))
+
+
 def load_weights(
     name: str,
     variables: convert.Variables,
     path: str | os.PathLike[str],
     *,
+    model: nn.Module | None = None,
     into: str | None = None,
     allow_missing: Sequence[str] = (),
 ) -> tuple[dict[str, Any], convert.Report]:
     """Fills a model's variables from a weights file by the model's own table of published names, strictly.
 
     A model whose backbone stands in several places says so by a function `backbone_parts(variables, names)` in its
-    file: the `convert.Part`s that a file with these names fills, none for a file of the whole model.
+    file: the `convert.Part`s that a file with these names fills, none for a file of the whole model. One that must fit
+    a file to its own sizes has a function `adapt_weights(model, flat)` there: the fitted arrays, and patterns of our
+    paths that may stay without a source.
 
     Args:
         name: a key of `MODELS`; its file may hold `TORCH_RULES` (renames) and `TORCH_IGNORED` (pattern, reason).
         variables: of that model; arrays or shapes.
         path: PyTorch, safetensors or npz file; a bare ResNet's fills the model's backbone.
+        model: the model itself; those with `adapt_weights` need it.
         into: submodule that the file fills; None finds out.
         allow_missing: patterns of our paths that may lack a source or have one of another shape.
 
@@ -79,6 +104,7 @@ def load_weights(
         parts = backbone_parts(variables, list(torch_files.read_weights(path)))
         if parts:
             return convert.load_parts(path, variables, parts, allow_missing=allow_missing)
+    adapt = getattr(home, "adapt_weights", None)
     return convert.load_file(
         path,
         variables,
@@ -86,4 +112,5 @@ def load_weights(
         ignore=getattr(home, "TORCH_IGNORED", ()),
         into=into,
         allow_missing=allow_missing,
+        adapt=None if adapt is None else functools.partial(adapt, model),
     )

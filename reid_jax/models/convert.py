@@ -13,7 +13,7 @@ import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -318,6 +318,7 @@ def load_file(
     into: str | None = None,
     allow_missing: Sequence[str] = (),
     strict: bool = True,
+    adapt: Callable[[dict[str, np.ndarray]], tuple[dict[str, np.ndarray], tuple[str, ...]]] | None = None,
 ) -> tuple[dict[str, Any], Report]:
     """`load_into` with the arrays of a file; see there.
 
@@ -329,6 +330,7 @@ def load_file(
         into: submodule that the file fills; None finds out (`submodule_of`). Such a file's own classifier is left out.
         allow_missing: as in `load_into`.
         strict: as in `load_into`.
+        adapt: from the file's arrays to those that `rules` rename, and further patterns for `allow_missing`.
 
     Raises:
         UserError: the file is unreadable or does not fit; the message names it.
@@ -336,6 +338,9 @@ def load_file(
     flat = torch_files.read_weights(path)
     if pathlib.Path(path).suffix == ".npz":
         flat.pop("meta", None)
+    if adapt is not None:
+        flat, more = adapt(flat)
+        allow_missing = (*allow_missing, *more)
     into = submodule_of(flat, variables) if into is None else into
     ignore = (*IGNORED, *(IGNORED_CLASSIFIER if into else ()), *ignore)
     try:

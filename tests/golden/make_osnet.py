@@ -1,4 +1,4 @@
-"""Makes tests/golden/osnet.npz: OSNet x0.25 of every kind in PyTorch, its maps and features, and one train step up to conv2.
+"""Makes tests/golden/osnet.npz: OSNet x0.25 of every kind in PyTorch (maps, features), and one train step up to conv2.
 
     pip install torch && python tests/golden/make_osnet.py
 

@@ -114,7 +114,8 @@ def test_shapes_of_maps_and_features():
     for level in (2, 4, 8):
         assert outputs[f"map/level{level}"].shape == (2, 16, 8, 512)
     assert outputs["feature/osfa"].shape == outputs["feature/patches"].shape == (2, 512)
-    assert outputs["feature/l"].shape == (2, 6144) and outputs["feature/g"].shape == (2, 1024)
+    assert outputs["feature/l"].shape == (2, 6144)
+    assert outputs["feature/g"].shape == (2, 1024)
     patches = {2: (8, 8), 4: (8, 4), 8: (4, 4)}
     for number, size in patches.items():
         rows, columns = mspf_patches.grid(number)
@@ -295,7 +296,7 @@ def test_statistics_of_a_stage_that_runs_twice_move_twice():
 
 
 @pytest.mark.parametrize("layout", mspf_patches.LAYOUTS)
-@pytest.mark.parametrize("patches", (1, 2, 4, 8))
+@pytest.mark.parametrize("patches", [1, 2, 4, 8])
 def test_reassembling_undoes_splitting(patches, layout):
     cut = mspf_patches.split(jnp.asarray(IMAGES), *mspf_patches.grid(patches, layout))
     assert len(cut) == 4 * patches
@@ -325,7 +326,8 @@ def test_the_levels_are_added_and_shuffled_patches_change_nothing():
 def test_fusing_maps_is_at_most_fusing_maxima():
     maps = [jnp.asarray(RANDOM.normal(size=(3, 4, 2, 5)), jnp.float32) for _ in range(3)]
     by_map, by_vector = mspf_patches.fuse(maps, "map"), mspf_patches.fuse(maps, "vector")
-    assert (by_map <= by_vector + 1e-6).all() and (by_map < by_vector).any()
+    assert (by_map <= by_vector + 1e-6).all()
+    assert (by_map < by_vector).any()
     np.testing.assert_allclose(mspf_patches.fuse(maps[:1], "map"), maps[0].max((1, 2)))
 
 
@@ -408,7 +410,8 @@ def test_centres_are_as_long_as_the_parameter_they_name():
         name: jax.eval_shape(functools.partial(one.init, variables={"params": params}), jax.random.key(0))
         for name, one in extra.items()
     }
-    assert drawn["centres_g"].shape == (7, 256) and drawn["centres_l"].shape == (7, 1536)
+    assert drawn["centres_g"].shape == (7, 256)
+    assert drawn["centres_l"].shape == (7, 1536)
     wrong = extras.build({"c": {"kind": "centres", "dimension": "neck_x/bias"}}, num_classes=7)["c"]
     with pytest.raises(errors.UserError, match="neck_g/bias"):
         wrong.init(jax.random.key(0), {"params": {"neck_g": {"bias": jnp.zeros(3)}}})
@@ -503,4 +506,5 @@ def test_names_of_the_whole_model_go_to_torch_and_back():
     back, _ = convert.load_into(variables, names)
     assert jax.tree.all(jax.tree.map(np.array_equal, variables, back))
     again = convert.to_torch(back)
-    assert names.keys() == again.keys() and all(np.array_equal(names[key], again[key]) for key in names)
+    assert names.keys() == again.keys()
+    assert all(np.array_equal(names[key], again[key]) for key in names)

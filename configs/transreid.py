@@ -1,0 +1,131 @@
+"""TransReID: a vision transformer with a camera embedding (SIE) and a jigsaw patch module (JPM), and its ViT baseline.
+
+Reproduces: He et al., "TransReID: Transformer-based Object Re-Identification", ICCV 2021, arXiv 2102.04378; with
+ImageNet weights of ViT-B/16 at 256 x 128 (mAP / Rank-1): MSMT17 67.4 / 85.3, Market-1501 88.9 / 95.2, DukeMTMC-reID
+82.0 / 90.7, Occluded-Duke 59.2 / 66.4 (the last with `stride11`). The default is TransReID* with overlapping patches;
+rows of the tables are variants.
+
+    python scripts/main.py --config configs/transreid.py                             # demo: SynthPed, minutes on a CPU
+    python scripts/main.py --config configs/transreid.py:market1501 \
+        --config.init.weights=jx_vit_base_p16_224.pth                                # the published recipe
+    python scripts/main.py --config configs/transreid.py:market1501,baseline         # a row, here the plain ViT
+"""
+
+from ml_collections import ConfigDict
+
+from reid_jax import config as config_lib
+
+PARTS = ("1", "2", "3", "4")
+
+
+def recipe() -> ConfigDict:
+    """The published recipe of TransReID*: 256 x 128, 16 identities x 4 images, SGD, 120 epochs."""
+    config = config_lib.defaults()
+    config.system = "transreid"
+    config.model = {"name": "transreid", "size": "base", "stride": 12, "sie": "camera", "jpm": True}
+    config.init.allow_missing = ("classifier", "sie_embed")
+    config.data.interpolation = "bicubic"
+    config.data.test_interpolation = "bilinear"
+    config.data.augment = {
+        "flip": {"probability": 0.5},
+        "pad_crop": {"pad": 10},
+        "erase": {"probability": 0.5, "area": (0.02, 1 / 3), "aspect": (0.3, 1 / 0.3), "log_aspect": True, "tries": 10},
+    }
+    config.preprocess = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "erase_fill": "noise"}
+    # Half of both losses is the global feature's, half the mean of the four local ones'.
+    for name, weight in (("g", 0.5), *((part, 0.125) for part in PARTS)):
+        config.losses[f"ce_{name}"] = {
+            "loss": "cross_entropy",
+            "on": f"logits/{name}",
+            "weight": weight,
+            "label_smoothing": 0.0,
+        }
+        config.losses[f"tri_{name}"] = {
+            "loss": "triplet",
+            "on": f"feature/{name}",
+            "weight": weight,
+            "margin": "soft",
+            "normalise": False,
+        }
+    config.monitors = {"accuracy": {"loss": "accuracy", "on": "logits/g"}}
+    config.optimizer.update(
+        {
+            "name": "sgd",
+            "learning_rate": 0.008,
+            "learning_rate_multipliers": ((".*bias", 2.0), (".*", 1.0)),
+            "weight_decays": ((".*", 1e-4),),
+            "momentum": 0.9,
+        }
+    )
+    config.schedule = {"name": "warmup_cosine", "warmup_epochs": 5, "first_epoch": 1}
+    config.train.epochs = 120.0
+    config.evals.metric = "euclidean"
+    config.evals.every_epochs = 40.0
+    config.checkpoint.every_epochs = 10.0
+    return config
+
+
+ADAM = {"optimizer.name": "adam", "optimizer.momentum": None, "optimizer.learning_rate_multipliers": ((".*", 1.0),)}
+HEADS = ("g", *PARTS)
+# A small network from scratch: AdamW, and triplets mined on the unit sphere (see configs/bot.py).
+DEMO = {
+    **config_lib.DEMO,
+    **ADAM,
+    "optimizer.learning_rate": 1e-3,
+    "model.width": 96,
+    "model.depth": 4,
+    "model.heads": 3,
+    "model.patch": 8,
+    "model.stride": 8,
+    **{f"losses.tri_{name}.normalise": True for name in HEADS},
+}
+
+# It differs from ViT by its weights, and by more erasing.
+DEIT = {"data.augment.erase.probability": 0.8}
+PRESETS = {
+    "demo": DEMO,
+    **config_lib.DATASETS,
+    "occluded_duke": {**config_lib.DATASETS["occluded_duke"], "model.stride": 11},
+}
+
+NO_JPM = {
+    "model.jpm": False,
+    **{f"losses.{loss}_{part}": None for loss in ("ce", "tri") for part in PARTS},
+    "losses.ce_g.weight": 1.0,
+    "losses.tri_g.weight": 1.0,
+}
+BASELINE = {**NO_JPM, "model.sie": "none", "model.stride": 16}
+LARGE = {"data.height": 384}
+
+VARIANTS = {
+    "transreid_star": {},
+    # The configurations of the repository: ViT without overlap, with each part, with both; at 384 x 128.
+    "baseline": BASELINE,
+    "transreid_jpm": {"model.sie": "none", "model.stride": 16},
+    "transreid_sie": {**NO_JPM, "model.stride": 16},
+    "transreid": {"model.stride": 16},
+    "transreid_384": {**LARGE, "model.stride": 16},
+    "transreid_star_384": LARGE,
+    "stride16": {"model.stride": 16},
+    "stride14": {"model.stride": 14},
+    "stride11": {"model.stride": 11},
+    # Other networks; join with a row.
+    "deit": DEIT,
+    "deit_msmt17": {**DEIT, "optimizer.learning_rate": 0.005},
+    "deit_small": {**DEIT, "model.size": "small"},
+    "vit_small": {"model.size": "small_wide"},
+    # The rows of the baseline's study.
+    "adam": {**ADAM, "optimizer.learning_rate": 1e-4},
+    "adamw": {**ADAM, "optimizer.name": "adamw", "optimizer.learning_rate": 1e-4},
+    "no_drop_path": {"model.drop_path": 0.0},
+    "margin_triplet": {f"losses.tri_{name}.margin": 0.3 for name in HEADS},
+    "label_smoothing": {f"losses.ce_{name}.label_smoothing": 0.1 for name in HEADS},
+    # Single switches.
+    "no_rearrange": {"model.rearrange": False},
+    "after_neck": {"model.test_feature": "neck"},
+    "cudnn": {"model.attention_kernel": "cudnn"},
+}
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    return config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
