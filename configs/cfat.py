@@ -125,13 +125,17 @@ def _add_phases(config: ConfigDict) -> None:
     config.phase_order = ("teacher", "student", "bridge", "align")
 
 
-# From scratch, Adam; and triplets mined on the unit sphere (see configs/bot.py). The same network as in
-# configs/transreid.py.
+# The small network of configs/transreid.py's demo; from scratch, with Adam and triplets mined on the unit sphere.
 DEMO = {
     **config_lib.DEMO,
     "optimizer.name": "adam",
     "optimizer.momentum": None,
+    "optimizer.learning_rate": 1e-3,
     "model.width": 96,
+    "model.depth": 4,
+    "model.heads": 3,
+    "model.patch": 8,
+    "model.stride": 8,
     "losses.tri.normalise": True,
     "corruption.refresh": "epoch",
     "train.epochs": 6.0,

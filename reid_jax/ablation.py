@@ -36,7 +36,8 @@ class Plan:
     Attributes:
         config: path of the config file.
         preset: preset every row starts from.
-        rows: variants; several joined by "+" make one row; "full" is the preset alone.
+        rows: variants; several joined by "+" make one row; "full" is the preset alone. "cil:full" is a row of the
+            config file cil.py beside this one.
         seeds: one run each.
         workdir: folder of the run folders.
         overrides: further `--config.key=value` arguments of every run.
@@ -57,11 +58,13 @@ class Plan:
 
     def command(self, row: str, seed: int, folder: pathlib.Path) -> list[str]:
         """The command line of one cell."""
+        other, _, row = row.rpartition(":")
+        config = pathlib.Path(self.config).with_stem(other) if other else self.config
         variants = [] if row == "full" else row.split("+")
         return [
             sys.executable,
             str(MAIN),
-            f"--config={self.config}:{','.join([self.preset, *variants])}",
+            f"--config={config}:{','.join([self.preset, *variants])}",
             f"--workdir={folder}",
             f"--config.seed={seed}",
             *self.overrides,

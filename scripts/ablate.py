@@ -1,7 +1,7 @@
 """Runs rows of an ablation table and writes `results/<name>.csv` and a markdown table with mean ± std.
 
     python scripts/ablate.py --config configs/mfv.py --rows mfv_base,mfv_sdfa,mfv --seeds 0,1,2
-    python scripts/ablate.py --config configs/cil.py --rows cil_clean,cil --metrics mAP,corrupted/mAP \\
+    python scripts/ablate.py --config configs/cfat.py --rows cfat_clean,cil:full,cfat --metrics mAP,corrupted/mAP \\
         --override evals.corruption_rounds=3
 
 Stopped at any time, the same command goes on; `--table` only makes the table from the runs that are finished.
@@ -20,7 +20,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--config", required=True, help="config file, without preset or variants")
     parser.add_argument("--preset", default="demo", help="preset of every row (default: demo)")
     parser.add_argument(
-        "--rows", required=True, help="variants separated by commas; join several by +; 'full' for none"
+        "--rows",
+        required=True,
+        help="variants separated by commas; join several by +; 'full' for none; cil:full is a row of configs/cil.py",
     )
     parser.add_argument("--seeds", default="0,1,2", help="seeds separated by commas (default: 0,1,2)")
     parser.add_argument(

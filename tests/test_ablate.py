@@ -57,6 +57,13 @@ def test_every_cell_is_one_run_seed_by_seed(workdir):
     assert len({one["workdir"] for one in made}) == 6
 
 
+def test_a_row_may_be_of_a_config_beside(workdir):
+    ablation.run(plan(workdir, rows=("a", "other:full", "other:b+c"), seeds=(0,)))
+    wanted = ["configs/toy.py:demo,a", "configs/other.py:demo", "configs/other.py:demo,b,c"]
+    assert [one["config"] for one in calls(workdir)] == wanted
+    assert len({one["workdir"] for one in calls(workdir)}) == 3
+
+
 def test_runs_side_by_side_have_cores_of_their_own(workdir, monkeypatch):
     cores = sorted(os.sched_getaffinity(0))[:2]
     shares = ablation._core_shares(len(cores))
