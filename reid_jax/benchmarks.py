@@ -23,7 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
-from reid_jax import errors, experiment, inference, parallel, run_folder, scoring, zoo
+from reid_jax import errors, experiment, inference, parallel, run_folder, scoring, torch_counterparts, zoo
 from reid_jax.data import benchmark as input_benchmark
 from reid_jax.data import records
 from reid_jax.evaluation import benchmark as evaluation_benchmark
@@ -98,7 +98,7 @@ def measure_models(
         subjects: what is timed.
         batches: images per step; None is the config's own batch (8 for a model).
         steps: timed calls, after one that does not count.
-        torch: beside a residual network of the same size and stride as the subject's backbone in PyTorch, in turn.
+        torch: beside the subject's backbone in PyTorch, in turn; see `torch_counterparts`.
         classes: identities of the classifiers.
 
     Returns:
@@ -113,12 +113,16 @@ def measure_models(
             program = _program(kind, subject, size, classes)
             runs[f"{subject.name} x{program.batch}"] = program
             if torch:
-                name, run = _counterpart(kind, subject, program.batch, classes)
-                runs.setdefault(name, run)
+                counterpart = torch_counterparts.of(subject.name, subject.settings)
+                name = counterpart.name(program.batch)
+                if name not in runs:
+                    runs[name] = counterpart.start(kind, program.batch, classes)
         seconds = throughput.alternate(runs, steps)
         for subject in subjects:
             key = next(one for one in runs if one.startswith(f"{subject.name} x"))
-            reference = _counterpart_name(subject, runs[key].batch) if torch else ""
+            reference = ""
+            if torch:
+                reference = torch_counterparts.of(subject.name, subject.settings).name(runs[key].batch)
             rows.append(_model_row(kind, subject, runs[key], seconds[key], seconds.get(reference)))
         rows += [_torch_row(kind, name, run, seconds[name]) for name, run in runs.items() if name.startswith("torch ")]
     return rows
@@ -220,92 +224,7 @@ def peak_flops(device_kind: str) -> float | None:
 # ---- PyTorch beside it ----------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class _TorchRun:
-    run: Callable[[], None]
-    batch: int
-    compile_seconds: float
-    about: Row
-
-    def __call__(self) -> None:
-        self.run()
-
-
-def _backbone(subject: Subject) -> dict[str, Any]:
-    """Size of the residual network inside a subject's model."""
-    model = inference.build_model(subject.settings, 1)
-    if getattr(model, "variant", "resnet50") != "resnet50":
-        raise errors.UserError(f"--torch compares with bottleneck ResNets only; leave it out for {subject.name}.")
-    return {
-        "depths": tuple(getattr(model, "depths", None) or (3, 4, 6, 3)),
-        "width": getattr(model, "width", 64),
-        "last_stride": getattr(model, "last_stride", 2),
-    }
-
-
-def _counterpart_name(subject: Subject, batch: int) -> str:
-    size = _backbone(subject)
-    data = subject.settings["data"]
-    depths = "-".join(map(str, size["depths"]))
-    name = "resnet50" if depths == "3-4-6-3" and size["width"] == 64 else f"resnet({depths}, width {size['width']})"
-    return f"torch {name} stride {size['last_stride']}, {data['height']}x{data['width']} x{batch}"
-
-
-def _counterpart(kind: str, subject: Subject, batch: int, classes: int) -> tuple[str, _TorchRun]:
-    """The same residual network in PyTorch: channels last, on a GPU compiled and in bfloat16 where ours is."""
-    reference = _torch_reference()
-    import torch
-
-    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise errors.UserError("expected a PyTorch that sees the GPU; install its CUDA build, or leave out --torch.")
-    bfloat16 = np.dtype(inference.compute_dtype(subject.settings["dtype"])).name == "bfloat16"
-    torch.set_float32_matmul_precision("highest")
-    data = subject.settings["data"]
-    layout = torch.channels_last
-    model = reference.ResNet(**_backbone(subject), classes=classes).to(device, memory_format=layout)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-    images = torch.randn(batch, 3, data["height"], data["width"], device=device).contiguous(memory_format=layout)
-    labels = torch.arange(batch, device=device) % classes
-    forward = torch.compile(model) if device == "cuda" else model
-
-    def train() -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-            loss = torch.nn.functional.cross_entropy(forward(images), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    def infer() -> None:
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-            forward(images)
-
-    model.train(kind == "train")
-
-    def run() -> None:
-        (train if kind == "train" else infer)()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    with evaluation_benchmark.measured() as first:
-        run()
-    about = {"image": f"{data['height']}x{data['width']}", "dtype": "bfloat16" if bfloat16 else "float32"}
-    return _counterpart_name(subject, batch), _TorchRun(run, batch, first.seconds, about)
-
-
-def _torch_reference() -> Any:
-    if importlib.util.find_spec("torch") is None:
-        raise errors.UserError("--torch needs PyTorch, which is not installed; `pip install torch`, or leave it out.")
-    path = pathlib.Path(__file__).resolve().parent.parent / "scripts" / "torch_reference.py"
-    spec = importlib.util.spec_from_file_location("reid_jax_torch_reference", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise errors.UserError(f"--torch needs {path}, which is part of a checkout; run it from one.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _torch_row(kind: str, name: str, run: _TorchRun, seconds: tuple[list[float], list[float]]) -> Row:
+def _torch_row(kind: str, name: str, run: torch_counterparts.Run, seconds: tuple[list[float], list[float]]) -> Row:
     median = float(np.median(seconds[0]))
     return {
         "what": f"{kind} {name.rpartition(' x')[0]}",

@@ -75,6 +75,39 @@ ZOO: dict[str, Entry] = {
         height=384,
         interpolation="bicubic",
     ),
+    **{
+        f"transreid{suffix}": Entry(
+            model={"name": "transreid", **fields},
+            metric="euclidean",
+            notes=f"{title}. The authors' files (MIT code; trained on ImageNet and on a ReID data set, whose terms "
+            "apply), which tell the number of cameras, and files of scripts/convert_weights.py.",
+            height=height,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        )
+        for suffix, title, fields, height in (
+            ("", "TransReID, ViT-B/16 without overlap", {"sie": "camera", "jpm": True}, 256),
+            ("_stride12", "TransReID*, ViT-B/16 with step 12", {"sie": "camera", "jpm": True, "stride": 12}, 256),
+            ("_stride11", "TransReID*, ViT-B/16 with step 11", {"sie": "camera", "jpm": True, "stride": 11}, 256),
+            ("_384", "TransReID at 384 x 128", {"sie": "camera", "jpm": True}, 384),
+            ("_stride12_384", "TransReID* at 384 x 128", {"sie": "camera", "jpm": True, "stride": 12}, 384),
+            ("_baseline", "the ViT-B/16 baseline of TransReID", {}, 256),
+        )
+    },
+    "vit_base": Entry(
+        model={"name": "transreid"},
+        metric="cosine",
+        notes="ViT-B/16 or DeiT-B/16 trained on ImageNet alone (timm's files, Apache-2.0; ImageNet is for "
+        "non-commercial research): the class token. What a network knows without having seen any ReID data.",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    ),
+    "cfat": Entry(
+        model={"name": "cfat", "sie": "camera"},
+        metric="cosine",
+        notes="The student of CFAT, class token. Files of this package; of the authors' files (no licence) those of "
+        "student and generator in one.",
+    ),
     "resnet50": Entry(
         # The stem's ReLU and stride 2 of the last stage are those of the classifier the file was trained as.
         model={"name": "bot", "stem_relu": True, "last_stride": 2},

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from reid_jax import benchmarks, errors
+from reid_jax import benchmarks, errors, torch_counterparts
 from reid_jax.models import throughput
 
 TINY = [
@@ -116,12 +116,18 @@ def test_utilisation_and_ratio_follow_from_the_median(monkeypatch):
 
 
 def test_the_counterpart_in_pytorch_has_the_size_of_our_backbone():
-    name = benchmarks._counterpart_name(benchmarks.subject_of_model("mfv"), 8)
-    assert name == "torch resnet50 stride 2, 256x128 x8"
-    assert "stride 1" in benchmarks._counterpart_name(benchmarks.subject_of_model("bot"), 8)
-    other = benchmarks.subject_of_model("bot", {"variant": "resnet18"})
-    with pytest.raises(errors.UserError, match="bottleneck ResNets only"):
-        benchmarks._counterpart_name(other, 8)
+    def named(model: str, **options) -> str:
+        subject = benchmarks.subject_of_model(model, options)
+        return torch_counterparts.of(subject.name, subject.settings).name(8)
+
+    assert named("mfv") == "torch resnet50 stride 2, 256x128 x8"
+    assert named("bot") == "torch resnet50 stride 1, 256x128 x8"
+    assert named("osnet_x0_25") == "torch osnet x0_25 plain, 256x128 x8"
+    assert named("transreid_baseline") == "torch vit 768x12 stride 16, 256x128 x8"
+    assert named("transreid_stride12") == "torch vit 768x12 stride 12 jpm, 256x128 x8"
+    for model, options in (("bot", {"variant": "resnet18"}), ("mgn", {})):
+        with pytest.raises(errors.UserError, match="counterpart of ResNet-50, OSNet and ViT models, none of"):
+            named(model, **options)
 
 
 @pytest.mark.parametrize(
