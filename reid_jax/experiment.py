@@ -79,6 +79,8 @@ class Experiment:
         path = self.settings["init"]["weights"]
         if path and weights:
             variables = self._load(variables, path)
+        if weights:
+            variables = self._load_parts(variables)
         return state.create(parallel.replicate(variables, self.mesh))
 
     def _load(self, variables: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -87,6 +89,15 @@ class Experiment:
         filled, outcome = models.load_weights(name, variables, path, model=self.model, allow_missing=allowed)
         LOG.info("weights from %s:\n%s", path, outcome)
         return filled
+
+    def _load_parts(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """The variables with parts that have files of their own, such as a text transformer."""
+        for key, read in models.part_loaders(self.settings["model"]["name"]).items():
+            path = self.settings["init"].get(key, "")
+            if path:
+                variables, outcome = read(variables, path)
+                LOG.info("%s from %s:\n%s", key.replace("_", " "), path, outcome)
+        return variables
 
     def phases(self, variables: inference.Variables) -> list[loop.Phase]:
         """The config's phases as compiled steps and input streams, covering all steps of the run."""
@@ -149,7 +160,9 @@ class Experiment:
             first_step=first_step,
             last_step=first_step + total,
             steps_per_epoch=steps_per_epoch,
-            begin=lambda old: state.begin_phase(old, transformation, owned, key, settings.get("start_from", "")),
+            begin=lambda old: state.begin_phase(
+                old, transformation, owned, key, settings.get("start_from", ""), self.model
+            ),
             step=train_step,
             open_batches=functools.partial(self._open_batches, settings["data"], seed),
             batch_size=sampler.batch_size,

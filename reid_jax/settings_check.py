@@ -58,8 +58,19 @@ def check(settings: Mapping[str, Any]) -> None:
         raise errors.unknown("AP rule (evals.ap)", str(evals["ap"]), ranking.AP_RULES)
     if settings["dtype"] not in DTYPES:
         raise errors.unknown("dtype", str(settings["dtype"]), DTYPES)
+    _check_text(settings)
     for name, resolved in phases.phase_configs(settings):
         _check_rules(OF_PHASE, resolved, f"phases.{name}." if name else "")
+
+
+def _check_text(settings: Mapping[str, Any]) -> None:
+    """Prompts are fitted to frozen encoders: both must have learned something before."""
+    init = settings["init"]
+    if settings["model"].get("text_source") == "clip" and not (init["weights"] and init.get("text_weights")):
+        raise errors.UserError(
+            "model.text_source='clip' fits prompts to a frozen image encoder and to CLIP's text transformer; give the "
+            "files of both, init.weights and init.text_weights, or set model.text_source='learned'."
+        )
 
 
 def _check_rules(rules: Mapping[str, Rule], settings: Mapping[str, Any], prefix: str) -> None:

@@ -66,6 +66,14 @@ def options_of_weights(name: str, path: str | os.PathLike[str]) -> dict[str, Any
     return {} if ask is None else ask(torch_files.read_weights(path))
 
 
+def part_loaders(name: str) -> dict[str, Callable[..., tuple[dict[str, Any], convert.Report]]]:
+    """What reads the files of a model's parts, `(variables, path) -> (variables, report)`, by key of `config.init`.
+
+    It is the table `PART_LOADERS` of the model's file, where there is one.
+    """
+    return getattr(inspect.getmodule(MODELS[name]), "PART_LOADERS", {})
+
+
 def load_weights(
     name: str,
     variables: convert.Variables,

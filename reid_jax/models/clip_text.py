@@ -14,6 +14,9 @@ projection (`FROZEN_IN_STAGE_ONE`). The phase after it says `start_from="model/f
 `FROZEN_AFTER_STAGE_ONE`. T lives in the variables as `batch_stats/prompts/bank`: beside the running statistics, the
 other values that are kept, saved and used at test time and that no optimiser sees.
 
+The model's file says `PART_LOADERS = {"text_weights": clip_text.load_weights}`, so that `init.text_weights` names the
+file; `model.text_source="clip"` without it, or without `init.weights`, is refused (`reid_jax.settings_check`).
+
 Weights: the text half of an OpenAI checkpoint. The published files are TorchScript, which holds code; save plain ones:
 `torch.save(torch.jit.load("ViT-B-16.pt", map_location="cpu").state_dict(), "clip.pth")`.
 

@@ -7,6 +7,10 @@ A phase goes on with the variables of the one before, unless its `start_from` na
 
     config.phases.student.start_from = "extra/initial"
 
+or a method of the model, `(variables) -> variables`, that prepares them:
+
+    config.phases.joint.start_from = "model/fill_text_bank"
+
 A config without `phase_order` is a single phase with no name.
 """
 

@@ -53,6 +53,7 @@ def begin_phase(
     extras: dict[str, extras_lib.Extra],
     key: jax.Array,
     start_from: str = "",
+    model: Any = None,
 ) -> TrainState:
     """Starts a phase: a fresh optimiser, and the extras this phase adds; earlier extras stay for it to read.
 
@@ -61,18 +62,23 @@ def begin_phase(
         optimizer: of this phase.
         extras: by name, of this phase; they are made from the variables the phase before left.
         key: of their random parts.
-        start_from: "" goes on with those variables; "extra/<name>" takes those that the extra holds instead.
+        start_from: "" goes on with those variables; "extra/<name>" takes those that the extra holds instead;
+            "model/<method>" takes what that method of the model, `(variables) -> variables`, makes of them, and so do
+            the extras.
+        model: asked for that method.
 
     Raises:
-        UserError: there is no such extra, or it holds no variables of the model.
+        UserError: there is no such extra, or it holds no variables of the model; or the model has no such method.
     """
+    if start_from.startswith("model/"):
+        state = state.replace(**_prepared_variables(state, start_from, model))
     made = {
         name: extra.init(jax.random.fold_in(key, index), state.variables)
         for index, (name, extra) in enumerate(sorted(extras.items()))
         if name not in state.extra or extra.restart
     }
     state = state.replace(extra={**state.extra, **made})
-    if start_from:
+    if start_from and not start_from.startswith("model/"):
         state = state.replace(**_held_variables(state, start_from))
     return state.replace(opt_state=optimizer.init(state.params))
 
@@ -84,3 +90,14 @@ def _held_variables(state: TrainState, name: str) -> dict[str, Any]:
     held = state.extra[name.removeprefix("extra/")]
     # Copies: the state is donated to the step, so two of its entries must never share a buffer.
     return jax.tree.map(jnp.copy, {"params": held["params"], "batch_stats": held["batch_stats"]})
+
+
+def _prepared_variables(state: TrainState, name: str, model: Any) -> dict[str, Any]:
+    prepare = getattr(model, name.removeprefix("model/"), None)
+    if not callable(prepare):
+        raise errors.UserError(
+            f"expected start_from={name!r} to name a method of the model that prepares its variables, "
+            f"{type(model).__name__} has none of that name; take start_from out of the phase."
+        )
+    made = prepare(state.variables)
+    return {"params": made["params"], "batch_stats": made["batch_stats"]}

@@ -13,7 +13,7 @@ import optax
 import pytest
 import safetensors.numpy
 
-from reid_jax import errors, losses
+from reid_jax import config, errors, losses, settings_check
 from reid_jax.models import clip_text, convert
 from reid_jax.train import optimizer
 
@@ -149,6 +149,18 @@ def test_vectors_take_the_places_of_the_template(learner, variables):
     feature = quick(functools.partial(encoder.apply, method="encode"))({"params": own["params"]["text"]}, ids)
     projection = own["params"]["text_proj"]
     np.testing.assert_allclose(found, feature @ projection["kernel"] + projection["bias"][None], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("lacking", ["weights", "text_weights"])
+def test_prompts_without_pretrained_encoders_are_refused(lacking):
+    made = config.defaults()
+    settings = config.to_dict(made)
+    settings["model"] = {"name": "bot", "text_source": "clip"}
+    settings["init"] |= {"weights": "vit.pth", "text_weights": "clip.pth"}
+    settings_check.check(settings)
+    settings["init"][lacking] = ""
+    with pytest.raises(errors.UserError, match=r"init.weights and init.text_weights, or set model.text_source"):
+        settings_check.check(settings)
 
 
 # ---- stage 1 (properties of section 12, group 16)

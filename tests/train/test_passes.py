@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -148,3 +150,22 @@ def test_a_teacher_may_come_from_a_file():
     assert all((leaf == 7).all() for leaf in jax.tree.leaves(begun.extra["teacher"]))
     with pytest.raises(errors.UserError, match="unknown option of extra 'teacher' 'load'"):
         extras.build({"teacher": {"kind": "frozen_copy", "load": 1}}, num_classes=2)
+
+
+def test_a_phase_may_start_from_what_a_method_of_the_model_makes():
+    mesh = parallel.mesh(jax.devices()[:1])
+    initial = toy.initial_state(toy.Toy(), mesh)
+
+    class Prepared:
+        def halve(self, variables):
+            return {**variables, "params": jax.tree.map(lambda x: x / 2, variables["params"])}
+
+    copies = extras.build({"copy": {"kind": "frozen_copy"}}, num_classes=2)
+    begin = functools.partial(state.begin_phase, initial, optax.sgd(0.1), copies, jax.random.key(0))
+    begun = begin("model/halve", Prepared())
+    assert same(begun.params, jax.tree.map(lambda x: x / 2, initial.params))
+    assert same(begun.batch_stats, initial.batch_stats)
+    # Averages and teachers begin with the prepared variables, too.
+    assert same(begun.extra["copy"]["params"], begun.params)
+    with pytest.raises(errors.UserError, match=r"start_from='model/quarter'.*Prepared has none"):
+        begin("model/quarter", Prepared())
