@@ -216,25 +216,35 @@ class TransReID(nn.Module):
 
 
 def adapt_weights(model: TransReID, flat: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """A published file as this model's authors would have saved it.
+    """A published file as this model's authors would have saved it; see `fit_weights`."""
+    named, bare = fit_weights(model, flat, model.encoder()["depth"], ("b1", "b2") if model.jpm else ())
+    return named, ("^head_", "sie_embed$") if bare else ()
 
-    An ImageNet ViT or DeiT becomes the "base." of one: its last block and normalisation begin both branches of the JPM,
-    a distilled DeiT's second token goes. Positions are resampled for the model's grid. A neck's shift, zero in all
+
+def fit_weights(
+    model: Any, flat: Mapping[str, np.ndarray], depth: int, branches: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], bool]:
+    """A published file as the TransReID family saves its networks.
+
+    An ImageNet ViT or DeiT becomes the "base." of one: its last block and normalisation begin every branch, a distilled
+    DeiT's second token goes. Positions are resampled for the model's grid. A neck's shift, zero in all
     published files, moves into the running mean where it is not.
 
     Args:
-        model: gives the grid and the depth.
+        model: gives the grid: `image_size`, `patch`, `stride`, `position_grid`.
         flat: arrays by PyTorch name; our own names ("params/...") pass untouched.
+        depth: blocks of the published network.
+        branches: the authors' names of what takes the place of the last block; () keeps it.
 
     Returns:
-        Arrays by the authors' names, and patterns of our paths that such a file does not hold.
+        Arrays by the authors' names, and whether the file holds a backbone alone.
     """
     if any(name.startswith("params/") for name in flat):
-        return dict(flat), ()
+        return dict(flat), False
     bare = "cls_token" in flat
     named = {f"base.{name}": value for name, value in flat.items()} if bare else dict(flat)
-    if model.jpm:
-        named = _branches(named, model.encoder()["depth"] - 1)
+    if branches:
+        named = _branches(named, depth - 1, branches)
     if named.pop("base.dist_token", None) is not None:
         named["base.pos_embed"] = np.delete(named["base.pos_embed"], 1, axis=1)
     if "base.pos_embed" in named:
@@ -242,20 +252,20 @@ def adapt_weights(model: TransReID, flat: Mapping[str, np.ndarray]) -> tuple[dic
         target = vit.grid_of(model.image_size, model.patch, model.stride)
         source = model.position_grid or vit.guess_grid(positions.shape[1] - 1, target)
         named["base.pos_embed"] = vit.resize_positions(positions, source, target)
-    return _without_shift(named), ("^head_", "sie_embed$") if bare else ()
+    return _without_shift(named), bare
 
 
-def _branches(named: dict[str, np.ndarray], last: int) -> dict[str, np.ndarray]:
+def _branches(named: dict[str, np.ndarray], last: int, branches: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Moves the last block and normalisation to the branches, unless the file has branches of its own."""
     ends = {f"base.blocks.{last}.": "0.", "base.norm.": "1."}
     kept = {}
-    own = "b1.1.weight" in named
+    own = f"{branches[0]}.1.weight" in named
     for name, value in named.items():
         place = next((name.replace(end, at, 1) for end, at in ends.items() if name.startswith(end)), None)
         if place is None:
             kept[name] = value
         elif not own:
-            kept |= {f"b1.{place}": value, f"b2.{place}": value}
+            kept |= {f"{branch}.{place}": value for branch in branches}
     return kept
 
 

@@ -11,7 +11,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -330,19 +330,27 @@ class ViT(nn.Module):
             known = known & (batch[key] >= 0) & (batch[key] < count)
         return jnp.where(known[:, None, None], self.sie_weight * self.sie_embed[index], 0.0)
 
-    def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> jax.Array:
+    def __call__(
+        self,
+        batch: Mapping[str, jax.Array],
+        *,
+        train: bool,
+        after: Callable[[int, jax.Array], jax.Array] = lambda number, tokens: tokens,
+    ) -> jax.Array:
         """Encodes images.
 
         Args:
             batch: "image" [B, H, W, 3] normalised; "camid" and "viewid" [B] int where `sie` names them.
             train: turns stochastic depth on (random numbers "dropout").
+            after: `(blocks run, tokens) -> tokens`, called with the embedding (0) and behind every block; the next
+                block reads what it returns.
 
         Returns:
             Tokens [B, 1 + N, D], the class token first.
         """
-        tokens = self.embed(batch)
-        for block in self.blocks:
-            tokens = block(tokens, train=train)
+        tokens = after(0, self.embed(batch))
+        for number, block in enumerate(self.blocks, start=1):
+            tokens = after(number, block(tokens, train=train))
         return tokens if self.stop is not None else self.norm(tokens)
 
 

@@ -1,4 +1,5 @@
-"""Attention on feature maps: gates per channel and per position (CBAM, SE), and between positions (non-local).
+"""Attention on feature maps: gates per channel and per position (CBAM, SE), and between positions (non-local); and
+attention of one set of vectors to another.
 
 The gating modules return the attended map; whether the input is added to it is the caller's affair.
 
@@ -6,6 +7,7 @@ References:
     Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
     Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018.
     Wang et al., "Non-local Neural Networks", CVPR 2018.
+    Vaswani et al., "Attention is all you need", NeurIPS 2017.
 """
 
 from __future__ import annotations
@@ -123,3 +125,44 @@ class NonLocal(nn.Module):
         gathered = rearrange(jnp.einsum("bqk,bkc->bqc", weights, value), "b (h w) c -> b h w c", h=height)
         out = conv.Conv(x.shape[-1], use_bias=True, dtype=self.dtype, name="out")(gathered)
         return x + norm.BatchNorm(scale_init=nn.initializers.zeros, dtype=self.dtype, name="bn")(out, train=train)
+
+
+class MultiHead(nn.Module):
+    """Multi-head attention of queries to keys, with a projection each for query, key, value and result.
+
+    Attributes:
+        heads: number of heads.
+        kernel_init: initial weights of the projections; their biases start at 0.
+        dtype: compute dtype; the softmax is float32.
+    """
+
+    heads: int = 8
+    kernel_init: nn.initializers.Initializer = initializers.torch_default
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, allowed: jax.Array | None = None
+    ) -> jax.Array:
+        """Gathers values.
+
+        Args:
+            query: [B, Q, D].
+            key: [B, K, D].
+            value: [B, K, D]; each of the three may have a single row in place of B.
+            allowed: bool [B, Q, K], which keys a query may attend to; one that may attend to none attends to all alike.
+
+        Returns:
+            [B, Q, D].
+        """
+        width = query.shape[-1]
+        project = lambda x, name: nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name=name)(x)
+        split = lambda x: rearrange(x, "b n (h d) -> b h n d", h=self.heads)
+        query, key, value = (split(project(x, name)) for name, x in (("query", query), ("key", key), ("value", value)))
+        logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+        logits = logits * (width // self.heads) ** -0.5
+        if allowed is not None:
+            logits = jnp.where(allowed[:, None], logits, -1e4)
+        weights = nn.softmax(logits, axis=-1).astype(self.dtype)
+        gathered = rearrange(jnp.einsum("bhqk,bhkd->bhqd", weights, value), "b h q d -> b q (h d)")
+        return project(gathered, "out")

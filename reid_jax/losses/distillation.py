@@ -1,0 +1,90 @@
+"""Distillation of part features: from a teacher that sees the parts to a student that has to find them.
+
+In both losses the teacher is a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from reid_jax import errors
+from reid_jax.ops import distances
+
+# What one granularity takes the mean of, by place in: head, left arm, right arm, torso, left leg, right leg, left
+# foot, right foot.
+GRANULARITIES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "part": tuple((place,) for place in range(8)),
+    "group": ((0,), (1, 2), (3,), (4, 5), (6, 7)),
+    "body": (tuple(range(8)),),
+}
+
+
+def grouped(parts: jax.Array, granularity: str) -> jax.Array:
+    """Means of part features [B, 8, D] over the groups of a granularity, [B, groups, D].
+
+    Raises:
+        UserError: unknown granularity.
+    """
+    if granularity not in GRANULARITIES:
+        raise errors.unknown("granularity", granularity, GRANULARITIES)
+    if granularity == "part":
+        return parts
+    return jnp.stack([parts[:, list(group)].mean(axis=1) for group in GRANULARITIES[granularity]], axis=1)
+
+
+def level_weights(values: jax.Array) -> jax.Array:
+    """Weights [G] of the levels' losses [G]: the worst level counts most, they add up to 1 and carry no gradient.
+
+    Learnt weights would collapse onto the easiest level.
+    """
+    values = jax.lax.stop_gradient(values)
+    return jax.nn.softmax(values / jnp.maximum(jnp.mean(values), 1e-12))
+
+
+def generative_distillation(
+    generated: jax.Array, teacher: jax.Array, *, granularities: Sequence[str] = ("part",)
+) -> jax.Array:
+    """Mean squared error of what was generated from the student's masked parts against the teacher's parts.
+
+    Args:
+        generated: [B, G, D], the groups of all granularities one after the other.
+        teacher: [B, 8, D] part features.
+        granularities: keys of `GRANULARITIES`; several are weighted, see `level_weights`.
+
+    Returns:
+        float32 scalar.
+
+    References:
+        AMFOR, figure 5; Yang et al., "Masked generative distillation", ECCV 2022, equation 5.
+    """
+    teacher = jax.lax.stop_gradient(teacher.astype(jnp.float32))
+    targets = [grouped(teacher, granularity) for granularity in granularities]
+    if generated.shape[1] != sum(target.shape[1] for target in targets):
+        raise errors.UserError(
+            f"expected the generated features of the granularities {tuple(granularities)}, got {generated.shape[1]} "
+            "slots; give the loss term and the model (amgd_granularities) the same."
+        )
+    losses, start = [], 0
+    for target in targets:
+        ours = generated[:, start : start + target.shape[1]].astype(jnp.float32)
+        losses.append(jnp.mean(jnp.square(ours - target)))
+        start += target.shape[1]
+    values = jnp.stack(losses)
+    return jnp.sum(level_weights(values) * values)
+
+
+def cosine_distillation(student: jax.Array, teacher: jax.Array) -> jax.Array:
+    """Mean of one minus the cosine between all parts of the student side by side and all of the teacher's.
+
+    Args:
+        student: [B, P, D].
+        teacher: [B, P, D].
+
+    Returns:
+        float32 scalar in [0, 2].
+    """
+    flat = [distances.normalise_rows(x.reshape(len(x), -1)) for x in (student, jax.lax.stop_gradient(teacher))]
+    return jnp.mean(1.0 - jnp.sum(flat[0] * flat[1], axis=-1))
