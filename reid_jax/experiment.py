@@ -27,6 +27,7 @@ from reid_jax import (
     losses,
     models,
     parallel,
+    reconstruction,
     robustness,
     run_folder,
     scoring,
@@ -384,12 +385,15 @@ class Experiment:
         began = time.perf_counter()
         features = self.features(variables)
         seconds = time.perf_counter() - began
+        drawn = reconstruction.evaluate(self.model, variables, self.dataset, self.settings)
+        drawn_scores = {} if drawn is None else drawn.scores()
         measured = suite.run(self.dataset.name, features, scoring.protocol(self.settings["evals"]))
         result = {
             "dataset": self.dataset.name,
             **self._corrupted(variables, features),
             **measured.flat(),
             **scoring.measure_others(self.extractor, variables, self.others, self.settings),
+            **{f"{self.dataset.name}/reconstruction/{name}": value for name, value in drawn_scores.items()},
             **about,
             "extract_images_per_second": round((features.num_query + features.num_gallery) / seconds, 1),
             "seed": self.settings["seed"],
@@ -402,6 +406,8 @@ class Experiment:
             queries = self.settings["evals"]["ranked_lists"]
             if queries:
                 scoring.write_page(folder.ranked_lists, measured, self.dataset, queries)
+            if drawn is not None:
+                drawn.write(folder.reconstructions)
             if complete:
                 folder.write_result(result)
             else:

@@ -4,7 +4,7 @@ config.json      the resolved config
 metrics.jsonl    one line a log, TensorBoard events beside it
 checkpoints/     newest and best
 result.json      final scores as fractions; its presence means the run is complete
-ranked_lists.html, log.txt
+ranked_lists.html, log.txt; of models that draw hidden patches also reconstructions.png
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.checkpoints = self.path / "checkpoints"
         self.ranked_lists = self.path / "ranked_lists.html"
+        self.reconstructions = self.path / "reconstructions.png"
 
     def claim(self, config: ConfigDict) -> None:
         """Writes the resolved config into a new folder, or checks that an existing folder holds the same one.

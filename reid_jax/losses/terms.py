@@ -20,16 +20,37 @@ import jax
 import jax.numpy as jnp
 
 from reid_jax import errors
-from reid_jax.losses import accuracy, bridge, center, consistency, contrastive, cross_entropy, triplet
+from reid_jax.losses import (
+    accuracy,
+    bridge,
+    center,
+    consistency,
+    contrastive,
+    cross_entropy,
+    distillation,
+    diversity,
+    focal,
+    parsing,
+    reconstruction,
+    supcon,
+    triplet,
+)
 
 LOSSES: dict[str, Callable[..., jax.Array]] = {
     "accuracy": accuracy.accuracy,
     "center": center.center,
     "consistency": consistency.consistency,
     "contrastive": contrastive.contrastive,
+    "cosine_distillation": distillation.cosine_distillation,
     "cross_entropy": cross_entropy.cross_entropy,
+    "focal": focal.focal,
     "gaussian_divergence": bridge.gaussian_divergence,
+    "generative_distillation": distillation.generative_distillation,
+    "masked_patches": reconstruction.masked_patches,
     "mean_squared": bridge.mean_squared,
+    "parsing": parsing.parsing,
+    "part_diversity": diversity.part_diversity,
+    "supcon": supcon.supcon,
     "triplet": triplet.triplet,
 }
 

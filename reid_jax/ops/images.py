@@ -1,4 +1,4 @@
-"""Pixels on the device: normalisation, and the fill of the boxes that random erasing chose on the host."""
+"""Pixels on the device: normalisation, the fill of boxes that random erasing chose on the host, patches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from reid_jax import errors
 
@@ -90,3 +91,24 @@ def fill_boxes(images: Array, boxes: Array, fill: str | Sequence[float], key: Ar
         value = jnp.broadcast_to(jnp.asarray(colour, images.dtype), images.shape)
     inside = box_mask(boxes, images.shape[1], images.shape[2])[..., None]
     return jnp.where(inside, value, images)
+
+
+def patchify(images: Array, patch: int) -> Array:
+    """Cuts images `[B, H, W, C]` into square patches `[B, N, patch patch C]`, row after row, pixels likewise.
+
+    Raises:
+        UserError: H or W does not divide.
+    """
+    height, width = images.shape[1:3]
+    if height % patch or width % patch:
+        raise errors.UserError(
+            f"expected images that divide into patches of {patch} pixels a side, got {height} x {width}; change "
+            "data.height or data.width."
+        )
+    return rearrange(images, "b (r y) (c x) d -> b (r c) (y x d)", y=patch, x=patch)
+
+
+def unpatchify(patches: Array, patch: int, height: int, width: int) -> Array:
+    """Puts patches `[B, N, patch patch C]` back in place: `[B, height, width, C]`; the inverse of `patchify`."""
+    rows, columns = height // patch, width // patch
+    return rearrange(patches, "b (r c) (y x d) -> b (r y) (c x) d", r=rows, c=columns, y=patch, x=patch)

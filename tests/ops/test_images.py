@@ -79,3 +79,13 @@ def test_noise_does_not_depend_on_the_number_of_devices():
     shared = fill(jax.device_put(start, split), jax.device_put(boxes, split), jax.random.key(0))
     assert len(shared.sharding.device_set) == 4
     np.testing.assert_array_equal(shared, alone)
+
+
+def test_patches_and_back():
+    pictures = np.random.default_rng(0).normal(size=(2, 8, 6, 3)).astype(np.float32)
+    patches = images.patchify(pictures, 2)
+    assert patches.shape == (2, 12, 12)
+    np.testing.assert_array_equal(patches[1, 4], pictures[1, 2:4, 2:4].ravel())  # the second of the second row
+    np.testing.assert_array_equal(images.unpatchify(patches, 2, 8, 6), pictures)
+    with pytest.raises(errors.UserError, match="divide into patches of 4 pixels a side, got 8 x 6"):
+        images.patchify(pictures, 4)

@@ -1,0 +1,88 @@
+"""How well hidden patches were drawn: PSNR beside that of a plain fill, and a sheet of pictures to look at."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+_PAPER = 255
+_MARGIN = 4  # pixels around a picture
+_TRIPLES = 4  # people side by side
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruction:
+    """Pictures with hidden patches, and what was drawn in their place.
+
+    Attributes:
+        seen: [N, H, W, 3] float in [0, 1], what the model saw.
+        drawn: [N, H, W, 3] what it drew, everywhere; values outside [0, 1] are cut off.
+        true: [N, H, W, 3] the undamaged pictures.
+        mask: [N, H, W] bool, pixels of the hidden patches.
+        comparable: False where the model drew local contrast only, so that brightness and scale were taken from the
+            true picture; PSNR would then be too good.
+    """
+
+    seen: np.ndarray
+    drawn: np.ndarray
+    true: np.ndarray
+    mask: np.ndarray
+    comparable: bool = True
+
+    def completed(self) -> np.ndarray:
+        """The true pictures with the drawing in the hidden places, [N, H, W, 3] in [0, 1]."""
+        return np.where(self.mask[..., None], np.clip(self.drawn, 0.0, 1.0), self.true)
+
+    def filled(self) -> np.ndarray:
+        """The same with the mean colour of each picture's visible pixels."""
+        visible = ~self.mask[..., None]
+        colour = np.sum(self.true * visible, axis=(1, 2)) / np.maximum(visible.sum(axis=(1, 2)), 1)
+        return np.where(visible, self.true, colour[:, None, None])
+
+    def scores(self) -> dict[str, float]:
+        """PSNR in decibels of the drawing and of the mean colour, over all hidden pixels; empty if not comparable."""
+        if not self.comparable or not self.mask.any():
+            return {}
+        return {
+            "psnr": psnr(self.completed(), self.true, self.mask),
+            "mean_fill_psnr": psnr(self.filled(), self.true, self.mask),
+        }
+
+    def sheet(self, people: int = 16) -> np.ndarray:
+        """Of the first people, side by side: seen, completed, true. uint8 [h, w, 3]."""
+        people = min(people, len(self.true))
+        height, width = self.true.shape[1:3]
+        across = min(_TRIPLES, people)
+        high, wide = height + 2 * _MARGIN, 3 * width + 4 * _MARGIN
+        page = np.full((math.ceil(people / across) * high, across * wide, 3), _PAPER, np.uint8)
+        completed = self.completed()
+        for person in range(people):
+            top, left = person // across * high + _MARGIN, person % across * wide + _MARGIN
+            for column, pictures in enumerate((self.seen, completed, self.true)):
+                place = left + column * (width + _MARGIN // 2)
+                shown = np.clip(np.rint(255 * pictures[person]), 0, 255).astype(np.uint8)
+                page[top : top + height, place : place + width] = shown
+        return page
+
+    def write(self, path: str | pathlib.Path, people: int = 16) -> None:
+        """Writes the sheet as PNG."""
+        Image.fromarray(self.sheet(people)).save(path)
+
+
+def psnr(drawn: np.ndarray, true: np.ndarray, mask: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in decibels, over the masked pixels of all pictures together.
+
+    Args:
+        drawn: [N, H, W, 3] in [0, 1].
+        true: [N, H, W, 3] in [0, 1].
+        mask: [N, H, W] bool, not empty.
+
+    Returns:
+        `-10 log10(mean squared error)`; infinity for equal pictures.
+    """
+    error = np.mean(np.square(drawn[mask].astype(np.float64) - true[mask].astype(np.float64)))
+    return float("inf") if error == 0 else float(-10.0 * np.log10(error))

@@ -1,0 +1,55 @@
+"""PSNR of drawn patches beside a plain fill, and the sheet of pictures."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reid_jax.evaluation import reconstruction
+
+
+@pytest.fixture
+def pictures():
+    rng = np.random.default_rng(0)
+    true = rng.random((3, 8, 4, 3)).astype(np.float32)
+    mask = np.zeros((3, 8, 4), bool)
+    mask[:2, 2:6] = True
+    return true, mask
+
+
+def test_psnr_counts_hidden_pixels_alone(pictures):
+    true, mask = pictures
+    drawn = np.where(mask[..., None], true + 0.1, 5.0)
+    assert reconstruction.psnr(drawn, true, mask) == pytest.approx(20, abs=1e-4)  # -10 log10(0.1 ** 2)
+    assert reconstruction.psnr(true, true, mask) == float("inf")
+
+
+def test_scores_stand_beside_the_mean_colour_of_what_is_visible(pictures):
+    true, mask = pictures
+    made = reconstruction.Reconstruction(true, np.where(mask[..., None], true - 0.05, -9.0), true, mask)
+    visible = true[0][~mask[0]].mean(axis=0)
+    np.testing.assert_allclose(made.filled()[0][mask[0]], np.tile(visible, (16, 1)), rtol=1e-5)
+    np.testing.assert_array_equal(made.filled()[2], true[2])
+    np.testing.assert_array_equal(made.completed()[~mask], true[~mask])
+    assert made.completed().min() >= 0
+    scores = made.scores()
+    error = np.mean((made.filled()[mask].astype(np.float64) - true[mask]) ** 2)
+    assert scores["mean_fill_psnr"] == pytest.approx(-10 * np.log10(error))
+    assert scores["psnr"] > scores["mean_fill_psnr"]
+    # A drawing that took its brightness from the true picture has no PSNR; neither has one of nothing.
+    assert reconstruction.Reconstruction(true, true, true, mask, comparable=False).scores() == {}
+    assert reconstruction.Reconstruction(true, true, true, np.zeros_like(mask)).scores() == {}
+
+
+def test_the_sheet_shows_seen_drawn_and_true_side_by_side(pictures, tmp_path):
+    true, mask = pictures
+    seen = np.where(mask[..., None], 0.0, true)
+    made = reconstruction.Reconstruction(seen, np.ones_like(true), true, mask)
+    made.write(tmp_path / "sheet.png", people=2)
+    with Image.open(tmp_path / "sheet.png") as file:
+        page = np.asarray(file)
+    assert page.shape == (8 + 8, 2 * (3 * 4 + 16), 3)
+    left, middle, right = (page[4:12, at : at + 4] for at in (4, 10, 16))
+    assert (left[2:6] == 0).all()
+    assert (middle[2:6] == 255).all()
+    np.testing.assert_array_equal(right, np.rint(255 * true[0]).astype(np.uint8))
+    np.testing.assert_array_equal(middle[:2], right[:2])
