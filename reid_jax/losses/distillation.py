@@ -11,28 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from reid_jax import errors
-from reid_jax.ops import distances
-
-# What one granularity takes the mean of, by place in: head, left arm, right arm, torso, left leg, right leg, left
-# foot, right foot.
-GRANULARITIES: dict[str, tuple[tuple[int, ...], ...]] = {
-    "part": tuple((place,) for place in range(8)),
-    "group": ((0,), (1, 2), (3,), (4, 5), (6, 7)),
-    "body": (tuple(range(8)),),
-}
-
-
-def grouped(parts: jax.Array, granularity: str) -> jax.Array:
-    """Means of part features [B, 8, D] over the groups of a granularity, [B, groups, D].
-
-    Raises:
-        UserError: unknown granularity.
-    """
-    if granularity not in GRANULARITIES:
-        raise errors.unknown("granularity", granularity, GRANULARITIES)
-    if granularity == "part":
-        return parts
-    return jnp.stack([parts[:, list(group)].mean(axis=1) for group in GRANULARITIES[granularity]], axis=1)
+from reid_jax.ops import distances, parts
 
 
 def level_weights(values: jax.Array) -> jax.Array:
@@ -52,7 +31,7 @@ def generative_distillation(
     Args:
         generated: [B, G, D], the groups of all granularities one after the other.
         teacher: [B, 8, D] part features.
-        granularities: keys of `GRANULARITIES`; several are weighted, see `level_weights`.
+        granularities: keys of `ops.parts.GRANULARITIES`; several are weighted, see `level_weights`.
 
     Returns:
         float32 scalar.
@@ -61,7 +40,7 @@ def generative_distillation(
         AMFOR, figure 5; Yang et al., "Masked generative distillation", ECCV 2022, equation 5.
     """
     teacher = jax.lax.stop_gradient(teacher.astype(jnp.float32))
-    targets = [grouped(teacher, granularity) for granularity in granularities]
+    targets = [parts.grouped(teacher, granularity) for granularity in granularities]
     if generated.shape[1] != sum(target.shape[1] for target in targets):
         raise errors.UserError(
             f"expected the generated features of the granularities {tuple(granularities)}, got {generated.shape[1]} "

@@ -11,9 +11,10 @@ from typing import Any
 from flax import linen as nn
 
 from reid_jax import errors
-from reid_jax.models import bot, cfat, convert, mfv, mgaf, mspf, osnet, torch_files, transreid
+from reid_jax.models import amfor, bot, cfat, convert, mfv, mgaf, mspf, osnet, torch_files, transreid
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "amfor": amfor.AMFOR,
     "bot": bot.BoT,
     "cfat": cfat.CFAT,
     "mfv": mfv.MFV,
