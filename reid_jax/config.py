@@ -27,6 +27,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # What a data set needs to be opened under a preset's name; every system offers all of them.
 DATASETS: dict[str, Overrides] = {
     "market1501": {"data.name": "market1501"},
+    # The same with body-part labels, see datasets/README.md.
+    "market1501_part_labels": {"data.name": "market1501", "data.options": {"part_labels": True}},
     "dukemtmc_reid": {"data.name": "dukemtmc_reid"},
     "cuhk03_np_labeled": {"data.name": "cuhk03_np_labeled"},
     "cuhk03_np_detected": {"data.name": "cuhk03_np_detected"},

@@ -1,0 +1,329 @@
+"""AMFOR: ViT whose part features stay comparable when body parts are hidden.
+
+Reproduces: "Adaptive Multi-Granularity Fusion and Occlusion Reconstruction for Person Re-Identification", IEEE TMM
+2025; with HAP weights (mAP / Rank-1): Occluded-Duke 72.1 / 81.7, Occluded-REID 84.1 / 88.8, P-DukeMTMC-reID 87.4 / 94.2,
+Market-1501 94.0 / 97.4, DukeMTMC-reID 89.0 / 94.5. With ImageNet weights the article has 66.3 mAP on Occluded-Duke and
+62.8 for its baseline: most of the gain is the weights'. Rows of the ablation table are variants.
+
+    python scripts/main.py --config configs/amfor.py                                 # demo: SynthPed, minutes on a CPU
+    python scripts/main.py --config configs/amfor.py:occluded_duke \
+        --config.init.weights=hap.pth                                                # the recipe, text bank learned
+    python scripts/main.py --config configs/amfor.py:occluded_duke,clip \
+        --config.init.weights=hap.pth --config.init.text_weights=clip.pth            # both stages, as the article
+    python scripts/main.py --config configs/amfor.py:amfor_b3                        # a row, here of the demo
+    python scripts/main.py --config configs/amfor.py:pixel                           # also draws hidden patches
+
+The part decoder and the mask generator learn from label files beside the images (datasets/README.md); without them:
+the variant `strips`.
+"""
+
+from ml_collections import ConfigDict
+
+from reid_jax import config as config_lib
+
+# Heads: global, student, teacher, pooled parts, foreground; those of parts compare part by part.
+PARTS = {"g": False, "s": True, "t": True, "b": True}
+PARSING_TERMS = ("ce_f", "ce_b", "tri_b", "parsing", "diversity")
+TEACHER_STUDENT_TERMS = ("ce_s", "tri_s", "ce_t", "tri_t", "visibility")
+
+
+def recipe() -> ConfigDict:
+    """The published recipe: 256 x 128, step 11, 16 identities x 4 images, SGD, 120 epochs; all terms of weight 1."""
+    config = config_lib.defaults()
+    config.system = "amfor"
+    config.model = {"name": "amfor", "size": "base", "stride": 11, "sie": "camera"}
+    config.init.text_weights = ""
+    config.init.allow_missing = ("classifier", "sie_embed")
+    config.data.maps = ("parts",)
+    config.data.augment = {
+        "flip": {"probability": 0.5},
+        "pad_crop": {"pad": 10},
+        "erase": {"probability": 0.5, "area": (0.02, 0.33), "aspect": (0.3, 3.33), "log_aspect": True},
+    }
+    config.preprocess = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "erase_fill": "noise"}
+    config.losses = losses()
+    config.monitors = {"accuracy": {"loss": "accuracy", "on": "logits/g"}}
+    config.optimizer.update(
+        {
+            "name": "sgd",
+            "learning_rate": 0.004,
+            "learning_rate_multipliers": ((".*bias", 2.0), (".*", 1.0)),
+            "weight_decays": ((".*", 1e-4),),
+            "momentum": 0.9,
+        }
+    )
+    config.schedule = {"name": "warmup_cosine", "warmup_epochs": 5, "first_epoch": 1}
+    config.train.epochs = 120.0
+    config.evals.metric = "euclidean"
+    config.evals.every_epochs = 40.0
+    config.checkpoint.every_epochs = 10.0
+    config.seed = 1234
+    config.phases = phases()
+    return config
+
+
+def losses() -> dict[str, dict]:
+    """The terms of stage 2."""
+    terms = {}
+    for name in ("g", "s", "b", "t", "f"):
+        terms[f"ce_{name}"] = {
+            "loss": "cross_entropy",
+            "on": f"logits/{name}",
+            "weight": 1.0,
+            "label_smoothing": 0.0,
+        }
+    for name, parts in PARTS.items():
+        terms[f"tri_{name}"] = {
+            "loss": "triplet",
+            "on": f"feature/{name}",
+            "weight": 1.0,
+            "margin": "soft",
+            "normalise": False,
+            "parts": parts,
+        }
+    terms["visibility"] = {"loss": "focal", "on": ("visibility/s", "visibility/target"), "weight": 1.0}
+    terms["distil"] = {
+        "loss": "generative_distillation",
+        "on": ("generated", "feature/t"),
+        "weight": 1.0,
+        "granularities": ("part",),
+    }
+    terms["parsing"] = {"loss": "parsing", "on": ("parsing/logits", "parsing/labels"), "weight": 1.0}
+    terms["diversity"] = {"loss": "part_diversity", "on": "diversity", "weight": 1.0}
+    return terms
+
+
+def phases() -> dict[str, dict]:
+    """Both stages of the variant `clip`: prompts for the frozen encoders, then everything but the prompts."""
+    contrast = {"loss": "supcon", "weight": 1.0, "temperature": 1.0}
+    prompts = {
+        "losses": {
+            "image_to_text": {**contrast, "on": ("prompt/image", "prompt/text")},
+            "text_to_image": {**contrast, "on": ("prompt/text", "prompt/image")},
+        },
+        "monitors": {},
+        # The pass at test time: what the frozen encoder makes of whole images.
+        "passes": {"main": {"view": "", "network": "params", "train": False, "prefix": ""}},
+        "data": {"augment": {}, "views": {}, "maps": ()},
+        "optimizer": {
+            "name": "adam",
+            "learning_rate": 3.5e-4,
+            "learning_rate_multipliers": ((".*", 1.0),),
+            "weight_decays": ((".*", 1e-4),),
+            "momentum": None,
+            "frozen": ("(?!prompts/(vectors|text_proj/)).*",),
+        },
+        # From 1e-5 up and down to 1e-6.
+        "schedule": {
+            "name": "warmup_cosine",
+            "warmup_epochs": 5,
+            "warmup_start": 1e-5 / 3.5e-4,
+            "floor": 1e-6 / 3.5e-4,
+            "first_epoch": 1,
+        },
+        "train": {"epochs": 120.0},
+    }
+    joint = {"start_from": "model/fill_text_bank", "optimizer": {"frozen": ("prompts/.*",)}}
+    return {"prompts": prompts, "joint": joint}
+
+
+# ---- presets --------------------------------------------------------------------------------------------------------
+
+# Bands of a person who fills the image in place of label files.
+STRIPS = {"model.parsing_source": "strips", "data.maps": (), "data.options.part_labels": None}
+DRAWN = {"model.parsing_source": "synthetic"}
+# Query and gallery are the "cameras" of these: an embedding of them would tell the two sides apart.
+PSEUDO_CAMERAS = {"model.sie": "none"}
+ADAMW = {
+    "optimizer.name": "adamw",
+    "optimizer.momentum": None,
+    "optimizer.learning_rate_multipliers": ((".*", 1.0),),
+}
+
+
+def labelled(name: str) -> dict:
+    """A data set with the label files of its body parts."""
+    return {**config_lib.DATASETS[name], "data.options": {"part_labels": True}}
+
+
+# A small network from scratch: a higher rate, and triplets mined on the unit sphere (see configs/bot.py).
+DEMO = {
+    **config_lib.DEMO,
+    **config_lib.DATASETS["synthped_occluded"],
+    **DRAWN,
+    **ADAMW,
+    "optimizer.learning_rate": 1e-3,
+    "model.width": 128,
+    "model.depth": 4,
+    "model.heads": 4,
+    "model.patch": 8,
+    "model.stride": 8,
+    "model.attention_heads": 4,
+    "model.amff_layers": (1, 2, 3),
+    "model.hpr_depth": (1, 1),
+    "model.hpr_width": 64,
+    "model.hpr_heads": 4,
+    "model.amgd_hidden": 8,
+    "model.pixel_width": 64,
+    "model.pixel_heads": 4,
+    **{f"losses.tri_{name}.normalise": True for name in PARTS},
+}
+TINY = {
+    **DEMO,
+    "data.sampler": {"name": "identity_groups", "identities": 8, "images": 4},
+    "optimizer.learning_rate": 3e-4,
+    "optimizer.weight_decays": ((".*", 0.05),),
+    "model.width": 192,
+    "model.depth": 6,
+    "model.heads": 3,
+    "model.patch": 16,
+    "model.stride": 16,
+    "model.attention_heads": 6,
+    "model.amff_layers": (1, 2, 3, 4),
+    "model.hpr_width": 128,
+    **{f"losses.tri_{name}.normalise": False for name in PARTS},
+    "train.epochs": 60.0,
+}
+
+PRESETS = {
+    "demo": DEMO,
+    "amfor_tiny": TINY,
+    **{name: {**data, **STRIPS} for name, data in config_lib.DATASETS.items()},
+    **{name: labelled(name) for name in ("market1501", "dukemtmc_reid", "occluded_duke")},
+    "market1501_part_labels": labelled("market1501_part_labels"),
+    "p_dukemtmc_reid": {**labelled("p_dukemtmc_reid"), **PSEUDO_CAMERAS},
+    "occluded_reid": {
+        "data.name": "occluded_reid",
+        "data.sources": ("market1501_part_labels",),
+        **PSEUDO_CAMERAS,
+    },
+    **{name: {**data, **DRAWN} for name, data in config_lib.DATASETS.items() if name.startswith("synthped")},
+}
+
+# ---- variants -------------------------------------------------------------------------------------------------------
+
+COSINE = {"loss": "cosine_distillation", "on": ("feature/s", "feature/t"), "weight": 1.0}
+CLEAN = {"data.views.clean": {"geometry": "shared"}}
+FROM_TEACHER = {"losses.distil.on": ("generated", "teacher/feature/t")}
+STUDENT_PASS = {"view": "", "network": "params", "train": True, "prefix": ""}
+LEVELS = ("part", "group", "body")
+PIXEL = {
+    **CLEAN,
+    "model.pixel": True,
+    "losses.pixels": {
+        "loss": "masked_patches",
+        "on": ("pixels/predicted", "batch/image_clean", "pixels/mask"),
+        "weight": 0.1,
+        "normalise": False,
+    },
+}
+
+
+def row(
+    *, amff: bool = True, parsing: bool = True, ts: bool = True, hpr: bool = True, amgd: str = "amgd"
+) -> dict[str, object]:
+    """The full system without some of its components: their parameters, loss terms and labels go with them."""
+    dropped = (*(() if parsing else PARSING_TERMS), *(() if ts else TEACHER_STUDENT_TERMS))
+    return {
+        **{f"model.{name}": value for name, value in (("amff", amff), ("parsing", parsing), ("ts", ts))},
+        "model.hpr": hpr,
+        "model.amgd": amgd,
+        **({} if parsing else {"data.maps": ()}),
+        **{f"losses.{name}": None for name in dropped},
+        **({} if amgd == "amgd" else {"losses.distil": COSINE if amgd == "cos" else None}),
+    }
+
+
+def passes(teacher: dict) -> dict[str, dict]:
+    """A teacher in a forward pass of its own, beside the student's."""
+    return {"teacher": {"train": True, "prefix": "teacher/", **teacher}, "student": STUDENT_PASS}
+
+
+VARIANTS = {
+    "amfor": {},
+    # The rows of the table: baselines, single components, leave-one-out. A switch goes before a row it is joined with,
+    # as in no_erasing,amfor_b3.
+    "amfor_b0": row(amff=False, parsing=False, ts=False, hpr=False, amgd="none"),
+    "amfor_b1": row(amff=False, ts=False, hpr=False, amgd="none"),
+    "amfor_b2": row(amff=False, hpr=False, amgd="none"),
+    "amfor_b3": row(amff=False, hpr=False, amgd="cos"),
+    "amfor_a1": row(parsing=False, ts=False, hpr=False, amgd="none"),
+    "amfor_a2": row(hpr=False, amgd="cos"),
+    "amfor_a3": row(amff=False, amgd="cos"),
+    "amfor_a4": row(amff=False, hpr=False),
+    "amfor_a5": row(amgd="cos"),
+    "amfor_no_amff": row(amff=False),
+    "amfor_no_hpr": row(hpr=False),
+    # Text: prompts of the training identities (two stages), or none; the default is a learned bank.
+    "clip": {"model.text_source": "clip", "phase_order": ("prompts", "joint")},
+    "text_none": {"model.text_source": "none"},
+    # Fusion of depths; `amff_figure` undoes what we chose where the figure leaves a choice.
+    "amff_last": {"model.amff_layers": "last"},
+    "amff_all": {"model.amff_layers": "all"},
+    "amff_shut": {"model.amff_alpha": 0.0},
+    "amff_query_value": {"model.amff_text_value": "query"},
+    "amff_no_residual": {"model.amff_residual": False},
+    "amff_raw_weights": {"model.amff_normalise": "none"},
+    "amff_no_head_start": {"model.amff_beta": 0.0, "model.amff_gate_init": 0.0},
+    "amff_reuse_fused": {"model.amff_reuse_fused": True},
+    "amff_figure": {
+        "model.amff_text_value": "query",
+        "model.amff_residual": False,
+        "model.amff_normalise": "none",
+    },
+    # Labels of body parts.
+    "strips": STRIPS,
+    "flip_maps_only": {"data.augment.flip.flip_swap_lr": False},
+    # The teacher: an average of the student, one that sees the image before it is erased, one that says what it sees.
+    "ts_ema": {
+        **FROM_TEACHER,
+        "extras.teacher": {"kind": "moving_average", "decay": 0.999},
+        "passes": passes({"view": "", "network": "extra/teacher"}),
+    },
+    "ts_clean": {**FROM_TEACHER, **CLEAN, "passes": passes({"view": "clean", "network": "params"})},
+    "ts_vis_teacher": {
+        "model.ts_vis_teacher": True,
+        "losses.visibility.weight": 0.5,
+        "losses.visibility_t": {"loss": "focal", "on": ("visibility/t", "visibility/target"), "weight": 0.5},
+    },
+    # Reconstruction of features, and of pixels.
+    "hpr_depth_1": {"model.hpr_depth": (1, 1)},
+    "hpr_depth_3": {"model.hpr_depth": (3, 3)},
+    "hpr_depth_8": {"model.hpr_depth": (8, 8)},
+    "hpr_no_map": {"model.hpr_map_tokens": False},
+    "hpr_no_residual": {"model.hpr_residual": False},
+    "pixel": PIXEL,
+    "pixel_masked": {**PIXEL, "model.pixel_ratio": 0.5},
+    "pixel_norm": {**PIXEL, "losses.pixels": {**PIXEL["losses.pixels"], "normalise": True}},
+    # Distillation.
+    "amgd_random": {"model.amgd_mask": "random"},
+    "amgd_no_mask": {"model.amgd_mask": "none"},
+    "amgd_const": {"model.amgd_lambda_mode": "const"},
+    "amgd_no_ste": {"model.amgd_ste": False},
+    "amgd_hidden_1": {"model.amgd_hidden": 1},
+    "amgd_ratio_15": {"model.amgd_ratio": 0.15},
+    "amgd_ratio_65": {"model.amgd_ratio": 0.65},
+    "amgd_levels": {"model.amgd_granularities": LEVELS, "losses.distil.granularities": LEVELS},
+    # At test time.
+    "slots_global": {"model.eval_slots": "global"},
+    "slots_parts": {"model.eval_slots": "parts"},
+    "no_visibility": {"model.eval_use_visibility": False},
+    # Images.
+    "occluder": {"data.augment.occlude": {"probability": 0.5}},
+    "no_erasing": {"data.augment.erase": None},
+    "no_sie": {"model.sie": "none"},
+    "sie": {"model.sie": "camera"},
+    "stride12": {"model.stride": 12},
+    "stride16": {"model.stride": 16},
+    # Where the soft margin overflows.
+    "margin_triplet": {f"losses.tri_{name}.margin": 0.3 for name in PARTS},
+}
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    config = config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
+    if "clean" in config.data.views:
+        # Flip and crop of the main view, whatever the preset or the command line makes of them.
+        moved = {name: config.data.augment.get_ref(name) for name in ("flip", "pad_crop")}
+        config.data.views.clean.augment = moved
+    return config
