@@ -22,6 +22,7 @@ from flax import linen as nn
 
 from reid_jax import errors
 from reid_jax.nn import conv, initializers
+from reid_jax.ops import fusion
 
 # Embedding width, blocks, heads, MLP ratio. "deit" networks differ from "vit" ones by their weights alone.
 SIZES: dict[str, dict[str, Any]] = {
@@ -122,7 +123,8 @@ class Attention(nn.Module):
         """Maps [B, N, D] to [B, N, D]."""
         width = x.shape[-1]
         qkv = dense(3 * width, "qkv", self.dtype, use_bias=self.qkv_bias)(x)
-        query, key, value = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        # The gradient of a split is one concatenation; that of slices would be a sum of padded arrays.
+        query, key, value = (rearrange(x, "b n (h d) -> b h n d", h=self.heads) for x in jnp.split(qkv, 3, axis=-1))
         return dense(width, "proj", self.dtype)(attend(query, key, value, scale=self.scale, kernel=self.kernel))
 
 
@@ -180,8 +182,10 @@ class Block(nn.Module):
             self.heads, self.qkv_bias, self.attention_scale, self.attention_kernel, self.dtype, name="attn"
         )
         mlp = MLP(round(self.mlp_ratio * x.shape[-1]), self.dtype, name="mlp")
-        x = x + drop_path(self, attention(layer_norm("norm1", self.dtype)(x)), self.drop_path, train=train)
-        return x + drop_path(self, mlp(layer_norm("norm2", self.dtype)(x)), self.drop_path, train=train)
+        for branch, norm in ((attention, "norm1"), (mlp, "norm2")):
+            change = drop_path(self, branch(layer_norm(norm, self.dtype)(x)), self.drop_path, train=train)
+            x = fusion.materialise(x + change)
+        return x
 
 
 class PatchEmbed(nn.Module):
