@@ -1,9 +1,9 @@
 """AMFOR: ViT whose part features stay comparable when body parts are hidden.
 
 Reproduces: "Adaptive Multi-Granularity Fusion and Occlusion Reconstruction for Person Re-Identification", IEEE TMM
-2025; with HAP weights (mAP / Rank-1): Occluded-Duke 72.1 / 81.7, Occluded-REID 84.1 / 88.8, P-DukeMTMC-reID 87.4 / 94.2,
-Market-1501 94.0 / 97.4, DukeMTMC-reID 89.0 / 94.5. With ImageNet weights the article has 66.3 mAP on Occluded-Duke and
-62.8 for its baseline: most of the gain is the weights'. Rows of the ablation table are variants.
+2025; published with HAP weights (mAP / Rank-1): Occluded-Duke 72.1 / 81.7, Occluded-REID 84.1 / 88.8, P-DukeMTMC-reID
+87.4 / 94.2, Market-1501 94.0 / 97.4, DukeMTMC-reID 89.0 / 94.5. With ImageNet weights the article has 66.3 mAP on
+Occluded-Duke and 62.8 for its baseline: most of the gain is the weights'. Rows of the ablation table are variants.
 
     python scripts/main.py --config configs/amfor.py                                 # demo: SynthPed, minutes on a CPU
     python scripts/main.py --config configs/amfor.py:occluded_duke \
