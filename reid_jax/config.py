@@ -67,6 +67,7 @@ FEDERATED: Overrides = {
     "train.mode": "joint",
     "fed": {
         "clients": "camera",
+        "client": "",  # of a federation over a network: the one that this machine is, such as camera3
         "num_clients": 8,
         "fraction": 1.0,
         "rounds": 300,

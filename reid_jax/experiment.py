@@ -312,21 +312,25 @@ class Experiment:
         }
         return self._finish(folder, evaluated_variables(train_state), about, complete=steps == schedule[-1].last_step)
 
+    def first_meta(self) -> dict[str, Any]:
+        """What a checkpoint says beside the state, at the beginning of a run."""
+        return {
+            "step": 0,
+            "train_seconds": 0.0,
+            "num_classes": self.num_classes,
+            "num_cameras": self.num_cameras,
+            "index_hash": self.dataset.index_hash(),
+            "config_hash": config_lib.config_hash(self.config),
+            "baselines": {},
+        }
+
     def _resume(
         self, saved: checkpoints.Checkpoints, initial: state.TrainState, schedule: list[loop.Phase]
     ) -> tuple[state.TrainState, dict[str, Any]]:
         """The newest checkpoint and what it says, or the initial state at step 0."""
         latest = saved.latest_step()
         if latest is None:
-            return initial, {
-                "step": 0,
-                "train_seconds": 0.0,
-                "num_classes": self.num_classes,
-                "num_cameras": self.num_cameras,
-                "index_hash": self.dataset.index_hash(),
-                "config_hash": config_lib.config_hash(self.config),
-                "baselines": {},
-            }
+            return initial, self.first_meta()
         abstract = jax.eval_shape(functools.partial(_state_at, schedule=schedule, at_step=latest), initial)
         replicated = parallel.replicated(self.mesh)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract)

@@ -87,6 +87,7 @@ def phase(
         split,
         labels,
         clients=options.clients,
+        client=options.client,
         num_clients=options.num_clients,
         fraction=options.fraction,
         local_epochs=options.local_epochs,

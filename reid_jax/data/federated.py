@@ -264,6 +264,7 @@ def build(
     local_epochs: int,
     sampler: Mapping[str, Any],
     seed: int,
+    client: str = "",
 ) -> Federation:
     """Makes the clients of a training split. A client with fewer than two identities is skipped, with a warning.
 
@@ -276,13 +277,18 @@ def build(
         local_epochs: passes over a client's own epoch in a round.
         sampler: of each client; an identity sampler's P shrinks to the client's number of identities.
         seed: of the run.
+        client: name of the only one to make; "" makes all.
 
     Raises:
-        UserError: data that cannot be dealt out so, or nobody has two identities.
+        UserError: data that cannot be dealt out so, an unknown client, or nobody has two identities.
     """
     numbers, names = assign(clients, split, labels, num_clients=num_clients, seed=seed)
+    if client and client not in names:
+        raise errors.unknown("client (fed.client)", client, names)
     made = []
     for number, name in enumerate(names):
+        if client not in ("", name):
+            continue
         own = np.where(numbers == number, labels, -1)
         identities = len(np.unique(own[own >= 0]))
         if identities < 2:
@@ -305,6 +311,6 @@ def build(
         )
     if not made:
         raise errors.UserError(
-            f"none of the {len(names)} clients of {split.name} has two identities; use fewer clients."
+            f"no client of {split.name}{client and f' called {client}'} has two identities; use fewer clients."
         )
     return Federation(made, fraction, seed)

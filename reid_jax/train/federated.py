@@ -56,7 +56,7 @@ class Options:
     """The section `fed` of a config.
 
     Attributes:
-        clients, num_clients, fraction, local_epochs: see `reid_jax.data.federated.build`.
+        clients, client, num_clients, fraction, local_epochs: see `reid_jax.data.federated.build`.
         rounds: communication rounds.
         personal: "classifiers" stay on the client; "none": everything is averaged (FedAvg).
         weights: of the average: "samples" n_k / sum n, "uniform", or "cdw": how far (1 - cosine) the client's training
@@ -72,6 +72,7 @@ class Options:
     """
 
     clients: str = "camera"
+    client: str = ""
     num_clients: int = 8
     fraction: float = 1.0
     rounds: int = 300

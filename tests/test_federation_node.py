@@ -1,0 +1,110 @@
+"""Nodes of a federation over a network: together they are the simulated one; what Flower carries is what they made."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from reid_jax import errors, federation_node, run_folder
+from reid_jax.data import prepare
+from reid_jax.train import checkpoints
+from tests.helpers import tiny
+from tests.train import test_federated_run
+
+NAME = "mgaf:synthped,mgaf_base,mgaf_federated"
+# Without augmentation: its draws belong to the place in a global batch, which differs between one node and all of them.
+SMALL = {**test_federated_run.SMALL, "data.augment": {}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    prepare.prepare("synthped", folder, size="tiny")
+    return folder
+
+
+def node(data, client: str = "", **changes) -> federation_node.Node:
+    return federation_node.Node(tiny.config(data, NAME, {**SMALL, "fed.client": client, **changes}))
+
+
+def averaged(nodes: list[federation_node.Node]) -> dict[str, np.ndarray]:
+    """The server's part."""
+    total = sum(one.weight for one in nodes)
+    thetas = [one.theta() for one in nodes]
+    return {
+        path: sum(one.weight / total * theta[path] for one, theta in zip(nodes, thetas, strict=True))
+        for path in thetas[0]
+    }
+
+
+def test_nodes_that_exchange_theta_are_the_simulated_federation(data, tmp_path):
+    whole = node(data)
+    cameras = [node(data, f"camera{number}") for number in range(3)]
+    theta = whole.theta()
+    assert all("classifier" not in path for path in theta)
+    assert sum(one.weight for one in cameras) == whole.weight
+    for number in range(2):
+        whole.train(theta, number)
+        for one in cameras:
+            assert one.train(theta, number)["loss"] > 0
+        theta = averaged(cameras)
+        for path, value in whole.theta().items():
+            np.testing.assert_allclose(theta[path], value, rtol=2e-4, atol=2e-5, err_msg=path)
+    # Classifiers stayed where they are: each camera's own, as the simulation keeps them.
+    together = whole.kept()
+    for number, one in enumerate(cameras):
+        for path, value in one.kept().items():
+            np.testing.assert_allclose(value[0], together[path][number], rtol=2e-4, atol=2e-5, err_msg=path)
+
+    # A process that comes and goes between rounds goes on as the one that stayed.
+    restarted = node(data, "camera1")
+    restarted.recall(cameras[1].kept())
+    for one in (restarted, cameras[1]):
+        one.train(theta, 2)
+    for path, value in cameras[1].theta().items():
+        np.testing.assert_array_equal(restarted.theta()[path], value, err_msg=path)
+
+    # The server saves theta for the scripts that read runs.
+    folder = run_folder.RunFolder(tmp_path / "run")
+    folder.claim(whole.config)
+    whole.receive(theta, 3)
+    scores = whole.scores()
+    assert 0 < scores["synthped/mAP"] < 1
+    whole.save(folder)
+    arrays = checkpoints.restore_arrays(folder.checkpoints)
+    for path, value in theta.items():
+        np.testing.assert_array_equal(arrays[path], value)
+
+    # Arrays of another model are refused by name.
+    first = next(iter(theta))
+    with pytest.raises(errors.UserError, match=f"{first} is .* here and None in what came"):
+        whole.receive({path: value for path, value in theta.items() if path != first}, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.mode": "joint"}, r"expected train\.mode='federated'"),
+        ({"fed.bn": "local"}, r"expected fed\.bn='average'"),
+        ({"fed.weights": "cdw"}, "of 'samples' or 'uniform', got 'average' and 'cdw'"),
+        ({"fed.client": "camera7"}, r"client \(fed\.client\)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_does_not_travel_is_said(data, changes, message):
+    with pytest.raises(errors.UserError, match=message):
+        node(data, **changes)
+
+
+def test_flower_gets_configs_and_arrays_through():
+    flower = pytest.importorskip("reid_jax.flower", reason="the extra 'flower' is not installed")
+    made = flower.config_of(
+        {"config": "configs/mgaf.py:demo,mgaf_fed_shard", "overrides": "fed.rounds=4 seed=3"}, {"client": "shard2"}
+    )
+    assert (made.train.mode, made.fed.client, made.fed.rounds, made.seed) == ("federated", "shard2", 4, 3)
+    with pytest.raises(errors.UserError, match="expected a config, got none"):
+        flower.config_of({})
+    arrays = {"params/a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "step": np.int32(3)[None]}
+    for path, value in flower.from_record(flower.to_record(arrays)).items():
+        np.testing.assert_array_equal(value, arrays[path])
+        assert value.dtype == arrays[path].dtype
