@@ -41,6 +41,10 @@ class Plan:
         seeds: one run each.
         workdir: folder of the run folders.
         overrides: further `--config.key=value` arguments of every run.
+        pairs: (row, baseline) of a second table, what the one gains over the other.
+
+    Raises:
+        UserError: a pair names a row that is not among the rows.
     """
 
     config: str
@@ -49,6 +53,11 @@ class Plan:
     seeds: tuple[int, ...]
     workdir: pathlib.Path
     overrides: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        for row in (row for pair in self.pairs for row in pair if row not in self.rows):
+            raise errors.unknown("row to compare", row, self.rows)
 
     def cells(self) -> Iterator[tuple[str, int, pathlib.Path]]:
         """`(row, seed, run folder)`, seed by seed: after the first seed every row has a number."""
@@ -225,12 +234,37 @@ def _table(records: Sequence[Mapping[str, Any]], metrics: Sequence[str], policie
     return "\n".join(lines) + "\n"
 
 
+def comparison(
+    records: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[str, str]], metrics: Sequence[str] = SHOWN
+) -> str:
+    """What rows gain over others: differences of runs of the same seed, mean ± sample standard deviation, in points.
+
+    The last column counts the seeds in which the first metric rose.
+    """
+    runs = {(record["row"], record["seed"]): record for record in records}
+    titles = ["row", "against", "seeds", *(f"{metric} (points)" for metric in metrics), f"{metrics[0]} rose in"]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for row, against in pairs:
+        seeds = [seed for one, seed in runs if one == row and (against, seed) in runs]
+        if not seeds:
+            continue
+        gains = {}
+        for metric in metrics:
+            both = [(runs[row, seed][metric], runs[against, seed][metric]) for seed in seeds]
+            gains[metric] = [None if None in pair else pair[0] - pair[1] for pair in both]
+        rose = sum(gain is not None and gain > 0 for gain in gains[metrics[0]])
+        cells = [f"`{row}`", f"`{against}`", str(len(seeds)), *(_spread(gains[metric], "+") for metric in metrics)]
+        lines.append(f"| {' | '.join([*cells, f'{rose} of {len(seeds)}'])} |")
+    return "\n".join(lines) + "\n"
+
+
 def document(plan: Plan, records: Sequence[Mapping[str, Any]], metrics: Sequence[str] = SHOWN) -> str:
     """The table with what it takes to make it again."""
     name = pathlib.Path(plan.config).stem
     command = [f"python scripts/ablate.py --config {plan.config} --preset {plan.preset} --rows {','.join(plan.rows)}"]
     command += [f"--seeds {','.join(map(str, plan.seeds))}"]
     command += [f"--metrics {','.join(metrics)}"] if tuple(metrics) != SHOWN else []
+    command += [f"--compare {','.join('='.join(pair) for pair in plan.pairs)}"] if plan.pairs else []
     command += [f"--override {one.removeprefix('--config.')}" for one in plan.overrides]
     values = lambda key: ", ".join(dict.fromkeys(str(record[key]) for record in records))
     return "\n".join(
@@ -243,13 +277,15 @@ def document(plan: Plan, records: Sequence[Mapping[str, Any]], metrics: Sequence
             f"    {' '.join(command)}",
             "",
             markdown(records, metrics),
+            *(["Paired by seed:\n", comparison(records, plan.pairs, metrics)] if plan.pairs else []),
         ]
     )
 
 
-def _spread(values: Sequence[float | None]) -> str:
-    """Fractions as per cent; "-" where a run did not measure."""
+def _spread(values: Sequence[float | None], sign: str = "") -> str:
+    """Fractions as per cent, with `sign` "+" also in front of gains; "-" where a run did not measure."""
     shares = [100 * value for value in values if value is not None]
     if len(shares) < len(values) or not shares:
         return "-"
-    return f"{shares[0]:.1f}" if len(shares) == 1 else f"{statistics.mean(shares):.1f} ± {statistics.stdev(shares):.1f}"
+    mean = f"{statistics.mean(shares):{sign}.1f}"
+    return mean if len(shares) == 1 else f"{mean} ± {statistics.stdev(shares):.1f}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-from reid_jax import ablation, cli
+from reid_jax import ablation, cli, errors
 
 
 def main(arguments: list[str]) -> None:
@@ -30,6 +30,9 @@ def main(arguments: list[str]) -> None:
         default=",".join(ablation.SHOWN),
         help="columns, separated by commas, such as mAP,rank1,corrupted/mAP (with evals.corruption_rounds)",
     )
+    parser.add_argument(
+        "--compare", default="", help="what rows gain over others, such as cfat=cfat_student,cfat_coarse=cfat_student"
+    )
     parser.add_argument("--name", default="", help="name of the table (default: the config's name)")
     parser.add_argument("--workdir", default="", help="folder of the runs (default: runs/ablate/<name>)")
     parser.add_argument("--results", default="results", help="folder of the table (default: results)")
@@ -45,6 +48,7 @@ def main(arguments: list[str]) -> None:
         seeds=tuple(int(seed) for seed in given.seeds.split(",")),
         workdir=pathlib.Path(given.workdir or f"runs/ablate/{name}"),
         overrides=tuple(f"--config.{pair}" for pair in given.override),
+        pairs=tuple(_pair(pair) for pair in given.compare.split(",") if pair),
     )
     if not given.table:
         ablation.run(plan, jobs=given.jobs)
@@ -54,6 +58,15 @@ def main(arguments: list[str]) -> None:
     ablation.write_csv(results / f"{name}.csv", records)
     (results / f"{name}.md").write_text(ablation.document(plan, records, metrics))
     print(ablation.markdown(records, metrics))
+    if plan.pairs:
+        print(ablation.comparison(records, plan.pairs, metrics))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    row, equals, against = text.partition("=")
+    if not equals:
+        raise errors.UserError(f"expected --compare ROW=BASELINE, got {text!r}; for example cfat=cfat_student.")
+    return row, against
 
 
 if __name__ == "__main__":

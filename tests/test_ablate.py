@@ -106,6 +106,25 @@ def test_the_table_has_mean_and_sample_deviation(workdir):
     assert len(lines) == 4
 
 
+def test_gains_are_paired_by_seed(workdir):
+    asked = plan(workdir, rows=("full", "a", "a+b"), seeds=(0, 1, 2), pairs=(("a+b", "full"), ("full", "a")))
+    ablation.run(asked)
+    # Only the seeds that both have count; scores are 0.5 + 0.1 for each variant + 0.01 seed.
+    (workdir / "full" / "seed1" / "result.json").unlink()
+    records = ablation.collect(asked)
+    records[0]["mAP"] = 0.4  # full, seed 0
+    lines = ablation.comparison(records, asked.pairs).splitlines()
+    assert lines[2:] == [
+        "| `a+b` | `full` | 2 | +25.0 ± 7.1 | +20.0 ± 0.0 | +20.0 ± 0.0 | 2 of 2 |",
+        "| `full` | `a` | 2 | -15.0 ± 7.1 | -10.0 ± 0.0 | -10.0 ± 0.0 | 0 of 2 |",
+    ]
+    written = ablation.document(asked, records)
+    assert "--compare a+b=full,full=a" in written
+    assert written.endswith("\n".join(lines) + "\n")
+    with pytest.raises(errors.UserError, match="row to compare"):
+        plan(workdir, pairs=(("c", "full"),))
+
+
 def test_the_script_writes_csv_and_markdown(workdir, root, tmp_path, capsys):
     spec = importlib.util.spec_from_file_location("tested_ablate", root / "scripts" / "ablate.py")
     script = importlib.util.module_from_spec(spec)
