@@ -355,7 +355,7 @@ def fill_bank(learner: PromptLearner, variables: Mapping[str, Any], path: str = 
         text_of = lambda vectors: learner.apply(own, vectors[None], method="text_of")[0]
         # A few identities at a time: activations of a thousand prompts would not fit beside a model.
         text = jax.lax.map(text_of, own["params"]["vectors"], batch_size=min(64, learner.num_classes))
-        plain = nn.LayerNorm(epsilon=1e-5, use_bias=False, use_scale=False, use_fast_variance=False)
+        plain = nn.LayerNorm(epsilon=1e-5, use_bias=False, use_scale=False, use_fast_variance=False, parent=None)
         return jnp.asarray(plain.apply({}, text))
 
     return {**dict(variables), **convert.unflatten({**flat, f"batch_stats/{path}/bank": jax.jit(bank)(own)})}

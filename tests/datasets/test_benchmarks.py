@@ -42,6 +42,7 @@ def test_all_benchmarks_are_here():
 
 @each()
 def test_published_layout_is_prepared_and_read(written, tmp_path):
+    """Property 18 of AMFOR's list, with the four data sets beside Occluded-REID among them."""
     name, _, expected = written
     report = prepare.prepare(name, tmp_path)
     dataset = report.dataset
@@ -224,6 +225,7 @@ def test_published_counts():
 
 
 def test_occluded_reid_takes_tif_and_jpg_and_has_no_training_split(tmp_path):
+    """Property 18 of AMFOR's list."""
     for suffix in (".tif", ".jpg"):
         benchmark_folders.occluded_reid(tmp_path / suffix[1:], suffix)
     tif, jpg = (prepare.prepare("occluded_reid", tmp_path / kind, tmp_path / kind).dataset for kind in ("tif", "jpg"))

@@ -29,6 +29,7 @@ def unit(x) -> np.ndarray:
 
 
 def test_focal_at_even_odds():
+    """Property 10."""
     zero = jnp.zeros((2, 8))
     np.testing.assert_allclose(loss("focal", zero, jnp.ones((2, 8))), 0.0433, atol=5e-5)
     np.testing.assert_allclose(loss("focal", zero, jnp.zeros((2, 8))), 0.1300, atol=5e-5)
@@ -46,6 +47,7 @@ def test_focal_is_its_formula_and_stays_finite():
 
 
 def test_parsing_at_uniform_logits_and_at_its_floor():
+    """Property 10."""
     targets = jnp.arange(12).reshape(2, 6) % 9
     np.testing.assert_allclose(loss("parsing", jnp.zeros((2, 6, 9)), targets), np.log(9), rtol=1e-6)
     # The best that smoothing by 0.1 leaves over: the entropy of the smoothed label.
@@ -58,6 +60,7 @@ def test_parsing_at_uniform_logits_and_at_its_floor():
 
 
 def test_diversity_counts_pairs_of_different_kinds():
+    """Property 10."""
     orthogonal = jnp.eye(PARTS, WIDTH)[None, None] * 3.0
     assert loss("part_diversity", orthogonal) == 0
     # Left like right, for arms, legs and feet: not held against them.
@@ -75,6 +78,7 @@ def test_diversity_counts_pairs_of_different_kinds():
 
 
 def test_generative_distillation_is_a_mean_of_squares():
+    """Property 9: zero where the teacher's parts were generated."""
     ours, teacher = draw(3, PARTS, WIDTH), draw(3, PARTS, WIDTH, seed=1)
     np.testing.assert_allclose(
         loss("generative_distillation", ours, teacher), np.mean((ours - teacher) ** 2), rtol=1e-6
@@ -124,7 +128,7 @@ def test_cosine_distillation_joins_the_parts():
 
 
 def test_triplets_mine_by_the_mean_distance_over_parts():
-    """One image's hardest positive differs from part to part; averaged first, there is one."""
+    """Property 12: one image's hardest positive differs from part to part; averaged first, there is one."""
     labels = jnp.array([0, 0, 0, 1])
     # [image, part, dimension]; distances of image 0: to 1 (4, 0), to 2 (1, 1), to 3 (6, 6).
     features = jnp.array([[[0.0], [0.0]], [[4.0], [0.0]], [[1.0], [1.0]], [[6.0], [6.0]]])

@@ -167,6 +167,7 @@ def test_prompts_without_pretrained_encoders_are_refused(lacking):
 
 
 def test_stage_one_trains_prompts_and_projection_alone(learner, variables):
+    """Property 16."""
     settings = {
         "name": "adam",
         "learning_rate": 0.02,
@@ -206,6 +207,7 @@ def test_stage_one_trains_prompts_and_projection_alone(learner, variables):
 
 
 def test_the_bank_has_a_row_per_identity_and_stays(learner, variables):
+    """Property 16."""
     own = lambda all_: {name: tree["prompts"] for name, tree in all_.items()}
     assert not np.any(learner.apply(own(variables), method="bank"))
     filled = clip_text.fill_bank(learner, variables)

@@ -82,6 +82,7 @@ def test_noise_does_not_depend_on_the_number_of_devices():
 
 
 def test_patches_and_back():
+    """Property 15 of AMFOR's list."""
     pictures = np.random.default_rng(0).normal(size=(2, 8, 6, 3)).astype(np.float32)
     patches = images.patchify(pictures, 2)
     assert patches.shape == (2, 12, 12)
