@@ -108,6 +108,14 @@ ZOO: dict[str, Entry] = {
         notes="The student of CFAT, class token. Files of this package; of the authors' files (no licence) those of "
         "student and generator in one.",
     ),
+    "amfor": Entry(
+        # Labels of body parts matter in training only; strips need no files.
+        model={"name": "amfor", "parsing_source": "strips"},
+        metric="euclidean",
+        notes="AMFOR, nine slots and which of them can be seen; files of this package. No weights of it are published.",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    ),
     "resnet50": Entry(
         # The stem's ReLU and stride 2 of the last stage are those of the classifier the file was trained as.
         model={"name": "bot", "stem_relu": True, "last_stride": 2},
