@@ -35,6 +35,7 @@ CASES = {
     "depthwise 3x3": ((3, 6, 5, 4), (3, 3, 1, 4), {"groups": 4, "padding": ((1, 1), (1, 1))}),
     "depthwise 5x3, uneven padding": ((2, 7, 6, 4), (5, 3, 1, 4), {"groups": 4, "padding": ((2, 1), (0, 2))}),
     "dense 3x3, stride 2": ((2, 7, 6, 3), (3, 3, 3, 4), {"strides": 2, "padding": ((1, 1), (1, 1))}),
+    "of pictures to 24 maps": ((2, 9, 7, 3), (5, 3, 3, 24), {"strides": 2, "padding": ((2, 2), (1, 1))}),
     "grouped 3x3": ((2, 6, 5, 4), (3, 3, 2, 6), {"groups": 2, "padding": ((1, 1), (1, 1))}),
 }
 
