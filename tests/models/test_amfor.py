@@ -67,6 +67,12 @@ def shapes_of(model, **batch):
     return jax.eval_shape(lambda key: model.init(key, {**images(), **batch}, train=False), jax.random.key(0))
 
 
+@functools.cache
+def full_params():
+    """Shapes of the full system's parameters."""
+    return shapes_of(tiny())["params"]
+
+
 def load(variant: str = "", preset: str = "market1501"):
     return cli.load_config(f"{CONFIG}:{preset}{',' + variant if variant else ''}")
 
@@ -295,7 +301,7 @@ def test_a_row_is_the_full_system_less_what_it_names(row, modules, terms):
     params = shapes_of(tiny(**options))["params"]
     assert set(params) == FULL - modules
     count = lambda tree: trees.count_parameters(tree)
-    full = shapes_of(tiny())["params"]
+    full = full_params()
     assert count(full) - count(params) == sum(count(full[name]) for name in modules)
     assert set(config.losses) == FULL_TERMS - terms
     distil = "distil" not in terms and config.losses.distil.loss
@@ -305,17 +311,18 @@ def test_a_row_is_the_full_system_less_what_it_names(row, modules, terms):
 def test_further_switches_and_their_parameters():
     """Property 11, for what the full system has not or has otherwise."""
     count = lambda **options: trees.count_parameters(shapes_of(tiny(**options))["params"])
+    full = trees.count_parameters(full_params())
     attention = 4 * (64 * 64 + 64)
-    assert count() - count(text_source="none") == 4 * 64 + attention  # the bank, and what asks it
-    assert count() - count(hpr_residual=False) == 9
+    assert full - count(text_source="none") == 4 * 64 + attention  # the bank, and what asks it
+    assert full - count(hpr_residual=False) == 9
     # 16 x 16 patches of the enlarged map, and their place in the convolution over the tokens.
-    assert count() - count(hpr_map_tokens=False) == 16 * 16 * 64 + 64 + 1
-    assert count() - count(amgd_mask="none") == 8 * 64 + attention
+    assert full - count(hpr_map_tokens=False) == 16 * 16 * 64 + 64 + 1
+    assert full - count(amgd_mask="none") == 8 * 64 + attention
     block = 12 * 32 * 32 + 13 * 32
-    assert count(hpr_depth=(2, 3)) - count() == 3 * block
+    assert count(hpr_depth=(2, 3)) - full == 3 * block
     assert count(pixel=True, pixel_ratio=0.5) - count(pixel=True) == 16
     for options in ({"amff_alpha": 0.0}, {"amgd_ste": False}, {"ts_vis_teacher": True}, {"eval_slots": "parts"}):
-        assert count(**options) == count()
+        assert count(**options) == full
 
 
 @pytest.mark.parametrize(
