@@ -117,7 +117,10 @@ VARIANTS = {
     # The rows of the baseline's study.
     "adam": {**ADAM, "optimizer.learning_rate": 1e-4},
     "adamw": {**ADAM, "optimizer.name": "adamw", "optimizer.learning_rate": 1e-4},
+    "no_positions": {"model.positions": False},
     "no_drop_path": {"model.drop_path": 0.0},
+    "dropout": {"model.dropout": 0.1},
+    "attention_dropout": {"model.attention_dropout": 0.1},
     "margin_triplet": {f"losses.tri_{name}.margin": 0.3 for name in HEADS},
     "label_smoothing": {f"losses.ce_{name}.label_smoothing": 0.1 for name in HEADS},
     # Single switches.

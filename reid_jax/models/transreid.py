@@ -110,7 +110,7 @@ class TransReID(nn.Module):
         dtype: compute dtype; parameters, statistics and heads are float32.
         size: a row of `vit.SIZES`; the fields after it take the place of its entries.
         width, depth, heads, mlp_ratio: see `vit.ViT`.
-        image_size, patch, stride, drop_path, attention_kernel: likewise.
+        image_size, patch, stride, drop_path, dropout, attention_dropout, attention_kernel, positions: likewise.
         sie, sie_weight, num_cameras, num_views: likewise.
         jpm: local features beside the global one.
         shift: see `rotate`; 5 for persons, 8 for vehicles.
@@ -132,7 +132,10 @@ class TransReID(nn.Module):
     patch: int = 16
     stride: int = 16
     drop_path: float = 0.1
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
     attention_kernel: str = "xla"
+    positions: bool = True
     sie: str = "none"
     sie_weight: float = 3.0
     num_cameras: int = 0
@@ -150,11 +153,12 @@ class TransReID(nn.Module):
         if self.size not in vit.SIZES:
             raise errors.unknown("ViT size", self.size, vit.SIZES)
         given = {name: getattr(self, name) for name in ("width", "depth", "heads", "mlp_ratio")}
-        shared = ("image_size", "patch", "stride", "drop_path", "attention_kernel", "sie", "sie_weight", "dtype")
+        shared = ("image_size", "patch", "stride", "drop_path", "dropout", "attention_dropout", "attention_kernel")
+        shared += ("positions", "sie", "sie_weight", "num_cameras", "num_views", "dtype")
         return {
             **vit.SIZES[self.size],
             **{name: value for name, value in given.items() if value is not None},
-            **{name: getattr(self, name) for name in (*shared, "num_cameras", "num_views")},
+            **{name: getattr(self, name) for name in shared},
         }
 
     @nn.compact
@@ -247,6 +251,8 @@ def fit_weights(
         named = _branches(named, depth - 1, branches)
     if named.pop("base.dist_token", None) is not None:
         named["base.pos_embed"] = np.delete(named["base.pos_embed"], 1, axis=1)
+    if not getattr(model, "positions", True):
+        named.pop("base.pos_embed", None)
     if "base.pos_embed" in named:
         positions = named["base.pos_embed"]
         target = vit.grid_of(model.image_size, model.patch, model.stride)

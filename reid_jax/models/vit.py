@@ -72,7 +72,13 @@ def grid_of(image_size: tuple[int, int], patch: int, stride: int) -> tuple[int, 
 
 
 def attend(
-    query: jax.Array, key: jax.Array, value: jax.Array, *, scale: float | None = None, kernel: str = "xla"
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    scale: float | None = None,
+    kernel: str = "xla",
+    drop: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """Multi-head attention; the softmax is float32.
 
@@ -82,15 +88,18 @@ def attend(
         value: [B, H, K, D].
         scale: of the products; None is 1 / sqrt(D).
         kernel: "xla" everywhere; "cudnn" the fused one of NVIDIA GPUs, for 16-bit dtypes.
+        drop: of the weights [B, H, Q, K]; "xla" only.
 
     Returns:
         [B, Q, H D], heads side by side.
 
     Raises:
-        UserError: unknown kernel.
+        UserError: unknown kernel, or dropped weights in the fused one.
     """
     if kernel not in ATTENTION:
         raise errors.unknown("attention kernel", kernel, ATTENTION)
+    if kernel == "cudnn" and drop is not None:
+        raise errors.UserError("the cudnn attention kernel drops no weights; set model.attention_kernel='xla'.")
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if kernel == "cudnn":
         query, key, value = (rearrange(x, "b h n d -> b n h d") for x in (query, key, value))
@@ -98,6 +107,7 @@ def attend(
         return rearrange(gathered, "b n h d -> b n (h d)")
     logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
     weights = nn.softmax(logits * scale, axis=-1).astype(value.dtype)
+    weights = weights if drop is None else drop(weights)
     return rearrange(jnp.einsum("bhqk,bhkd->bhqd", weights, value), "b h n d -> b n (h d)")
 
 
@@ -109,6 +119,8 @@ class Attention(nn.Module):
         qkv_bias: bias of that projection.
         scale: of the products; None is 1 / sqrt(D / heads).
         kernel: see `attend`.
+        dropout: rate behind the output projection, in training.
+        attention_dropout: of the weights, likewise.
         dtype: compute dtype.
     """
 
@@ -116,16 +128,20 @@ class Attention(nn.Module):
     qkv_bias: bool = True
     scale: float | None = None
     kernel: str = "xla"
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps [B, N, D] to [B, N, D]."""
         width = x.shape[-1]
         qkv = dense(3 * width, "qkv", self.dtype, use_bias=self.qkv_bias)(x)
         # The gradient of a split is one concatenation; that of slices would be a sum of padded arrays.
         query, key, value = (rearrange(x, "b n (h d) -> b h n d", h=self.heads) for x in jnp.split(qkv, 3, axis=-1))
-        return dense(width, "proj", self.dtype)(attend(query, key, value, scale=self.scale, kernel=self.kernel))
+        drop = nn.Dropout(self.attention_dropout, deterministic=not train) if self.attention_dropout else None
+        gathered = attend(query, key, value, scale=self.scale, kernel=self.kernel, drop=drop)
+        return nn.Dropout(self.dropout, deterministic=not train)(dense(width, "proj", self.dtype)(gathered))
 
 
 class MLP(nn.Module):
@@ -133,17 +149,20 @@ class MLP(nn.Module):
 
     Attributes:
         hidden: width of the first.
+        dropout: rate behind each, in training.
         dtype: compute dtype.
     """
 
     hidden: int
+    dropout: float = 0.0
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps [B, N, D] to [B, N, D]."""
-        hidden = nn.gelu(dense(self.hidden, "fc1", self.dtype)(x), approximate=False)
-        return dense(x.shape[-1], "fc2", self.dtype)(hidden)
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        hidden = drop(nn.gelu(dense(self.hidden, "fc1", self.dtype)(x), approximate=False))
+        return drop(dense(x.shape[-1], "fc2", self.dtype)(hidden))
 
 
 def drop_path(module: nn.Module, branch: jax.Array, rate: float, *, train: bool) -> jax.Array:
@@ -164,6 +183,7 @@ class Block(nn.Module):
         qkv_bias: see `Attention`.
         attention_scale: see `Attention`.
         attention_kernel: see `attend`.
+        dropout, attention_dropout: see `Attention` and `MLP`.
         dtype: compute dtype.
     """
 
@@ -173,18 +193,27 @@ class Block(nn.Module):
     qkv_bias: bool = True
     attention_scale: float | None = None
     attention_kernel: str = "xla"
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps [B, N, D] to [B, N, D]."""
         attention = Attention(
-            self.heads, self.qkv_bias, self.attention_scale, self.attention_kernel, self.dtype, name="attn"
+            self.heads,
+            self.qkv_bias,
+            self.attention_scale,
+            self.attention_kernel,
+            self.dropout,
+            self.attention_dropout,
+            self.dtype,
+            name="attn",
         )
-        mlp = MLP(round(self.mlp_ratio * x.shape[-1]), self.dtype, name="mlp")
+        mlp = MLP(round(self.mlp_ratio * x.shape[-1]), self.dropout, self.dtype, name="mlp")
         for branch, norm in ((attention, "norm1"), (mlp, "norm2")):
-            change = drop_path(self, branch(layer_norm(norm, self.dtype)(x)), self.drop_path, train=train)
-            x = fusion.materialise(x + change)
+            change = branch(layer_norm(norm, self.dtype)(x), train=train)
+            x = fusion.materialise(x + drop_path(self, change, self.drop_path, train=train))
         return x
 
 
@@ -234,6 +263,9 @@ class ViT(nn.Module):
         attention_scale: see `Attention`.
         attention_kernel: see `attend`.
         drop_path: rate of stochastic depth of the last block; it rises linearly from 0 at the first.
+        dropout: rate behind the embedding, the attentions' projections and the MLPs' layers.
+        attention_dropout: rate of the attentions' weights.
+        positions: adds a learned vector to each place.
         sie: side information embedding: "none", "camera", "view" (of vehicles) or "camera_view".
         sie_weight: what it is multiplied by (the paper's lambda).
         num_cameras: cameras of the training data; with one alone there is no camera embedding.
@@ -253,6 +285,9 @@ class ViT(nn.Module):
     attention_scale: float | None = None
     attention_kernel: str = "xla"
     drop_path: float = 0.1
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    positions: bool = True
     sie: str = "none"
     sie_weight: float = 3.0
     num_cameras: int = 0
@@ -269,8 +304,10 @@ class ViT(nn.Module):
             )
         self.patch_embed = PatchEmbed(self.width, self.patch, self.stride, self.dtype)
         self.cls_token = self.param("cls_token", normal_002, (1, 1, self.width), jnp.float32)
-        positions = (1, 1 + self.grid[0] * self.grid[1], self.width)
-        self.pos_embed = self.param("pos_embed", normal_002, positions, jnp.float32)
+        if self.positions:
+            places = (1, 1 + self.grid[0] * self.grid[1], self.width)
+            self.pos_embed = self.param("pos_embed", normal_002, places, jnp.float32)
+        self.drop = nn.Dropout(self.dropout)
         if self._sides > 1:
             self.sie_embed = self.param("sie_embed", normal_002, (self._sides, 1, self.width), jnp.float32)
         stop = self.depth if self.stop is None else self.stop
@@ -298,6 +335,8 @@ class ViT(nn.Module):
             "qkv_bias": self.qkv_bias,
             "attention_scale": self.attention_scale,
             "attention_kernel": self.attention_kernel,
+            "dropout": self.dropout,
+            "attention_dropout": self.attention_dropout,
             "dtype": self.dtype,
         }
 
@@ -315,7 +354,9 @@ class ViT(nn.Module):
             )
         patches = self.patch_embed(images.astype(self.dtype))
         first = jnp.broadcast_to(self.cls_token.astype(self.dtype), (len(images), 1, self.width))
-        tokens = jnp.concatenate((first, patches), axis=1) + self.pos_embed.astype(self.dtype)
+        tokens = jnp.concatenate((first, patches), axis=1)
+        if self.positions:
+            tokens = tokens + self.pos_embed.astype(self.dtype)
         if self._sides > 1:
             tokens = tokens + self._side_information(batch).astype(self.dtype)
         return tokens
@@ -352,7 +393,7 @@ class ViT(nn.Module):
         Returns:
             Tokens [B, 1 + N, D], the class token first.
         """
-        tokens = after(0, self.embed(batch))
+        tokens = after(0, self.drop(self.embed(batch), deterministic=not train))
         for number, block in enumerate(self.blocks, start=1):
             tokens = after(number, block(tokens, train=train))
         return tokens if self.stop is not None else self.norm(tokens)

@@ -158,6 +158,34 @@ def test_a_branch_is_skipped_for_whole_samples_or_scaled_up():
     np.testing.assert_allclose(found[~skipped], branch[~skipped] / 0.75, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("field", ["dropout", "attention_dropout"])
+def test_what_is_dropped_in_training_is_there_at_test_time(field):
+    model, variables = made(drop_path=0.0)
+    dropping = vit.ViT(**{**TINY, "drop_path": 0.0, field: 0.5})
+    wanted = model.apply(variables, batch_of(), train=False)
+    np.testing.assert_array_equal(dropping.apply(variables, batch_of(), train=False), wanted)
+    np.testing.assert_array_equal(model.apply(variables, batch_of(), train=True), wanted)
+    draws = [dropping.apply(variables, batch_of(), train=True, rngs={"dropout": jax.random.key(k)}) for k in (0, 0, 1)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    for other in (wanted, draws[2]):
+        assert np.abs(draws[0] - other).max() > 1e-3
+    with pytest.raises(errors.UserError, match="drops no weights"):
+        vit.attend(*[jnp.zeros((1, 1, 2, 4))] * 3, kernel="cudnn", drop=lambda weights: weights)
+
+
+def test_without_positions_patches_have_no_order():
+    """The class token of an image cut into patches and put together otherwise is the same."""
+    model, variables = made(positions=False, depth=1, drop_path=0.0)
+    assert "pos_embed" not in variables["params"]
+    images = batch_of()["image"]
+    turned = {"image": np.concatenate((images[:, 16:], images[:, :16]), axis=1)}
+    first = lambda batch, model=model, variables=variables: model.apply(variables, batch, train=False)[:, 0]
+    np.testing.assert_allclose(first(turned), first({"image": images}), atol=1e-5)
+    with_order, others = made(depth=1, drop_path=0.0)
+    found = first(turned, with_order, others) - first({"image": images}, with_order, others)
+    assert np.abs(found).max() > 1e-3
+
+
 # ---- positions (property 8) -----------------------------------------------------------------------------------------
 
 
