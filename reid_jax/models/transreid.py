@@ -153,8 +153,10 @@ class TransReID(nn.Module):
         if self.size not in vit.SIZES:
             raise errors.unknown("ViT size", self.size, vit.SIZES)
         given = {name: getattr(self, name) for name in ("width", "depth", "heads", "mlp_ratio")}
-        shared = ("image_size", "patch", "stride", "drop_path", "dropout", "attention_dropout", "attention_kernel")
-        shared += ("positions", "sie", "sie_weight", "num_cameras", "num_views", "dtype")
+        shared = (
+            *("image_size", "patch", "stride", "drop_path", "dropout", "attention_dropout", "attention_kernel"),
+            *("positions", "sie", "sie_weight", "num_cameras", "num_views", "dtype"),
+        )
         return {
             **vit.SIZES[self.size],
             **{name: value for name, value in given.items() if value is not None},
