@@ -1,6 +1,6 @@
 """A federation over a network, carried by Flower: the two apps that its server and its clients run.
 
-    pip install -c constraints.txt -e ".[flower]"
+    pip install -e ".[flower]"          # without constraints.txt: Flower wants older protobuf, rich and packaging
     flower-superlink --insecure --disable-runtime-dependency-installation                # on the server
     flower-supernode --insecure --superlink HOST:8000 --node-config 'client="camera0"'   # on each client
     flwr run scripts/flower CONNECTION --run-config run.toml                             # where it is started from

@@ -144,7 +144,7 @@ def test_a_client_with_one_identity_is_skipped(caplog):
     assert "client camera1 has 1 identity and nothing to tell apart: it is skipped." in caplog.text
     # The others' draws do not depend on who was skipped.
     assert [client.seed for client in federation.clients] == [plan().clients[k].seed for k in (0, 2)]
-    with pytest.raises(errors.UserError, match="none of the 3 clients"):
+    with pytest.raises(errors.UserError, match="no client of toy/train has two identities"):
         plan(np.zeros(96, int), CAMERAS)
 
 
