@@ -265,6 +265,8 @@ def summary(result: Mapping[str, Any]) -> str:
     for name in dict.fromkeys(key.removeprefix(marker).split("/")[0] for key in result if key.startswith(marker)):
         lines.append(line(name.replace("_", " "), marker + name))
     lines.append(line("trained", dataset))
+    if f"{dataset}/unweighted/mAP" in result:
+        lines.append(line("trained, all slots alike", f"{dataset}/unweighted"))
     if f"{dataset}/rerank/mAP" in result:
         lines.append(line("trained, re-ranked", f"{dataset}/rerank"))
     for other in (key.removesuffix("/mAP") for key in result if key.count("/") == 1 and key.endswith("/mAP")):

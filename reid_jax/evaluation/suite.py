@@ -61,6 +61,7 @@ class Report:
         name: of the test set.
         feature_set: what was ranked (after query expansion).
         plain: the ranking.
+        unweighted: the ranking when hidden slots count like visible ones; None where descriptors say nothing of it.
         reranked: after re-ranking, or None.
         verified: verification, or None.
         single_shot: single-gallery-shot protocol, or None.
@@ -70,6 +71,7 @@ class Report:
     name: str
     feature_set: FeatureSet
     plain: ranking.RankingResult
+    unweighted: ranking.RankingResult | None = None
     reranked: ranking.RankingResult | None = None
     verified: verification.VerificationResult | None = None
     single_shot: protocols.SingleShotResult | None = None
@@ -80,6 +82,8 @@ class Report:
         values: Flat = self.plain.as_dict(self.name)
         if "train_corruption" in self.feature_set.meta:
             values["train_corruption"] = self.feature_set.meta["train_corruption"]
+        if self.unweighted is not None:
+            values |= self.unweighted.scores(f"{self.name}/unweighted")
         if self.reranked is not None:
             values |= self.reranked.scores(f"{self.name}/rerank")
         if self.verified is not None:
@@ -107,7 +111,10 @@ def run(name: str, feature_set: FeatureSet, protocol: Protocol, mesh: Mesh | Non
             feature_set, neighbours=protocol.expand, alpha=protocol.alpha, metric=protocol.metric
         )
     plain = ranking.evaluate(feature_set, mesh=mesh, **ranked)
-    reranked = verified = single_shot = None
+    unweighted = reranked = verified = single_shot = None
+    if feature_set.query_visibility is not None:
+        everything = dataclasses.replace(feature_set, query_visibility=None, gallery_visibility=None)
+        unweighted = ranking.evaluate(everything, mesh=mesh, **ranked)
     if protocol.rerank:
         settings: dict[str, Any] = {"k1": protocol.k1, "k2": protocol.k2, "original_weight": protocol.original_weight}
         reranked = reranking.evaluate(feature_set, mesh=mesh, **settings, **ranked)
@@ -120,7 +127,7 @@ def run(name: str, feature_set: FeatureSet, protocol: Protocol, mesh: Mesh | Non
     rounds: tuple[ranking.RankingResult, ...] = ()
     if protocol.rounds:
         rounds = tuple(protocols.repeated_rounds(feature_set, rounds=protocol.rounds, seed=protocol.seed, **ranked))
-    return Report(name, feature_set, plain, reranked, verified, single_shot, rounds)
+    return Report(name, feature_set, plain, unweighted, reranked, verified, single_shot, rounds)
 
 
 def merge(reports: Mapping[str, Report] | list[Report]) -> Flat:
@@ -144,6 +151,8 @@ def table(reports: list[Report]) -> str:
     rows: list[tuple[str, ranking.RankingResult]] = []
     for report in reports:
         rows.append((report.name, report.plain))
+        if report.unweighted is not None:
+            rows.append((f"{report.name}, all slots alike", report.unweighted))
         if report.reranked is not None:
             rows.append((f"{report.name}, re-ranked", report.reranked))
     width = max(len("test set"), *(len(name) for name, _ in rows))

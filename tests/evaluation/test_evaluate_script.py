@@ -57,6 +57,26 @@ def test_reference_scores_come_out_of_the_command(run, golden_folder, tmp_path, 
         assert written[f"features/{name}"] == pytest.approx(value, abs=1e-6), name
 
 
+def test_slots_are_also_scored_without_their_visibility(run, tmp_path):
+    """One run says what leaving out hidden slots is worth: the second score is that of the slots alone."""
+    generator = np.random.default_rng(3)
+    slots = [generator.standard_normal((count, 3, 5)).astype(np.float32) for count in (9, 40)]
+    seen = [(generator.random((count, 3)) < 0.6).astype(np.float32) for count in (9, 40)]
+    labels = [generator.integers(0, 4, n) for n in (9, 40)] + [generator.integers(0, 3, n) for n in (9, 40)]
+    FeatureSet(*slots, *labels, query_visibility=seen[0], gallery_visibility=seen[1]).save(tmp_path / "seen.npz")
+    FeatureSet(*slots, *labels).save(tmp_path / "plain.npz")
+    written = {}
+    for name in ("seen", "plain"):
+        code, out, _ = run("--features", tmp_path / f"{name}.npz", "--output", tmp_path / "result.json")
+        assert code == 0
+        assert ("all slots alike" in out) == (name == "seen")
+        written |= json.loads((tmp_path / "result.json").read_text())
+    for metric in ("mAP", "mINP", "rank1"):
+        assert written[f"seen/unweighted/{metric}"] == written[f"plain/{metric}"]
+    assert written["seen/mAP"] != written["plain/mAP"]
+    assert "plain/unweighted/mAP" not in written
+
+
 def test_everything_at_once(run, toy, tmp_path):
     toy.save(tmp_path / "toy.npz")
     code, out, _ = run(
