@@ -146,45 +146,55 @@ def labelled(name: str) -> dict:
     return {**config_lib.DATASETS[name], "data.options": {"part_labels": True}}
 
 
-# A small network from scratch: AdamW, small batches for more steps, triplets mined on the unit sphere (see
-# configs/bot.py). A generator that lags behind pulls the student, and with it the teacher, to ever longer features:
-# under Adam, whose steps know no scale, it has to be quicker than they are.
-DEMO = {
+# Small networks from scratch. A generator that lags behind pulls the student, and with it the teacher, to ever longer
+# features: under AdamW, whose steps know no scale, it has to be quicker than they are.
+SMALL = {
     **config_lib.DEMO,
     **config_lib.DATASETS["synthped_occluded"],
     **DRAWN,
     **ADAMW,
-    "data.sampler": {"name": "identity_groups", "identities": 8, "images": 4},
-    "optimizer.learning_rate": 1e-3,
     "optimizer.learning_rate_multipliers": (("amgd/.*", 10.0), (".*", 1.0)),
+    "model.hpr_depth": (1, 1),
+    "model.hpr_heads": 4,
+    "model.amgd_hidden": 8,
+    "model.pixel_width": 128,
+    "model.pixel_heads": 4,
+    "log.every_steps": 24,
+}
+# Triplets are mined on what is compared at test time, the necks' output on the unit sphere. Before the necks all images
+# of an untrained ViT point the same way: triplets mined there stay at their margin, and parts stay alike.
+ON_NECKS = {
+    f"losses.tri_{name}.{key}": value
+    for name in PARTS
+    for key, value in (("on", f"neck/{name}"), ("normalise", True), ("parts", False))
+}
+DEMO = {
+    **SMALL,
+    **ON_NECKS,
+    "optimizer.learning_rate": 1e-3,
+    "model.patch": 12,
+    "model.stride": 10,
     "model.width": 128,
     "model.depth": 4,
     "model.heads": 4,
     "model.drop_path": 0.0,
     "model.attention_heads": 4,
     "model.amff_layers": (1, 2, 3),
-    "model.hpr_depth": (1, 1),
     "model.hpr_width": 64,
-    "model.hpr_heads": 4,
-    "model.amgd_hidden": 8,
-    "model.pixel_width": 128,
-    "model.pixel_heads": 4,
-    **{f"losses.tri_{name}.normalise": True for name in PARTS},
-    "log.every_steps": 48,
+    "model.pixel_patch": 8,
 }
 TINY = {
-    **DEMO,
+    **SMALL,
+    "data.sampler": {"name": "identity_groups", "identities": 8, "images": 4},
     "optimizer.learning_rate": 3e-4,
     "optimizer.weight_decays": ((".*", 0.05),),
     "model.width": 192,
     "model.depth": 6,
     "model.heads": 3,
-    "model.drop_path": 0.1,
     "model.stride": 16,
     "model.attention_heads": 6,
     "model.amff_layers": (1, 2, 3, 4),
     "model.hpr_width": 128,
-    **{f"losses.tri_{name}.normalise": False for name in PARTS},
     "train.epochs": 60.0,
 }
 

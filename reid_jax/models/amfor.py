@@ -102,6 +102,7 @@ class AMFOR(nn.Module):
         hpr_depth, hpr_width, hpr_heads, hpr_map_tokens, hpr_residual, hpr_gain_init: see
             `amfor_reconstruction.FeatureDecoder`.
         pixel: draws hidden patches, an extension that the published run has not; see `amfor_pixels.PixelDecoder`.
+        pixel_patch: side of the drawn patches, which do not overlap; None takes the encoder's.
         pixel_ratio, pixel_width, pixel_depth, pixel_heads: its `ratio`, `width`, `depth`, `heads`.
         amgd: distillation into the student: "none"; "cos", a term without parameters; "amgd".
         amgd_granularities, amgd_mask, amgd_hidden: see `amfor_distillation.AMGD`.
@@ -151,6 +152,7 @@ class AMFOR(nn.Module):
     hpr_residual: bool = True
     hpr_gain_init: float = 0.1
     pixel: bool = False
+    pixel_patch: int | None = None
     pixel_ratio: float = 0.0
     pixel_width: int = 512
     pixel_depth: int = 2
@@ -327,7 +329,7 @@ class AMFOR(nn.Module):
         """Hidden patches of the picture, of the encoder's patch tokens [B, P, D]."""
         decoder = amfor_pixels.PixelDecoder(
             self.image_size,
-            self.patch,
+            self.pixel_patch or self.patch,
             self.pixel_width,
             self.pixel_depth,
             self.pixel_heads,

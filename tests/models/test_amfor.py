@@ -396,6 +396,9 @@ def test_hidden_patches_are_drawn_where_the_clean_picture_is_known():
     drawn = jax.eval_shape(run, shapes, {**images(), **clean})
     assert drawn["pixels/predicted"].shape == (BATCH, 4 * 2, 8 * 8 * 3)
     assert drawn["pixels/mask"].shape == (BATCH, 4 * 2)
+    finer = tiny(pixel=True, pixel_patch=4)
+    drawn = jax.eval_shape(functools.partial(finer.apply, train=False), shapes_of(finer), {**images(), **clean})
+    assert drawn["pixels/predicted"].shape == (BATCH, 8 * 4, 4 * 4 * 3)
     assert not [name for name in jax.eval_shape(run, shapes, images()) if name.startswith("pixels")]
     views = load("pixel").data.views
     assert views.clean.geometry == "shared"
