@@ -9,10 +9,10 @@ How a model uses it, with `T` the bank of text features [N, D], one row per trai
     def fill_text_bank(self, variables):                  # a method of the model, outside `__call__`
         return clip_text.fill_bank(PromptLearner(..., parent=None), variables, "prompts")
 
-Stage 1 is a phase whose terms `STAGE_ONE_LOSSES` read those pairs and whose optimiser freezes all but prompts and
-projection (`FROZEN_IN_STAGE_ONE`). The phase after it says `start_from="model/fill_text_bank"` and freezes
-`FROZEN_AFTER_STAGE_ONE`. T lives in the variables as `batch_stats/prompts/bank`: beside the running statistics, the
-other values that are kept, saved and used at test time and that no optimiser sees.
+Stage 1 is a phase whose terms read those pairs and whose optimiser freezes all but prompts and projection; the phase
+after it says `start_from="model/fill_text_bank"` and freezes the prompts (`phases` of configs/amfor.py). T lives in the
+variables as `batch_stats/prompts/bank`: beside the running statistics, the other values that are kept, saved and used
+at test time and that no optimiser sees.
 
 The model's file says `PART_LOADERS = {"text_weights": clip_text.load_weights}`, so that `init.text_weights` names the
 file; `model.text_source="clip"` without it, or without `init.weights`, is refused (`reid_jax.settings_check`).
@@ -66,15 +66,6 @@ TEMPLATE = "A photo of a X X X X person."
 START, END, PLACEHOLDER = 49406, 49407, 343
 TEMPLATE_IDS: tuple[int, ...] = (START, 320, 1125, 539, 320, *[PLACEHOLDER] * 4, 2533, 269, END)
 VOCABULARY = 49408
-
-# What stage 1 trains on (spec: temperature 1, raw products), and what it leaves alone; patterns of
-# `reid_jax.train.optimizer` for a learner named "prompts".
-STAGE_ONE_LOSSES: dict[str, dict[str, Any]] = {
-    "image_to_text": {"loss": "supcon", "on": ("prompt/image", "prompt/text"), "weight": 1.0, "temperature": 1.0},
-    "text_to_image": {"loss": "supcon", "on": ("prompt/text", "prompt/image"), "weight": 1.0, "temperature": 1.0},
-}
-FROZEN_IN_STAGE_ONE = ("(?!prompts/(vectors|text_proj/)).*",)
-FROZEN_AFTER_STAGE_ONE = ("prompts/.*",)
 
 
 def template_ids(template: str = TEMPLATE, tokenizer: str | os.PathLike[str] = "") -> tuple[int, ...]:

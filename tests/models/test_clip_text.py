@@ -13,7 +13,7 @@ import optax
 import pytest
 import safetensors.numpy
 
-from reid_jax import config, errors, losses, settings_check
+from reid_jax import cli, config, errors, losses, settings_check
 from reid_jax.models import clip_text, convert
 from reid_jax.train import optimizer
 
@@ -166,13 +166,14 @@ def test_prompts_without_pretrained_encoders_are_refused(lacking):
 # ---- stage 1 (properties of section 12, group 16)
 
 
-def test_stage_one_trains_prompts_and_projection_alone(learner, variables):
-    """Property 16."""
+def test_stage_one_trains_prompts_and_projection_alone(learner, variables, root):
+    """Property 16, with the terms and the frozen parameters of the published recipe."""
+    stage = config.to_dict(cli.load_config(f"{root}/configs/amfor.py:market1501,clip"))["phases"]["prompts"]
     settings = {
         "name": "adam",
         "learning_rate": 0.02,
         "weight_decays": ((".*", 1e-4),),
-        "frozen": clip_text.FROZEN_IN_STAGE_ONE,
+        "frozen": stage["optimizer"]["frozen"],
     }
     params = variables["params"]
     transform, groups = optimizer.build(settings, {"name": "constant"}, params, 30, 10)
@@ -184,7 +185,7 @@ def test_stage_one_trains_prompts_and_projection_alone(learner, variables):
     def loss(params, images):
         own = {"params": params["prompts"], "batch_stats": variables["batch_stats"]["prompts"]}
         outputs = learner.apply(own, labels, images)
-        return losses.evaluate_terms(clip_text.STAGE_ONE_LOSSES, {**outputs, "batch/label": labels})[0]
+        return losses.evaluate_terms(stage["losses"], {**outputs, "batch/label": labels})[0]
 
     @quick
     def step(params, state):
