@@ -181,7 +181,7 @@ DEMO = {
     "model.attention_heads": 4,
     "model.amff_layers": (1, 2, 3),
     "model.hpr_width": 64,
-    "model.pixel_patch": 8,
+    "model.pixel_patch": 16,
 }
 TINY = {
     **SMALL,
