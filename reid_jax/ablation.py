@@ -152,6 +152,8 @@ def _start(command: Sequence[str], cores: set[int] | None) -> int:
 
 
 ABOUT = ("parameters", "steps", "train_seconds", "config_hash", "device", "commit")
+# What a federated run says as well; its steps are rounds.
+COMMUNICATION = ("clients", "clients_per_round", "local_steps_per_round", "bytes_down_per_round", "bytes_up_per_round")
 
 
 def collect(plan: Plan, metrics: Sequence[str] = SHOWN) -> list[dict[str, Any]]:
@@ -172,7 +174,8 @@ def collect(plan: Plan, metrics: Sequence[str] = SHOWN) -> list[dict[str, Any]]:
         cell = {"seed": seed, "dataset": dataset}
         policy = {"train_corruption": result.get("train_corruption", "unknown")}
         scores = _scores(result, dataset, metrics)
-        trained.append({"row": row, **cell, **policy, **scores, **{key: result[key] for key in ABOUT}})
+        sent = {key: result[key] for key in COMMUNICATION if key in result}
+        trained.append({"row": row, **cell, **policy, **scores, **{key: result[key] for key in ABOUT}, **sent})
         if row == plan.rows[0]:
             nothing = {**{key: result[key] for key in ABOUT}, "parameters": 0, "steps": 0, "train_seconds": 0.0}
             prefix = f"{dataset}/baseline/"
@@ -198,7 +201,7 @@ def write_csv(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(records[0]))
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for record in records for key in record)))
         writer.writeheader()
         writer.writerows(records)
 
@@ -258,6 +261,21 @@ def comparison(
     return "\n".join(lines) + "\n"
 
 
+def communication(records: Sequence[Mapping[str, Any]]) -> str:
+    """What federated rows sent over all clients of a round; empty where there is none."""
+    rows = {record["row"]: record for record in records if "clients" in record}
+    if not rows:
+        return ""
+    titles = ("row", "clients", "in a round", "rounds", "local steps", "MB down", "MB up", "MB in all")
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for row, record in rows.items():
+        down, up = (record[f"bytes_{way}_per_round"] / 1e6 for way in ("down", "up"))
+        counts = [record[key] for key in ("clients", "clients_per_round", "steps", "local_steps_per_round")]
+        cells = [f"`{row}`", *map(str, counts), *(f"{size:,.1f}" for size in (down, up, (down + up) * record["steps"]))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def document(plan: Plan, records: Sequence[Mapping[str, Any]], metrics: Sequence[str] = SHOWN) -> str:
     """The table with what it takes to make it again."""
     name = pathlib.Path(plan.config).stem
@@ -267,6 +285,7 @@ def document(plan: Plan, records: Sequence[Mapping[str, Any]], metrics: Sequence
     command += [f"--compare {','.join('='.join(pair) for pair in plan.pairs)}"] if plan.pairs else []
     command += [f"--override {one.removeprefix('--config.')}" for one in plan.overrides]
     values = lambda key: ", ".join(dict.fromkeys(str(record[key]) for record in records))
+    sent = communication(records)
     return "\n".join(
         [
             f"# {name}: rows of its ablation table on {values('dataset')}, preset `{plan.preset}`",
@@ -278,6 +297,11 @@ def document(plan: Plan, records: Sequence[Mapping[str, Any]], metrics: Sequence
             "",
             markdown(records, metrics),
             *(["Paired by seed:\n", comparison(records, plan.pairs, metrics)] if plan.pairs else []),
+            *(
+                ["Sent in each round, over all its clients; local steps are the largest client's:\n", sent]
+                if sent
+                else []
+            ),
         ]
     )
 

@@ -169,6 +169,22 @@ def test_what_needs_no_training_is_listed_once_and_first(workdir):
     assert "| `raw_pixels` | 2 | 25.0 ± 0.0 | 25.0 ± 0.0 | 25.0 ± 0.0 | - | - |" in ablation.markdown(records)
 
 
+def test_federated_rows_say_what_they_sent(workdir, tmp_path):
+    asked = plan(workdir, rows=("full", "a"), seeds=(0,))
+    ablation.run(asked)
+    assert "MB" not in ablation.document(asked, ablation.collect(asked))
+    file = workdir / "a" / "seed0" / "result.json"
+    sent = dict(zip(ablation.COMMUNICATION, (6, 3, 12, 2_500_000, 1_500_000), strict=True))
+    file.write_text(json.dumps(json.loads(file.read_text()) | sent))
+    records = ablation.collect(asked)
+    text = ablation.document(asked, records)
+    assert "| `a` | 6 | 3 | 30 | 12 | 2.5 | 1.5 | 120.0 |" in text
+    assert text.count("MB in all") == 1
+    ablation.write_csv(tmp_path / "table.csv", records)
+    full, federated = csv.DictReader((tmp_path / "table.csv").read_text().splitlines())
+    assert (full["clients"], federated["clients"]) == ("", "6")
+
+
 def test_rows_that_saw_the_test_corruptions_stand_apart(workdir):
     asked = plan(workdir, rows=("full", "a", "b"), seeds=(0, 1))
     ablation.run(asked)
