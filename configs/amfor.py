@@ -130,7 +130,7 @@ def phases() -> dict[str, dict]:
 # ---- presets --------------------------------------------------------------------------------------------------------
 
 # Bands of a person who fills the image in place of label files.
-STRIPS = {"model.parsing_source": "strips", "data.maps": (), "data.options.part_labels": None}
+STRIPS = {"model.parsing_source": "strips", "data.maps": ()}
 DRAWN = {"model.parsing_source": "synthetic"}
 # Query and gallery are the "cameras" of these: an embedding of them would tell the two sides apart.
 PSEUDO_CAMERAS = {"model.sie": "none"}
@@ -335,6 +335,10 @@ VARIANTS = {
 
 def get_config(argument: str = "") -> ConfigDict:
     config = config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
+    if "parts" not in config.data.maps:
+        # No part of the model reads label files, so none have to be there.
+        config.data.options.pop("part_labels", None)
+        config.data.sources = tuple(name.removesuffix("_part_labels") for name in config.data.sources)
     if "clean" in config.data.views:
         # Flip and crop of the main view, whatever the preset or the command line makes of them.
         moved = {name: config.data.augment.get_ref(name) for name in ("flip", "pad_crop")}

@@ -494,6 +494,14 @@ def test_pseudo_cameras_have_no_embedding(preset, sie):
     assert "part_labels" in config.data.options or config.data.sources == ("market1501_part_labels",)
 
 
+@pytest.mark.parametrize("variant", ["strips", "amfor_b0"])
+def test_what_reads_no_labels_needs_no_label_files(variant):
+    assert load(variant, preset="occluded_reid").data.sources == ("market1501",)
+    assert load(preset="occluded_reid").data.sources == ("market1501_part_labels",)
+    assert "part_labels" not in load(variant, preset="occluded_duke").data.options
+    assert load(preset="occluded_duke").data.options.part_labels
+
+
 def test_an_encoder_of_other_pretraining_fills_trunk_and_branch(tmp_path):
     """A masked autoencoder's file for 256 x 128: positions are 16 x 8, b1 begins as the last block."""
     size = transreid_names.SIZE
