@@ -337,8 +337,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config = config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
     if "parts" not in config.data.maps:
         # No part of the model reads label files, so none have to be there.
-        config.data.options.pop("part_labels", None)
-        config.data.sources = tuple(name.removesuffix("_part_labels") for name in config.data.sources)
+        sources = tuple(name.removesuffix("_part_labels") for name in config.data.sources)
+        config_lib.override(config, {"data.options.part_labels": None, "data.sources": sources})
     if "clean" in config.data.views:
         # Flip and crop of the main view, whatever the preset or the command line makes of them.
         moved = {name: config.data.augment.get_ref(name) for name in ("flip", "pad_crop")}
