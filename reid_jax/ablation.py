@@ -225,12 +225,12 @@ def markdown(records: Sequence[Mapping[str, Any]], metrics: Sequence[str] = SHOW
 def _table(records: Sequence[Mapping[str, Any]], metrics: Sequence[str], policies: bool) -> str:
     rows = list(dict.fromkeys(record["row"] for record in records))
     titles = ["row", "seeds", *(["corruptions in training"] if policies else [])]
-    titles += [*(f"{metric} (%)" for metric in metrics), "parameters", "train seconds"]
+    titles += [*(f"{metric} ({_unit(metric)[0]})" for metric in metrics), "parameters", "train seconds"]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for row in rows:
         mine = [record for record in records if record["row"] == row]
         cells = [f"`{row}`", str(len(mine)), *([mine[0]["train_corruption"]] if policies else [])]
-        cells += [_spread([record[metric] for record in mine]) for metric in metrics]
+        cells += [_spread([record[metric] for record in mine], _unit(metric)[2]) for metric in metrics]
         size, seconds = mine[0]["parameters"], statistics.mean(record["train_seconds"] for record in mine)
         cells += [f"{size:,}", f"{seconds:.0f}"] if mine[0]["steps"] else ["-", "-"]
         lines.append(f"| {' | '.join(cells)} |")
@@ -245,7 +245,8 @@ def comparison(
     The last column counts the seeds in which the first metric rose.
     """
     runs = {(record["row"], record["seed"]): record for record in records}
-    titles = ["row", "against", "seeds", *(f"{metric} (points)" for metric in metrics), f"{metrics[0]} rose in"]
+    titles = ["row", "against", "seeds", *(f"{metric} ({_unit(metric)[1]})" for metric in metrics)]
+    titles += [f"{metrics[0]} rose in"]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for row, against in pairs:
         seeds = [seed for one, seed in runs if one == row and (against, seed) in runs]
@@ -256,7 +257,12 @@ def comparison(
             both = [(runs[row, seed][metric], runs[against, seed][metric]) for seed in seeds]
             gains[metric] = [None if None in pair else pair[0] - pair[1] for pair in both]
         rose = sum(gain is not None and gain > 0 for gain in gains[metrics[0]])
-        cells = [f"`{row}`", f"`{against}`", str(len(seeds)), *(_spread(gains[metric], "+") for metric in metrics)]
+        cells = [
+            f"`{row}`",
+            f"`{against}`",
+            str(len(seeds)),
+            *(_spread(gains[metric], _unit(metric)[2], "+") for metric in metrics),
+        ]
         lines.append(f"| {' | '.join([*cells, f'{rose} of {len(seeds)}'])} |")
     return "\n".join(lines) + "\n"
 
@@ -306,10 +312,15 @@ def document(plan: Plan, records: Sequence[Mapping[str, Any]], metrics: Sequence
     )
 
 
-def _spread(values: Sequence[float | None], sign: str = "") -> str:
-    """Fractions as per cent, with `sign` "+" also in front of gains; "-" where a run did not measure."""
-    shares = [100 * value for value in values if value is not None]
-    if len(shares) < len(values) or not shares:
+def _unit(metric: str) -> tuple[str, str, float]:
+    """What scores of a metric are shown in, what differences are, and the factor."""
+    return ("dB", "dB", 1.0) if metric.endswith("psnr") else ("%", "points", 100.0)
+
+
+def _spread(values: Sequence[float | None], factor: float, sign: str = "") -> str:
+    """Mean and deviation, with `sign` "+" also in front of gains; "-" where a run did not measure."""
+    shown = [factor * value for value in values if value is not None]
+    if len(shown) < len(values) or not shown:
         return "-"
-    mean = f"{statistics.mean(shares):{sign}.1f}"
-    return mean if len(shares) == 1 else f"{mean} ± {statistics.stdev(shares):.1f}"
+    mean = f"{statistics.mean(shown):{sign}.1f}"
+    return mean if len(shown) == 1 else f"{mean} ± {statistics.stdev(shown):.1f}"

@@ -185,6 +185,17 @@ def test_federated_rows_say_what_they_sent(workdir, tmp_path):
     assert (full["clients"], federated["clients"]) == ("", "6")
 
 
+def test_decibels_are_no_shares(workdir):
+    asked = plan(workdir, rows=("full",), seeds=(0,))
+    ablation.run(asked)
+    file = workdir / "full" / "seed0" / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"toy/reconstruction/psnr": 16.02}))
+    metrics = ("mAP", "reconstruction/psnr")
+    text = ablation.markdown(ablation.collect(asked, metrics), metrics)
+    assert "| mAP (%) | reconstruction/psnr (dB) |" in text
+    assert "| 50.0 | 16.0 |" in text
+
+
 def test_rows_that_saw_the_test_corruptions_stand_apart(workdir):
     asked = plan(workdir, rows=("full", "a", "b"), seeds=(0, 1))
     ablation.run(asked)
