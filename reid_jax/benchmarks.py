@@ -103,11 +103,12 @@ def measure_models(
 
     Returns:
         A row for each: compile and step time, images per second (of the median step), FLOPs as the compiler counts
-        them, utilisation where the device's peak is known (bfloat16 only), the program's memory, and how many times
-        PyTorch's speed that is, by the median and by the fastest step.
+        them, utilisation where the device's peak is known (bfloat16 only), the program's memory, how many times
+        PyTorch's speed that is, by the median and by the fastest step; and the median step beside the first subject's.
     """
-    rows = []
+    rows: list[Row] = []
     for size in batches:
+        first = len(rows)
         runs: dict[str, Any] = {}
         for subject in subjects:
             program = _program(kind, subject, size, classes)
@@ -124,6 +125,8 @@ def measure_models(
             if torch:
                 reference = torch_counterparts.of(subject.name, subject.settings).name(runs[key].batch)
             rows.append(_model_row(kind, subject, runs[key], seconds[key], seconds.get(reference)))
+            if len(subjects) > 1:
+                rows[-1]["times_first"] = rows[-1]["step_ms"] / rows[first]["step_ms"]
         rows += [_torch_row(kind, name, run, seconds[name]) for name, run in runs.items() if name.startswith("torch ")]
     return rows
 

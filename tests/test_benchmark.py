@@ -115,6 +115,22 @@ def test_utilisation_and_ratio_follow_from_the_median(monkeypatch):
     assert "25.0 %" in benchmarks.table([row])
 
 
+def test_steps_stand_beside_those_of_the_first_subject(monkeypatch):
+    timing = lambda wall, processor: throughput.Timing(1.0, min(wall), 0.1, float(np.median(wall)), 0, 1e12, 0, 10)
+    monkeypatch.setattr(
+        benchmarks, "_program", lambda kind, subject, size, classes: types.SimpleNamespace(batch=size, timing=timing)
+    )
+    walls = {"bot x4": 0.4, "mgn x4": 1.0, "bot x8": 0.5, "mgn x8": 1.0}
+    monkeypatch.setattr(
+        benchmarks.throughput, "alternate", lambda runs, steps: {key: ([walls[key]], []) for key in runs}
+    )
+    subjects = [benchmarks.subject_of_model(name) for name in ("bot", "mgn")]
+    rows = benchmarks.measure_models("train", subjects, [4, 8])
+    assert [row["times_first"] for row in rows] == pytest.approx([1.0, 2.5, 1.0, 2.0])
+    (alone,) = benchmarks.measure_models("train", subjects[:1], [4])
+    assert "times_first" not in alone
+
+
 def test_the_counterpart_in_pytorch_has_the_size_of_our_backbone():
     def named(model: str, **options) -> str:
         subject = benchmarks.subject_of_model(model, options)
