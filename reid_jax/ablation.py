@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, NamedTuple
 
 from reid_jax import errors
 
@@ -225,12 +225,12 @@ def markdown(records: Sequence[Mapping[str, Any]], metrics: Sequence[str] = SHOW
 def _table(records: Sequence[Mapping[str, Any]], metrics: Sequence[str], policies: bool) -> str:
     rows = list(dict.fromkeys(record["row"] for record in records))
     titles = ["row", "seeds", *(["corruptions in training"] if policies else [])]
-    titles += [*(f"{metric} ({_unit(metric)[0]})" for metric in metrics), "parameters", "train seconds"]
+    titles += [*(f"{metric} ({_unit(metric).score})" for metric in metrics), "parameters", "train seconds"]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for row in rows:
         mine = [record for record in records if record["row"] == row]
         cells = [f"`{row}`", str(len(mine)), *([mine[0]["train_corruption"]] if policies else [])]
-        cells += [_spread([record[metric] for record in mine], _unit(metric)[2]) for metric in metrics]
+        cells += [_spread([record[metric] for record in mine], _unit(metric).factor) for metric in metrics]
         size, seconds = mine[0]["parameters"], statistics.mean(record["train_seconds"] for record in mine)
         cells += [f"{size:,}", f"{seconds:.0f}"] if mine[0]["steps"] else ["-", "-"]
         lines.append(f"| {' | '.join(cells)} |")
@@ -245,7 +245,7 @@ def comparison(
     The last column counts the seeds in which the first metric rose.
     """
     runs = {(record["row"], record["seed"]): record for record in records}
-    titles = ["row", "against", "seeds", *(f"{metric} ({_unit(metric)[1]})" for metric in metrics)]
+    titles = ["row", "against", "seeds", *(f"{metric} ({_unit(metric).gain})" for metric in metrics)]
     titles += [f"{metrics[0]} rose in"]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for row, against in pairs:
@@ -257,12 +257,8 @@ def comparison(
             both = [(runs[row, seed][metric], runs[against, seed][metric]) for seed in seeds]
             gains[metric] = [None if None in pair else pair[0] - pair[1] for pair in both]
         rose = sum(gain is not None and gain > 0 for gain in gains[metrics[0]])
-        cells = [
-            f"`{row}`",
-            f"`{against}`",
-            str(len(seeds)),
-            *(_spread(gains[metric], _unit(metric)[2], "+") for metric in metrics),
-        ]
+        cells = [f"`{row}`", f"`{against}`", str(len(seeds))]
+        cells += [_spread(gains[metric], _unit(metric).factor, "+") for metric in metrics]
         lines.append(f"| {' | '.join([*cells, f'{rose} of {len(seeds)}'])} |")
     return "\n".join(lines) + "\n"
 
@@ -304,7 +300,7 @@ def document(plan: Plan, records: Sequence[Mapping[str, Any]], metrics: Sequence
             markdown(records, metrics),
             *(["Paired by seed:\n", comparison(records, plan.pairs, metrics)] if plan.pairs else []),
             *(
-                ["Sent in each round, over all its clients; local steps are the largest client's:\n", sent]
+                [f"Sent in each round, over all its clients; local steps are the largest client's:\n\n{sent}"]
                 if sent
                 else []
             ),
@@ -312,9 +308,16 @@ def document(plan: Plan, records: Sequence[Mapping[str, Any]], metrics: Sequence
     )
 
 
-def _unit(metric: str) -> tuple[str, str, float]:
-    """What scores of a metric are shown in, what differences are, and the factor."""
-    return ("dB", "dB", 1.0) if metric.endswith("psnr") else ("%", "points", 100.0)
+class _Unit(NamedTuple):
+    """What a score is shown in, what a difference of two is, and what the stored value is multiplied by."""
+
+    score: str
+    gain: str
+    factor: float
+
+
+def _unit(metric: str) -> _Unit:
+    return _Unit("dB", "dB", 1.0) if metric.endswith("psnr") else _Unit("%", "points", 100.0)
 
 
 def _spread(values: Sequence[float | None], factor: float, sign: str = "") -> str:
