@@ -78,7 +78,7 @@ def losses() -> dict[str, dict]:
             "on": f"feature/{name}",
             "weight": 1.0,
             "margin": "soft",
-            "normalise": False,
+            "normalize": False,
             "parts": parts,
         }
     terms["visibility"] = {"loss": "focal", "on": ("visibility/s", "visibility/target"), "weight": 1.0}
@@ -141,7 +141,7 @@ ADAMW = {
 }
 
 
-def labelled(name: str) -> dict:
+def labeled(name: str) -> dict:
     """A data set with the label files of its body parts."""
     return {**config_lib.DATASETS[name], "data.options": {"part_labels": True}}
 
@@ -166,7 +166,7 @@ SMALL = {
 ON_NECKS = {
     f"losses.tri_{name}.{key}": value
     for name in PARTS
-    for key, value in (("on", f"neck/{name}"), ("normalise", True), ("parts", False))
+    for key, value in (("on", f"neck/{name}"), ("normalize", True), ("parts", False))
 }
 DEMO = {
     **SMALL,
@@ -202,9 +202,9 @@ PRESETS = {
     "demo": DEMO,
     "amfor_tiny": TINY,
     **{name: {**data, **STRIPS} for name, data in config_lib.DATASETS.items()},
-    **{name: labelled(name) for name in ("market1501", "dukemtmc_reid", "occluded_duke")},
-    "market1501_part_labels": labelled("market1501_part_labels"),
-    "p_dukemtmc_reid": {**labelled("p_dukemtmc_reid"), **PSEUDO_CAMERAS},
+    **{name: labeled(name) for name in ("market1501", "dukemtmc_reid", "occluded_duke")},
+    "market1501_part_labels": labeled("market1501_part_labels"),
+    "p_dukemtmc_reid": {**labeled("p_dukemtmc_reid"), **PSEUDO_CAMERAS},
     "occluded_reid": {
         "data.name": "occluded_reid",
         "data.sources": ("market1501_part_labels",),
@@ -227,7 +227,7 @@ PIXEL = {
         "loss": "masked_patches",
         "on": ("pixels/predicted", "batch/image_clean", "pixels/mask"),
         "weight": 0.1,
-        "normalise": False,
+        "normalize": False,
     },
 }
 
@@ -276,13 +276,13 @@ VARIANTS = {
     "amff_shut": {"model.amff_alpha": 0.0},
     "amff_query_value": {"model.amff_text_value": "query"},
     "amff_no_residual": {"model.amff_residual": False},
-    "amff_raw_weights": {"model.amff_normalise": "none"},
+    "amff_raw_weights": {"model.amff_normalize": "none"},
     "amff_no_head_start": {"model.amff_beta": 0.0, "model.amff_gate_init": 0.0},
     "amff_reuse_fused": {"model.amff_reuse_fused": True},
     "amff_figure": {
         "model.amff_text_value": "query",
         "model.amff_residual": False,
-        "model.amff_normalise": "none",
+        "model.amff_normalize": "none",
     },
     # Labels of body parts.
     "strips": STRIPS,
@@ -307,7 +307,7 @@ VARIANTS = {
     "hpr_no_residual": {"model.hpr_residual": False},
     "pixel": PIXEL,
     "pixel_masked": {**PIXEL, "model.pixel_ratio": 0.5},
-    "pixel_norm": {**PIXEL, "losses.pixels": {**PIXEL["losses.pixels"], "normalise": True}},
+    "pixel_norm": {**PIXEL, "losses.pixels": {**PIXEL["losses.pixels"], "normalize": True}},
     # Distillation.
     "amgd_random": {"model.amgd_mask": "random"},
     "amgd_no_mask": {"model.amgd_mask": "none"},

@@ -46,12 +46,12 @@ def recipe() -> ConfigDict:
     return config
 
 
-# From scratch, triplets of unnormalised features drown the identity loss; the demo mines on the unit sphere.
+# From scratch, triplets of unnormalized features drown the identity loss; the demo mines on the unit sphere.
 DEMO = {
     **config_lib.DEMO,
     "model.width": 24,
     "model.depths": (1, 1, 1, 1),
-    "losses.tri.normalise": True,
+    "losses.tri.normalize": True,
 }
 
 PRESETS = {"demo": DEMO, **config_lib.DATASETS}
@@ -59,8 +59,8 @@ PRESETS = {"demo": DEMO, **config_lib.DATASETS}
 VARIANTS = {
     # The tricks one at a time, in the order of the paper's Table 1 read backwards.
     "bot_center": {
-        "losses.center": {"loss": "center", "on": ("feature/b", "extra/centres"), "weight": 5e-4},
-        "extras.centres": {"kind": "centres", "dimension": 2048, "learning_rate": 0.5, "scale": 2000.0},
+        "losses.center": {"loss": "center", "on": ("feature/b", "extra/centers"), "weight": 5e-4},
+        "extras.centers": {"kind": "centers", "dimension": 2048, "learning_rate": 0.5, "scale": 2000.0},
     },
     "bot_stride2": {"model.last_stride": 2},
     "bot_no_smoothing": {"losses.ce.label_smoothing": 0.0},

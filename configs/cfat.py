@@ -136,7 +136,7 @@ DEMO = {
     "model.heads": 3,
     "model.patch": 8,
     "model.stride": 8,
-    "losses.tri.normalise": True,
+    "losses.tri.normalize": True,
     "corruption.refresh": "epoch",
     "train.epochs": 6.0,
     "phases.bridge.train.epochs": 1.0,
@@ -183,7 +183,7 @@ CODE = {
     **ID_REPEAT,
     "corruption.probability": 20 / 21,
 }
-# Its optimiser: rates from 1e-5 over 0.05 to 2e-6, no momentum; 8 identities x 8 images.
+# Its optimizer: rates from 1e-5 over 0.05 to 2e-6, no momentum; 8 identities x 8 images.
 RELEASED = {
     "optimizer.learning_rate_multipliers": ((".*", 50.0),),
     "optimizer.weight_decays": ((".*", 1e-3),),

@@ -72,7 +72,7 @@ DEMO = {
     "optimizer.learning_rate_multipliers": ((".*", 1.0),),
     "model.width": 24,
     "model.depths": (1, 1, 1, 1),
-    "losses.tri.normalise": True,
+    "losses.tri.normalize": True,
     "train.epochs": 12.0,
     "evals.corruption_rounds": 0,
 }

@@ -2,7 +2,7 @@
 
 Reproduces: "MFV: A Multi-scale Fusion Visual Framework with Stratified Deep Feature Aggregation and External Attention
 for Person Re-Identification" (Journal of Electronic Imaging, 2026). Published on Market-1501: mAP 87.60, Rank-1 94.70
-(single NVIDIA RTX 4090). The released code does not run as shipped and no artefact pins the exact network behind those
+(single NVIDIA RTX 4090). The released code does not run as shipped and no artifact pins the exact network behind those
 figures; the default reads the paper's text, the variant `mfv_release` repairs the code. Which of the two reaches the
 published figures is open.
 
@@ -53,7 +53,7 @@ def recipe() -> ConfigDict:
 
 
 # A narrow, shallow MFV at 128 x 64: every path of the full system, minutes on two CPU cores. It starts from scratch,
-# where triplets of unnormalised features, an order of magnitude louder than the identity loss, drown it; so the demo
+# where triplets of unnormalized features, an order of magnitude louder than the identity loss, drown it; so the demo
 # mines on the unit sphere. The published recipe starts from ImageNet weights and does not.
 DEMO = {
     **config_lib.DEMO,
@@ -67,7 +67,7 @@ DEMO = {
     "model.slots": 32,
     "model.heads": 4,
     "model.head_width": 16,
-    **{f"losses.tri_{head}.normalise": True for head in ("b", "t1", "t2", "t3")},
+    **{f"losses.tri_{head}.normalize": True for head in ("b", "t1", "t2", "t3")},
 }
 
 PRESETS = {"demo": DEMO, **config_lib.DATASETS}

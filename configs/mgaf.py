@@ -80,7 +80,7 @@ def recipe() -> ConfigDict:
 
 
 # Narrow branches at 192 x 64 (twelve rows, which two and three stripes tile) from scratch, with batches and crops as
-# the other demos have them. From scratch, triplets of unnormalised features drown the identity losses; the demo mines
+# the other demos have them. From scratch, triplets of unnormalized features drown the identity losses; the demo mines
 # on the unit sphere. As many federated rounds as joint epochs: the same number of images seen.
 DEMO = {
     "data.augment.pad_crop": {"pad": 4},
@@ -90,7 +90,7 @@ DEMO = {
     "model.width": 16,
     "model.depths": (1, 1, 2, 1),
     "model.features": 64,
-    **{f"losses.tri_{head}.normalise": True for head in GLOBALS},
+    **{f"losses.tri_{head}.normalize": True for head in GLOBALS},
     **{f"losses.tri_{head}.margin": 0.3 for head in GLOBALS},
     "fed.rounds": 16,
     "fed.num_clients": 4,
@@ -143,7 +143,7 @@ VARIANTS = {
     "mgaf_fed_bn": {**FEDERATED, "fed.bn": "local"},
     "mgaf_fed_prox": {**FEDERATED, "fed.prox_mu": 0.01},
     "mgaf_fed_cdw": {**FEDERATED, "fed.weights": "cdw"},
-    # The optimiser of FedReID: the heads learn ten times faster than the body.
+    # The optimizer of FedReID: the heads learn ten times faster than the body.
     "mgaf_fed_sgd": {
         **FEDERATED,
         "optimizer.name": "sgd",

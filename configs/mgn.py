@@ -51,7 +51,7 @@ def recipe() -> ConfigDict:
     return config
 
 
-# Narrow branches at 192 x 64 from scratch; the optimiser, the batches and the triplets of MGAF's demo.
+# Narrow branches at 192 x 64 from scratch; the optimizer, the batches and the triplets of MGAF's demo.
 DEMO = {
     "data.augment.pad_crop": {"pad": 4},
     **config_lib.DEMO,
@@ -63,7 +63,7 @@ DEMO = {
     "model.depths": (1, 1, 2, 1),
     "model.features": 64,
     "model.global_ce_input": "reduced",
-    **{f"losses.tri_{head}.normalise": True for head in GLOBALS},
+    **{f"losses.tri_{head}.normalize": True for head in GLOBALS},
     **{f"losses.tri_{head}.margin": 0.3 for head in GLOBALS},
     "fed.rounds": 16,
     "fed.num_clients": 4,

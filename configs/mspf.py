@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
 
-CENTRE_WEIGHT = 0.0007  # a2 of the paper
+CENTER_WEIGHT = 0.0007  # a2 of the paper
 
 
 def recipe() -> ConfigDict:
@@ -30,7 +30,7 @@ def recipe() -> ConfigDict:
         "flip": {"probability": 0.5},
         "erase": {"probability": 0.5, "area": (0.02, 0.4), "aspect": (0.3, 3.33), "tries": 100},
     }
-    # Written into the normalised image, where it is a light grey: what the released code does.
+    # Written into the normalized image, where it is a light gray: what the released code does.
     config_lib.override(config, {"preprocess.erase_fill": (0.4914, 0.4822, 0.4465)})
     for head in ("g", "l"):  # all losses are means over the two heads
         config.losses[f"ce_{head}"] = {
@@ -42,14 +42,14 @@ def recipe() -> ConfigDict:
         config.losses[f"tri_{head}"] = {"loss": "triplet", "on": f"feature/{head}", "weight": 0.5, "margin": 0.3}
         config.losses[f"center_{head}"] = {
             "loss": "center",
-            "on": (f"feature/{head}", f"extra/centres_{head}"),
-            "weight": 0.5 * CENTRE_WEIGHT,
+            "on": (f"feature/{head}", f"extra/centers_{head}"),
+            "weight": 0.5 * CENTER_WEIGHT,
         }
-        config.extras[f"centres_{head}"] = {
-            "kind": "centres",
+        config.extras[f"centers_{head}"] = {
+            "kind": "centers",
             "dimension": f"neck_{head}/bias",
             "learning_rate": 0.5,
-            "scale": 1 / (0.5 * CENTRE_WEIGHT),  # the centres' own step does not know the term's weight
+            "scale": 1 / (0.5 * CENTER_WEIGHT),  # the centers' own step does not know the term's weight
             "trainable": True,
         }
     config.monitors = {"accuracy": {"loss": "accuracy", "on": "logits/g"}}
@@ -75,7 +75,7 @@ def recipe() -> ConfigDict:
     return config
 
 
-# Half the width at 64 x 32, from scratch, where triplets of unnormalised features drown the identity losses: the demo
+# Half the width at 64 x 32, from scratch, where triplets of unnormalized features drown the identity losses: the demo
 # mines on the unit sphere. Patches of 16 x 16 pixels still reach the last map's grid.
 DEMO = {
     "data.augment.pad_crop": {"pad": 2},
@@ -84,7 +84,7 @@ DEMO = {
     "data.height": 64,
     "data.width": 32,
     "model.width": "x0_5",
-    **{f"losses.tri_{head}.normalise": True for head in ("g", "l")},
+    **{f"losses.tri_{head}.normalize": True for head in ("g", "l")},
 }
 
 PRESETS = {"demo": DEMO, **config_lib.DATASETS}
@@ -96,14 +96,14 @@ OSNET = {
     "model.name": "osnet",
     "monitors.accuracy.on": "logits/b",
     **{f"losses.{loss}_l": None for loss in ("ce", "tri", "center")},
-    "extras.centres_l": None,
+    "extras.centers_l": None,
     **{f"losses.{loss}_g.weight": 1.0 for loss in ("ce", "tri")},
-    "losses.center_g.weight": CENTRE_WEIGHT,
+    "losses.center_g.weight": CENTER_WEIGHT,
     "losses.ce_g.on": "logits/b",
     "losses.tri_g.on": "feature/b",
-    "losses.center_g.on": ("feature/b", "extra/centres_g"),
-    "extras.centres_g.dimension": 512,
-    "extras.centres_g.scale": 1 / CENTRE_WEIGHT,
+    "losses.center_g.on": ("feature/b", "extra/centers_g"),
+    "extras.centers_g.dimension": 512,
+    "extras.centers_g.scale": 1 / CENTER_WEIGHT,
 }
 
 VARIANTS = {
@@ -126,9 +126,9 @@ VARIANTS = {
     "mspf_sam2": {"model.sam_maps": (2, 3)},
     "mspf_att_twice": {"model.attention_at": (2, 3)},
     "mspf_osfa_att": {"model.attention": "spatial_channel", "model.attention_kind": "osfa"},
-    "mspf_frozen_centres": {f"extras.centres_{head}.trainable": False for head in ("g", "l")},
-    "mspf_no_centres": {
-        key: None for head in ("g", "l") for key in (f"losses.center_{head}", f"extras.centres_{head}")
+    "mspf_frozen_centers": {f"extras.centers_{head}.trainable": False for head in ("g", "l")},
+    "mspf_no_centers": {
+        key: None for head in ("g", "l") for key in (f"losses.center_{head}", f"extras.centers_{head}")
     },
     "mspf_soft_triplet": {f"losses.tri_{head}.margin": "soft" for head in ("g", "l")},
     "mspf_constant_rate": {"schedule": {"name": "constant"}, "optimizer.learning_rate": 3.5e-5},

@@ -1,7 +1,7 @@
 """OSNet: omni-scale features from a 2.2 million parameter network, by its authors' own recipe.
 
 Reproduces: Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019, arXiv 1905.00953;
-"Learning Generalisable Omni-Scale Representations for Person Re-Identification", TPAMI 2021 (OSNet-AIN). Rank-1 / mAP
+"Learning Generalizable Omni-Scale Representations for Person Re-Identification", TPAMI 2021 (OSNet-AIN). Rank-1 / mAP
 of torchreid's models with this recipe from ImageNet weights (flip only, Euclidean distance, without re-ranking):
 
     width    Market-1501    DukeMTMC-reID
@@ -76,7 +76,7 @@ VARIANTS = {
     "osnet_x0_75": {"model.width": "x0_75"},
     "osnet_x0_5": {"model.width": "x0_5"},
     "osnet_x0_25": {"model.width": "x0_25"},
-    # With instance normalisation, at any width: behind osnet_<width> or at the preset's own.
+    # With instance normalization, at any width: behind osnet_<width> or at the preset's own.
     "osnet_ibn": {"model.kind": "ibn"},
     "osnet_ain": {"model.kind": "ain"},
     # ImageNet weights are not at hand: all layers learn from the first epoch on.

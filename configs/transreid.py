@@ -45,7 +45,7 @@ def recipe() -> ConfigDict:
             "on": f"feature/{name}",
             "weight": weight,
             "margin": "soft",
-            "normalise": False,
+            "normalize": False,
         }
     config.monitors = {"accuracy": {"loss": "accuracy", "on": "logits/g"}}
     config.optimizer.update(
@@ -77,7 +77,7 @@ DEMO = {
     "model.heads": 3,
     "model.patch": 8,
     "model.stride": 8,
-    **{f"losses.tri_{name}.normalise": True for name in HEADS},
+    **{f"losses.tri_{name}.normalize": True for name in HEADS},
 }
 
 # It differs from ViT by its weights, and by more erasing.

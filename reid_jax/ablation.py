@@ -161,7 +161,7 @@ def collect(plan: Plan, metrics: Sequence[str] = SHOWN) -> list[dict[str, Any]]:
 
     Scores are the usual ones and `metrics`, what stands behind the data set's name in `result.json` ("corrupted/mAP").
 
-    What the first row's runs measured without training (raw pixels, a colour histogram, the untrained network) comes
+    What the first row's runs measured without training (raw pixels, a color histogram, the untrained network) comes
     first, as rows of its own with nothing trained.
     """
     trained, untrained = [], []

@@ -55,8 +55,8 @@ class Subject:
     Attributes:
         name: for the table.
         settings: resolved config.
-        config: given where the train step is the config's own (images in uint8, all losses, its optimiser) instead of
-            cross-entropy and SGD on normalised images.
+        config: given where the train step is the config's own (images in uint8, all losses, its optimizer) instead of
+            cross-entropy and SGD on normalized images.
     """
 
     name: str
@@ -103,7 +103,7 @@ def measure_models(
 
     Returns:
         A row for each: compile and step time, images per second (of the median step), FLOPs as the compiler counts
-        them, utilisation where the device's peak is known (bfloat16 only), the program's memory, how many times
+        them, utilization where the device's peak is known (bfloat16 only), the program's memory, how many times
         PyTorch's speed that is, by the median and by the fastest step; and the median step beside the first subject's.
     """
     rows: list[Row] = []

@@ -17,7 +17,7 @@ from reid_jax import config as config_lib
 
 USER_MISTAKE = 2
 
-# Sections whose keys are the keyword arguments of one constructor, which knows them and answers a misspelt one.
+# Sections whose keys are the keyword arguments of one constructor, which knows them and answers a misspelled one.
 OPEN_SECTIONS = ("model.", "data.options.", "data.sampler.", "data.augment.", "schedule.")
 
 
@@ -43,7 +43,7 @@ def run_with_config(main: Callable[[ConfigDict], int | None]) -> None:
     """Like `run`, for scripts with a `--config FILE[:ARGUMENT]` flag: calls `main(config)`.
 
     The flags are absl's and ml_collections'. The config is loaded and its overrides are looked up once before they are
-    parsed, so that a misspelt preset, variant or key is answered with what was probably meant.
+    parsed, so that a misspelled preset, variant or key is answered with what was probably meant.
     """
     allocator.keep_freed_memory()
     holder = config_flags.DEFINE_config_file(
@@ -128,7 +128,7 @@ def _check_config_flags(argv: Sequence[str]) -> None:
 
 
 def _near(key: str, known: Mapping[str, Any]) -> list[str]:
-    """The keys of the same section, or all sections' names where the section itself is misspelt."""
+    """The keys of the same section, or all sections' names where the section itself is misspelled."""
     section = key.rpartition(".")[0]
     same = [name for name in known if section and name.startswith(section + ".")]
     leaf = key.rpartition(".")[2]

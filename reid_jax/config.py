@@ -146,7 +146,7 @@ def defaults() -> ConfigDict:
         "weight_decays": ((".*", 5e-4),),
         "frozen": (),
         "clip_norm": None,
-        # Options of single optimisers; None leaves the optimiser's own default.
+        # Options of single optimizers; None leaves the optimizer's own default.
         "b1": None,
         "b2": None,
         "epsilon": None,

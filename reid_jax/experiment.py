@@ -255,7 +255,7 @@ class Experiment:
         return named
 
     def baselines(self, initial: state.TrainState) -> dict[str, float]:
-        """What any trained model must beat: the untrained network, raw pixels and a colour histogram."""
+        """What any trained model must beat: the untrained network, raw pixels and a color histogram."""
         ranked = {"untrained": self.rank(self.features(initial.variables))}
         for name, describe in scoring.SIMPLE_FEATURES.items():
             ranked[name] = self.rank(scoring.extract_simple(describe, self.dataset, self.extractor.size))

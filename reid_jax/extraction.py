@@ -34,7 +34,7 @@ class Files(Sequence):
     Args:
         paths: the files.
         names: what they are called in the features file.
-        on_bad_image: "fail" raises at the first file that does not decode, "skip" puts a grey pixel in its place and
+        on_bad_image: "fail" raises at the first file that does not decode, "skip" puts a gray pixel in its place and
             keeps its position in `bad`.
     """
 
@@ -351,7 +351,7 @@ def _meta(
         "dataset": source.dataset,
         "weights": extractor.origin,
         "metric": metric or meta["metric"],
-        "normalised": bool(np.all(np.abs(lengths - 1) < 1e-3)),
+        "normalized": bool(np.all(np.abs(lengths - 1) < 1e-3)),
         "dtype": np.dtype(inference.compute_dtype(extractor.settings["dtype"])).name,
         "device": scoring.device_name(),
         "commit": scoring.commit(),

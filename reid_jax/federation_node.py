@@ -52,7 +52,7 @@ class Node:
 
     @property
     def weight(self) -> float:
-        """Its share in the average before normalisation: training images, or clients."""
+        """Its share in the average before normalization: training images, or clients."""
         clients = self._rounds.federation.clients
         return float(sum(client.images for client in clients) if self.options.weights == "samples" else len(clients))
 
@@ -62,7 +62,7 @@ class Node:
         return {path: np.asarray(leaf) for path, leaf in flat.items() if path not in self._rounds.personal}
 
     def kept(self) -> dict[str, np.ndarray]:
-        """What never leaves this node: classifiers over its own identities, and a kept optimiser."""
+        """What never leaves this node: classifiers over its own identities, and a kept optimizer."""
         return {path: np.asarray(leaf) for path, leaf in trees.flatten(self.state.extra["clients"]).items()}
 
     def receive(self, theta: Arrays, number: int) -> None:

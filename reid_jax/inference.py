@@ -55,7 +55,7 @@ def build_model(settings: Mapping[str, Any], num_classes: int, num_cameras: int 
 
 
 def make_preprocess(settings: Mapping[str, Any]) -> Callable[..., dict[str, jax.Array]]:
-    """The one place where images are normalised: uint8 [B, H, W, 3] to float32, then boxes to erase are filled.
+    """The one place where images are normalized: uint8 [B, H, W, 3] to float32, then boxes to erase are filled.
 
     Args:
         settings: `mean` and `std` per channel for images in [0, 1], `erase_fill` (a mode of `ops.images.fill_boxes`).
@@ -68,7 +68,7 @@ def make_preprocess(settings: Mapping[str, Any]) -> Callable[..., dict[str, jax.
     def preprocess(batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> dict[str, jax.Array]:
         done = dict(batch)
         for index, name in enumerate(sorted(name for name in batch if name == "image" or name.startswith("image_"))):
-            images = image_ops.normalise(batch[name], settings["mean"], settings["std"])
+            images = image_ops.normalize(batch[name], settings["mean"], settings["std"])
             boxes = batch.get(name.replace("image", "erase_box", 1))
             if key is not None and boxes is not None:
                 images = image_ops.fill_boxes(images, boxes, settings["erase_fill"], jax.random.fold_in(key, index))
@@ -86,7 +86,7 @@ def init_variables(model: Any, settings: Mapping[str, Any], batch: Mapping[str, 
         params_key, dropout_key = jax.random.split(key)
         return model.init({"params": params_key, "dropout": dropout_key}, preprocess(batch), train=False)
 
-    # A hundred random draws that run once: optimising them would take most of a small run's start-up.
+    # A hundred random draws that run once: optimizing them would take most of a small run's start-up.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     variables = jax.jit(init, compiler_options=quick)(jax.random.key(settings["seed"]))
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}

@@ -1,7 +1,7 @@
 """Devices and processes: one mesh with one axis `data`, and the few things several processes must agree on.
 
 Parameters are replicated, batches are split over `data` on their first axis, and compiled code speaks of the global
-batch: batch normalisation and hard mining mean the same on one device, on eight, and on several machines.
+batch: batch normalization and hard mining mean the same on one device, on eight, and on several machines.
 
 With several machines the same command runs once per host; `session` joins the others, whom `reid_jax.cluster` finds
 from flags or from the environment of SLURM, Open MPI, Kubernetes or a TPU pod.

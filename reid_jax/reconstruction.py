@@ -43,15 +43,15 @@ def evaluate(
         return None
     batch = _erased(dataset.split("gallery"), settings["data"])
     preprocess = inference.make_preprocess(settings["preprocess"])
-    normalised = _normalised(settings)
+    normalized = _normalized(settings)
 
     def draw(variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
         batch = preprocess(batch, jax.random.key(0))
         outputs = model.apply(variables, batch, train=False)
         patches, clean = outputs["pixels/predicted"], batch["image_clean"]
         side = losses.side_of(patches, clean)
-        if normalised:
-            patches = losses.denormalise_patches(patches, image_ops.patchify(clean, side))
+        if normalized:
+            patches = losses.denormalize_patches(patches, image_ops.patchify(clean, side))
         mask = image_ops.patchify(batch["image"][..., :1] * 0, side) + outputs["pixels/mask"][..., None]
         whole = [image_ops.unpatchify(one, side, *clean.shape[1:3]) for one in (patches, mask)]
         return batch["image"], whole[0], clean, whole[1][..., 0] > 0
@@ -59,7 +59,7 @@ def evaluate(
     *pictures, mask = jax.device_get(jax.jit(draw)(variables, batch))
     mean, std = (np.asarray(settings["preprocess"][key], np.float32) for key in ("mean", "std"))
     seen, drawn, true = (picture * std + mean for picture in pictures)
-    return reconstruction.Reconstruction(seen, drawn, true, mask, comparable=not normalised)
+    return reconstruction.Reconstruction(seen, drawn, true, mask, comparable=not normalized)
 
 
 def _erased(split: records.Split, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -77,7 +77,7 @@ def _erased(split: records.Split, data: Mapping[str, Any]) -> dict[str, np.ndarr
     return {"image": images, "image_clean": images, "erase_box": np.asarray(boxes, np.int32), "camid": camids}
 
 
-def _normalised(settings: Mapping[str, Any]) -> bool:
+def _normalized(settings: Mapping[str, Any]) -> bool:
     """Whether training compared patches of mean 0 and variance 1."""
     terms = [term for _, resolved in phases.phase_configs(settings) for term in resolved["losses"].values()]
-    return any(term and term["loss"] == "masked_patches" and term.get("normalise", False) for term in terms)
+    return any(term and term["loss"] == "masked_patches" and term.get("normalize", False) for term in terms)

@@ -279,7 +279,7 @@ def summary(result: Mapping[str, Any]) -> str:
         lines.append(f"  corrupted: mean of {rounds} rounds; corruptions in training: {result['train_corruption']}")
     if f"{dataset}/reconstruction/psnr" in result:
         drawn, plain = (result[f"{dataset}/reconstruction/{name}"] for name in ("psnr", "mean_fill_psnr"))
-        lines.append(f"  erased patches drawn with {drawn:.2f} dB PSNR; filled with the mean colour: {plain:.2f} dB")
+        lines.append(f"  erased patches drawn with {drawn:.2f} dB PSNR; filled with the mean color: {plain:.2f} dB")
     lines.append(
         f"  {result['num_query']} queries ({result['num_query_without_match']} without a match left out), "
         f"{result['num_gallery']} gallery images"

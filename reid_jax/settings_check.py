@@ -1,6 +1,6 @@
 """Numbers and names of a resolved config that can be judged before any data is read.
 
-What a constructor or a name table knows (models, losses, samplers, schedules, optimisers) is checked there. This file
+What a constructor or a name table knows (models, losses, samplers, schedules, optimizers) is checked there. This file
 holds what would otherwise show late: a metric looked up after hours of training, or not at all: a learning rate that
 is no number, a run of no epochs.
 """

@@ -1,6 +1,6 @@
 """Nested dictionaries of arrays: paths, name patterns, counts, norms.
 
-A *path* is the keys on the way to a leaf joined by "/", for example `"backbone/conv1/kernel"`. Optimiser groups, weight
+A *path* is the keys on the way to a leaf joined by "/", for example `"backbone/conv1/kernel"`. Optimizer groups, weight
 conversion and checkpoints all speak of leaves by their path.
 """
 

@@ -21,7 +21,7 @@ class Entry:
     Attributes:
         model: name in `reid_jax.models.MODELS` and the fields that differ from its defaults.
         metric: the distance its features are made for.
-        notes: which weights belong to it, their licence, and what else a user should know.
+        notes: which weights belong to it, their license, and what else a user should know.
         height: rows of the images it sees.
         width: columns.
         interpolation: how images get that size, see `reid_jax.data.images.resize`.
@@ -105,7 +105,7 @@ ZOO: dict[str, Entry] = {
     "cfat": Entry(
         model={"name": "cfat", "sie": "camera"},
         metric="cosine",
-        notes="The student of CFAT, class token. Files of this package; of the authors' files (no licence) those of "
+        notes="The student of CFAT, class token. Files of this package; of the authors' files (no license) those of "
         "student and generator in one.",
     ),
     "amfor": Entry(
@@ -127,7 +127,7 @@ ZOO: dict[str, Entry] = {
     **{
         f"osnet_{'' if kind == 'plain' else kind + '_'}{width}": Entry(
             model={"name": "osnet", "width": width, "kind": kind},
-            # The authors test AIN, made for other data sets than the one it learnt from, by angle.
+            # The authors test AIN, made for other data sets than the one it learned from, by angle.
             metric="cosine" if kind == "ain" else "euclidean",
             notes=f"OSNet {width.replace('_', '.')}, {kind}. torchreid's files (MIT code; trained on ImageNet and on "
             "ReID data sets, whose terms apply) and files of scripts/convert_weights.py.",

@@ -1,7 +1,7 @@
 """Measures speed and memory: a table on the screen, JSON in a file.
 
     python scripts/benchmark.py train --model resnet50,mfv --batch 8 --torch
-    python scripts/benchmark.py train --demo                       # the demo's own step: all losses, its optimiser
+    python scripts/benchmark.py train --demo                       # the demo's own step: all losses, its optimizer
     python scripts/benchmark.py infer --model bot --batch 64,256 --dtype bfloat16
     python scripts/benchmark.py input
     python scripts/benchmark.py rank --size market1501,msmt17,growth
@@ -10,7 +10,7 @@
 
 Step times are medians, taken in turn (A B A B ...) and without compilation. With --model a train step is forward,
 backward, cross-entropy and SGD, so that it compares with the same in PyTorch (--torch); with --demo or --config it is
-the step of that run. FLOPs are the compiler's count; utilisation (mfu) is given where the device's peak is known.
+the step of that run. FLOPs are the compiler's count; utilization (mfu) is given where the device's peak is known.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def main(arguments: list[str]) -> int:
         tables[kind] = _measure(args, kind)
         print(f"\n{benchmarks.table(tables[kind])}", flush=True)
     if {"train", "infer"} & set(tables) and not any(row.get("mfu") for rows in tables.values() for row in rows):
-        print(f"\nno utilisation: no peak is known for {jax.devices()[0].device_kind} in this precision")
+        print(f"\nno utilization: no peak is known for {jax.devices()[0].device_kind} in this precision")
     about |= benchmarks.peak_memory()
     print("most memory: " + ", ".join(f"{key[:-8]} {about[key]:,} MB" for key in about if key.endswith("_peak_MB")))
     if args.output:

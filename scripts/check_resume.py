@@ -5,7 +5,7 @@
 
 Trains twice: once undisturbed, once killed with SIGKILL at random moments, every second of them while a checkpoint is
 being written. After each kill every checkpoint present is read whole. Prints a table; exit code 0 means that every
-array of the last checkpoint (parameters, statistics, optimiser, extras) has the same bits and `metrics.jsonl` the same
+array of the last checkpoint (parameters, statistics, optimizer, extras) has the same bits and `metrics.jsonl` the same
 numbers, times aside. Arguments not listed here go to scripts/main.py.
 """
 

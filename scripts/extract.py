@@ -7,7 +7,7 @@
 
 A folder of images gives `features` and `names`. A data set (the layout of any builder in datasets/, a folder with
 query/ and gallery/, a CSV file, or a prepared folder) gives query and gallery features, ready for scripts/evaluate.py.
-Size, interpolation and normalisation are the model's own and are written into `meta`.
+Size, interpolation and normalization are the model's own and are written into `meta`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ flags.DEFINE_integer("process_id", None, "Number of this process, from 0, with -
 
 
 def main(config: ConfigDict) -> int:
-    # Flags are parsed and a misspelt one is answered before JAX takes its seconds to load.
+    # Flags are parsed and a misspelled one is answered before JAX takes its seconds to load.
     from reid_jax import parallel, runner
 
     given = flags.FLAGS

@@ -5,7 +5,7 @@
     python scripts/prepare_dataset.py synthped --option size=demo --option seed=0
     python scripts/prepare_dataset.py --list
 
-Each data set's layout, licence and protocol are in datasets/<name>/README.md.
+Each data set's layout, license and protocol are in datasets/<name>/README.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--force", action="store_true", help="prepare again although it is done")
     parser.add_argument("--check", action="store_true", help="look at everything, report it, write nothing")
     parser.add_argument(
-        "--list", action="store_true", help="print the data sets with their licence and status, and end"
+        "--list", action="store_true", help="print the data sets with their license and status, and end"
     )
     return parser
 
@@ -40,10 +40,10 @@ def _list() -> str:
     rows = []
     for name in builders.available():
         about = builders.load(name).ABOUT
-        rows.append((name, about["needs"], about["licence"], about["status"]))
+        rows.append((name, about["needs"], about["license"], about["status"]))
     lines = []
-    for name, needs, licence, status in rows:
-        lines += [name, f"    needs:   {needs}", f"    licence: {licence}", f"    status:  {status}"]
+    for name, needs, license, status in rows:
+        lines += [name, f"    needs:   {needs}", f"    license: {license}", f"    status:  {status}"]
     return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ WIDTHS = {
     "x0_5": (32, 128, 192, 256),
     "x0_25": (16, 64, 96, 128),
 }
-# Instance normalisation in the blocks of conv2, conv3, conv4: none, behind the residual sum, inside the residual.
+# Instance normalization in the blocks of conv2, conv3, conv4: none, behind the residual sum, inside the residual.
 KINDS = {
     "plain": (("none", "none"), ("none", "none"), ("none", "none")),
     "ibn": (("sum", "sum"), ("none", "none"), ("none", "none")),
@@ -29,7 +29,7 @@ KINDS = {
 
 
 class ConvLayer(nn.Module):
-    """Convolution, batch ("batch"), instance ("instance") or no normalisation, ReLU."""
+    """Convolution, batch ("batch"), instance ("instance") or no normalization, ReLU."""
 
     def __init__(self, inputs: int, outputs: int, size: int = 1, stride: int = 1, norm="batch", relu=True) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class ConvLayer(nn.Module):
 
 
 class LightConv3x3(nn.Module):
-    """1×1, depthwise 3×3, batch normalisation, ReLU."""
+    """1×1, depthwise 3×3, batch normalization, ReLU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

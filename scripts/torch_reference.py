@@ -80,7 +80,7 @@ class ResNet(nn.Module):
         return self.fc(self.maps(x)["stage4"].mean((2, 3)))
 
 
-def randomise(model: nn.Module, seed: int) -> None:
+def randomize(model: nn.Module, seed: int) -> None:
     """Gives every parameter and running statistic a value that a swapped or dropped tensor would betray."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -99,7 +99,7 @@ def test_peaks_by_device_name(device, peak):
     assert benchmarks.peak_flops(device) == peak
 
 
-def test_utilisation_and_ratio_follow_from_the_median(monkeypatch):
+def test_utilization_and_ratio_follow_from_the_median(monkeypatch):
     program = types.SimpleNamespace(
         batch=8,
         timing=lambda wall, processor: throughput.Timing(1.0, min(wall), 0.1, float(np.median(wall)), 0, 1e12, 0, 10),

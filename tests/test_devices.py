@@ -1,6 +1,6 @@
 """One device, eight devices and two processes train the same network.
 
-Ten steps of MFV whole: batch normalisation and hard mining over the global batch, dropout, boxes filled with noise,
+Ten steps of MFV whole: batch normalization and hard mining over the global batch, dropout, boxes filled with noise,
 per-group rates, the averaged model. Everything is computed over the global batch, so only the order of float32 sums
 may differ.
 

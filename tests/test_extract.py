@@ -121,7 +121,7 @@ def test_a_plain_folder_by_the_script(script, weights, bot, photos, tmp_path, ca
     assert features.shape == (5, 32)
     assert features.dtype == np.float32
     assert meta["weights"] == {"file": "bot.npz", "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
-    assert meta["normalised"] is True
+    assert meta["normalized"] is True
     assert meta["metric"] == "cosine"
     assert meta["model"] == {"name": "bot", "width": 4, "depths": [1, 1, 1, 1], "variant": "resnet18"}
     assert meta["preprocessing"] == {
@@ -133,7 +133,7 @@ def test_a_plain_folder_by_the_script(script, weights, bot, photos, tmp_path, ca
     }
     assert [one.name for one in output.parent.iterdir()] == ["features.npz"]
 
-    # The same in Python, and by hand: resized, normalised once, the network's test feature.
+    # The same in Python, and by hand: resized, normalized once, the network's test feature.
     extractor, variables = bot
     loaded = [inference.load_image(photos / name) for name in NAMES]
     np.testing.assert_allclose(extractor.images(variables, loaded).features, features, atol=2e-6)

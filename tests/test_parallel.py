@@ -163,7 +163,7 @@ WORKER = """
     from reid_jax.errors import UserError
 
     def work(mesh, weights, batch, loss, index, folder):
-        value, centred = loss(weights, batch)
+        value, centered = loss(weights, batch)
         try:
             parallel.agree("the config", f"config {index}")
             refused = None
@@ -173,7 +173,7 @@ WORKER = """
         result = {
             "main": parallel.is_main(),
             "value": float(value),
-            "centred": parallel.gather(centred).tolist(),
+            "centered": parallel.gather(centered).tolist(),
             "local": parallel.local_rows(batch["x"]).tolist(),
             "weights": parallel.gather(weights)["w"].tolist(),
             "text": parallel.broadcast_text(f"from {index}"),
@@ -190,7 +190,7 @@ WORKER = """
         weights = parallel.replicate({"w": np.float32([1, 2])}, mesh)
 
         @jax.jit
-        def loss(weights, batch):  # a statistic over the global batch, as batch normalisation takes
+        def loss(weights, batch):  # a statistic over the global batch, as batch normalization takes
             x = batch["x"] - batch["x"].mean(0)
             return (x * x * weights["w"]).sum(), x
 
@@ -250,10 +250,10 @@ def test_two_processes_agree(tmp_path):
     assert [code for code, _, _ in outcomes] == [0, 0], outcomes
     first, second = (json.loads(out.strip().splitlines()[-1]) for _, out, _ in outcomes)
     rows = np.array([[0, 1], [2, 3], [10, 11], [12, 13]], np.float64)
-    centred = rows - rows.mean(0)
+    centered = rows - rows.mean(0)
     for result in (first, second):
-        np.testing.assert_allclose(result["centred"], centred, rtol=1e-6)
-        np.testing.assert_allclose(result["value"], (centred**2 * [1, 2]).sum(), rtol=1e-6)
+        np.testing.assert_allclose(result["centered"], centered, rtol=1e-6)
+        np.testing.assert_allclose(result["value"], (centered**2 * [1, 2]).sum(), rtol=1e-6)
         assert result["weights"] == [1, 2]
         assert result["text"] == "from 0"
         assert result["folder"] == str(tmp_path / "run")

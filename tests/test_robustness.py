@@ -19,7 +19,7 @@ SIZE = {"height": 32, "width": 16, "interpolation": "bilinear"}
 
 
 def make_split(name, shots, seed):
-    """Pictures of six people in two-coloured clothes; every camera has a brightness of its own."""
+    """Pictures of six people in two-colored clothes; every camera has a brightness of its own."""
     rng = np.random.default_rng(seed)
     source, pids, camids = [], [], []
     for pid in range(1, 7):

@@ -1,7 +1,7 @@
 """CUHK03 under the 767/700 protocol ("CUHK03-NP"), with boxes drawn by hand (labeled) or by a detector (detected).
 
 Reads the folders that go by the name of the protocol, or the original `cuhk-03.mat` with the protocol's list files.
-Layout, protocol and licence are in the README beside this file.
+Layout, protocol and license are in the README beside this file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from reid_datasets import common
 ABOUT = {
     "title": "CUHK03-NP",
     "needs": "cuhk03-np.zip, or cuhk-03.mat with the two protocol files (and `pip install h5py scipy`)",
-    "licence": "academic research only; no licence text",
+    "license": "academic research only; no license text",
     "status": "available",
 }
 # Keyword arguments of `scan` that a data set's name stands for.

@@ -14,7 +14,7 @@ from reid_datasets import common
 ABOUT = {
     "title": "DukeMTMC-reID",
     "needs": "DukeMTMC-reID.zip, if you hold a copy",
-    "licence": "CC BY-NC-SA 4.0 while it was published",
+    "license": "CC BY-NC-SA 4.0 while it was published",
     "status": "withdrawn by its authors over privacy",
 }
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}

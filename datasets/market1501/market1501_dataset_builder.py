@@ -1,6 +1,6 @@
 """Market-1501: 32,668 boxes of 1,501 people seen by six cameras in front of a supermarket.
 
-This file turns the published folders into records; layout, protocol and licence are in the README beside it.
+This file turns the published folders into records; layout, protocol and license are in the README beside it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from reid_datasets import common
 ABOUT = {
     "title": "Market-1501",
     "needs": "Market-1501-v15.09.15.zip, from its authors",
-    "licence": "academic research only; no licence text",
+    "license": "academic research only; no license text",
     "status": "available",
 }
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}

@@ -1,6 +1,6 @@
 """MSMT17: 126,441 boxes of 4,101 people seen by fifteen cameras, indoors and outdoors, at four times of a month.
 
-Version 1 are the images as first published, version 2 those with masked faces. Layout, protocol and licence are in the
+Version 1 are the images as first published, version 2 those with masked faces. Layout, protocol and license are in the
 README beside this file.
 """
 
@@ -16,7 +16,7 @@ from reid_datasets import common
 ABOUT = {
     "title": "MSMT17",
     "needs": "version 1, or version 2 with masked faces (option version), from its authors",
-    "licence": "non-commercial research, by signed agreement",
+    "license": "non-commercial research, by signed agreement",
     "status": "on request",
 }
 # Folders of the training and the test half.

@@ -13,7 +13,7 @@ from reid_datasets import common
 ABOUT = {
     "title": "Occluded-DukeMTMC",
     "needs": "folders made from DukeMTMC-reID by the authors' name lists",
-    "licence": "that of DukeMTMC-reID",
+    "license": "that of DukeMTMC-reID",
     "status": "withdrawn with DukeMTMC",
 }
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}

@@ -12,11 +12,11 @@ from reid_datasets import common
 ABOUT = {
     "title": "Occluded-REID",
     "needs": "Occluded_REID, from its authors",
-    "licence": "academic research only; no licence text",
+    "license": "academic research only; no license text",
     "status": "available; no training split",
 }
 FOLDERS = {"query": "occluded_body_images", "gallery": "whole_body_images"}
-# No camera is labelled: the protocol takes queries and gallery as two cameras, so that its camera rule removes nothing.
+# No camera is labeled: the protocol takes queries and gallery as two cameras, so that its camera rule removes nothing.
 PUBLISHED = {
     "query": {"images": 1_000, "identities": 200, "cameras": 1},
     "gallery": {"images": 1_000, "identities": 200, "cameras": 1},

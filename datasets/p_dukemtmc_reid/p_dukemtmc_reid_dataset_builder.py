@@ -12,14 +12,14 @@ from reid_datasets import common
 ABOUT = {
     "title": "P-DukeMTMC-reID",
     "needs": "P-DukeMTMC-reID.zip, if you hold a copy",
-    "licence": "that of DukeMTMC-reID",
+    "license": "that of DukeMTMC-reID",
     "status": "withdrawn with DukeMTMC",
 }
 # No published counts: the ones commonly quoted (README) have no source that states them.
 DISJOINT_IDENTITIES = True
 
 _HIDDEN, _WHOLE = "occluded_body_images", "whole_body_images"
-# No camera is labelled: hidden and whole images count as two cameras, so that the camera rule removes nothing.
+# No camera is labeled: hidden and whole images count as two cameras, so that the camera rule removes nothing.
 _CAMERAS = {_HIDDEN: 0, _WHOLE: 1}
 _SPLITS = {"train": ("train", (_HIDDEN, _WHOLE)), "query": ("test", (_HIDDEN,)), "gallery": ("test", (_WHOLE,))}
 _FOLDERS = tuple(dict.fromkeys(f"{half}/{name}" for half, names in _SPLITS.values() for name in names))

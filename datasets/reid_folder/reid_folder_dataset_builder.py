@@ -16,7 +16,7 @@ from reid_datasets import common
 ABOUT = {
     "title": "your own images",
     "needs": "a folder or a CSV file of path,pid,camid,split",
-    "licence": "yours",
+    "license": "yours",
     "status": "as long as you may use them",
 }
 SPLITS = ("train", "query", "gallery")

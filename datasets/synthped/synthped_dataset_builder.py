@@ -18,7 +18,7 @@ from reid_jax.data import synthped
 ABOUT = {
     "title": "SynthPed, SynthPed occluded",
     "needs": "nothing: drawn from a seed (options size and seed)",
-    "licence": "MIT",
+    "license": "MIT",
     "status": "depicts nobody",
 }
 SPLITS = ("train", "query", "gallery")

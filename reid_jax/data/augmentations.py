@@ -72,7 +72,7 @@ def _translate_y(image: np.ndarray, strength: float, rng: np.random.Generator) -
     return _warp(image, np.array([[1, 0, 0], [0, 1, _sign(rng) * int(strength * image.shape[0] / 3)]]))
 
 
-# Nothing here is among the twenty test corruptions: no colour, contrast, brightness or sharpness.
+# Nothing here is among the twenty test corruptions: no color, contrast, brightness or sharpness.
 OPERATIONS: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
     "autocontrast": _autocontrast,
     "equalize": _equalize,
@@ -207,7 +207,7 @@ class Occlude:
     """Pastes a patch of another image into a corner, as something that hides the person.
 
     The patch, a random box of the donor, is stretched over the whole height (tall patches, h/w > 2) or the whole
-    width, covers a quarter to a half of the other side, changes its colours and may be mirrored. Maps are zeroed
+    width, covers a quarter to a half of the other side, changes its colors and may be mirrored. Maps are zeroed
     under it. Without a donor the image itself is cut.
 
     Attributes:
@@ -248,7 +248,7 @@ class Occlude:
         else:
             size = (max(1, round(share * height)), width)
         patch = images.resize(np.ascontiguousarray(donor[top:bottom, left:right]), *size)
-        patch = self._recolour(patch, rng)
+        patch = self._recolor(patch, rng)
         if rng.random() < 0.5:
             patch = patch[:, ::-1]
         down, across = rng.integers(0, 2, 2)  # which corner
@@ -258,10 +258,10 @@ class Occlude:
         changed["image"][box[0] : box[2], box[1] : box[3]] = patch
         return clear_maps(changed, box)
 
-    def _recolour(self, patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _recolor(self, patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         brightness, contrast, saturation = rng.uniform(1 - self.jitter, 1 + self.jitter, 3)
         values = np.float32(brightness) * patch
         mean = values.mean()
         values = mean + np.float32(contrast) * (values - mean)
-        grey = values.mean(axis=2, keepdims=True)
-        return np.clip(grey + np.float32(saturation) * (values - grey) + 0.5, 0, 255).astype(np.uint8)
+        gray = values.mean(axis=2, keepdims=True)
+        return np.clip(gray + np.float32(saturation) * (values - gray) + 0.5, 0, 255).astype(np.uint8)

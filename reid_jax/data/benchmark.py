@@ -1,7 +1,7 @@
 """How fast the host makes training batches: each stage alone, the whole pipeline, and a plain loop beside it.
 
 Everything is timed in one alternating run: round after round, each candidate once, and the best round counts, so that
-a busy neighbour or a warming processor hurts all of them alike. Pictures are drawn here; no data set is needed.
+a busy neighbor or a warming processor hurts all of them alike. Pictures are drawn here; no data set is needed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def measure(
     Returns:
         One row for each candidate: `stage`, `images_per_second` (of the best round), `spread` (slowest round over
         fastest, as times), `threads`. "pipeline ..." rows are the pipeline as training uses it, with the cache filled
-        or without one; "plain numpy loop" decodes, augments and normalises image by image to float32 and stacks.
+        or without one; "plain numpy loop" decodes, augments and normalizes image by image to float32 and stacks.
     """
     split = drawn_split() if split is None else split
     threads = min(8, os.cpu_count() or 1) if threads is None else threads
@@ -126,7 +126,7 @@ def measure_corruptions(
         rounds: how often each candidate takes its turn; the fastest counts.
 
     Returns:
-        One row for each: `stage`, `images_per_second` (of a core: by processor time, so that a busy neighbour does
+        One row for each: `stage`, `images_per_second` (of a core: by processor time, so that a busy neighbor does
         not count), `milliseconds` for one image, `spread` as in `measure`; and "corruptions, mean of the twenty": as
         fast as an evaluation that draws them with equal odds.
     """
@@ -220,7 +220,7 @@ def _apply(transform: transforms.Transform, elements: list[transforms.Element], 
 
 
 def _plain_loop(split: records.Split, labels: np.ndarray, settings: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
-    """What a data loader without workers does: one image after the other, normalised and erased on the host."""
+    """What a data loader without workers does: one image after the other, normalized and erased on the host."""
     sampler = samplers.build(settings["sampler"], labels, 0)
     chain = transforms.build_chain(
         settings["augment"], settings["height"], settings["width"], settings["interpolation"]

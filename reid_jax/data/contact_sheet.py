@@ -15,8 +15,8 @@ PAPER = 255
 MARGIN = 3  # pixels around each image
 LABEL = 16  # height of a line of text
 
-# Colours of part labels 1…8: head, left and right arm, torso, left and right leg, left and right foot.
-PART_COLOURS = np.array(
+# Colors of part labels 1…8: head, left and right arm, torso, left and right leg, left and right foot.
+PART_ColorS = np.array(
     [
         (0, 0, 0),
         (228, 70, 70),
@@ -33,14 +33,14 @@ PART_COLOURS = np.array(
 
 
 def overlay_parts(image: np.ndarray, parts: np.ndarray, strength: float = 0.6) -> np.ndarray:
-    """Tints the labelled pixels of an image.
+    """Tints the labeled pixels of an image.
 
     Args:
         image: uint8 [H, W, 3].
         parts: uint8 [H, W], 0 background.
-        strength: share of the label's colour.
+        strength: share of the label's color.
     """
-    tint = PART_COLOURS[np.minimum(parts, len(PART_COLOURS) - 1)]
+    tint = PART_ColorS[np.minimum(parts, len(PART_ColorS) - 1)]
     mixed = (image * (1 - strength) + tint * strength).astype(np.uint8)
     return np.where((parts > 0)[..., None], mixed, image)
 

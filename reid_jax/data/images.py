@@ -2,7 +2,7 @@
 
 The reference is Pillow, because the published recipes were trained on what Pillow (and torchvision over it) hands out.
 `decode` equals it bit for bit and is twice as fast on JPEG. `resize` equals it bit for bit, except for `bilinear`
-enlargement, which is computed exactly rounded and so differs from Pillow's two-pass rounding by at most one grey level.
+enlargement, which is computed exactly rounded and so differs from Pillow's two-pass rounding by at most one gray level.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def decode(data: bytes, name: str = "an image") -> np.ndarray:
         name: what to call the picture in an error, normally its file name.
 
     Returns:
-        uint8 [H, W, 3], RGB. Grey pictures are repeated over the channels, transparency is dropped.
+        uint8 [H, W, 3], RGB. Gray pictures are repeated over the channels, transparency is dropped.
 
     Raises:
         UserError: the bytes are no image, or are cut off, or hold more than 8 bits per channel.
     """
     if data[:3] == _JPEG_START:
         try:
-            _, _, colours, _ = simplejpeg.decode_jpeg_header(data)
+            _, _, colors, _ = simplejpeg.decode_jpeg_header(data)
             # CMYK goes through Pillow, whose conversion to RGB is the reference.
-            if colours in ("YCbCr", "RGB", "Gray", "GRAY"):
+            if colors in ("YCbCr", "RGB", "Gray", "GRAY"):
                 return simplejpeg.decode_jpeg(data, "RGB")
         except ValueError:
             pass  # Pillow forgives more (stray bytes between markers) and words the rest.
@@ -91,7 +91,7 @@ def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
-    """Encodes uint8 [H, W, 3] as JPEG with full-resolution colour (4:4:4): small persons are mostly colour."""
+    """Encodes uint8 [H, W, 3] as JPEG with full-resolution color (4:4:4): small persons are mostly color."""
     return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, "RGB", "444")
 
 
@@ -140,10 +140,10 @@ def resize(image: np.ndarray, height: int, width: int, interpolation: str = "bil
     Microseconds on one core for 128x64 to 256x128 (what Market-1501 needs) | for 300x120 to 256x128:
 
         bilinear    64 |  360    as Pillow's: triangle filter, widened ("antialiased") where a side shrinks. Enlarging
-                                 is done by OpenCV's exactly rounded kernel, at most one grey level from Pillow
+                                 is done by OpenCV's exactly rounded kernel, at most one gray level from Pillow
                                  (Pillow itself: 266), shrinking by Pillow.
         bicubic    380 |  560    Pillow's own. OpenCV's is ten times faster and another kernel (a = -0.75, no
-                                 antialiasing): up to 8 grey levels away when enlarging, 20 when shrinking.
+                                 antialiasing): up to 8 gray levels away when enlarging, 20 when shrinking.
         area        36 |   58    mean over each target pixel's footprint, for shrinking; enlarging repeats pixels.
         nearest     50 |   50    Pillow's, bit for bit; for label maps.
 

@@ -6,7 +6,7 @@ hosts, and a run is resumed by starting at a step. Grain computes them ahead of 
 a whole batch, which is filled in place.
 
 Several hosts: each fills its contiguous share of every global batch, so the shares in process order are the batch.
-Images travel as bytes; normalisation and the filling of erased boxes belong to the device (`reid_jax.ops.images`).
+Images travel as bytes; normalization and the filling of erased boxes belong to the device (`reid_jax.ops.images`).
 """
 
 from __future__ import annotations

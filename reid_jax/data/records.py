@@ -50,7 +50,7 @@ class RecordSource(Sequence):
     """
 
     def __init__(self, records: Sequence[bytes]):
-        """Wraps what answers `len` and `[i]` with serialised examples (array_record's own data source)."""
+        """Wraps what answers `len` and `[i]` with serialized examples (array_record's own data source)."""
         self._records = records
 
     def __len__(self) -> int:
@@ -71,12 +71,12 @@ class RecordSource(Sequence):
         return f"RecordSource({len(self)} records)"
 
 
-def _parse_example(serialised: bytes) -> dict[str, Any]:
+def _parse_example(serialized: bytes) -> dict[str, Any]:
     # TFDS's own route (`SkipDecoding`) builds a numpy array per field and takes twice the time of this loop.
     from tensorflow_datasets.proto import tf_example_pb2
 
     element: dict[str, Any] = {}
-    example = tf_example_pb2.Example.FromString(serialised)
+    example = tf_example_pb2.Example.FromString(serialized)
     for key, feature in example.features.feature.items():
         kind = feature.WhichOneof("kind")
         values: Any = getattr(feature, kind).value if kind else ()

@@ -1,4 +1,4 @@
-"""Features without learning: raw pixels, and a colour histogram per third of the body.
+"""Features without learning: raw pixels, and a color histogram per third of the body.
 
 They are the bar that a trained network must clear; both take milliseconds per thousand images and need numpy only.
 """
@@ -37,7 +37,7 @@ def hsv(images: np.ndarray) -> np.ndarray:
         images: uint8 `[..., 3]` RGB.
 
     Returns:
-        float32 `[..., 3]`, each in [0, 1]; hue 0 is red and 1/3 green, grey has hue 0.
+        float32 `[..., 3]`, each in [0, 1]; hue 0 is red and 1/3 green, gray has hue 0.
     """
     rgb = images.astype(np.float32) / np.float32(255.0)
     red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
@@ -55,10 +55,10 @@ def hsv(images: np.ndarray) -> np.ndarray:
 
 
 def hsv_histogram(images: np.ndarray, thirds: int = 3, bins: tuple[int, int, int] = (12, 6, 6)) -> np.ndarray:
-    """Counts colours in horizontal thirds (head and chest, hips, legs), smoothed, by square root (Hellinger).
+    """Counts colors in horizontal thirds (head and chest, hips, legs), smoothed, by square root (Hellinger).
 
     Only the middle half of the width is counted: the person stands there, and the background belongs to the camera.
-    Counts leak into neighbouring cells (1, 2, 1)/4, so that a colour at the border of a cell is not lost.
+    Counts leak into neighboring cells (1, 2, 1)/4, so that a color at the border of a cell is not lost.
 
     Args:
         images: uint8 `[N, H, W, 3]` RGB.
@@ -72,8 +72,8 @@ def hsv_histogram(images: np.ndarray, thirds: int = 3, bins: tuple[int, int, int
     middle = slice(columns // 4, columns - columns // 4)
     features = np.empty((count, thirds, int(np.prod(bins))), np.float32)
     for position, image in enumerate(images):  # one at a time: the data set need not fit into memory thrice
-        colour = hsv(image[:, middle])
-        index = [np.minimum((colour[..., k] * bins[k]).astype(np.int32), bins[k] - 1) for k in range(3)]
+        color = hsv(image[:, middle])
+        index = [np.minimum((color[..., k] * bins[k]).astype(np.int32), bins[k] - 1) for k in range(3)]
         cell = (index[0] * bins[1] + index[1]) * bins[2] + index[2]
         for band in range(thirds):
             part = cell[band * rows // thirds : (band + 1) * rows // thirds]

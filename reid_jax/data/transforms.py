@@ -8,7 +8,7 @@ Chance comes only from the generator that is given, and nothing in the element t
 
     build_chain(dict(flip=dict(probability=0.5), pad_crop=dict(pad=10), erase={}), height=256, width=128)
 
-Normalisation and the fill of erased boxes happen on the device (`reid_jax.ops.images`), so that bytes travel.
+Normalization and the fill of erased boxes happen on the device (`reid_jax.ops.images`), so that bytes travel.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _shift(array: np.ndarray, down: int, right: int, fill: int) -> np.ndarray:
 class Jitter:
     """Random brightness, contrast, saturation and hue, in random order, on uint8 after each step.
 
-    A strength `s` of the first three draws a factor from U(max(0, 1 - s), 1 + s); `hue` draws a turn of the colour
+    A strength `s` of the first three draws a factor from U(max(0, 1 - s), 1 + s); `hue` draws a turn of the color
     circle from U(-hue, hue), hue <= 0.5. A strength 0 leaves that property alone. Meaning and order follow
     torchvision's ColorJitter on 8-bit images.
     """
@@ -177,21 +177,21 @@ def scale_brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def scale_contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Blends with the mean grey of the image."""
-    grey = int(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean() + 0.5)
-    return cv2.LUT(image, _blend_table(grey, factor))
+    """Blends with the mean gray of the image."""
+    gray = int(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean() + 0.5)
+    return cv2.LUT(image, _blend_table(gray, factor))
 
 
 def scale_saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """Blends with the grey picture (ITU-R 601 weights)."""
-    grey = np.array([[0.299, 0.587, 0.114]]).repeat(3, axis=0)
-    return cv2.transform(image, factor * np.eye(3) + (1 - factor) * grey)
+    """Blends with the gray picture (ITU-R 601 weights)."""
+    gray = np.array([[0.299, 0.587, 0.114]]).repeat(3, axis=0)
+    return cv2.transform(image, factor * np.eye(3) + (1 - factor) * gray)
 
 
 def turn_hue(image: np.ndarray, turn: float) -> np.ndarray:
     """Adds `turn` (a share of the full circle, in [-0.5, 0.5]) to the hue."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(int(turn * 255) % 256)  # wraps around, as the colour circle does
+    hsv[..., 0] += np.uint8(int(turn * 255) % 256)  # wraps around, as the color circle does
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
@@ -203,7 +203,7 @@ def _blend_table(base: int, factor: float) -> np.ndarray:
 class Erase:
     """Chooses the box of random erasing: `erase_box` int32 `[4]` = (top, left, bottom, right), zeros for none.
 
-    The image itself is filled on the device after normalisation; maps are zeroed here, so that an erased pixel
+    The image itself is filled on the device after normalization; maps are zeroed here, so that an erased pixel
     belongs to no body part.
 
     Attributes:
@@ -298,7 +298,7 @@ def build_transform(name: str, options: Mapping[str, Any]) -> Transform:
     """Makes one transform of the table.
 
     Raises:
-        UserError: unknown name, misspelt option, or a value out of range.
+        UserError: unknown name, misspelled option, or a value out of range.
     """
     if name not in TRANSFORMS:
         raise errors.unknown("transform", name, TRANSFORMS)

@@ -55,15 +55,15 @@ def synthetic(size: Size, dimensions: int, seed: int = 0, separation: float = 0.
     drawn = generator.choice(size.identities, inside, p=weights / weights.sum()) + 1
     gallery_ids = generator.permutation(np.concatenate([drawn, np.zeros(size.num_gallery - inside, np.int64)]))
     query_ids = generator.integers(1, size.identities + 1, size.num_query)
-    centres = separation * generator.standard_normal((size.identities + 1, dimensions), dtype=np.float32)
-    centres[0] = 0
+    centers = separation * generator.standard_normal((size.identities + 1, dimensions), dtype=np.float32)
+    centers[0] = 0
 
     def features(ids: np.ndarray) -> np.ndarray:
         noise = generator.uniform(0.6, 2.2, (len(ids), 1)).astype(np.float32)
         out = generator.standard_normal((len(ids), dimensions), dtype=np.float32)
         out *= noise
         for first in range(0, len(ids), 8192):  # no second array of the size of the gallery
-            out[first : first + 8192] += centres[ids[first : first + 8192]]
+            out[first : first + 8192] += centers[ids[first : first + 8192]]
         return out
 
     return FeatureSet(

@@ -71,7 +71,7 @@ class Table:
         return cls(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter, order, start, size)
 
     def tiles(self, block: int) -> Iterator[Tile]:
-        """Queries with candidates, in blocks of similar candidate counts; neighbours share identities."""
+        """Queries with candidates, in blocks of similar candidate counts; neighbors share identities."""
         rows = np.lexsort((self.query_ids, self.size))
         rows = rows[self.size[rows] > 0]
         for begin in range(0, len(rows), block):

@@ -110,7 +110,7 @@ def unit_length(features: np.ndarray) -> np.ndarray:
 
 
 def prepare(features: np.ndarray, metric: str, visibility: np.ndarray | None = None) -> Side:
-    """Brings features into the form the block functions read; here and nowhere else they are normalised.
+    """Brings features into the form the block functions read; here and nowhere else they are normalized.
 
     Args:
         features: [N, D] or [N, S, D] float32.
@@ -260,7 +260,7 @@ def pairwise(
     return out
 
 
-class Neighbours(NamedTuple):
+class Neighbors(NamedTuple):
     """The nearest gallery rows of every query, nearest first.
 
     Attributes:
@@ -301,7 +301,7 @@ def nearest(
     query_block: int = 512,
     gallery_block: int = 4096,
     mesh: Mesh | None = None,
-) -> Neighbours:
+) -> Neighbors:
     """The k nearest gallery rows of every query; ties in gallery order.
 
     Args:
@@ -313,7 +313,7 @@ def nearest(
         mesh: devices to spread the queries over.
 
     Returns:
-        `Neighbours`.
+        `Neighbors`.
     """
     k = min(k, gallery.num_rows)
     query_block = round_up(min(query_block, query.num_rows), GALLERY_UNIT) * (1 if mesh is None else mesh.size)
@@ -337,4 +337,4 @@ def nearest(
             if number >= _AHEAD:
                 jax.block_until_ready(best[number - _AHEAD])
     values, rows, farthest = (np.concatenate([np.asarray(one[i]) for one in best]) for i in range(3))
-    return Neighbours(rows[: query.num_rows], values[: query.num_rows], farthest[: query.num_rows])
+    return Neighbors(rows[: query.num_rows], values[: query.num_rows], farthest[: query.num_rows])

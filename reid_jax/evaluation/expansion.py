@@ -19,7 +19,7 @@ from reid_jax.evaluation.features_file import FeatureSet
 def expand_queries(
     feature_set: FeatureSet,
     *,
-    neighbours: int = 5,
+    neighbors: int = 5,
     alpha: float | None = None,
     metric: str | None = None,
     gallery_too: bool = False,
@@ -28,33 +28,33 @@ def expand_queries(
 
     Args:
         feature_set: descriptors; junk is dropped first, so that nothing is learned from it.
-        neighbours: gallery images that join a query.
+        neighbors: gallery images that join a query.
         alpha: None weighs all alike; else an image counts with its cosine similarity (at least 0) to the power alpha.
-        metric: by which neighbours are found and, for "cosine", brought to unit length before the mean.
+        metric: by which neighbors are found and, for "cosine", brought to unit length before the mean.
         gallery_too: expand the gallery in the same way, from itself (database-side augmentation).
 
     Returns:
         A feature set with new features of the same shape.
 
     Raises:
-        UserError: more neighbours than gallery images, or a negative alpha.
+        UserError: more neighbors than gallery images, or a negative alpha.
     """
     metric = feature_set.metric if metric is None else metric
     feature_set = feature_set.without_junk()
-    if not 1 <= neighbours <= feature_set.num_gallery:
+    if not 1 <= neighbors <= feature_set.num_gallery:
         raise errors.UserError(
-            f"neighbours must be between 1 and the size of the gallery ({feature_set.num_gallery}), but it is "
-            f"{neighbours}: choose another number."
+            f"neighbors must be between 1 and the size of the gallery ({feature_set.num_gallery}), but it is "
+            f"{neighbors}: choose another number."
         )
     if alpha is not None and alpha < 0:
-        raise errors.UserError(f"alpha must not be negative, but it is {alpha}: 0 weighs all neighbours alike.")
+        raise errors.UserError(f"alpha must not be negative, but it is {alpha}: 0 weighs all neighbors alike.")
     query = distances.prepare(feature_set.query_features, metric, feature_set.query_visibility)
     gallery = distances.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility)
-    near = distances.nearest(query, gallery, neighbours).rows
+    near = distances.nearest(query, gallery, neighbors).rows
     changes = {"query_features": _mean(query, gallery, near, alpha)}
     if gallery_too:
         # The nearest image of a gallery image is itself.
-        near = distances.nearest(gallery, gallery, min(neighbours + 1, gallery.num_rows)).rows[:, 1:]
+        near = distances.nearest(gallery, gallery, min(neighbors + 1, gallery.num_rows)).rows[:, 1:]
         changes["gallery_features"] = _mean(gallery, gallery, near, alpha)
     return dataclasses.replace(feature_set, **changes)  # type: ignore[arg-type]
 

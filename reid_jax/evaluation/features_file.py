@@ -40,7 +40,7 @@ class FeatureSet:
         gallery_names: G file names.
         query_visibility: [Q, S] float32 in [0, 1], or None.
         gallery_visibility: [G, S] float32 in [0, 1], or None.
-        meta: what made the features: `model`, `weights`, `preprocessing`, `normalised`, `metric`, `dataset`.
+        meta: what made the features: `model`, `weights`, `preprocessing`, `normalized`, `metric`, `dataset`.
     """
 
     query_features: np.ndarray

@@ -38,13 +38,13 @@ class Reconstruction:
         return np.where(self.mask[..., None], np.clip(self.drawn, 0.0, 1.0), self.true)
 
     def filled(self) -> np.ndarray:
-        """The same with the mean colour of each picture's visible pixels."""
+        """The same with the mean color of each picture's visible pixels."""
         visible = ~self.mask[..., None]
-        colour = np.sum(self.true * visible, axis=(1, 2)) / np.maximum(visible.sum(axis=(1, 2)), 1)
-        return np.where(visible, self.true, colour[:, None, None])
+        color = np.sum(self.true * visible, axis=(1, 2)) / np.maximum(visible.sum(axis=(1, 2)), 1)
+        return np.where(visible, self.true, color[:, None, None])
 
     def scores(self) -> dict[str, float]:
-        """PSNR in decibels of the drawing and of the mean colour, over all hidden pixels; empty if not comparable."""
+        """PSNR in decibels of the drawing and of the mean color, over all hidden pixels; empty if not comparable."""
         if not self.comparable or not self.mask.any():
             return {}
         return {

@@ -1,8 +1,8 @@
 """Re-ranking by k-reciprocal encoding: exact, sparse, never a matrix of all images by all images.
 
-Two images that are among each other's nearest neighbours are likely the same person. Each image is encoded by its
-(expanded) reciprocal neighbours, weighted by closeness; the Jaccard distance of two encodings is mixed with the
-original distance. The neighbour search runs on the device in blocks; an encoding has some tens of non-zeros, so
+Two images that are among each other's nearest neighbors are likely the same person. Each image is encoded by its
+(expanded) reciprocal neighbors, weighted by closeness; the Jaccard distance of two encodings is mixed with the
+original distance. The neighbor search runs on the device in blocks; an encoding has some tens of non-zeros, so
 everything after it is sparse.
 
 References:
@@ -35,7 +35,7 @@ class Reranker:
     Attributes:
         query: prepared queries.
         gallery: prepared gallery.
-        encodings: [Q + G] sparse rows over Q + G columns; each sums to 1 where an image is its own neighbour.
+        encodings: [Q + G] sparse rows over Q + G columns; each sums to 1 where an image is its own neighbor.
         inverse: the gallery's encodings by column.
         farthest: [Q + G] largest distance of each row, which scales it.
         original_weight: share of the original distance, lambda in the paper.
@@ -59,15 +59,15 @@ class Reranker:
         original_weight: float = 0.3,
         mesh: Mesh | None = None,
     ) -> Reranker:
-        """Finds neighbours and encodes every image.
+        """Finds neighbors and encodes every image.
 
         Args:
             query: Q rows from `distances.prepare`.
             gallery: G rows from `distances.prepare`.
-            k1: neighbours that may be reciprocal.
-            k2: neighbours whose encodings are averaged (local query expansion); 1 switches it off.
+            k1: neighbors that may be reciprocal.
+            k2: neighbors whose encodings are averaged (local query expansion); 1 switches it off.
             original_weight: share of the original distance in the result, lambda in the paper.
-            mesh: devices for the neighbour search.
+            mesh: devices for the neighbor search.
 
         Raises:
             UserError: a setting is out of range or the sparse encodings could not fit into memory.
@@ -130,7 +130,7 @@ def rerank(
     drop_junk: bool = True,
     mesh: Mesh | None = None,
 ) -> Reranker:
-    """`Reranker.build` on a feature set; junk takes no part in the neighbourhoods unless asked to."""
+    """`Reranker.build` on a feature set; junk takes no part in the neighborhoods unless asked to."""
     metric = feature_set.metric if metric is None else metric
     if drop_junk:
         feature_set = feature_set.without_junk()
@@ -163,8 +163,8 @@ def evaluate(
         k1: see `Reranker.build`.
         k2: see `Reranker.build`.
         original_weight: see `Reranker.build`.
-        drop_junk: leave out gallery images of identity -1, also as neighbours.
-        mesh: devices for the neighbour search.
+        drop_junk: leave out gallery images of identity -1, also as neighbors.
+        mesh: devices for the neighbor search.
         **options: `ap`, `same_camera_filter`, `max_rank` of `ranking.rank_metrics_from_rows`.
     """
     if drop_junk:
@@ -244,8 +244,8 @@ def _reciprocal(rank: np.ndarray) -> np.ndarray:
     return out
 
 
-def _encode(side: distances.Side, near: distances.Neighbours, k1: int) -> sparse.Rows:
-    """Expanded k-reciprocal neighbours of every image and their weights (paper, equations 3 to 7)."""
+def _encode(side: distances.Side, near: distances.Neighbors, k1: int) -> sparse.Rows:
+    """Expanded k-reciprocal neighbors of every image and their weights (paper, equations 3 to 7)."""
     count = side.num_rows
     rank = near.rows[:, : k1 + 1]
     half = near.rows[:, : int(np.around(k1 / 2)) + 1]
@@ -278,12 +278,12 @@ def _encode(side: distances.Side, near: distances.Neighbours, k1: int) -> sparse
     return builder.build()
 
 
-def _average(encodings: sparse.Rows, neighbours: np.ndarray) -> sparse.Rows:
+def _average(encodings: sparse.Rows, neighbors: np.ndarray) -> sparse.Rows:
     """Mean encoding of each image's nearest ones, itself among them (local query expansion)."""
     builder = sparse.Builder(encodings.width)
-    size = neighbours.shape[1]
-    for rows in _blocks(len(neighbours), _ROWS_AT_ONCE):
-        entry, source = encodings.entries(neighbours[rows].reshape(-1))
+    size = neighbors.shape[1]
+    for rows in _blocks(len(neighbors), _ROWS_AT_ONCE):
+        entry, source = encodings.entries(neighbors[rows].reshape(-1))
         key = (source // size).astype(np.int64) * encodings.width + encodings.columns[entry]
         unique, inverse = np.unique(key, return_inverse=True)
         values = np.bincount(inverse, weights=encodings.values[entry], minlength=len(unique)) / size

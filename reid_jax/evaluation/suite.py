@@ -108,7 +108,7 @@ def run(name: str, feature_set: FeatureSet, protocol: Protocol, mesh: Mesh | Non
     ranked: dict[str, Any] = {**common, "ap": protocol.ap, "max_rank": protocol.max_rank}
     if protocol.expand:
         feature_set = expansion.expand_queries(
-            feature_set, neighbours=protocol.expand, alpha=protocol.alpha, metric=protocol.metric
+            feature_set, neighbors=protocol.expand, alpha=protocol.alpha, metric=protocol.metric
         )
     plain = ranking.evaluate(feature_set, mesh=mesh, **ranked)
     unweighted = reranked = verified = single_shot = None

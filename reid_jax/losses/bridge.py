@@ -52,7 +52,7 @@ def gaussian_divergence(
     if mode not in KL_MODES:
         raise errors.unknown("mode of the divergence", mode, KL_MODES)
     given = (mean, sigma, target_mean, target_sigma)
-    prepare = distances.normalise_rows if mode == "reference" else lambda x: x.astype(jnp.float32)
+    prepare = distances.normalize_rows if mode == "reference" else lambda x: x.astype(jnp.float32)
     m, s, n, t = (prepare(one) for one in given)
     divergence = jnp.log(t / s) + (jnp.square(s) + jnp.square(m - n)) / (2.0 * jnp.square(t)) - 0.5
     per_image = jnp.sum(divergence, axis=-1)

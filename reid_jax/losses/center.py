@@ -1,4 +1,4 @@
-"""Center loss: pulls each feature to a learned centre of its identity."""
+"""Center loss: pulls each feature to a learned center of its identity."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 
 
-def center(features: jax.Array, centres: jax.Array, *, labels: jax.Array) -> jax.Array:
-    """Mean squared distance of each feature to the centre of its identity, without the factor one half.
+def center(features: jax.Array, centers: jax.Array, *, labels: jax.Array) -> jax.Array:
+    """Mean squared distance of each feature to the center of its identity, without the factor one half.
 
-    The centres are no layer's parameters: they live in the training state's `extra`, and the gradient of this term (not
+    The centers are no layer's parameters: they live in the training state's `extra`, and the gradient of this term (not
     scaled by the term's weight) moves those of the identities in the batch alone.
 
     Args:
         features: [B, D] vectors.
-        centres: [N, D] one centre per class.
+        centers: [N, D] one center per class.
         labels: [B] int32 classes in 0..N-1; another value gives NaN.
 
     Returns:
@@ -23,6 +23,6 @@ def center(features: jax.Array, centres: jax.Array, *, labels: jax.Array) -> jax
     References:
         Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition (ECCV 2016), equation 2.
     """
-    own = centres.astype(jnp.float32).at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    own = centers.astype(jnp.float32).at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     squared = jnp.sum(jnp.square(features.astype(jnp.float32) - own), axis=1)
     return jnp.mean(jnp.clip(squared, 1e-12, 1e12))

@@ -42,7 +42,7 @@ def contrastive(
         alignment; the fourth variant of the released code.
     """
     count = first.shape[0]
-    vectors = distances.normalise_rows(jnp.concatenate((first, second)))  # [2B, D]
+    vectors = distances.normalize_rows(jnp.concatenate((first, second)))  # [2B, D]
     cosine = jnp.matmul(vectors, vectors.T, precision=jax.lax.Precision.HIGHEST)
     partner = jnp.roll(jnp.eye(2 * count, dtype=bool), count, axis=1)
     agreement = jnp.sum(jnp.where(partner, cosine, 0.0), axis=1)  # [2B] s_{a,p(a)}

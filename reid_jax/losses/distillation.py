@@ -17,7 +17,7 @@ from reid_jax.ops import distances, parts
 def level_weights(values: jax.Array) -> jax.Array:
     """Weights [G] of the levels' losses [G]: the worst level counts most, they add up to 1 and carry no gradient.
 
-    Learnt weights would collapse onto the easiest level.
+    Learned weights would collapse onto the easiest level.
     """
     values = jax.lax.stop_gradient(values)
     return jax.nn.softmax(values / jnp.maximum(jnp.mean(values), 1e-12))
@@ -65,5 +65,5 @@ def cosine_distillation(student: jax.Array, teacher: jax.Array) -> jax.Array:
     Returns:
         float32 scalar in [0, 2].
     """
-    flat = [distances.normalise_rows(x.reshape(len(x), -1)) for x in (student, jax.lax.stop_gradient(teacher))]
+    flat = [distances.normalize_rows(x.reshape(len(x), -1)) for x in (student, jax.lax.stop_gradient(teacher))]
     return jnp.mean(1.0 - jnp.sum(flat[0] * flat[1], axis=-1))

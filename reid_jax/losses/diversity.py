@@ -27,6 +27,6 @@ def part_diversity(parts: jax.Array, *, same_kind: Sequence[Sequence[int]] = SAM
     compared = ~np.eye(parts.shape[2], dtype=bool)
     for first, second in same_kind:
         compared[first, second] = compared[second, first] = False
-    unit = distances.normalise_rows(parts)
+    unit = distances.normalize_rows(parts)
     cosine = jnp.einsum("bkpd,bkqd->bkpq", unit, unit, precision=jax.lax.Precision.HIGHEST)
     return parts.shape[1] * jnp.mean(jax.nn.relu(cosine), where=compared[None, None])

@@ -11,14 +11,14 @@ from reid_jax import errors
 from reid_jax.ops import images as image_ops
 
 
-def masked_patches(predicted: jax.Array, images: jax.Array, mask: jax.Array, *, normalise: bool = False) -> jax.Array:
+def masked_patches(predicted: jax.Array, images: jax.Array, mask: jax.Array, *, normalize: bool = False) -> jax.Array:
     """Mean over the masked patches of the batch of the mean squared error within each.
 
     Args:
         predicted: [B, N, P] pixels of square patches, P = side * side * 3, in the order of `ops.images.patchify`.
-        images: [B, H, W, 3] the true pictures, normalised as the model's input is.
+        images: [B, H, W, 3] the true pictures, normalized as the model's input is.
         mask: [B, N] bool, patches that count.
-        normalise: compares with patches of mean 0 and variance 1 (see `normalise_patches`); local contrast then counts
+        normalize: compares with patches of mean 0 and variance 1 (see `normalize_patches`); local contrast then counts
             as much in a flat patch as in a busy one.
 
     Returns:
@@ -31,20 +31,20 @@ def masked_patches(predicted: jax.Array, images: jax.Array, mask: jax.Array, *, 
         He et al., Masked Autoencoders Are Scalable Vision Learners (CVPR 2022), section 3.
     """
     target = image_ops.patchify(images.astype(jnp.float32), side_of(predicted, images))
-    if normalise:
-        target = normalise_patches(target)
+    if normalize:
+        target = normalize_patches(target)
     per_patch = jnp.mean(jnp.square(predicted.astype(jnp.float32) - target), axis=-1)  # [B, N]
     return jnp.sum(jnp.where(mask, per_patch, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def normalise_patches(patches: jax.Array) -> jax.Array:
+def normalize_patches(patches: jax.Array) -> jax.Array:
     """Each patch [..., P] less its mean, over `sqrt(variance + 1e-6)`."""
     mean, variance = jnp.mean(patches, axis=-1, keepdims=True), jnp.var(patches, axis=-1, keepdims=True)
     return (patches - mean) / jnp.sqrt(variance + 1e-6)
 
 
-def denormalise_patches(patches: jax.Array, true: jax.Array) -> jax.Array:
-    """The inverse of `normalise_patches` with mean and variance of the true patches, all [..., P]."""
+def denormalize_patches(patches: jax.Array, true: jax.Array) -> jax.Array:
+    """The inverse of `normalize_patches` with mean and variance of the true patches, all [..., P]."""
     mean, variance = jnp.mean(true, axis=-1, keepdims=True), jnp.var(true, axis=-1, keepdims=True)
     return patches * jnp.sqrt(variance + 1e-6) + mean
 

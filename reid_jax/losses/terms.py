@@ -3,7 +3,7 @@
     losses = dict(
         ce_b=dict(loss="cross_entropy", on="logits/b", weight=1.0, label_smoothing=0.1),
         tri_b=dict(loss="triplet", on="feature/b", margin=0.3),
-        cen_b=dict(loss="center", on=("feature/b", "extra/centres"), weight=5e-4),
+        cen_b=dict(loss="center", on=("feature/b", "extra/centers"), weight=5e-4),
     )
 
 A loss is `fn(*arrays, labels, **options) -> float32 scalar`; its positional arguments are the outputs the term names,

@@ -14,7 +14,7 @@ from reid_jax.ops import distances
 
 
 def triplet(
-    features: jax.Array, *, labels: jax.Array, margin: float | str = 0.3, normalise: bool = False, parts: bool = False
+    features: jax.Array, *, labels: jax.Array, margin: float | str = 0.3, normalize: bool = False, parts: bool = False
 ) -> jax.Array:
     """Batch-hard triplet loss on Euclidean distances.
 
@@ -22,7 +22,7 @@ def triplet(
         features: [B, ...] one vector per image; maps are flattened to a vector.
         labels: [B] int32 identities.
         margin: the distance wanted between the pairs, or "soft" for `log(1 + exp(d_ap - d_an))`.
-        normalise: scale each vector to unit length first (the recipes this package follows do not).
+        normalize: scale each vector to unit length first (the recipes this package follows do not).
         parts: features are [B, S, D]; distances are averaged over the S parts before mining.
 
     Returns:
@@ -37,8 +37,8 @@ def triplet(
     if parts and features.ndim != 3:
         raise errors.UserError(f"parts=True expects features [B, S, D], got shape {features.shape}; drop `parts`.")
     vectors = features.astype(jnp.float32).reshape(features.shape[0], features.shape[1] if parts else 1, -1)
-    if normalise:
-        vectors = distances.normalise_rows(vectors)
+    if normalize:
+        vectors = distances.normalize_rows(vectors)
     between = jax.vmap(lambda x: distances.pairwise_euclidean(x, x), in_axes=1)(vectors)  # [S, B, B]
     # An image is at distance zero from itself; the product above leaves up to 1e-3 there, by rounding.
     between = jnp.where(jnp.eye(len(features), dtype=bool), 0.0, jnp.mean(between, axis=0))

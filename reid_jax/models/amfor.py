@@ -85,7 +85,7 @@ class AMFOR(nn.Module):
         attention_heads: of the attentions in AMFF, in the part decoder and in AMGD.
         amff: fuses depths.
         amff_layers: blocks (from 1) behind which; or "all", or "last" for the last of the published ones.
-        amff_text_value, amff_residual, amff_normalise, amff_beta, amff_gate_init, amff_alpha: see
+        amff_text_value, amff_residual, amff_normalize, amff_beta, amff_gate_init, amff_alpha: see
             `amfor_fusion.LayerFusion`.
         amff_reuse_fused: see `amfor_fusion.AMFF`.
         text_source: what AMFF asks first. "learned": a trainable bank of `text_rows` vectors. "clip": features of all
@@ -132,7 +132,7 @@ class AMFOR(nn.Module):
     amff_layers: tuple[int, ...] | str = (1, 2, 4, 6, 8, 10)
     amff_text_value: str = "text"
     amff_residual: bool = True
-    amff_normalise: str = "softmax"
+    amff_normalize: str = "softmax"
     amff_beta: float = 2.0
     amff_gate_init: float = -2.0
     amff_alpha: float | None = None
@@ -177,7 +177,7 @@ class AMFOR(nn.Module):
         """Encodes images.
 
         Args:
-            batch: "image" [B, H, W, 3] normalised; "camid" [B] with a camera embedding; in training "parts" [B, H, W]
+            batch: "image" [B, H, W, 3] normalized; "camid" [B] with a camera embedding; in training "parts" [B, H, W]
                 labels 0 ... 8 of pixels, or for strips "erase_box" [B, 4]; for drawn patches "image_clean".
             train: batch statistics, stochastic depth, drawn masks; and everything that training alone needs.
 
@@ -237,7 +237,7 @@ class AMFOR(nn.Module):
     def _encode(
         self, batch: Mapping[str, jax.Array], prompts: clip_text.PromptLearner | None, train: bool
     ) -> tuple[jax.Array, jax.Array]:
-        """The shared memory F and b1's normalised tokens, both [B, 1 + P, D]."""
+        """The shared memory F and b1's normalized tokens, both [B, 1 + P, D]."""
         fields = self.encoder()
         last = fields["depth"] - 1
         backbone = vit.ViT(**fields, stop=last, name="backbone")
@@ -253,7 +253,7 @@ class AMFOR(nn.Module):
         return memory, transreid.Branch(backbone.block_fields(last), name="b1")(memory, train=train)
 
     def _fusion(self, fields: Mapping[str, Any]) -> amfor_fusion.AMFF:
-        options = ("text_value", "residual", "normalise", "beta", "gate_init", "alpha", "reuse_fused")
+        options = ("text_value", "residual", "normalize", "beta", "gate_init", "alpha", "reuse_fused")
         return amfor_fusion.AMFF(
             layers=fusion_layers(self.amff_layers, fields["depth"]),
             width=fields["width"],
@@ -359,11 +359,11 @@ class AMFOR(nn.Module):
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
         """The slots [B, S, D], each of unit length, and which can be seen; without parts one vector [B, D]."""
-        slots = distances.normalise_rows(outputs["neck/g"])
+        slots = distances.normalize_rows(outputs["neck/g"])
         if self.eval_slots == "global" or not self.ts:
             return descriptors.Descriptor(slots)
         parts = outputs["neck/s"].reshape(len(slots), amfor_parts.NUM_PARTS, -1)
-        features = jnp.concatenate((slots[:, None], distances.normalise_rows(parts)), axis=1)
+        features = jnp.concatenate((slots[:, None], distances.normalize_rows(parts)), axis=1)
         seen = (outputs["visibility/s"] > 0).astype(jnp.float32)
         visible = jnp.concatenate((jnp.ones_like(seen[:, :1]), seen), axis=1)
         first = 1 if self.eval_slots == "parts" else 0

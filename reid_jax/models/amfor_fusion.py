@@ -21,7 +21,7 @@ from reid_jax import errors
 from reid_jax.nn import attention
 
 TEXT_VALUES = ("text", "query")
-NORMALISE = ("softmax", "none")
+NORMALizE = ("softmax", "none")
 _normal_002 = nn.initializers.normal(0.02)
 
 
@@ -53,7 +53,7 @@ class LayerFusion(nn.Module):
         text_value: "text" takes the values of step 1 from the text. "query" repeats the figure, which draws the queries
             there: with keys that are all equal the text then has no influence.
         residual: adds the queries to what they gather; the figure shows no such path.
-        normalise: "softmax" over depths keeps the scale of a token; "none" repeats the figure.
+        normalize: "softmax" over depths keeps the scale of a token; "none" repeats the figure.
         beta: head start of depth k in that softmax, which protects pretrained features.
         gate_init: of the gate before its sigmoid; -2 lets 12 % through.
         alpha: holds the gate at this share; None learns it.
@@ -65,7 +65,7 @@ class LayerFusion(nn.Module):
     heads: int = 8
     text_value: str = "text"
     residual: bool = True
-    normalise: str = "softmax"
+    normalize: str = "softmax"
     beta: float = 2.0
     gate_init: float = -2.0
     alpha: float | None = None
@@ -107,7 +107,7 @@ class LayerFusion(nn.Module):
         queries = self.text_queries(text)[None]  # [1, k + 1, D]
         answer = self.ask_image(queries, classes, queries)  # [B, k + 1, D]
         scores = self.norm(queries + answer if self.residual else answer)
-        if self.normalise == "none":
+        if self.normalize == "none":
             return scores
         last = jnp.arange(self.layer + 1) == self.layer
         return nn.softmax(scores + self.beta * last[None, :, None], axis=1)
@@ -126,7 +126,7 @@ class AMFF(nn.Module):
         width: D.
         learned_rows: T of a trainable bank that takes the place of text features; 0 for none.
         reuse_fused: later modules see x'_k of earlier ones in place of x_k.
-        heads, text_value, residual, normalise, beta, gate_init, alpha: see `LayerFusion`.
+        heads, text_value, residual, normalize, beta, gate_init, alpha: see `LayerFusion`.
         dtype: compute dtype.
     """
 
@@ -137,7 +137,7 @@ class AMFF(nn.Module):
     heads: int = 8
     text_value: str = "text"
     residual: bool = True
-    normalise: str = "softmax"
+    normalize: str = "softmax"
     beta: float = 2.0
     gate_init: float = -2.0
     alpha: float | None = None
@@ -146,11 +146,11 @@ class AMFF(nn.Module):
     def setup(self) -> None:
         for kind, value, known in (
             ("text value (amff_text_value)", self.text_value, TEXT_VALUES),
-            ("normalisation (amff_normalise)", self.normalise, NORMALISE),
+            ("normalization (amff_normalize)", self.normalize, NORMALizE),
         ):
             if value not in known:
                 raise errors.unknown(kind, value, known)
-        shared = ("heads", "text_value", "residual", "normalise", "beta", "gate_init", "alpha", "dtype")
+        shared = ("heads", "text_value", "residual", "normalize", "beta", "gate_init", "alpha", "dtype")
         options = {name: getattr(self, name) for name in shared}
         self.fusions = {
             f"layer_{layer}": LayerFusion(layer, self.width, **options, name=f"layer_{layer}") for layer in self.layers

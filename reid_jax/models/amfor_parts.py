@@ -63,7 +63,7 @@ def strip_labels(grid: tuple[int, int]) -> jax.Array:
 
 
 def without_boxes(labels: jax.Array, boxes: jax.Array, grid: tuple[int, int], size: tuple[int, int]) -> jax.Array:
-    """Makes tokens whose centre lies in an erased box background.
+    """Makes tokens whose center lies in an erased box background.
 
     Args:
         labels: [B, N].
@@ -93,9 +93,9 @@ class MaskGenerator(nn.Module):
     @nn.compact
     def __call__(self, tokens: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Maps tokens [B, N, D] to logits and masks (their softmax) [B, N, 9]; channel 0 is background."""
-        normalised = norm.BatchNorm(name="norm")(tokens.astype(jnp.float32), train=train)
+        normalized = norm.BatchNorm(name="norm")(tokens.astype(jnp.float32), train=train)
         classify = nn.Dense(NUM_PARTS + 1, use_bias=False, kernel_init=initializers.classifier, name="classifier")
-        logits = classify(normalised)
+        logits = classify(normalized)
         return logits, nn.softmax(logits, axis=-1)
 
 
@@ -193,5 +193,5 @@ class VisibilityHead(nn.Module):
     @nn.compact
     def __call__(self, parts: jax.Array, *, train: bool) -> jax.Array:
         """Maps part features [B, 8, D] to logits [B, 8]."""
-        normalised = norm.BatchNorm(name="norm")(parts.astype(jnp.float32), train=train)
-        return nn.Dense(1, kernel_init=initializers.classifier, name="classifier")(normalised)[..., 0]
+        normalized = norm.BatchNorm(name="norm")(parts.astype(jnp.float32), train=train)
+        return nn.Dense(1, kernel_init=initializers.classifier, name="classifier")(normalized)[..., 0]

@@ -197,7 +197,7 @@ class PixelDecoder(nn.Module):
 
         Args:
             local: [B, n, D] patch tokens of the encoder.
-            batch: "image" and "image_clean" [B, H, W, 3] normalised; where present "parts" [B, H, W], which steer the
+            batch: "image" and "image_clean" [B, H, W, 3] normalized; where present "parts" [B, H, W], which steer the
                 extra masks. Without "image_clean" there is nothing to draw.
             grid: rows and columns of the tokens.
             train: hides extra patches (random numbers "dropout").

@@ -36,7 +36,7 @@ class BoT(nn.Module):
         depths: residual blocks per stage in place of the variant's.
         width: channels of the backbone's stem; 64 is the published size, 16 a narrow demonstration.
         last_stride: step of stage 4; 1 doubles the last map in height and width (section 3.5).
-        stem_relu: ReLU after the first normalisation. The authors' code leaves it out; the paper does not say so.
+        stem_relu: ReLU after the first normalization. The authors' code leaves it out; the paper does not say so.
         pooling: "average", "max" or "gem".
         test_feature: what is compared at test time, "neck" (after the neck) or "feature" (before it, as in CIL).
     """
@@ -53,7 +53,7 @@ class BoT(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
-        """Maps `batch["image"]` [B, H, W, 3] (normalised) to named float32 outputs.
+        """Maps `batch["image"]` [B, H, W, 3] (normalized) to named float32 outputs.
 
         Returns:
             "feature/b" [B, D], "neck/b" [B, D], "logits/b" [B, N] and "map/stage4" [B, H/16, W/16, D], D = 32 width for
@@ -78,4 +78,4 @@ class BoT(nn.Module):
         """The test feature [B, D] at unit length: the neck's output, to be compared by cosine (section 3.6)."""
         if self.test_feature not in ("neck", "feature"):
             raise errors.unknown("test feature", self.test_feature, ("neck", "feature"))
-        return descriptors.Descriptor(distances.normalise_rows(outputs[f"{self.test_feature}/b"]))
+        return descriptors.Descriptor(distances.normalize_rows(outputs[f"{self.test_feature}/b"]))

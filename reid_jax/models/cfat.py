@@ -61,8 +61,8 @@ def bridge(teacher: jax.Array, student: jax.Array, t: jax.Array, norm: str = "tr
         raise errors.unknown("bridge norm", norm, BRIDGE_NORMS)
     teacher, student = teacher.astype(jnp.float32), student.astype(jnp.float32)
     if norm == "true_norm":
-        teacher, student = distances.normalise_rows(teacher), distances.normalise_rows(student)
-        return distances.normalise_rows(t * teacher + (1.0 - t) * student, epsilon=1e-6)
+        teacher, student = distances.normalize_rows(teacher), distances.normalize_rows(student)
+        return distances.normalize_rows(t * teacher + (1.0 - t) * student, epsilon=1e-6)
     agreement = jnp.sum(teacher * student, axis=-1, keepdims=True)
     return (t * teacher + (1.0 - t) * student) / jnp.sqrt(t**2 + (1.0 - t) ** 2 + 2.0 * t * (1.0 - t) * agreement)
 
@@ -98,7 +98,7 @@ class Decoder(nn.Module):
 
 
 def _dense(features: int, x: jax.Array, name: str) -> jax.Array:
-    """A Linear as PyTorch initialises it."""
+    """A Linear as PyTorch initializes it."""
     bias = initializers.torch_default_bias(x.shape[-1])
     return nn.Dense(features, kernel_init=initializers.torch_default, bias_init=bias, name=name)(x)
 
@@ -204,7 +204,7 @@ class CFAT(transreid.TransReID):
             t_key, *keys = jax.random.split(self.make_rng("dropout"), 4)
             t = jax.random.uniform(t_key)
         between = bridge(teacher, student, t, self.bridge_norm)
-        feed = distances.normalise_rows if self.bfg_input == "unit" else lambda x: x
+        feed = distances.normalize_rows if self.bfg_input == "unit" else lambda x: x
         generated, mean, sigma = generator(feed(student), keys[0])
         _, bridge_mean, bridge_sigma = generator(between, keys[1])
         return {
@@ -232,4 +232,4 @@ class CFAT(transreid.TransReID):
             feature = outputs["tokens"].mean(axis=1)
         else:
             feature = self.joined(outputs, "neck" if self.eval_feature == "neck" else "feature")
-        return descriptors.Descriptor(distances.normalise_rows(feature))
+        return descriptors.Descriptor(distances.normalize_rows(feature))

@@ -9,10 +9,10 @@ How a model uses it, with `T` the bank of text features [N, D], one row per trai
     def fill_text_bank(self, variables):                  # a method of the model, outside `__call__`
         return clip_text.fill_bank(PromptLearner(..., parent=None), variables, "prompts")
 
-Stage 1 is a phase whose terms read those pairs and whose optimiser freezes all but prompts and projection; the phase
+Stage 1 is a phase whose terms read those pairs and whose optimizer freezes all but prompts and projection; the phase
 after it says `start_from="model/fill_text_bank"` and freezes the prompts (`phases` of configs/amfor.py). T lives in the
 variables as `batch_stats/prompts/bank`: beside the running statistics, the other values that are kept, saved and used
-at test time and that no optimiser sees.
+at test time and that no optimizer sees.
 
 The model's file says `PART_LOADERS = {"text_weights": clip_text.load_weights}`, so that `init.text_weights` names the
 file; `model.text_source="clip"` without it, or without `init.weights`, is refused (`reid_jax.settings_check`).
@@ -199,7 +199,7 @@ class TextEncoder(nn.Module):
         context: the most tokens of a text.
         vocabulary: rows of the token table.
         features: length of a text feature.
-        dtype: compute dtype; parameters, normalisation statistics and softmax are float32.
+        dtype: compute dtype; parameters, normalization statistics and softmax are float32.
     """
 
     width: int = 512
@@ -324,7 +324,7 @@ class PromptLearner(nn.Module):
 def fill_bank(learner: PromptLearner, variables: Mapping[str, Any], path: str = "prompts") -> dict[str, Any]:
     """The variables of a model with T computed from its prompts, `T = LN(text_proj(text(prompts of all identities)))`.
 
-    The normalisation has no parameters: T is a constant from here on.
+    The normalization has no parameters: T is a constant from here on.
 
     Args:
         learner: as in the model, unbound (`parent=None`).

@@ -9,10 +9,10 @@ Paper: "MFV: A Multi-scale Fusion Visual Framework with Stratified Deep Feature 
 Person Re-Identification", Journal of Electronic Imaging, 2026. Ancestor: Zhang et al., "HAT: Hierarchical Aggregation
 Transformers for Person Re-identification", ACM MM 2021.
 
-The released code does not run, and no artefact pins the network behind the published scores. Two readings are kept:
+The released code does not run, and no artifact pins the network behind the published scores. Two readings are kept:
 
 - `layout="tokens"` (default) does what the authors describe: a token is a position of the 16 x 8 grid, levels are
-  joined by concatenation and a learned 1x1 convolution. A judgement: the likelier one to reach the published scores.
+  joined by concatenation and a learned 1x1 convolution. A judgment: the likelier one to reach the published scores.
 - `layout="release"` does what the code does once repaired, number for number: NCHW memory is reinterpreted instead of
   transposed, so that a token is a pair of channels, and channels are dropped by stride where levels are joined.
 
@@ -58,7 +58,7 @@ READINGS: dict[str, dict[str, Any]] = {
 CHOICES: dict[str, tuple[str, ...]] = {
     "layout": tuple(READINGS),
     "attention": mfv_tfe.ATTENTIONS,
-    "ea_norm": mfv_tfe.NORMALISATIONS,
+    "ea_norm": mfv_tfe.NORMALizATIONS,
     "stage_head": ("gap", "grid"),
     "stage_triplet_on": ("descriptor", "map"),
     "test_fusion": ("per_part", "concat"),
@@ -142,7 +142,7 @@ class MFV(nn.Module):
         width: channels of the backbone's stem; 64 is ResNet-50, 16 a narrow demonstration.
         depths: residual blocks per stage.
         last_stride: step of backbone stage 4.
-        stem_relu: ReLU after the backbone's first normalisation; the recipe trains without it.
+        stem_relu: ReLU after the backbone's first normalization; the recipe trains without it.
         level_depth: bottlenecks per level transform.
         stages: levels that SDFA uses; () leaves the backbone alone.
         attention: "external", "self", or "none" (convolutional stems only).
@@ -156,8 +156,8 @@ class MFV(nn.Module):
         dropout: rate inside the feed-forward parts.
         cls_token: see `mfv_tfe.TFE`.
         pos_embed: see `mfv_tfe.TFE`.
-        ea_norm: axes of external attention's normalisation, see `mfv_tfe.double_normalise`.
-        prenorm: layer normalisation before each part of a transformer layer.
+        ea_norm: axes of external attention's normalization, see `mfv_tfe.double_normalize`.
+        prenorm: layer normalization before each part of a transformer layer.
         stem_expansion: see `mfv_tfe.Stem`; the release discards 3 of 4 channels, 1 computes the kept ones alone.
         shared_stage_classifier: one classifier for all stages (necks stay separate).
         stage_head: descriptor of a stage: "gap" the average token, "grid" every 4th channel, 2nd row and 2nd column.
@@ -196,7 +196,7 @@ class MFV(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
-        """Maps `batch["image"]` [B, H, W, 3] (normalised; H and W multiples of 16) to named float32 outputs.
+        """Maps `batch["image"]` [B, H, W, 3] (normalized; H and W multiples of 16) to named float32 outputs.
 
         Returns:
             For every head h of b, t1, t2, t3: "feature/h" [B, D] (before the neck), "neck/h" [B, D], "logits/h" [B, N]
@@ -247,8 +247,8 @@ class MFV(nn.Module):
         if self.stages:
             parts.append(outputs[f"neck/t{self.stages[-1]}"])
         if self.reading()["test_fusion"] == "per_part":
-            parts = [distances.normalise_rows(part) for part in parts]
-        return descriptors.Descriptor(distances.normalise_rows(jnp.concatenate(parts, axis=-1)))
+            parts = [distances.normalize_rows(part) for part in parts]
+        return descriptors.Descriptor(distances.normalize_rows(jnp.concatenate(parts, axis=-1)))
 
     def reading(self) -> dict[str, Any]:
         """The flags that are None by default, filled in from the layout's reading.
@@ -301,7 +301,7 @@ class MFV(nn.Module):
         )
 
     def _head(self, name: str, descriptor: jax.Array, classifier: nn.Dense, *, train: bool) -> dict[str, jax.Array]:
-        """BNNeck: normalisation without shift, then the classifier; metric losses read what comes before."""
+        """BNNeck: normalization without shift, then the classifier; metric losses read what comes before."""
         descriptor = descriptor.astype(jnp.float32)
         neck = norm.BatchNorm(use_bias=False, name=f"bottleneck_{name}")(descriptor, train=train)
         return {

@@ -38,7 +38,7 @@ TORCH_EXPORT_RULES: tuple[tuple[str, str], ...] = (
 TORCH_IGNORED: tuple[tuple[str, str], ...] = (
     (r"^bottleneck_\w+\.bias$", "shift of a neck, frozen at zero"),
     (r"^classifier_t[23]\.", "declared and never used: stages share classifier_t1"),
-    (rf"^{_LAYER}\.[01]\.fn\.norm\.", "layer normalisation that is declared and never applied"),
+    (rf"^{_LAYER}\.[01]\.fn\.norm\.", "layer normalization that is declared and never applied"),
 )
 
 

@@ -23,15 +23,15 @@ from reid_jax.models import mfv_release
 from reid_jax.nn import conv, initializers, norm
 
 ATTENTIONS = ("external", "self", "none")
-NORMALISATIONS = ("tokens", "release")
+NORMALizATIONS = ("tokens", "release")
 TRANSFORMER_PATTERN = ".*/transformer/.*"
 
 Result = tuple[jax.Array, jax.Array | None]
 """Map [B, H, W, C] of a stage and, where there is one, its class token [B, C]."""
 
 
-def double_normalise(scores: jax.Array, kind: str = "tokens") -> jax.Array:
-    """The two normalisations of external attention.
+def double_normalize(scores: jax.Array, kind: str = "tokens") -> jax.Array:
+    """The two normalizations of external attention.
 
     Args:
         scores: [B, ..., S] similarity of each token to each of the S memory slots; "release" wants [B, H, W, S].
@@ -49,7 +49,7 @@ def double_normalise(scores: jax.Array, kind: str = "tokens") -> jax.Array:
     if kind == "release":
         attention = jax.nn.softmax(scores, axis=1)
         return attention / jnp.sum(attention, axis=2, keepdims=True)
-    raise errors.unknown("normalisation of external attention", kind, NORMALISATIONS)
+    raise errors.unknown("normalization of external attention", kind, NORMALizATIONS)
 
 
 class ExternalAttention(nn.Module):
@@ -57,8 +57,8 @@ class ExternalAttention(nn.Module):
 
     Attributes:
         slots: memory size S; 128 in MFV's code, 64 in Guo et al.
-        norm: see `double_normalise`.
-        dtype: compute dtype; the normalisation is float32.
+        norm: see `double_normalize`.
+        dtype: compute dtype; the normalization is float32.
     """
 
     slots: int = 128
@@ -70,7 +70,7 @@ class ExternalAttention(nn.Module):
         """Maps tokens [B, ..., C] to [B, ..., C]."""
         dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype, kernel_init=initializers.torch_default)
         scores = dense(self.slots, name="memory_key")(x)  # [B, ..., S]
-        attention = double_normalise(scores, self.norm).astype(self.dtype)
+        attention = double_normalize(scores, self.norm).astype(self.dtype)
         return dense(x.shape[-1], name="memory_value")(attention)
 
 
@@ -134,8 +134,8 @@ class Transformer(nn.Module):
         depth: number of layers.
         attention: "external" or "self".
         slots: memory size of external attention.
-        ea_norm: see `double_normalise`.
-        prenorm: layer normalisation before each part; the code of MFV declares it and never applies it.
+        ea_norm: see `double_normalize`.
+        prenorm: layer normalization before each part; the code of MFV declares it and never applies it.
         ffn_width: hidden channels of the feed-forward part.
         dropout: rate inside the feed-forward part.
         heads: heads of self-attention.
@@ -160,12 +160,12 @@ class Transformer(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps tokens [B, ..., C] to [B, ..., C]."""
         for index in range(self.depth):
-            x = x + self._attend(index)(self._normalise(x, f"norm{index}_attention"))
+            x = x + self._attend(index)(self._normalize(x, f"norm{index}_attention"))
             ffn = FeedForward(self.ffn_width, self.dropout, dtype=self.dtype, name=f"ffn{index}")
-            x = x + ffn(self._normalise(x, f"norm{index}_ffn"), train=train)
+            x = x + ffn(self._normalize(x, f"norm{index}_ffn"), train=train)
         return x
 
-    def _normalise(self, x: jax.Array, name: str) -> jax.Array:
+    def _normalize(self, x: jax.Array, name: str) -> jax.Array:
         return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)(x) if self.prenorm else x
 
     def _attend(self, index: int) -> nn.Module:
@@ -177,7 +177,7 @@ class Transformer(nn.Module):
 
 
 class Stem(nn.Module):
-    """Three convolutions, 1×1, 3×3, 1×1, each with batch normalisation and ReLU.
+    """Three convolutions, 1×1, 3×3, 1×1, each with batch normalization and ReLU.
 
     Attributes:
         width: channels out.

@@ -104,12 +104,12 @@ def backbone_parts(variables: convert.Variables, names: Collection[str]) -> list
 
 
 def _around_one(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Initial gain of the reductions' normalisation: N(1, 0.02)."""
+    """Initial gain of the reductions' normalization: N(1, 0.02)."""
     return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
 class Reduction(nn.Module):
-    """A pooled vector to a short one: 1×1 convolution without bias, batch normalisation, ReLU; all float32.
+    """A pooled vector to a short one: 1×1 convolution without bias, batch normalization, ReLU; all float32.
 
     Attributes:
         features: length of the short vector.
@@ -154,7 +154,7 @@ class MGN(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
-        """Maps `batch["image"]` [B, H, W, 3] (normalised) to named float32 outputs.
+        """Maps `batch["image"]` [B, H, W, 3] (normalized) to named float32 outputs.
 
         Returns:
             For each head h ("g1", "p2_0", ...) "feature/h" [B, features] and "logits/h" [B, N]; the branches' maps

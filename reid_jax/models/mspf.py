@@ -76,7 +76,7 @@ class OSFA(nn.Module):
         self.fc = nn.Dense(features, kernel_init=_linear)
 
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Maps normalised images [B, H, W, 3] to (f_G [B, C], f_L [B, maps * 4 * C]), float32."""
+        """Maps normalized images [B, H, W, 3] to (f_G [B, C], f_L [B, maps * 4 * C]), float32."""
         trunk, attended = self.trunk, self.attention != "none"
         x1 = trunk.stage(trunk.stem(images, train=train), 2, train=train)
 
@@ -154,7 +154,7 @@ class MSPF(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
-        """Maps `batch["image"]` [B, H, W, 3] (normalised) to named float32 outputs.
+        """Maps `batch["image"]` [B, H, W, 3] (normalized) to named float32 outputs.
 
         Returns:
             For the heads h of g (global) and l (local) "feature/h" [B, D_h], "neck/h" [B, D_h] and "logits/h" [B, N];
@@ -193,14 +193,14 @@ class MSPF(nn.Module):
         )
 
     def _head(self, name: str, feature: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """Normalisation and classifier, both with shift; metric losses read what comes before."""
+        """Normalization and classifier, both with shift; metric losses read what comes before."""
         neck = norm.BatchNorm(name=f"neck_{name}")(feature, train=train)
         logits = nn.Dense(self.num_classes, kernel_init=_linear, name=f"classifier_{name}")(neck)
         return {f"feature/{name}": feature, f"neck/{name}": neck, f"logits/{name}": logits}
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
         """The test feature [B, D_g + D_l]: unit necks; Euclidean distance then ranks by cos g + cos l."""
-        halves = [distances.normalise_rows(outputs[f"neck/{name}"]) for name in ("g", "l")]
+        halves = [distances.normalize_rows(outputs[f"neck/{name}"]) for name in ("g", "l")]
         return descriptors.Descriptor(jnp.concatenate(halves, axis=-1))
 
 

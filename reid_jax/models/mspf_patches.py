@@ -88,7 +88,7 @@ class PatchFusion(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-        """Maps normalised images [B, H, W, 3] to "feature" [B, C] and each level's "map/level<n>" [B, h, w, C].
+        """Maps normalized images [B, H, W, 3] to "feature" [B, C] and each level's "map/level<n>" [B, h, w, C].
 
         Raises:
             UserError: an unknown layout, fusion or number of patches, or an image that does not divide.

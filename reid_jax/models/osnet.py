@@ -9,10 +9,10 @@
     trunk:  conv1, max pool | conv2: block, block, transition | conv3: likewise | conv4: block, block | conv5: 1×1
 
 Papers: Zhou et al., "Omni-scale feature learning for person re-identification", ICCV 2019 (arXiv 1905.00953); Zhou et
-al., "Learning generalisable omni-scale representations for person re-identification", TPAMI 2021 (OSNet-AIN).
+al., "Learning generalizable omni-scale representations for person re-identification", TPAMI 2021 (OSNet-AIN).
 
 Submodules carry torchreid's names with a number joined to the part before it: `conv2.0.conv2b.1.bn` is
-`conv2_0/conv2b_1/bn`. Three kinds exist: "plain"; "ibn" with instance normalisation (IN) in the stem and behind the
+`conv2_0/conv2b_1/bn`. Three kinds exist: "plain"; "ibn" with instance normalization (IN) in the stem and behind the
 residual sum of conv2's blocks; "ain" with IN in the stem and inside some blocks, at places found by search.
 """
 
@@ -42,8 +42,8 @@ WIDTHS: dict[str, tuple[int, int, int, int]] = {
     "x0_25": (16, 64, 96, 128),
 }
 
-# For each kind, where the two blocks of conv2, conv3 and conv4 normalise by image: "none", "sum" (behind the residual
-# sum) or "inside" (before the sum, in place of the last batch normalisation).
+# For each kind, where the two blocks of conv2, conv3 and conv4 normalize by image: "none", "sum" (behind the residual
+# sum) or "inside" (before the sum, in place of the last batch normalization).
 KINDS: dict[str, tuple[tuple[str, str], tuple[str, str], tuple[str, str]]] = {
     "plain": (("none", "none"), ("none", "none"), ("none", "none")),
     "ibn": (("sum", "sum"), ("none", "none"), ("none", "none")),
@@ -58,13 +58,13 @@ _linear = nn.initializers.normal(0.01)
 
 
 class ConvLayer(nn.Module):
-    """Convolution without bias, normalisation, ReLU.
+    """Convolution without bias, normalization, ReLU.
 
     Attributes:
         features: output channels.
         kernel_size: side of the kernel; zeros of half of it on every side.
         strides: step of the window.
-        normalisation: "batch", "instance" (also called "bn") or "none".
+        normalization: "batch", "instance" (also called "bn") or "none".
         activate: applies ReLU.
         dtype: compute dtype.
     """
@@ -72,7 +72,7 @@ class ConvLayer(nn.Module):
     features: int
     kernel_size: int = 1
     strides: int = 1
-    normalisation: str = "batch"
+    normalization: str = "batch"
     activate: bool = True
     dtype: Any = jnp.float32
 
@@ -80,15 +80,15 @@ class ConvLayer(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps [B, H, W, C] to [B, H / strides, W / strides, features]."""
         x = conv.Conv(self.features, self.kernel_size, self.strides, dtype=self.dtype, name="conv")(x)
-        if self.normalisation == "batch":
+        if self.normalization == "batch":
             x = norm.BatchNorm(dtype=self.dtype, name="bn")(x, train=train)
-        elif self.normalisation == "instance":
+        elif self.normalization == "instance":
             x = norm.InstanceNorm(dtype=self.dtype, name="bn")(x)
         return nn.relu(x) if self.activate else x
 
 
 class LightConv3x3(nn.Module):
-    """Factorised 3×3 convolution: 1×1 without activation, depthwise 3×3, batch normalisation, ReLU (section 3.1).
+    """Factorized 3×3 convolution: 1×1 without activation, depthwise 3×3, batch normalization, ReLU (section 3.1).
 
     Attributes:
         features: channels in and out.
@@ -152,7 +152,7 @@ class OSBlock(nn.Module):
 
     Attributes:
         features: output channels.
-        instance: where the block normalises by image: "none", "sum" or "inside", see `KINDS`.
+        instance: where the block normalizes by image: "none", "sum" or "inside", see `KINDS`.
         stream_modules: names the streams "conv2_<t>/layers_<i>" as AIN's files, not "conv2a" .. "conv2d_<i>".
         dtype: compute dtype.
     """
@@ -171,7 +171,7 @@ class OSBlock(nn.Module):
         streams = [self._stream(h, depth, train=train) for depth in range(1, STREAMS + 1)]
         mixed = functools.reduce(jnp.add, [gate(stream) * stream for stream in streams])
         linear = "none" if self.instance == "inside" else "batch"
-        residual = ConvLayer(self.features, normalisation=linear, activate=False, dtype=self.dtype, name="conv3")(
+        residual = ConvLayer(self.features, normalization=linear, activate=False, dtype=self.dtype, name="conv3")(
             mixed, train=train
         )
         if self.instance == "inside":
@@ -182,7 +182,7 @@ class OSBlock(nn.Module):
         y = residual + shortcut
         if self.instance == "sum":
             y = norm.InstanceNorm(dtype=self.dtype, name="IN")(y)
-        return fusion.materialise(nn.relu(y))
+        return fusion.materialize(nn.relu(y))
 
     def _stream(self, h: jax.Array, depth: int, *, train: bool) -> jax.Array:
         """`depth` light convolutions of h, under the names of the published files."""
@@ -215,7 +215,7 @@ class Trunk(nn.Module):
             raise errors.unknown("kind of OSNet", self.kind, KINDS)
         channels, ain = WIDTHS[self.width], self.kind == "ain"
         stem = "batch" if self.kind == "plain" else "instance"
-        self.conv1 = ConvLayer(channels[0], 7, 2, normalisation=stem, dtype=self.dtype)
+        self.conv1 = ConvLayer(channels[0], 7, 2, normalization=stem, dtype=self.dtype)
         # Blocks of a list are named after it: conv2_0, conv2_1.
         self.conv2, self.conv3, self.conv4 = (
             [OSBlock(width, instance, stream_modules=ain, dtype=self.dtype) for instance in places]
@@ -232,7 +232,7 @@ class Trunk(nn.Module):
         return (*WIDTHS[self.width], WIDTHS[self.width][3])
 
     def stem(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """conv1 and the max pool: normalised images [B, H, W, 3] to [B, H/4, W/4, c0]."""
+        """conv1 and the max pool: normalized images [B, H, W, 3] to [B, H/4, W/4, c0]."""
         return self._pool(self.conv1(images.astype(self.dtype), train=train))
 
     def stage(self, x: jax.Array, number: int, *, train: bool) -> jax.Array:
@@ -241,7 +241,7 @@ class Trunk(nn.Module):
         Args:
             x: [B, h, w, C] output of the stage before (of `stem` for conv2).
             number: 2, 3, 4 or 5.
-            train: mode of the batch normalisation.
+            train: mode of the batch normalization.
         """
         if number == 5:
             return self.conv5(x, train=train)
@@ -253,7 +253,7 @@ class Trunk(nn.Module):
         return x
 
     def maps(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-        """Runs the whole trunk on normalised images [B, H, W, 3].
+        """Runs the whole trunk on normalized images [B, H, W, 3].
 
         Returns:
             "conv1" [B, H/2, W/2, c0] (before the max pool), "conv2" [B, H/8, W/8, c1], "conv3" [B, H/16, W/16, c2],
@@ -266,7 +266,7 @@ class Trunk(nn.Module):
         return maps
 
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Maps normalised images [B, H, W, 3] to conv5's map [B, H/16, W/16, c3]."""
+        """Maps normalized images [B, H, W, 3] to conv5's map [B, H/16, W/16, c3]."""
         return self.maps(images, train=train)["conv5"]
 
     @staticmethod
@@ -300,7 +300,7 @@ class OSNet(nn.Module):
         self.classifier = nn.Dense(self.num_classes, kernel_init=_linear)
 
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
-        """Maps `batch["image"]` [B, H, W, 3] (normalised) to named float32 outputs.
+        """Maps `batch["image"]` [B, H, W, 3] (normalized) to named float32 outputs.
 
         Returns:
             "map/conv5" [B, H/16, W/16, c3], "feature/b" [B, feature_width] (not negative) and "logits/b" [B, N].

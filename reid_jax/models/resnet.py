@@ -39,7 +39,7 @@ class BasicBlock(nn.Module):
     Attributes:
         width: channels inside and out.
         strides: step of the first convolution and of the shortcut.
-        ibn: half instance normalisation after the first convolution.
+        ibn: half instance normalization after the first convolution.
         kernel_init: initial convolution kernels.
         dtype: compute dtype.
     """
@@ -61,7 +61,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(first_norm(dtype=self.dtype, name="bn1")(y, train=train))
         y = convolve(self.width, 3, name="conv2")(y)
         y = norm.BatchNorm(dtype=self.dtype, name="bn2")(y, train=train)
-        return fusion.materialise(nn.relu(y + _shortcut(self, x, self.width, train=train)))
+        return fusion.materialize(nn.relu(y + _shortcut(self, x, self.width, train=train)))
 
 
 class Bottleneck(nn.Module):
@@ -70,7 +70,7 @@ class Bottleneck(nn.Module):
     Attributes:
         width: channels of the 3×3 convolution; the block puts out four times as many.
         strides: step of the 3×3 convolution and of the shortcut.
-        ibn: half instance normalisation after the first convolution.
+        ibn: half instance normalization after the first convolution.
         kernel_init: initial convolution kernels.
         dtype: compute dtype.
     """
@@ -94,7 +94,7 @@ class Bottleneck(nn.Module):
         y = nn.relu(norm.BatchNorm(dtype=self.dtype, name="bn2")(y, train=train))
         y = convolve(4 * self.width, 1, name="conv3")(y)
         y = norm.BatchNorm(dtype=self.dtype, name="bn3")(y, train=train)
-        return fusion.materialise(nn.relu(y + _shortcut(self, x, 4 * self.width, train=train)))
+        return fusion.materialize(nn.relu(y + _shortcut(self, x, 4 * self.width, train=train)))
 
 
 BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
@@ -132,9 +132,9 @@ def stage(
         depth: one past the last block to run; the stage's length for all of it.
         width: channels inside the stage's blocks.
         strides: step of the stage's first block.
-        ibn: half instance normalisation; only stages 1 to 3 have it.
+        ibn: half instance normalization; only stages 1 to 3 have it.
         dtype: compute dtype.
-        train: mode of the batch normalisation.
+        train: mode of the batch normalization.
         first: first block to run; 0 is the one that changes the shape.
 
     Returns:
@@ -157,7 +157,7 @@ class ResNet(nn.Module):
         last_stride: step of stage 4; 1 doubles the last map's height and width.
         third_stride: step of stage 3; 1 doubles its map and those behind it.
         stem_relu: False leaves out the stem's ReLU, as one ReID baseline was trained.
-        ibn: IBN-a normalisation in stages 1 to 3.
+        ibn: IBN-a normalization in stages 1 to 3.
         start: (stage, block) of the first residual block to run, (0, 0) for the stem as well. A branch that copies
             layer3[1:] and layer4 has start (3, 1) and takes a map instead of images.
         stop: (stage, block) of the first block not to run; (5, 0) for the whole network.
@@ -177,7 +177,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-        """Maps normalised images [B, H, W, 3] (or the map that block `start` takes) to the maps by name.
+        """Maps normalized images [B, H, W, 3] (or the map that block `start` takes) to the maps by name.
 
         Returns:
             "stem" [B, H/4, W/4, width], "stage1" [B, H/4, W/4, 4 width], "stage2" [B, H/8, W/8, 8 width],

@@ -38,7 +38,7 @@ class Timing:
     temporary_bytes: int
     memory_bytes: int
 
-    def flops_utilisation(self, peak_flops: float) -> float:
+    def flops_utilization(self, peak_flops: float) -> float:
         """Achieved FLOPs over the device's peak (MFU where the compiler's count is the model's)."""
         return self.flops / self.step_seconds / peak_flops
 
@@ -54,7 +54,7 @@ def random_batch(batch: int, height: int = 256, width: int = 128, classes: int =
 
 
 def random_variables(model: nn.Module, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
-    """Small random variables without running (and compiling) the model's initialisers; vectors are near 1."""
+    """Small random variables without running (and compiling) the model's initializers; vectors are near 1."""
     keys = jax.eval_shape(lambda: {"params": jax.random.key(0), "dropout": jax.random.key(1)})
     shapes = jax.eval_shape(lambda keys, batch: model.init(keys, batch, train=False), keys, dict(batch))
     random = np.random.default_rng(0)
@@ -122,7 +122,7 @@ class Program:
 
 
 def alternate(runs: Mapping[str, Callable[[], None]], repetitions: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Calls each in turn, round after round, so that a busy neighbour hurts all of them alike.
+    """Calls each in turn, round after round, so that a busy neighbor hurts all of them alike.
 
     Args:
         runs: by name; each returns when its work is done.
@@ -147,7 +147,7 @@ def train_program(model: nn.Module, batch: Mapping[str, jax.Array]) -> Program:
 
     Args:
         model: follows the model contract, with "logits/..." outputs.
-        batch: "image" [B, H, W, 3] normalised, "label" [B], and what else the model reads.
+        batch: "image" [B, H, W, 3] normalized, "label" [B], and what else the model reads.
     """
     variables = random_variables(model, batch)
     optimizer = optax.sgd(0.01, momentum=0.9)

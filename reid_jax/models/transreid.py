@@ -33,7 +33,7 @@ TORCH_RULES: tuple[tuple[str, str], ...] = (
 TORCH_IGNORED: tuple[tuple[str, str], ...] = (
     (r"^(base\.)?(fc|head|head_dist|pre_logits)\.", "classifier of the classes the backbone was trained on"),
     (r"^bottleneck(_\d)?\.bias$", "shift of the neck, frozen at zero"),
-    (r"^normalize\.(mean|std)$", "normalisation of the images, a setting here (preprocess)"),
+    (r"^normalize\.(mean|std)$", "normalization of the images, a setting here (preprocess)"),
 )
 # From our names back to the authors'.
 TORCH_EXPORT_RULES: tuple[tuple[str, str], ...] = (
@@ -87,7 +87,7 @@ def jigsaw(patches: jax.Array, *, parts: int, shift: int, groups: int, rearrange
 
 
 class Branch(nn.Module):
-    """A last block of the transformer and its final normalisation.
+    """A last block of the transformer and its final normalization.
 
     Attributes:
         block: fields of the `vit.Block`.
@@ -168,11 +168,11 @@ class TransReID(nn.Module):
         """Encodes images.
 
         Args:
-            batch: "image" [B, H, W, 3] normalised, "camid" [B] with a camera embedding.
+            batch: "image" [B, H, W, 3] normalized, "camid" [B] with a camera embedding.
             train: batch statistics and stochastic depth.
 
         Returns:
-            "tokens" [B, P, D] patch tokens of the last normalisation; "feature/g" and "neck/g" [B, D], "logits/g"
+            "tokens" [B, P, D] patch tokens of the last normalization; "feature/g" and "neck/g" [B, D], "logits/g"
             [B, N]; with JPM the same for "1" to "4".
         """
         fields = self.encoder()
@@ -215,7 +215,7 @@ class TransReID(nn.Module):
         """The test feature at unit length, see `joined`."""
         if self.test_feature not in TEST_FEATURES:
             raise errors.unknown("test feature", self.test_feature, TEST_FEATURES)
-        return descriptors.Descriptor(distances.normalise_rows(self.joined(outputs, self.test_feature)))
+        return descriptors.Descriptor(distances.normalize_rows(self.joined(outputs, self.test_feature)))
 
 
 # ---- published weights ----------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def fit_weights(
 ) -> tuple[dict[str, np.ndarray], bool]:
     """A published file as the TransReID family saves its networks.
 
-    An ImageNet ViT or DeiT becomes the "base." of one: its last block and normalisation begin every branch, a distilled
+    An ImageNet ViT or DeiT becomes the "base." of one: its last block and normalization begin every branch, a distilled
     DeiT's second token goes. Positions are resampled for the model's grid. A neck's shift, zero in all
     published files, moves into the running mean where it is not.
 
@@ -264,7 +264,7 @@ def fit_weights(
 
 
 def _branches(named: dict[str, np.ndarray], last: int, branches: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Moves the last block and normalisation to the branches, unless the file has branches of its own."""
+    """Moves the last block and normalization to the branches, unless the file has branches of its own."""
     ends = {f"base.blocks.{last}.": "0.", "base.norm.": "1."}
     kept = {}
     own = f"{branches[0]}.1.weight" in named

@@ -47,12 +47,12 @@ normal_002 = nn.initializers.normal(0.02)
 
 
 def layer_norm(name: str, dtype: Any) -> nn.LayerNorm:
-    """A layer normalisation with the transformer's epsilon and float32 statistics."""
+    """A layer normalization with the transformer's epsilon and float32 statistics."""
     return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
 
 
 def dense(features: int, name: str, dtype: Any, *, use_bias: bool = True) -> nn.Dense:
-    """A linear layer as the ViT recipe initialises it."""
+    """A linear layer as the ViT recipe initializes it."""
     return nn.Dense(features, use_bias=use_bias, kernel_init=normal_002, dtype=dtype, name=name)
 
 
@@ -213,7 +213,7 @@ class Block(nn.Module):
         mlp = MLP(round(self.mlp_ratio * x.shape[-1]), self.dropout, self.dtype, name="mlp")
         for branch, norm in ((attention, "norm1"), (mlp, "norm2")):
             change = branch(layer_norm(norm, self.dtype)(x), train=train)
-            x = fusion.materialise(x + drop_path(self, change, self.drop_path, train=train))
+            x = fusion.materialize(x + drop_path(self, change, self.drop_path, train=train))
         return x
 
 
@@ -270,8 +270,8 @@ class ViT(nn.Module):
         sie_weight: what it is multiplied by (the paper's lambda).
         num_cameras: cameras of the training data; with one alone there is no camera embedding.
         num_views: viewpoints, likewise.
-        stop: blocks to run; None runs all of them and the final normalisation.
-        dtype: compute dtype; parameters, normalisation statistics and softmax are float32.
+        stop: blocks to run; None runs all of them and the final normalization.
+        dtype: compute dtype; parameters, normalization statistics and softmax are float32.
     """
 
     image_size: tuple[int, int] = (256, 128)
@@ -385,7 +385,7 @@ class ViT(nn.Module):
         """Encodes images.
 
         Args:
-            batch: "image" [B, H, W, 3] normalised; "camid" and "viewid" [B] int where `sie` names them.
+            batch: "image" [B, H, W, 3] normalized; "camid" and "viewid" [B] int where `sie` names them.
             train: turns stochastic depth on (random numbers "dropout").
             after: `(blocks run, tokens) -> tokens`, called with the embedding (0) and behind every block; the next
                 block reads what it returns.
@@ -400,7 +400,7 @@ class ViT(nn.Module):
 
 
 def resize_positions(positions: np.ndarray, source: tuple[int, int], target: tuple[int, int]) -> np.ndarray:
-    """Resamples a position embedding for another grid: bilinear, half-pixel centres, without antialiasing.
+    """Resamples a position embedding for another grid: bilinear, half-pixel centers, without antialiasing.
 
     Args:
         positions: [1, 1 + rows columns, D], the class token's first.

@@ -102,7 +102,7 @@ class CBAM(nn.Module):
 class NonLocal(nn.Module):
     """Each position adds a weighted sum over all positions (embedded Gaussian, equations 4 and 6).
 
-    The last normalisation's gain starts at 0, so that the block starts as the identity.
+    The last normalization's gain starts at 0, so that the block starts as the identity.
 
     Attributes:
         inner: channels of query, key and value.

@@ -10,7 +10,7 @@ from reid_jax.nn import initializers, norm
 
 
 class BNNeck(nn.Module):
-    """Batch normalisation without shift, then an identity classifier without bias.
+    """Batch normalization without shift, then an identity classifier without bias.
 
     Metric losses read the descriptor before the neck, the identity loss the logits after it; at test time the neck's
     output is compared. Everything here is float32.

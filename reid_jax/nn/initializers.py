@@ -14,7 +14,7 @@ kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # He et al. 2015, counted over the inputs: normal with variance 2 / (kh kw C).
 kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
-# What PyTorch gives a Linear or Conv2d that nobody initialises: uniform in ±1 / sqrt(fan_in).
+# What PyTorch gives a Linear or Conv2d that nobody initializes: uniform in ±1 / sqrt(fan_in).
 torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 # Identity classifiers of the BNNeck recipe: normal with standard deviation 0.001.
@@ -25,7 +25,7 @@ def torch_default_bias(fan_in: int) -> nn.initializers.Initializer:
     """The bias that goes with `torch_default`: uniform in ±1 / sqrt(fan_in), fan_in being that of the kernel."""
     bound = 1.0 / math.sqrt(fan_in)
 
-    def initialise(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    def initialize(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return initialise
+    return initialize

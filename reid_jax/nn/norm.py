@@ -1,4 +1,4 @@
-"""Normalisation layers with PyTorch's constants and float32 statistics.
+"""Normalization layers with PyTorch's constants and float32 statistics.
 
 Batch statistics are those of the global batch: under `jit` with a batch split over devices a mean is already global.
 """
@@ -17,9 +17,9 @@ def _vector(values: jax.Array, ndim: int) -> jax.Array:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over every axis but the last: [B, C], [B, N, C] or [B, H, W, C].
+    """Batch normalization over every axis but the last: [B, C], [B, N, C] or [B, H, W, C].
 
-    Training normalises by the biased batch variance; the running variance collects the unbiased one, as in PyTorch
+    Training normalizes by the biased batch variance; the running variance collects the unbiased one, as in PyTorch
     (flax collects the biased one: at 8 values per channel that is 14 % off).
 
     Attributes:
@@ -40,7 +40,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Normalises by the batch's statistics (and updates the running ones) in training, by the running ones else."""
+        """Normalizes by the batch's statistics (and updates the running ones) in training, by the running ones else."""
         shape = (x.shape[-1],)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
@@ -71,7 +71,7 @@ def _moments(x: jax.Array, axes: tuple[int, ...], keepdims: bool = False) -> tup
 
 
 class InstanceNorm(nn.Module):
-    """Normalises each channel of each image over its positions; learnt scale and bias, no running statistics.
+    """Normalizes each channel of each image over its positions; learned scale and bias, no running statistics.
 
     Attributes:
         epsilon: added to the variance.
@@ -93,7 +93,7 @@ class InstanceNorm(nn.Module):
 
 
 class InstanceBatchNorm(nn.Module):
-    """IBN-a: instance normalisation on the first half of the channels, batch normalisation on the rest.
+    """IBN-a: instance normalization on the first half of the channels, batch normalization on the rest.
 
     Attributes:
         dtype: dtype of the result; statistics and parameters are float32.

@@ -16,7 +16,7 @@ class GlobalPool(nn.Module):
     """Pools a map over its positions.
 
     Attributes:
-        kind: "average", "max" or "gem" (power mean with a learnt exponent).
+        kind: "average", "max" or "gem" (power mean with a learned exponent).
         power: initial exponent of "gem"; 3 is the value of the retrieval literature.
         epsilon: smallest value that enters the power.
     """

@@ -3,7 +3,7 @@
 Every formulation computes the same sums; they differ in what the compiler makes of them.
 
 - GPU and TPU: the native convolution, always.
-- CPU, 1×1 kernel: a matrix product, in both passes. Residual blocks should end in `fusion.materialise`: without it XLA
+- CPU, 1×1 kernel: a matrix product, in both passes. Residual blocks should end in `fusion.materialize`: without it XLA
   fuses the chain of residual sums into these products and computes it again for every layer.
 - CPU, depthwise kernel with stride 1: shifted multiply-and-add (the native grouped convolution is 35 to 130 times
   slower forward); the weight gradient scans over the batch, so that one image stays in cache.
@@ -131,7 +131,7 @@ def _pointwise_backward(strides: int, by_platform: bool, residuals, gradient: ja
         # The first factor gets transposed in memory: let it be the smaller one. The product is written out, lest the
         # compiler fold the transpose behind it into the product and turn it round again.
         if images.shape[-1] > gradient.shape[-1]:
-            kernel_gradient = fusion.materialise(jnp.einsum("bhwo,bhwi->oi", gradient, seen)).T
+            kernel_gradient = fusion.materialize(jnp.einsum("bhwo,bhwi->oi", gradient, seen)).T
         else:
             kernel_gradient = jnp.einsum("bhwi,bhwo->io", seen, gradient)
         images_gradient = jnp.einsum("bhwo,io->bhwi", gradient, kernel[0, 0])
@@ -206,7 +206,7 @@ def _depthwise_kernel_gradient(
     """For each tap the sum over images and positions of shifted maps times gradient, float32 [taps, C].
 
     Image by image, so that the nine passes over it read from cache; what they read is written out first, because slices
-    of a slice at a running offset are not vectorised. Rows are summed by element-wise additions in `FOLD` groups, which
+    of a slice at a running offset are not vectorized. Rows are summed by element-wise additions in `FOLD` groups, which
     fuse with the products; a reduction would have them written to memory.
     """
     height, width, channels = gradient.shape[1:]
@@ -214,7 +214,7 @@ def _depthwise_kernel_gradient(
     group = height // fold
 
     def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        image, slope = fusion.materialise(jnp.pad(pair[0], (*padding, (0, 0)))), fusion.materialise(pair[1])
+        image, slope = fusion.materialize(jnp.pad(pair[0], (*padding, (0, 0)))), fusion.materialize(pair[1])
         sums = []
         for row in range(taps[0]):
             for column in range(taps[1]):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 
-def normalise_rows(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
+def normalize_rows(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
     """Scales each vector to unit Euclidean length.
 
     Args:
@@ -68,4 +68,4 @@ def pairwise_cosine(x: jax.Array, y: jax.Array) -> jax.Array:
     Returns:
         [N, M] float32 in [0, 2]; a zero vector is at distance one from everything.
     """
-    return 1.0 - jnp.matmul(normalise_rows(x), normalise_rows(y).T, precision=jax.lax.Precision.HIGHEST)
+    return 1.0 - jnp.matmul(normalize_rows(x), normalize_rows(y).T, precision=jax.lax.Precision.HIGHEST)

@@ -8,12 +8,12 @@ from jax import lax
 
 
 @jax.custom_vjp
-def materialise(x: jax.Array) -> jax.Array:
+def materialize(x: jax.Array) -> jax.Array:
     """The array itself, written to memory once instead of being computed again by every reader; likewise its gradient.
 
     XLA on CPU fuses a residual network's running sum into each of its readers, forward and backward, and so computes
     the chain of all earlier blocks again and again (a fifth of a ResNet-50's train step, a quarter of a ViT-B's). It
-    takes no hint against that: optimisation barriers are gone before it fuses. It does not fuse across a loop, so the
+    takes no hint against that: optimization barriers are gone before it fuses. It does not fuse across a loop, so the
     array passes through a loop of zero turns whose bound such a barrier hides from the simplifier. Elsewhere this is
     the identity.
 
@@ -28,11 +28,11 @@ def _through_empty_loop(x: jax.Array) -> jax.Array:
 
 
 def _forward(x: jax.Array) -> tuple[jax.Array, None]:
-    return materialise(x), None
+    return materialize(x), None
 
 
 def _backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
-    return (materialise(gradient),)
+    return (materialize(gradient),)
 
 
-materialise.defvjp(_forward, _backward)
+materialize.defvjp(_forward, _backward)

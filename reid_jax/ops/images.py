@@ -1,4 +1,4 @@
-"""Pixels on the device: normalisation, the fill of boxes that random erasing chose on the host, patches."""
+"""Pixels on the device: normalization, the fill of boxes that random erasing chose on the host, patches."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from reid_jax import errors
 
 Array = jax.Array
 
-# Fills that are one colour, as values after normalisation. "mean_raw" writes the raw ImageNet mean into normalised
-# space, a habit of the BoT code that its descendants kept; "zero" is the colour that normalisation maps to the mean.
+# Fills that are one color, as values after normalization. "mean_raw" writes the raw ImageNet mean into normalized
+# space, a habit of the BoT code that its descendants kept; "zero" is the color that normalization maps to the mean.
 FILLS: dict[str, tuple[float, float, float]] = {
     "mean_raw": (0.485, 0.456, 0.406),
     "zero": (0.0, 0.0, 0.0),
@@ -21,8 +21,8 @@ FILLS: dict[str, tuple[float, float, float]] = {
 }
 
 
-def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """Scales to [0, 1] and standardises each channel.
+def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """Scales to [0, 1] and standardizes each channel.
 
     Args:
         images: `[B, H, W, 3]`, uint8 in 0-255 or floating point already in [0, 1].
@@ -36,8 +36,8 @@ def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
     if images.dtype == jnp.uint8:
         pixels = pixels / 255
     per_channel = (1,) * (images.ndim - 1) + (-1,)
-    centre = jnp.asarray(mean, jnp.float32).reshape(per_channel)
-    return (pixels - centre) / jnp.asarray(std, jnp.float32).reshape(per_channel)
+    center = jnp.asarray(mean, jnp.float32).reshape(per_channel)
+    return (pixels - center) / jnp.asarray(std, jnp.float32).reshape(per_channel)
 
 
 def box_mask(boxes: Array, height: int, width: int) -> Array:
@@ -60,13 +60,13 @@ def box_mask(boxes: Array, height: int, width: int) -> Array:
 
 
 def fill_boxes(images: Array, boxes: Array, fill: str | Sequence[float], key: Array | None = None) -> Array:
-    """Fills one box in each image, after normalisation.
+    """Fills one box in each image, after normalization.
 
     Args:
-        images: `[B, H, W, 3]`, normalised.
+        images: `[B, H, W, 3]`, normalized.
         boxes: int32 `[B, 4]`: top, left, bottom, right; zeros for none.
         fill: "noise" (independent N(0, 1) for every pixel and channel), a name of `FILLS`, or three numbers in
-            normalised space.
+            normalized space.
         key: random key; only "noise" needs it.
 
     Returns:
@@ -85,10 +85,10 @@ def fill_boxes(images: Array, boxes: Array, fill: str | Sequence[float], key: Ar
     else:
         if isinstance(fill, str) and fill not in FILLS:
             raise errors.unknown("erase fill", fill, [*FILLS, "noise", "three numbers"])
-        colour = FILLS[fill] if isinstance(fill, str) else tuple(fill)
-        if len(colour) != images.shape[-1]:
-            raise errors.UserError(f"an erase fill of {images.shape[-1]} numbers was expected, got {colour}.")
-        value = jnp.broadcast_to(jnp.asarray(colour, images.dtype), images.shape)
+        color = FILLS[fill] if isinstance(fill, str) else tuple(fill)
+        if len(color) != images.shape[-1]:
+            raise errors.UserError(f"an erase fill of {images.shape[-1]} numbers was expected, got {color}.")
+        value = jnp.broadcast_to(jnp.asarray(color, images.dtype), images.shape)
     inside = box_mask(boxes, images.shape[1], images.shape[2])[..., None]
     return jnp.where(inside, value, images)
 

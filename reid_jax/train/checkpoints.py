@@ -8,7 +8,7 @@ worst a temporary folder, which the next start removes. Saving goes on in the ba
 host before `save` returns, the step may then give their buffers away.
 
 The state is stored as nested dictionaries of arrays whatever classes hold it in memory. So it can be checked against
-the running model leaf by leaf before it is read, the variables can be read without knowing the optimiser, and the
+the running model leaf by leaf before it is read, the variables can be read without knowing the optimizer, and the
 number of devices does not matter. Orbax is used here and nowhere else.
 """
 
@@ -155,7 +155,7 @@ def restore_variables(
     extra: bool = False,
     average: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads a model's variables from a run's checkpoints without knowing its optimiser; changes nothing there.
+    """Reads a model's variables from a run's checkpoints without knowing its optimizer; changes nothing there.
 
     Args:
         directory: the folder of checkpoints.
@@ -290,6 +290,6 @@ def _check_fit(folder: pathlib.Path, wanted: Mapping[str, Any]) -> None:
     if differences:
         more = f" (and {len(differences) - 1} more differences)" if len(differences) > 1 else ""
         raise UserError(
-            f"the checkpoint {folder} belongs to another model or optimiser: {differences[0]}{more}; use the config it "
+            f"the checkpoint {folder} belongs to another model or optimizer: {differences[0]}{more}; use the config it "
             "was trained with, or another --workdir."
         )

@@ -1,4 +1,4 @@
-"""What a method keeps beside its model and updates in the train step: teachers, averages, class centres.
+"""What a method keeps beside its model and updates in the train step: teachers, averages, class centers.
 
 A config names them: `config.extras.teacher = dict(kind="moving_average", decay=0.999)`. Losses read them as
 `extra/<name>`, passes run them as networks (`network="extra/teacher"`).
@@ -84,15 +84,15 @@ class FrozenCopy:
 
 
 @dataclasses.dataclass(frozen=True)
-class Centres:
+class Centers:
     """One learned vector per class, moved by plain SGD on the loss that reads it.
 
     Attributes:
         num_classes: C.
         dimension: D, or the path of one of the model's parameters ("neck_g/bias") whose last axis is as long.
-        learning_rate: of its own SGD, whatever the model's optimiser does.
+        learning_rate: of its own SGD, whatever the model's optimizer does.
         scale: factor on the gradient; 1 / (weight of the loss term) undoes that weight, as the usual recipe does.
-        trainable: False keeps the centres where they were drawn.
+        trainable: False keeps the centers where they were drawn.
 
     References:
         Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016.
@@ -119,18 +119,18 @@ class Centres:
         return value if gradient is None else value - self.learning_rate * self.scale * gradient
 
 
-EXTRAS: dict[str, type] = {"moving_average": MovingAverage, "frozen_copy": FrozenCopy, "centres": Centres}
+EXTRAS: dict[str, type] = {"moving_average": MovingAverage, "frozen_copy": FrozenCopy, "centers": Centers}
 
 
 def _parameter(params: Mapping[str, Any], path: str) -> jax.Array:
     leaves = {"/".join(keys): leaf for keys, leaf in traverse_util.flatten_dict(dict(params)).items()}
     if path not in leaves:
-        raise errors.unknown("parameter as long as the centres", path, leaves)
+        raise errors.unknown("parameter as long as the centers", path, leaves)
     return leaves[path]
 
 
 def build(config: Mapping[str, Mapping[str, Any]], *, num_classes: int, load: Load | None = None) -> dict[str, Extra]:
-    """Builds the extras a config lists; centres learn the number of classes from the data.
+    """Builds the extras a config lists; centers learn the number of classes from the data.
 
     Args:
         config: by name, kind and options.
@@ -138,7 +138,7 @@ def build(config: Mapping[str, Mapping[str, Any]], *, num_classes: int, load: Lo
         load: reads weights files, for copies that ask for one.
 
     Raises:
-        UserError: for an unknown kind or a misspelt option.
+        UserError: for an unknown kind or a misspelled option.
     """
     built: dict[str, Extra] = {}
     for name, options in config.items():
@@ -147,7 +147,7 @@ def build(config: Mapping[str, Mapping[str, Any]], *, num_classes: int, load: Lo
         if kind not in EXTRAS:
             raise errors.unknown(f"kind of extra {name!r}", kind, EXTRAS)
         fields = [field.name for field in dataclasses.fields(EXTRAS[kind]) if field.name != "load"]
-        if kind == "centres":
+        if kind == "centers":
             options.setdefault("num_classes", num_classes)
         for option in options:
             if option not in fields:

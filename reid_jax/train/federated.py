@@ -4,12 +4,12 @@
              theta_{t+1} = sum_k w_k theta_k
 
 theta travels between server and clients, phi stays where it is: the classifiers, each over its client's own identities
-(`personal="classifiers"`, FedPav), and the batch normalisation (`bn="local"`, FedBN). A round is one step of the
+(`personal="classifiers"`, FedPav), and the batch normalization (`bn="local"`, FedBN). A round is one step of the
 training loop, so logs, checkpoints, evaluation and resuming are those of joint training. Evaluation reads theta alone;
-with local batch normalisation it reads the weighted average of what the clients keep.
+with local batch normalization it reads the weighted average of what the clients keep.
 
 Two ways to run a round, equal to rounding. "program": one compiled program; clients are dealt out over the devices of
-the mesh where their number divides, `side_by_side` of them vectorised on a device, the rest one after another.
+the mesh where their number divides, `side_by_side` of them vectorized on a device, the rest one after another.
 "steps": the host walks through clients and local steps, each the same small compiled step. XLA on CPU runs
 convolutions inside a loop more than ten times slower than outside, so "auto" is "steps" there and "program" elsewhere.
 
@@ -61,14 +61,14 @@ class Options:
         personal: "classifiers" stay on the client; "none": everything is averaged (FedAvg).
         weights: of the average: "samples" n_k / sum n, "uniform", or "cdw": how far (1 - cosine) the client's training
             moved the features of its first local batch.
-        bn: "average" treats batch normalisation like the rest, running statistics included; "local" keeps its
+        bn: "average" treats batch normalization like the rest, running statistics included; "local" keeps its
             parameters and statistics on the client.
         optimizer_state: "fresh" at the start of each round, or "kept" on the client.
         lr_drops: fractions of the rounds after which the rate falls to a tenth; empty: the config's schedule, a round
             counting as an epoch.
         prox_mu: weight of FedProx's term, mu / 2 times the squared distance to the round's theta.
         execution: "program", "steps" or "auto".
-        side_by_side: clients vectorised on one device in a program.
+        side_by_side: clients vectorized on one device in a program.
     """
 
     clients: str = "camera"
@@ -107,7 +107,7 @@ class Options:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Options:
-        """Reads the section, refusing misspelt keys."""
+        """Reads the section, refusing misspelled keys."""
         known = [field.name for field in dataclasses.fields(cls)]
         for key in config:
             if key not in known:
@@ -122,7 +122,7 @@ class Options:
         return {"name": "multistep", "milestones_epochs": drops, "factor": 0.1}
 
 
-def normalised(weights: Any) -> jax.Array:
+def normalized(weights: Any) -> jax.Array:
     """Weights [n] of at least 0 that sum to one; all zero, they stay zero."""
     weights = jnp.asarray(weights, jnp.float32)
     total = jnp.sum(weights)
@@ -135,7 +135,7 @@ def personal_paths(variables: Mapping[str, Any], options: Options) -> frozenset[
     pattern = re.compile(PERSONAL[options.personal])
     kept = {path for path in flat if path.startswith("params/") and pattern.search(path.removeprefix("params/"))}
     if options.bn == "local":
-        # Layers that keep statistics are batch normalisation; their gains and shifts stand under the same path.
+        # Layers that keep statistics are batch normalization; their gains and shifts stand under the same path.
         layers = {path.split("/", 1)[1].rsplit("/", 1)[0] for path in flat if path.startswith("batch_stats/")}
         kept |= {path for path in flat if path.split("/", 1)[1].rsplit("/", 1)[0] in layers}
     return frozenset(kept)
@@ -164,7 +164,7 @@ class Rounds:
     """The `(state, batch) -> (state, metrics)` of one round, and the state before the first.
 
     The state's `params` and `batch_stats` hold theta (where something stays on the clients: beside it the initial
-    classifiers, and the average of the clients' batch normalisation); `extra["clients"]` what the clients keep, each
+    classifiers, and the average of the clients' batch normalization); `extra["clients"]` what the clients keep, each
     array with the clients as first axis.
 
     Args:
@@ -192,7 +192,7 @@ class Rounds:
         self._objective, self._optimizer, self._features = objective, optimizer, features
         flat = trees.flatten(dict(variables))
         self.personal = personal_paths(variables, options)
-        # What is averaged; local batch normalisation too, for evaluation.
+        # What is averaged; local batch normalization too, for evaluation.
         self.averaged = frozenset(flat) - personal_paths(variables, dataclasses.replace(options, bn="average"))
         clients = federation.clients
         sizes = [client.images if options.weights == "samples" else 1 for client in clients]
@@ -247,7 +247,7 @@ class Rounds:
     def _start(
         self, shared: Flat, client: Mapping[str, Any], kept: Mapping[str, Any], number: jax.Array
     ) -> state_lib.TrainState:
-        """A client's state at the start of a round: theta, what it kept, and its optimiser."""
+        """A client's state at the start of a round: theta, what it kept, and its optimizer."""
         variables = trees.unflatten({**shared, **trees.flatten(kept["own"])})
         opt_state = kept.get("opt_state")
         if opt_state is None:
@@ -335,7 +335,7 @@ class Rounds:
         present = jnp.concatenate([ids for ids, _, _ in parts])
         weights = jnp.where(present >= 0, jnp.asarray(self._about["weight"])[present], 0.0)
         if self.options.weights != "cdw":
-            weights = normalised(weights)
+            weights = normalized(weights)
         total: Any = None
         for group, (ids, active, batches) in zip(self.federation.groups, parts, strict=True):
             mine, weights = weights[: group.slots], weights[group.slots :]
@@ -426,7 +426,7 @@ class Rounds:
         weights = self._about["weight"]
         if self.options.weights != "cdw":
             chosen = np.isin(np.arange(len(weights)), self.federation.participants(number))
-            weights = np.asarray(normalised(np.where(chosen, weights, 0.0)))
+            weights = np.asarray(normalized(np.where(chosen, weights, 0.0)))
         total: Any = None
         for group, slots in zip(self.federation.groups, self.federation.slots(number), strict=True):
             for place, k in enumerate(slots):
@@ -472,7 +472,7 @@ class Rounds:
 
 
 def _at_position(opt_state: Any, position: jax.Array) -> Any:
-    """An optimiser's state whose learning rate is that of an update number."""
+    """An optimizer's state whose learning rate is that of an update number."""
     is_rate = lambda node: isinstance(node, optimizer_lib.RateState)
     position = jnp.asarray(position, jnp.int32)
     return jax.tree.map(

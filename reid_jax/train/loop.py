@@ -42,7 +42,7 @@ class Batches(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A stretch of steps with one objective, one optimiser and one input stream.
+    """A stretch of steps with one objective, one optimizer and one input stream.
 
     Attributes:
         name: for logs; empty for a run of one phase.

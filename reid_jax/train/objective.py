@@ -7,7 +7,7 @@ view. A teacher and a student on two views are two passes:
     passes.student = dict(view="corrupted", network="params", train=True, reads=("teacher/feature/b",))
 
 Here the student finds the teacher's feature in its batch, under that name. Loss terms name what they read: outputs
-("logits/b", "teacher/feature/b"), the batch ("batch/camid") and extras ("extra/centres").
+("logits/b", "teacher/feature/b"), the batch ("batch/camid") and extras ("extra/centers").
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Objective:
 
     Attributes:
         apply: `model.apply`.
-        preprocess: `(batch, key) -> batch`, from uint8 images to normalised float32 ones.
+        preprocess: `(batch, key) -> batch`, from uint8 images to normalized float32 ones.
         passes: by name, in the order they run.
         terms: by name, the weighted losses.
         monitors: by name, terms that are logged and not trained on.

@@ -1,4 +1,4 @@
-"""The optimiser: one optax chain whose groups are chosen by parameter name.
+"""The optimizer: one optax chain whose groups are chosen by parameter name.
 
     config.optimizer = dict(
         name="adam", learning_rate=4e-4,
@@ -91,7 +91,7 @@ def sgd(*, momentum: float = 0.0, nesterov: bool = False) -> optax.GradientTrans
 
 
 def rmsprop(*, decay: float = 0.99, epsilon: float = 1e-8, momentum: float = 0.0) -> optax.GradientTransformation:
-    """RMSProp, epsilon outside the root, no centring."""
+    """RMSProp, epsilon outside the root, no centering."""
     scale = optax.scale_by_rms(decay=decay, eps=epsilon, eps_in_sqrt=False)
     return optax.chain(scale, optax.trace(decay=momentum)) if momentum else scale
 
@@ -140,7 +140,7 @@ class GroupReport:
     def describe(self) -> str:
         """A table of the patterns and what they took."""
         width = max([len("pattern"), *(len(pattern) for _, pattern, *_ in self.rows)])
-        lines = [f"{'optimiser group':<26}  {'pattern':<{width}}  {'value':>8}  {'arrays':>6}  {'parameters':>12}"]
+        lines = [f"{'optimizer group':<26}  {'pattern':<{width}}  {'value':>8}  {'arrays':>6}  {'parameters':>12}"]
         lines.append("-" * len(lines[0]))
         for name, pattern, value, arrays, count in self.rows:
             shown = "" if value is None else f"{value:g}"
@@ -162,12 +162,12 @@ def build(
     total_steps: int,
     steps_per_epoch: int,
 ) -> tuple[optax.GradientTransformation, GroupReport]:
-    """Builds the optimiser of a run or of one of its phases.
+    """Builds the optimizer of a run or of one of its phases.
 
     Args:
         config: `name` (a key of `OPTIMIZERS`), `learning_rate`, the pattern lists `learning_rate_multipliers`,
             `weight_decays` and `frozen`, `clip_norm` (largest global gradient norm, 0 or `None` for no clipping), and
-            the options of the named optimiser (`b1`, `b2`, `epsilon`, `momentum`, `nesterov`, `decay`), here or in
+            the options of the named optimizer (`b1`, `b2`, `epsilon`, `momentum`, `nesterov`, `decay`), here or in
             a mapping `options`. Without a list all factors are 1, all decays 0, nothing is frozen.
         schedule_config: see `schedules.build`.
         params: the parameter tree (nested dicts); leaves need only `shape`.
@@ -185,7 +185,7 @@ def build(
     given |= dict(given.pop("options", None) or {})
     name = given.pop("name", None)
     if name not in OPTIMIZERS:
-        raise errors.unknown("optimiser", str(name), OPTIMIZERS)
+        raise errors.unknown("optimizer", str(name), OPTIMIZERS)
     base_lr = given.pop("learning_rate", None)
     if not isinstance(base_lr, (int, float)) or base_lr < 0:
         raise UserError(f"optimizer.learning_rate must be a number of at least 0, but came as {base_lr!r}.")
@@ -222,12 +222,12 @@ def _pairs(name: str, value: Any, default: Sequence) -> tuple[tuple[str, float],
 
 
 def _options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks that the optimiser reads each option; `None` means "not set"."""
+    """Checks that the optimizer reads each option; `None` means "not set"."""
     accepted = list(inspect.signature(OPTIMIZERS[name]).parameters)
     for key, value in given.items():
         if key not in accepted and value is not None:
             common = ["learning_rate", "learning_rate_multipliers", "weight_decays", "frozen", "clip_norm"]
-            raise errors.unknown(f"option of optimiser {name!r}", key, [*accepted, *common])
+            raise errors.unknown(f"option of optimizer {name!r}", key, [*accepted, *common])
     return {key: value for key, value in given.items() if value is not None}
 
 
@@ -321,7 +321,7 @@ def _only(trainable: Sequence[str], inner: optax.GradientTransformation) -> opta
 
     def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if params is None:
-            raise ValueError("the optimiser needs the parameters: update(grads, state, params)")
+            raise ValueError("the optimizer needs the parameters: update(grads, state, params)")
         updates, state = inner.update(prune(grads), state, prune(params))
         moved = trees.flatten(updates)
         everything = trees.flatten(grads).items()

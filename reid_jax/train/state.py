@@ -14,14 +14,14 @@ from reid_jax.train import extras as extras_lib
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Arrays only; functions and optimisers live outside.
+    """Arrays only; functions and optimizers live outside.
 
     Attributes:
         step: int32 [], updates made so far.
         params: parameters of the model, float32.
-        batch_stats: running statistics of its normalisation layers.
+        batch_stats: running statistics of its normalization layers.
         opt_state: state of the optax transformation of the current phase.
-        extra: by name, what a method owns beside its model: class centres, an averaged or frozen teacher.
+        extra: by name, what a method owns beside its model: class centers, an averaged or frozen teacher.
     """
 
     step: jax.Array
@@ -37,7 +37,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def create(variables: dict[str, Any]) -> TrainState:
-    """The state before the first phase: no optimiser state, no extras yet."""
+    """The state before the first phase: no optimizer state, no extras yet."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -55,7 +55,7 @@ def begin_phase(
     start_from: str = "",
     model: Any = None,
 ) -> TrainState:
-    """Starts a phase: a fresh optimiser, and the extras this phase adds; earlier extras stay for it to read.
+    """Starts a phase: a fresh optimizer, and the extras this phase adds; earlier extras stay for it to read.
 
     Args:
         state: at the end of the phase before.

@@ -1,4 +1,4 @@
-"""One step: forward, losses, gradients, optimiser, extras. A pure function, compiled once.
+"""One step: forward, losses, gradients, optimizer, extras. A pure function, compiled once.
 
 Usually a step is one update. A method that alternates between objectives (`config.train.turns`) makes one update for
 each in turn, on the same batch.

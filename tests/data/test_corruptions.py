@@ -49,7 +49,7 @@ def check_against_reference(name, ours, reference):
     difference = np.abs(ours.astype(int) - reference)
     if name in ("pixelate", "jpeg_compression", "impulse_noise"):
         assert difference.max() == 0
-    elif name == "rain":  # the reference goes through 8-bit HSV, which moves colours by up to four levels
+    elif name == "rain":  # the reference goes through 8-bit HSV, which moves colors by up to four levels
         assert difference.max() <= 4
         assert difference.mean() < 2
     else:
@@ -115,7 +115,7 @@ def test_same_draws_same_bytes_for_all_sizes(name):
 
 
 def test_noise_has_its_statistics():
-    grey = np.full((200, 200, 3), 127, np.uint8)
+    gray = np.full((200, 200, 3), 127, np.uint8)
     for severity in corruptions.SEVERITIES:
         for module, stds in (("gaussian_noise", noise.GAUSSIAN_STD), ("speckle_noise", noise.SPECKLE_STD)):
             (drawn,) = sampling.sample(module, severity, (200, 200), np.random.default_rng(severity))
@@ -127,7 +127,7 @@ def test_noise_has_its_statistics():
         rate = noise.SHOT_RATE[severity - 1]
         (quantiles,) = sampling.sample("shot_noise", severity, (200, 200), np.random.default_rng(severity))
         table, first = noise._poisson_table(rate)
-        counts = np.searchsorted(table, (quantiles + grey).ravel(), side="right") - first[127]
+        counts = np.searchsorted(table, (quantiles + gray).ravel(), side="right") - first[127]
         mean = rate * 127 / 255
         assert counts.mean() == pytest.approx(mean, abs=4 * (mean / counts.size) ** 0.5)
         assert counts.var() == pytest.approx(mean, rel=0.03)
@@ -156,17 +156,17 @@ def test_glass_pointers_equal_the_loop():
 
 
 def test_filters_keep_a_constant_picture():
-    grey = np.full((64, 40, 3), 120, np.uint8)
+    gray = np.full((64, 40, 3), 120, np.uint8)
     for name in ("gaussian_blur", "defocus_blur", "motion_blur", "zoom_blur", "glass_blur", "elastic_transform"):
         for severity in corruptions.SEVERITIES:
-            assert abs(run(name, severity, grey).astype(int) - 120).max() <= 1, name
+            assert abs(run(name, severity, gray).astype(int) - 120).max() <= 1, name
     for radius, sigma in blur.DEFOCUS:
         # Softening mirrors the largest disks at the rim of their grid, as the reference does: one per cent brighter.
         assert blur._disk(radius, sigma).sum() == pytest.approx(1, abs=0.015)
     assert common.gaussian_kernel(1.7).sum() == pytest.approx(1)
 
 
-def test_colour_changes_keep_what_they_promise(picture):
+def test_color_changes_keep_what_they_promise(picture):
     middle = picture // 2 + 60
     contrast = run("contrast", 3, middle).astype(float)
     np.testing.assert_allclose(contrast.mean(axis=(0, 1)), middle.mean(axis=(0, 1)), atol=0.6)
@@ -197,7 +197,7 @@ def test_plasma_is_a_torus_of_means():
     assert cloud.shape == (8, 8)
     assert (cloud.min(), cloud.max(), cloud[0, 0], cloud[4, 4]) == (0, 1, 0, 1)
     np.testing.assert_array_equal(cloud, cloud.T)
-    np.testing.assert_allclose(cloud[1:], cloud[:0:-1], atol=1e-6)  # mirrored around the centre
+    np.testing.assert_allclose(cloud[1:], cloud[:0:-1], atol=1e-6)  # mirrored around the center
 
 
 def test_frost_textures(tmp_path):

@@ -31,7 +31,7 @@ def _with_pillow(data):
         pytest.param(_encoded(subsampling=2, quality=80), id="jpeg 4:2:0"),
         pytest.param(_encoded(subsampling=1, quality=60), id="jpeg 4:2:2"),
         pytest.param(_encoded(subsampling=0, quality=95, progressive=True), id="progressive jpeg"),
-        pytest.param(_encoded("L"), id="grey jpeg"),
+        pytest.param(_encoded("L"), id="gray jpeg"),
         pytest.param(_encoded("CMYK"), id="cmyk jpeg"),
         pytest.param(_encoded(kind="PNG"), id="png"),
         pytest.param(_encoded("RGBA", "PNG"), id="png with alpha"),
@@ -48,7 +48,7 @@ def test_decode_equals_pillow_bit_for_bit(data):
 
 def test_stray_bytes_between_markers_are_forgiven_as_pillow_does():
     data = _encoded()
-    start = data.index(b"\xff\xdb")  # before the first quantisation table
+    start = data.index(b"\xff\xdb")  # before the first quantization table
     damaged = data[:start] + b"\x00\x00\x00" + data[start:]
     np.testing.assert_array_equal(images.decode(damaged), _with_pillow(damaged))
 

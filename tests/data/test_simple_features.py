@@ -1,4 +1,4 @@
-"""Raw pixels and colour histograms: hand-made cases, and the colour conversion against the standard library."""
+"""Raw pixels and color histograms: hand-made cases, and the color conversion against the standard library."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def test_raw_pixels_need_a_grid_that_divides():
 
 def test_hsv_equals_the_standard_library():
     rng = np.random.default_rng(0)
-    colours = np.concatenate([rng.integers(0, 256, (60, 3)), np.eye(3) * 255, np.ones((1, 3)) * 7, np.zeros((1, 3))])
-    colours = colours.astype(np.uint8)
-    expected = [colorsys.rgb_to_hsv(*(colour / 255.0)) for colour in colours]
-    np.testing.assert_allclose(simple_features.hsv(colours), expected, atol=1e-6)
+    colors = np.concatenate([rng.integers(0, 256, (60, 3)), np.eye(3) * 255, np.ones((1, 3)) * 7, np.zeros((1, 3))])
+    colors = colors.astype(np.uint8)
+    expected = [colorsys.rgb_to_hsv(*(color / 255.0)) for color in colors]
+    np.testing.assert_allclose(simple_features.hsv(colors), expected, atol=1e-6)
 
 
 def test_histogram_is_a_distribution_per_third():
@@ -42,7 +42,7 @@ def test_histogram_is_a_distribution_per_third():
     np.testing.assert_allclose((features.reshape(3, 3, -1) ** 2).sum(-1), 1.0, rtol=1e-5)
 
 
-def test_histogram_sees_the_place_of_a_colour_and_no_border():
+def test_histogram_sees_the_place_of_a_color_and_no_border():
     images = np.zeros((4, 24, 8, 3), np.uint8)
     images[1, :8] = (255, 0, 0)
     images[2, 16:] = (255, 0, 0)

@@ -158,19 +158,19 @@ def _drawing(yaw: float, **changes: object) -> canvas.Canvas:
     return drawing
 
 
-def _centre(parts: np.ndarray, name: str) -> tuple[float, float]:
+def _center(parts: np.ndarray, name: str) -> tuple[float, float]:
     rows, columns = np.nonzero(parts == 1 + synthped.PARTS.index(name))
     return float(rows.mean()), float(columns.mean())
 
 
 def test_parts_lie_where_a_body_has_them():
     front, back = _drawing(0.0).parts, _drawing(math.pi).parts
-    heights = [_centre(front, name)[0] for name in ("head", "torso", "left_leg", "left_foot")]
+    heights = [_center(front, name)[0] for name in ("head", "torso", "left_leg", "left_foot")]
     assert heights == sorted(heights)
     # Facing us, the wearer's left is on our right; from behind on our left.
     for limb in ("arm", "leg", "foot"):
-        assert _centre(front, f"left_{limb}")[1] > _centre(front, f"right_{limb}")[1]
-        assert _centre(back, f"left_{limb}")[1] < _centre(back, f"right_{limb}")[1]
+        assert _center(front, f"left_{limb}")[1] > _center(front, f"right_{limb}")[1]
+        assert _center(back, f"left_{limb}")[1] < _center(back, f"right_{limb}")[1]
     assert set(np.unique(front)) == set(range(9))
 
 
@@ -184,8 +184,8 @@ def test_viewpoint_decides_what_is_seen():
     red = (201, 7, 7)
     seen = {}
     for name, yaw in (("front", 0.0), ("back", math.pi), ("side", math.pi / 2)):
-        drawing = _drawing(yaw, chest_print="square", back_print="none", print_colour=red)
-        seen[name] = int((drawing.colour == np.array(red)).all(-1).sum())
+        drawing = _drawing(yaw, chest_print="square", back_print="none", print_color=red)
+        seen[name] = int((drawing.color == np.array(red)).all(-1).sum())
     assert seen["front"] > 300
     assert seen["back"] == 0
     assert seen["side"] < seen["front"] / 3
@@ -204,7 +204,7 @@ def test_look_alikes_differ_in_few_details():
         assert len(set(members)) == len(members)
         for other in members[1:]:
             changed = [name for name in names if getattr(members[0], name) != getattr(other, name)]
-            assert 1 <= len(changed) <= 5  # a detail may be two fields: colour of top and of its sleeves
+            assert 1 <= len(changed) <= 5  # a detail may be two fields: color of top and of its sleeves
     models = [members[0] for members in family_of.values()]
     assert len(set(models)) == len(models)
 

@@ -162,7 +162,7 @@ def test_erase_zeroes_maps_and_leaves_the_image():
 
 @pytest.mark.parametrize("factor", [0.4, 1.0, 1.7])
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_colour_changes_equal_pillow(name, factor):
+def test_color_changes_equal_pillow(name, factor):
     image = make_element(64, 32)["image"]
     enhance = {
         "brightness": ImageEnhance.Brightness,
@@ -178,8 +178,8 @@ def test_hue_turns_around_the_circle():
     red = np.full((2, 2, 3), (200, 0, 0), np.uint8)
     np.testing.assert_allclose(transforms.turn_hue(red, 1 / 3)[0, 0], (0, 200, 0), atol=6)
     np.testing.assert_allclose(transforms.turn_hue(red, -1 / 3)[0, 0], (0, 0, 200), atol=6)
-    grey = np.full((2, 2, 3), 90, np.uint8)
-    np.testing.assert_array_equal(transforms.turn_hue(grey, 0.4), grey)
+    gray = np.full((2, 2, 3), 90, np.uint8)
+    np.testing.assert_array_equal(transforms.turn_hue(gray, 0.4), gray)
 
 
 def test_jitter_stays_within_its_bounds():

@@ -256,16 +256,16 @@ def test_switch_with_another_value():
 def test_each_has_a_readme_and_says_what_it_needs(root, name):
     home = builders.BUILDERS.get(name, name)
     text = (root / "datasets" / home / "README.md").read_text(encoding="utf-8")
-    for heading in ("## Getting it", "## Licence and status", "## What is stored", "## Protocol"):
+    for heading in ("## Getting it", "## License and status", "## What is stored", "## Protocol"):
         assert heading in text
     assert f"python scripts/prepare_dataset.py {name}" in text
     assert f"({home}/README.md)" in (root / "datasets" / "README.md").read_text(encoding="utf-8")
     assert (root / "datasets" / home / "CITATIONS.bib").read_text(encoding="utf-8").count("@") >= 1
     about = builders.load(name).ABOUT
-    assert set(about) == {"title", "needs", "licence", "status"}
+    assert set(about) == {"title", "needs", "license", "status"}
     if "duke" in name:
         assert "withdrawn" in about["status"]
-        assert "ithdrawn" in text.split("## Licence and status")[1]
+        assert "ithdrawn" in text.split("## License and status")[1]
 
 
 def test_user_code_reaches_the_builders_through_tfds(tmp_path):

@@ -20,10 +20,10 @@ def folder(market, tmp_path):
 
 def _touch(folder, split, *names):
     for name in names:
-        (folder / split / name).write_bytes(images.encode_jpeg(_grey()))
+        (folder / split / name).write_bytes(images.encode_jpeg(_gray()))
 
 
-def _grey():
+def _gray():
     import numpy as np
 
     return np.full((8, 4, 3), 128, np.uint8)

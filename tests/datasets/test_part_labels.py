@@ -25,7 +25,7 @@ def _write(folder, *splits, height=HEIGHT):
 
 
 def _slow_merge(maps):
-    """The eight parts spelt out by channel number: COCO key points 0-16, limbs 17-35."""
+    """The eight parts spelled out by channel number: COCO key points 0-16, limbs 17-35."""
     head, torso = [0, 1, 2, 3, 4, 29, 30, 31, 32, 33, 34, 35], [11, 12, 21, 22, 23, 24]
     left_arm, right_arm = [5, 7, 9, 25, 27], [6, 8, 10, 26, 28]
     left_leg, right_leg = [13, 17, 18], [14, 19, 20]

@@ -13,22 +13,22 @@ from reid_jax.evaluation.features_file import FeatureSet
 def random_set(seed=0, noise=1.5):
     generator = np.random.default_rng(seed)
     ids = generator.integers(1, 11, 30), np.concatenate([np.repeat(np.arange(1, 11), 8), np.full(20, -1)])
-    centres = generator.standard_normal((12, 16))
-    features = [(centres[one] + noise * generator.standard_normal((len(one), 16))).astype(np.float32) for one in ids]
+    centers = generator.standard_normal((12, 16))
+    features = [(centers[one] + noise * generator.standard_normal((len(one), 16))).astype(np.float32) for one in ids]
     cams = [generator.integers(0, 3, len(one)) for one in ids]
     return FeatureSet(*features, *ids, *cams)
 
 
 def test_average_expansion_by_hand():
     features = FeatureSet([[0.0, 1.0]], [[0.0, 3.0], [9.0, 9.0], [0.0, 2.0]], [1], [1, 2, 1], [0], [1, 1, 1])
-    expanded = expansion.expand_queries(features, neighbours=2)
+    expanded = expansion.expand_queries(features, neighbors=2)
     np.testing.assert_allclose(expanded.query_features, [[0.0, 2.0]])
     np.testing.assert_array_equal(expanded.gallery_features, features.gallery_features)
 
 
 def test_alpha_expansion_by_hand():
     features = FeatureSet([[1.0, 0.0]], [[0.6, 0.8]], [1], [1], [0], [1], meta={"metric": "cosine"})
-    expanded = expansion.expand_queries(features, neighbours=1, alpha=3)
+    expanded = expansion.expand_queries(features, neighbors=1, alpha=3)
     np.testing.assert_allclose(expanded.query_features, [[(1 + 0.216 * 0.6) / 1.216, 0.216 * 0.8 / 1.216]], atol=1e-6)
 
 
@@ -36,18 +36,18 @@ def test_hidden_slots_give_nothing():
     features = FeatureSet(
         [[[1.0], [1.0]]], [[[3.0], [5.0]]], [1], [1], [0], [1], query_visibility=[[1, 1]], gallery_visibility=[[1, 0]]
     )
-    expanded = expansion.expand_queries(features, neighbours=1)
+    expanded = expansion.expand_queries(features, neighbors=1)
     np.testing.assert_allclose(expanded.query_features[0, :, 0], [2.0, 1.0])
 
 
 def test_expansion_helps_noisy_queries_and_ignores_junk():
     features = random_set()
     before = ranking.evaluate(features).mAP
-    expanded = expansion.expand_queries(features, neighbours=4, alpha=2, gallery_too=True)
+    expanded = expansion.expand_queries(features, neighbors=4, alpha=2, gallery_too=True)
     assert ranking.evaluate(expanded).mAP > before
     assert expanded.num_gallery == 80
     with pytest.raises(errors.UserError, match=r"size of the gallery \(80\)"):
-        expansion.expand_queries(features, neighbours=81)
+        expansion.expand_queries(features, neighbors=81)
 
 
 def test_single_gallery_shot_expectation():

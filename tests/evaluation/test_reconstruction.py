@@ -23,7 +23,7 @@ def test_psnr_counts_hidden_pixels_alone(pictures):
     assert reconstruction.psnr(true, true, mask) == float("inf")
 
 
-def test_scores_stand_beside_the_mean_colour_of_what_is_visible(pictures):
+def test_scores_stand_beside_the_mean_color_of_what_is_visible(pictures):
     true, mask = pictures
     made = reconstruction.Reconstruction(true, np.where(mask[..., None], true - 0.05, -9.0), true, mask)
     visible = true[0][~mask[0]].mean(axis=0)

@@ -17,8 +17,8 @@ from reid_jax.evaluation.features_file import FeatureSet
 def features():
     generator = np.random.default_rng(0)
     ids = generator.integers(1, 5, 12), generator.integers(-1, 5, 60)
-    centres = generator.standard_normal((6, 5))
-    arrays = [(centres[one] + generator.standard_normal((len(one), 5))).astype(np.float32) for one in ids]
+    centers = generator.standard_normal((6, 5))
+    arrays = [(centers[one] + generator.standard_normal((len(one), 5))).astype(np.float32) for one in ids]
     cams = [generator.integers(0, 3, len(one)) for one in ids]
     names = [f"query_{row}<&>.jpg" for row in range(12)]
     return FeatureSet(*arrays, *ids, *cams, names, meta={"dataset": "toy", "metric": "cosine"})

@@ -15,10 +15,10 @@ from reid_jax.evaluation.features_file import FeatureSet
 
 def random_set(seed, num_query=20, num_gallery=150, identities=12, dimensions=8):
     generator = np.random.default_rng(seed)
-    centres = generator.standard_normal((identities + 1, dimensions))
+    centers = generator.standard_normal((identities + 1, dimensions))
     ids = generator.integers(1, identities + 1, num_query), generator.integers(-1, identities + 1, num_gallery)
     features = [
-        (centres[one] + 0.5 * generator.standard_normal((len(one), dimensions))).astype(np.float32) for one in ids
+        (centers[one] + 0.5 * generator.standard_normal((len(one), dimensions))).astype(np.float32) for one in ids
     ]
     cams = [generator.integers(0, 3, len(one)) for one in ids]
     return FeatureSet(*features, *ids, *cams)

@@ -15,8 +15,8 @@ RATES = (0.5, 1e-1, 1e-2, 1e-3)
 def random_set(seed, integers=False):
     generator = np.random.default_rng(seed)
     ids = generator.integers(0, 8, 40), generator.integers(-1, 8, 300)
-    centres = generator.standard_normal((9, 6))
-    features = [centres[one] + 0.7 * generator.standard_normal((len(one), 6)) for one in ids]
+    centers = generator.standard_normal((9, 6))
+    features = [centers[one] + 0.7 * generator.standard_normal((len(one), 6)) for one in ids]
     if integers:
         features = [np.round(one) for one in features]
     cams = [generator.integers(-1, 3, len(one)) for one in ids]

@@ -66,8 +66,8 @@ def main() -> None:
     model = Text()
     with torch.no_grad():
         for name, value in model.named_parameters():
-            centre = 1.0 if ".ln_" in f".{name}" and name.endswith("weight") else 0.0
-            value.copy_(centre + 0.3 * torch.randn(value.shape, generator=generator))
+            center = 1.0 if ".ln_" in f".{name}" and name.endswith("weight") else 0.0
+            value.copy_(center + 0.3 * torch.randn(value.shape, generator=generator))
     # The end token is the highest number; zeros pad behind it.
     ids = torch.tensor([[28, 3, 7, 29, 0, 0, 0, 0, 0], [28, 5, 5, 5, 9, 11, 29, 0, 0], [28, 1, 2, 3, 4, 5, 6, 7, 29]])
     with torch.no_grad():

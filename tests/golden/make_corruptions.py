@@ -63,7 +63,7 @@ def cut_down(path: str) -> dict[str, np.ndarray]:
             kept[f"{name}/{severity}/out"] = file[prefix + "out_u8"][WINDOW]
             for index, key in enumerate(drawn):
                 value = file[key]
-                # Single precision moves no result by more than the grey level that is allowed.
+                # Single precision moves no result by more than the gray level that is allowed.
                 kept[f"{name}/{severity}/draw{index:02d}"] = value.astype(np.float32) if value.dtype == float else value
             if name == "frost":
                 kept["frost_index"] = file[drawn[0]]

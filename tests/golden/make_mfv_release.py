@@ -50,7 +50,7 @@ def make_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def make_images() -> np.ndarray:
-    """Normalised images [B, 3, H, W]."""
+    """Normalized images [B, 3, H, W]."""
     return np.random.default_rng(0).normal(size=IMAGE_SHAPE).astype(np.float32)
 
 

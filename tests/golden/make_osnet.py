@@ -43,7 +43,7 @@ def main() -> None:
         for width in torch_osnet.WIDTHS:
             entries = torch_osnet.OSNet(width, kind).state_dict()
             assert {k: tuple(v.shape) for k, v in entries.items()} == torchreid_names.shapes(width, kind)
-    prepare = lambda count: torch.tensor(torchreid_names.normalise(torchreid_names.pictures(count))).permute(0, 3, 1, 2)
+    prepare = lambda count: torch.tensor(torchreid_names.normalize(torchreid_names.pictures(count))).permute(0, 3, 1, 2)
     images = prepare(2)
     arrays = {}
     for kind in torch_osnet.KINDS:

@@ -25,7 +25,7 @@ def main() -> None:
     """Writes the file beside this script."""
     torch.manual_seed(0)
     model = torch_reference.ResNet(depths=DEPTHS, width=WIDTH, classes=5)
-    torch_reference.randomise(model, seed=0)
+    torch_reference.randomize(model, seed=0)
     with torch.no_grad():
         for value in model.parameters():
             value.copy_((value * 128).round() / 128)  # few distinct values: the file compresses to a third

@@ -15,7 +15,7 @@ FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding
 
 
 def draw(identity: int, camera: int, pose: int, height: int = 128, width: int = 64) -> np.ndarray:
-    """Draws a figure of flat shapes: colours follow the identity, light the camera, position the pose.
+    """Draws a figure of flat shapes: colors follow the identity, light the camera, position the pose.
 
     Returns:
         uint8 [height, width, 3].
@@ -24,14 +24,14 @@ def draw(identity: int, camera: int, pose: int, height: int = 128, width: int = 
     shot = np.random.default_rng([2, identity + 1, camera, pose])
     shirt, trousers, skin = person.integers(20, 236, 3), person.integers(20, 236, 3), np.array([200, 160, 130])
     canvas = np.full((height, width, 3), 90 + 25 * (camera % 4), np.float64)
-    centre = width // 2 + int(shot.integers(-width // 10, width // 10 + 1))
+    center = width // 2 + int(shot.integers(-width // 10, width // 10 + 1))
     half = width // 4
-    for top, bottom, side, colour in (
+    for top, bottom, side, color in (
         (0.06, 0.2, half // 2, skin),
         (0.2, 0.55, half, shirt),
         (0.55, 0.95, half * 3 // 4, trousers),
     ):
-        canvas[int(top * height) : int(bottom * height), max(centre - side, 0) : centre + side] = colour
+        canvas[int(top * height) : int(bottom * height), max(center - side, 0) : center + side] = color
     canvas = canvas * (0.8 + 0.1 * (camera % 4)) + shot.normal(0.0, 6.0, canvas.shape)
     return np.clip(canvas, 0, 255).astype(np.uint8)
 

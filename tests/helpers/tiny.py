@@ -1,7 +1,7 @@
 """A run of seconds: MFV with every part in place on the smallest SynthPed, in this process or in one of its own.
 
 One config serves all whole-run tests, so that its programs are compiled once and found in the cache afterwards. It has
-what makes a step depend on the whole batch and on chance: batch normalisation, mining, dropout, boxes filled with
+what makes a step depend on the whole batch and on chance: batch normalization, mining, dropout, boxes filled with
 noise, an averaged model.
 """
 
@@ -31,7 +31,7 @@ SMALL = {
 # Rounding should stay rounding, for runs on different devices are compared. So Adam's quotient g / (sqrt(v) + epsilon)
 # has an epsilon above the noise of small gradients (with 1e-8 a gradient of 1e-9 that is all rounding moves its
 # parameter a full step), and the last maps have 128 positions a batch: over 16, some channel is all but constant,
-# normalisation blows its rounding up, and the ReLU behind it opens by chance.
+# normalization blows its rounding up, and the ReLU behind it opens by chance.
 MFV: dict[str, Any] = {
     **SMALL,
     "data.options": {"size": "tiny", "seed": 0},

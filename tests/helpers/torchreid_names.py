@@ -16,7 +16,7 @@ WIDTHS = {
     "x0_5": (32, 128, 192, 256),
     "x0_25": (16, 64, 96, 128),
 }
-# Blocks with instance normalisation, by kind: behind the sum, and in place of the last batch normalisation.
+# Blocks with instance normalization, by kind: behind the sum, and in place of the last batch normalization.
 BEHIND = {"plain": (), "ibn": ("conv2.0", "conv2.1"), "ain": ()}
 INSIDE = {"plain": (), "ibn": (), "ain": ("conv2.0", "conv2.1", "conv3.1", "conv4.0")}
 Shapes = dict[str, tuple[int, ...]]
@@ -97,7 +97,7 @@ def pictures(count: int = 2, height: int = 64, width: int = 32) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
-def normalise(images: np.ndarray) -> np.ndarray:
+def normalize(images: np.ndarray) -> np.ndarray:
     """uint8 images as a network sees them: [0, 1], then ImageNet's mean and deviation."""
     scaled = images.astype(np.float32) / 255
     return (scaled - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])

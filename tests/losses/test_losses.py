@@ -59,7 +59,7 @@ def batch() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return features.astype(np.float32), logits.astype(np.float32), np.repeat(np.arange(6), 4).astype(np.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("margin", "normalise"))
+@functools.partial(jax.jit, static_argnames=("margin", "normalize"))
 def triplet_and_gradient(features, labels, **options):
     return jax.value_and_grad(lambda x: triplet(x, labels=labels, **options))(features)
 
@@ -114,12 +114,12 @@ def test_triplet_equals_numpy(batch, margin):
     )
 
 
-def test_triplet_of_maps_normalised_features_and_parts(batch):
+def test_triplet_of_maps_normalized_features_and_parts(batch):
     features, _, labels = batch
     maps = features.reshape(24, 2, 2, 4)
     np.testing.assert_allclose(triplet(maps, labels=labels), numpy_triplet(features, labels), rtol=1e-5)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    found = triplet(features, labels=labels, normalise=True)
+    found = triplet(features, labels=labels, normalize=True)
     np.testing.assert_allclose(found, numpy_triplet(unit, labels), rtol=1e-5)
 
     halves = features.reshape(24, 2, 8).astype(np.float64)  # distances of the halves, averaged before mining
@@ -158,7 +158,7 @@ def test_triplet_of_degenerate_batches_is_defined(labels, margin):
 def test_gradients_at_zero_distance_are_finite(batch):
     _, _, labels = batch
     for features in (jnp.zeros((24, 16)), jnp.full((24, 16), 3.7)):
-        for options in ({"margin": 0.3}, {"margin": "soft"}, {"normalise": True}):
+        for options in ({"margin": 0.3}, {"margin": "soft"}, {"normalize": True}):
             assert np.isfinite(triplet_and_gradient(features, labels, **options)[1]).all()
 
 
@@ -206,13 +206,13 @@ def test_wrong_triplet_options_are_explained(shape, options, part):
         triplet(jnp.zeros(shape), labels=jnp.zeros(4, jnp.int32), **options)
 
 
-def test_center_loss_and_its_centre_gradient():
-    centres = jnp.asarray(np.random.default_rng(3).normal(size=(5, 4)), jnp.float32)
+def test_center_loss_and_its_center_gradient():
+    centers = jnp.asarray(np.random.default_rng(3).normal(size=(5, 4)), jnp.float32)
     labels = jnp.array([1, 3, 3])
-    np.testing.assert_allclose(center(centres[labels], centres, labels=labels), 0.0, atol=1e-11)
-    shifted = centres[labels] + jnp.array([[2.0, 0.0, 0.0, 0.0]])
-    np.testing.assert_allclose(center(shifted, centres, labels=labels), 4.0, rtol=1e-6)
-    gradient = np.asarray(jax.grad(lambda c: center(shifted, c, labels=labels))(centres))
+    np.testing.assert_allclose(center(centers[labels], centers, labels=labels), 0.0, atol=1e-11)
+    shifted = centers[labels] + jnp.array([[2.0, 0.0, 0.0, 0.0]])
+    np.testing.assert_allclose(center(shifted, centers, labels=labels), 4.0, rtol=1e-6)
+    gradient = np.asarray(jax.grad(lambda c: center(shifted, c, labels=labels))(centers))
     assert not np.any(gradient[[0, 2, 4]])
     np.testing.assert_allclose(gradient[[1, 3], 0], [-4 / 3, -8 / 3], rtol=1e-5)
 

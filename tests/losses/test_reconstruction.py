@@ -20,14 +20,14 @@ def drawn():
     return predicted, rng.normal(size=(3, 8, 12, 3)).astype(np.float32), rng.random((3, 6)) < 0.5
 
 
-def slow(predicted, pictures, mask, normalise):
+def slow(predicted, pictures, mask, normalize):
     errors_, count = 0.0, 0
     for image in range(3):
         for row in range(2):
             for column in range(3):
                 patch = pictures[image, row * SIDE : (row + 1) * SIDE, column * SIDE : (column + 1) * SIDE].ravel()
                 patch = patch.astype(np.float64)
-                if normalise:
+                if normalize:
                     patch = (patch - patch.mean()) / np.sqrt(patch.var() + 1e-6)
                 if mask[image, row * 3 + column]:
                     errors_ += np.mean((predicted[image, row * 3 + column] - patch) ** 2)
@@ -35,11 +35,11 @@ def slow(predicted, pictures, mask, normalise):
     return errors_ / max(count, 1)
 
 
-@pytest.mark.parametrize("normalise", [False, True])
-def test_it_is_the_slow_version(drawn, normalise):
+@pytest.mark.parametrize("normalize", [False, True])
+def test_it_is_the_slow_version(drawn, normalize):
     predicted, pictures, mask = drawn
-    value = reconstruction.masked_patches(predicted, pictures, mask, normalise=normalise)
-    np.testing.assert_allclose(value, slow(predicted, pictures, mask, normalise), rtol=1e-5)
+    value = reconstruction.masked_patches(predicted, pictures, mask, normalize=normalize)
+    np.testing.assert_allclose(value, slow(predicted, pictures, mask, normalize), rtol=1e-5)
 
 
 def test_only_masked_patches_count(drawn):
@@ -61,10 +61,10 @@ def test_only_masked_patches_count(drawn):
 def test_local_contrast_and_back(drawn):
     _, pictures, _ = drawn
     true = image_ops.patchify(jnp.asarray(pictures), SIDE)
-    normalised = reconstruction.normalise_patches(true)
-    np.testing.assert_allclose(normalised.var(axis=-1), 1, rtol=1e-4)
-    np.testing.assert_allclose(reconstruction.denormalise_patches(normalised, true), true, atol=1e-5)
-    flat = reconstruction.normalise_patches(jnp.ones((1, 2, 12)))
+    normalized = reconstruction.normalize_patches(true)
+    np.testing.assert_allclose(normalized.var(axis=-1), 1, rtol=1e-4)
+    np.testing.assert_allclose(reconstruction.denormalize_patches(normalized, true), true, atol=1e-5)
+    flat = reconstruction.normalize_patches(jnp.ones((1, 2, 12)))
     np.testing.assert_array_equal(flat, 0)
 
 

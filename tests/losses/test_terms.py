@@ -11,7 +11,7 @@ from reid_jax import errors, losses
 TERMS = {
     "ce_b": {"loss": "cross_entropy", "on": "logits/b", "weight": 1.0, "label_smoothing": 0.1},
     "tri_b": {"loss": "triplet", "on": "feature/b", "weight": 0.5, "margin": "soft"},
-    "cen_b": {"loss": "center", "on": ("feature/b", "extra/centres"), "weight": 5e-4},
+    "cen_b": {"loss": "center", "on": ("feature/b", "extra/centers"), "weight": 5e-4},
 }
 
 
@@ -22,7 +22,7 @@ def values() -> dict[str, jax.Array]:
     return {
         "logits/b": draw(8, 5),
         "feature/b": draw(8, 6),
-        "extra/centres": draw(5, 6),
+        "extra/centers": draw(5, 6),
         "batch/label": jnp.array([0, 0, 1, 1, 2, 2, 4, 4]),
         "batch/other": jnp.array([0, 1, 1, 1, 2, 2, 4, 3]),
     }

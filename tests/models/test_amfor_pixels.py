@@ -76,10 +76,10 @@ def test_extra_masks_have_their_share_in_blocks_and_parts(ratio):
     blocks = quick(lambda key: amfor_pixels.extra_tokens(key, count, rows, columns, ratio))(jax.random.key(0))
     wanted = round(ratio * rows * columns)
     assert (blocks.sum(axis=1) == wanted).all()
-    # Blocks: most hidden tokens have a hidden neighbour on either side of both axes; scattered ones would not.
+    # Blocks: most hidden tokens have a hidden neighbor on either side of both axes; scattered ones would not.
     whole = np.asarray(blocks).reshape(count, rows, columns)
-    neighbours = whole[:, 1:-1, 1:-1] & whole[:, :-2, 1:-1] & whole[:, 2:, 1:-1]
-    assert neighbours.sum() > 0.4 * whole[:, 1:-1, 1:-1].sum()
+    neighbors = whole[:, 1:-1, 1:-1] & whole[:, :-2, 1:-1] & whole[:, 2:, 1:-1]
+    assert neighbors.sum() > 0.4 * whole[:, 1:-1, 1:-1].sum()
     assert len(np.unique(whole, axis=0)) > 0.95 * count
     # Parts: of each, at most 30 % come from the part masks; every number of parts is drawn.
     groups = np.full((count, rows * columns), -1, np.int32)
@@ -130,20 +130,20 @@ def test_positions_differ_by_row_and_column():
 
 
 def test_it_learns_to_draw_what_is_hidden():
-    """Property 15: hidden patches better than the mean colour of what is visible, on held-out pictures.
+    """Property 15: hidden patches better than the mean color of what is visible, on held-out pictures.
 
-    A picture has two colours, and the tokens tell them: what an encoder that sees the rest of a person can know.
+    A picture has two colors, and the tokens tell them: what an encoder that sees the rest of a person can know.
     """
     decoder = DECODER.clone(ratio=0.0)
     rng = np.random.default_rng(0)
     basis = rng.normal(size=(3, 12)).astype(np.float32)
 
     def draw(count):
-        colours = rng.uniform(-1, 1, size=(count, 2, 3)).astype(np.float32)  # of the upper and the lower half
-        clean = np.tile(np.repeat(colours, SIZE[0] // 2, axis=1)[:, :, None], (1, 1, SIZE[1], 1))
+        colors = rng.uniform(-1, 1, size=(count, 2, 3)).astype(np.float32)  # of the upper and the lower half
+        clean = np.tile(np.repeat(colors, SIZE[0] // 2, axis=1)[:, :, None], (1, 1, SIZE[1], 1))
         image = clean.copy()
         image[:, 8:16] = 5.0
-        local = np.repeat(colours, (25, 20), axis=1) @ basis  # the first five of nine rows of tokens are the upper half
+        local = np.repeat(colors, (25, 20), axis=1) @ basis  # the first five of nine rows of tokens are the upper half
         return local, {"image": image, "image_clean": clean}
 
     def loss(params, local, batch):

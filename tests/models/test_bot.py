@@ -47,7 +47,7 @@ def test_parameters_and_maps(options, expected, size):
 def test_the_test_feature_is_the_neck_at_unit_length(dtype):
     model = bot.BoT(**TINY, dtype=dtype)
     batch = {"image": np.random.default_rng(0).normal(size=(3, 64, 32, 3)).astype(np.float32)}
-    # One compilation: the outputs of a fresh model. Compiling is what costs here, hence without optimisation.
+    # One compilation: the outputs of a fresh model. Compiling is what costs here, hence without optimization.
     start = jax.jit(functools.partial(init, model), compiler_options={"xla_backend_optimization_level": 0})
     outputs, _ = start(jax.random.key(0), batch)
     assert {value.dtype for value in outputs.values()} == {jnp.dtype("float32")}

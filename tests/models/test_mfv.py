@@ -27,7 +27,7 @@ TINY: dict[str, Any] = {
 }
 
 
-# The programs here are tiny: what they cost is compiling, so the optimiser of machine code stays off.
+# The programs here are tiny: what they cost is compiling, so the optimizer of machine code stays off.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -171,7 +171,7 @@ def test_every_combination_of_flags_builds(changes, width):
     assert [name for name in outputs if name.startswith("logits")] == [f"logits/{head}" for head in heads]
 
 
-# ---- behaviour ------------------------------------------------------------------------------------------------------
+# ---- behavior ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=["tokens", "release"])
@@ -264,21 +264,21 @@ def test_necks_have_no_shift_and_the_transformer_has_its_own_rate():
 
 
 @pytest.mark.parametrize("shape", [(2, 12, 5), (2, 4, 3, 5)], ids=["sequence", "grid"])
-def test_double_normalisation_over_tokens_then_slots(shape):
+def test_double_normalization_over_tokens_then_slots(shape):
     scores = np.random.default_rng(0).normal(size=shape).astype(np.float32) * 3
-    found = np.asarray(mfv_tfe.double_normalise(scores)).reshape(2, 12, 5)
+    found = np.asarray(mfv_tfe.double_normalize(scores)).reshape(2, 12, 5)
     exponent = np.exp(scores.reshape(2, 12, 5).astype(np.float64))
     softmax = exponent / exponent.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found, softmax / softmax.sum(axis=2, keepdims=True), rtol=1e-5)
     np.testing.assert_allclose(found.sum(axis=2), 1.0, rtol=1e-5)
 
 
-def test_double_normalisation_of_the_release():
+def test_double_normalization_of_the_release():
     scores = np.random.default_rng(0).normal(size=(2, 4, 3, 5)).astype(np.float32)
     exponent = np.exp(scores.astype(np.float64))
     softmax = exponent / exponent.sum(axis=1, keepdims=True)
     expected = softmax / softmax.sum(axis=2, keepdims=True)
-    np.testing.assert_allclose(mfv_tfe.double_normalise(scores, "release"), expected, rtol=1e-5)
+    np.testing.assert_allclose(mfv_tfe.double_normalize(scores, "release"), expected, rtol=1e-5)
 
 
 def test_permuted_tokens_give_permuted_results():

@@ -22,7 +22,7 @@ BATCH = {
     "label": np.array([0, 0, 3, 3], np.int32),
 }
 
-# Compiling is what these cost: the optimiser of machine code stays off.
+# Compiling is what these cost: the optimizer of machine code stays off.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -110,7 +110,7 @@ def test_tensors_of_the_full_network():
         ("mgn", {}, 74_389_176),
         ("mgn", {"global_ce_input": "reduced"}, 70_351_800),
         ("mgaf", {"attention": "se"}, 70_351_800 + 3 * 524_288),
-        # Four 1×1 convolutions with biases, and the last normalisation.
+        # Four 1×1 convolutions with biases, and the last normalization.
         ("mgaf", {"attention": "nonlocal"}, 70_351_800 + 3 * (4 * 2048 * 1024 + 3 * 1024 + 2048 + 2 * 2048)),
         ("mgaf", {"attention_scope": "stripe"}, 70_351_800 + 8 * 526_564),
         ("mgaf", {"p3_stripes": 4}, 71_931_492 + 524_800 + 193_007),
@@ -126,7 +126,7 @@ def test_parameters_of_the_flags(name, changes, expected):
     assert outputs["map/p3"].shape[1:3] == ((48, 16) if "p3_map" in changes else (24, 8))
 
 
-# ---- behaviour ------------------------------------------------------------------------------------------------------
+# ---- behavior ------------------------------------------------------------------------------------------------------
 
 
 def test_without_attention_it_is_mgn():

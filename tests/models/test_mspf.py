@@ -23,7 +23,7 @@ RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.normal(size=(4, 64, 32, 3)).astype(np.float32)
 OSFA_ATTENTION = {"attention": "spatial_channel", "attention_kind": "osfa"}
 
-# Compiling is what these cost: the optimiser of machine code stays off.
+# Compiling is what these cost: the optimizer of machine code stays off.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -45,7 +45,7 @@ def config_of(argument: str) -> Any:
     return module.get_config(argument)
 
 
-def randomised(variables: Any) -> Any:
+def randomized(variables: Any) -> Any:
     """The same tree with random values, statistics and gains near 1 so that activations stay moderate."""
     random = np.random.default_rng(3)
 
@@ -63,7 +63,7 @@ def randomised(variables: Any) -> Any:
 
 def initial(module: Any, *arguments: Any, **options: Any) -> Any:
     keys = {"params": jax.random.key(0)}
-    return randomised(jax.eval_shape(functools.partial(module.init, **options), keys, *arguments))
+    return randomized(jax.eval_shape(functools.partial(module.init, **options), keys, *arguments))
 
 
 # ---- sizes (properties 1 and 2) -------------------------------------------------------------------------------------
@@ -156,18 +156,18 @@ def test_cbam_of_zeros_is_a_quarter_and_the_order_matters():
     zero = lambda variables: {**variables, "params": jax.tree.map(jnp.zeros_like, variables["params"])}
     np.testing.assert_allclose(attend("channel_spatial", "cbam", zero), 0.25 * MAP, atol=1e-6)
     for kind in mspf_attention.KINDS:
-        one, other = (attend(order, kind, randomised) for order in ("channel_spatial", "spatial_channel"))
+        one, other = (attend(order, kind, randomized) for order in ("channel_spatial", "spatial_channel"))
         assert one.shape == MAP.shape
         assert jnp.abs(one - other).max() > 1e-3
 
 
 def test_gates_are_constant_where_they_should_be():
     channel = attention.ChannelAttention()
-    gate = channel.apply(randomised(channel.init(jax.random.key(0), MAP)), MAP) / MAP
+    gate = channel.apply(randomized(channel.init(jax.random.key(0), MAP)), MAP) / MAP
     np.testing.assert_allclose(gate, np.broadcast_to(gate[:, :1, :1], gate.shape), rtol=1e-4)
     assert jnp.ptp(gate[:, 0, 0], axis=-1).min() > 1e-3
     spatial = attention.SpatialAttention()
-    gate = spatial.apply(randomised(spatial.init(jax.random.key(0), MAP, train=False)), MAP, train=False) / MAP
+    gate = spatial.apply(randomized(spatial.init(jax.random.key(0), MAP, train=False)), MAP, train=False) / MAP
     np.testing.assert_allclose(gate, np.broadcast_to(gate[..., :1], gate.shape), rtol=1e-4)
     assert jnp.ptp(gate[..., 0], axis=(1, 2)).min() > 1e-3
 
@@ -379,40 +379,40 @@ def test_the_total_is_the_mean_over_the_branches_with_the_papers_weights():
     for head, length in (("g", 3), ("l", 5)):
         values[f"logits/{head}"] = jnp.asarray(RANDOM.normal(size=(4, 2)), jnp.float32)
         values[f"feature/{head}"] = jnp.asarray(RANDOM.normal(size=(4, length)), jnp.float32)
-        values[f"extra/centres_{head}"] = jnp.asarray(RANDOM.normal(size=(2, length)), jnp.float32)
+        values[f"extra/centers_{head}"] = jnp.asarray(RANDOM.normal(size=(2, length)), jnp.float32)
     total, terms = losses.evaluate_terms(config.losses.to_dict(), values)
     mean = lambda kind: 0.5 * (terms[f"loss/{kind}_g"] + terms[f"loss/{kind}_l"])
     np.testing.assert_allclose(total, mean("ce") + 1.0 * mean("tri") + 0.0007 * mean("center"), rtol=1e-6)
 
 
-def test_centre_loss_and_the_step_of_the_centres():
-    centres = jnp.asarray(RANDOM.normal(size=(3, 4)), jnp.float32)
+def test_center_loss_and_the_step_of_the_centers():
+    centers = jnp.asarray(RANDOM.normal(size=(3, 4)), jnp.float32)
     labels = jnp.asarray([0, 0, 2])
     center = losses.LOSSES["center"]
-    assert center(centres[labels], centres, labels=labels) <= 1e-12
-    shifted = centres[labels] + jnp.asarray([2.0, 0, 0, 0])[None]
-    np.testing.assert_allclose(center(shifted, centres, labels=labels), 4.0, rtol=1e-5)
-    slope = jax.grad(lambda own: center(shifted, own, labels=labels))(centres)
+    assert center(centers[labels], centers, labels=labels) <= 1e-12
+    shifted = centers[labels] + jnp.asarray([2.0, 0, 0, 0])[None]
+    np.testing.assert_allclose(center(shifted, centers, labels=labels), 4.0, rtol=1e-5)
+    slope = jax.grad(lambda own: center(shifted, own, labels=labels))(centers)
     np.testing.assert_array_equal(slope[1], 0.0)
-    # The term's weight does not reach the centres' own step.
+    # The term's weight does not reach the centers' own step.
     settings = config_of("market1501")
     weight = settings.losses.center_g.weight
     assert weight == pytest.approx(0.5 * 0.0007)
-    options = settings.extras.centres_g.to_dict() | {"dimension": 4}
-    extra = extras.build({"centres": options}, num_classes=3)["centres"]
-    np.testing.assert_allclose(extra.update(centres, weight * slope, {}), centres - 0.5 * slope, rtol=1e-5)
+    options = settings.extras.centers_g.to_dict() | {"dimension": 4}
+    extra = extras.build({"centers": options}, num_classes=3)["centers"]
+    np.testing.assert_allclose(extra.update(centers, weight * slope, {}), centers - 0.5 * slope, rtol=1e-5)
 
 
-def test_centres_are_as_long_as_the_parameter_they_name():
+def test_centers_are_as_long_as_the_parameter_they_name():
     extra = extras.build(config_of("demo").extras.to_dict(), num_classes=7)
     params = shapes(size=(64, 32), width="x0_25")[1]["params"]
     drawn = {
         name: jax.eval_shape(functools.partial(one.init, variables={"params": params}), jax.random.key(0))
         for name, one in extra.items()
     }
-    assert drawn["centres_g"].shape == (7, 256)
-    assert drawn["centres_l"].shape == (7, 1536)
-    wrong = extras.build({"c": {"kind": "centres", "dimension": "neck_x/bias"}}, num_classes=7)["c"]
+    assert drawn["centers_g"].shape == (7, 256)
+    assert drawn["centers_l"].shape == (7, 1536)
+    wrong = extras.build({"c": {"kind": "centers", "dimension": "neck_x/bias"}}, num_classes=7)["c"]
     with pytest.raises(errors.UserError, match="neck_g/bias"):
         wrong.init(jax.random.key(0), {"params": {"neck_g": {"bias": jnp.zeros(3)}}})
 

@@ -155,7 +155,7 @@ def forward(kind: str, *, classes: int = 9):
 
 @pytest.mark.parametrize("kind", osnet.KINDS)
 def test_every_kind_equals_pytorch(kind, golden):
-    outputs, maps = forward(kind)(drawn(kind), torchreid_names.normalise(torchreid_names.pictures()))
+    outputs, maps = forward(kind)(drawn(kind), torchreid_names.normalize(torchreid_names.pictures()))
     for name, value in maps.items():
         step = 4 if name == "conv1" else 1
         close(value[:, ::step, ::step], golden[f"{kind}/{name}"], 1e-5, name)
@@ -198,7 +198,7 @@ def _same_pool(images, window, strides, padding):
 def test_near_misses_are_far_off(mistake, golden, native, monkeypatch):
     """What parity would show: XLA's uneven "SAME" padding, and another epsilon where variances are small."""
     variables, expected = drawn("plain"), golden["plain/feature"]
-    images = torchreid_names.normalise(torchreid_names.pictures())
+    images = torchreid_names.normalize(torchreid_names.pictures())
     features = lambda: forward("plain")(variables, images)[0]["feature/b"]
     if mistake == "stem":
         monkeypatch.setattr(conv, "convolution", _same_stem(conv.convolution))
@@ -228,7 +228,7 @@ def test_train_step_equals_pytorch(golden, native):
 
     with jax.enable_x64(True):
         variables = jax.tree.map(lambda x: np.asarray(x, np.float64), drawn("plain"))
-        images = np.asarray(torchreid_names.normalise(torchreid_names.pictures(6)), np.float64)
+        images = np.asarray(torchreid_names.normalize(torchreid_names.pictures(6)), np.float64)
         gradients, update = jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)(variables["params"], images)
     named = convert.to_torch({"params": gradients}) | convert.to_torch(update)
     compared = [name for name in golden if name.startswith("train/")]
@@ -260,7 +260,7 @@ def test_stages_one_by_one_are_the_trunk_and_share_weights_between_calls(golden,
     made = jax.eval_shape(lambda key, images: trunk.init(key, images, method=by_stage), key, images)
     assert jax.tree.map(lambda leaf: leaf.shape, made) == jax.tree.map(lambda leaf: leaf.shape, own)
     run = jax.jit(functools.partial(trunk.apply, method=by_stage), compiler_options=QUICK)
-    conv5, _ = run(own, torchreid_names.normalise(torchreid_names.pictures()))
+    conv5, _ = run(own, torchreid_names.normalize(torchreid_names.pictures()))
     close(conv5, golden["ain/conv5"], 1e-5)
 
 

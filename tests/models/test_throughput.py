@@ -15,4 +15,4 @@ def test_train_step_and_inference_of_a_tiny_model():
         assert timing.images_per_second == pytest.approx(2 / timing.step_seconds)
         assert timing.flops > 1e5
         assert timing.compile_seconds > 0
-        assert timing.flops_utilisation(1e12) == pytest.approx(timing.flops / timing.step_seconds / 1e12)
+        assert timing.flops_utilization(1e12) == pytest.approx(timing.flops / timing.step_seconds / 1e12)

@@ -296,7 +296,7 @@ def test_objective_of_the_config(golden_folder):
             assert float(total) == pytest.approx(wanted, rel=2e-6), (variants, rows)
 
 
-def test_optimiser_of_the_config():
+def test_optimizer_of_the_config():
     """Property 9 at the recipe's level: momentum, decay of every parameter, biases at twice the rate."""
     config = cli.load_config(f"{ROOT}/configs/transreid.py:market1501")
     assert (config.optimizer.name, config.optimizer.momentum, config.optimizer.learning_rate) == ("sgd", 0.9, 0.008)

@@ -1,4 +1,4 @@
-"""Normalisation against plain numpy: values, running statistics, global batch, large means."""
+"""Normalization against plain numpy: values, running statistics, global batch, large means."""
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,11 @@ def _initial(model, x, **options):
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (3, 4, 5), (2, 3, 4, 5)], ids=["vectors", "tokens", "maps"])
-def test_training_normalises_by_biased_and_collects_unbiased_variance(shape):
+def test_training_normalizes_by_biased_and_collects_unbiased_variance(shape):
     x = _batch(*shape, offset=1.5)
     model = norm.BatchNorm()
     variables = _initial(model, x, train=True)
-    assert not variables["batch_stats"]["mean"].any()  # initialising does not count as a step
+    assert not variables["batch_stats"]["mean"].any()  # initializing does not count as a step
     value, update = model.apply(variables, x, train=True, mutable=["batch_stats"])
     rows = x.reshape(-1, 5).astype(np.float64)
     expected = (x - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)

@@ -21,7 +21,7 @@ def test_distances_equal_numpy(vectors):
     np.testing.assert_allclose(distances.pairwise_squared_euclidean(*vectors), squared, rtol=1e-5)
     np.testing.assert_allclose(distances.pairwise_euclidean(*vectors), np.sqrt(squared), rtol=1e-5)
     np.testing.assert_allclose(distances.pairwise_cosine(*vectors), 1 - unit[0] @ unit[1].T, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(distances.normalise_rows(vectors[0]), unit[0], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(distances.normalize_rows(vectors[0]), unit[0], rtol=1e-6, atol=1e-8)
 
 
 def test_rounding_never_makes_a_squared_distance_negative():

@@ -1,4 +1,4 @@
-"""Normalisation and box fills on the device, against numpy."""
+"""Normalization and box fills on the device, against numpy."""
 
 import jax
 import jax.numpy as jnp
@@ -16,24 +16,24 @@ def make_pixels():
     return np.random.default_rng(0).integers(0, 256, (4, 8, 6, 3)).astype(np.uint8)
 
 
-def test_normalise_equals_numpy():
+def test_normalize_equals_numpy():
     pixels = make_pixels()
     expected = (pixels / 255.0 - np.array(MEAN)) / np.array(STD)
-    normalised = jax.jit(lambda x: images.normalise(x, MEAN, STD))(pixels)
-    assert normalised.dtype == jnp.float32
-    np.testing.assert_allclose(normalised, expected, atol=2e-6)
-    scaled = images.normalise(jnp.asarray(pixels / 255.0, jnp.float32), MEAN, STD)
+    normalized = jax.jit(lambda x: images.normalize(x, MEAN, STD))(pixels)
+    assert normalized.dtype == jnp.float32
+    np.testing.assert_allclose(normalized, expected, atol=2e-6)
+    scaled = images.normalize(jnp.asarray(pixels / 255.0, jnp.float32), MEAN, STD)
     np.testing.assert_allclose(scaled, expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("fill", ["mean_raw", "zero", "mean", (0.4914, 0.4822, 0.4465)], ids=str)
 def test_fill_writes_the_box_and_nothing_else(fill):
-    normalised = np.asarray(images.normalise(make_pixels(), MEAN, STD))
-    colour = {"mean_raw": MEAN, "zero": (0, 0, 0), "mean": (0, 0, 0)}.get(fill, fill)
-    expected = normalised.copy()
+    normalized = np.asarray(images.normalize(make_pixels(), MEAN, STD))
+    color = {"mean_raw": MEAN, "zero": (0, 0, 0), "mean": (0, 0, 0)}.get(fill, fill)
+    expected = normalized.copy()
     for image, (top, left, bottom, right) in zip(expected, BOXES):
-        image[top:bottom, left:right] = colour
-    np.testing.assert_array_equal(images.fill_boxes(jnp.asarray(normalised), BOXES, fill), expected)
+        image[top:bottom, left:right] = color
+    np.testing.assert_array_equal(images.fill_boxes(jnp.asarray(normalized), BOXES, fill), expected)
 
 
 def test_noise_is_standard_normal_inside_the_box():

@@ -56,7 +56,7 @@ def assert_equal(got, expected):
 
 
 def test_a_state_comes_back_bit_for_bit_on_any_number_of_devices(tmp_path):
-    state = make_state(7, extra={"centres": {"table": jnp.arange(16.0).reshape(8, 2)}})
+    state = make_state(7, extra={"centers": {"table": jnp.arange(16.0).reshape(8, 2)}})
     on_two = parallel.replicate(state, parallel.mesh(jax.devices()[:2]))
     meta = {"seconds": np.float32(1.5), "phase": None, "scores": {"a": [1, 2]}}
     with checkpoints.Checkpoints(tmp_path / "c") as saved:
@@ -69,9 +69,9 @@ def test_a_state_comes_back_bit_for_bit_on_any_number_of_devices(tmp_path):
             assert about == {"seconds": 1.5, "phase": None, "scores": {"a": [1, 2]}}
         target = abstract(state)
         split = parallel.sharded(parallel.mesh())
-        target.extra["centres"]["table"] = jax.ShapeDtypeStruct((8, 2), jnp.float32, sharding=split)
+        target.extra["centers"]["table"] = jax.ShapeDtypeStruct((8, 2), jnp.float32, sharding=split)
         restored, _ = saved.restore(target, 7)
-        assert restored.extra["centres"]["table"].sharding == split
+        assert restored.extra["centers"]["table"].sharding == split
         assert_equal(restored, state)
 
 
@@ -144,7 +144,7 @@ def test_the_checkpoint_of_another_model_is_refused_in_one_sentence(tmp_path, ot
         assert "\n" not in str(caught.value)
 
 
-def test_variables_without_the_optimiser(tmp_path):
+def test_variables_without_the_optimizer(tmp_path):
     average = {"params": {"w": jnp.full(2, 3.0)}, "batch_stats": {"m": jnp.zeros(1)}}
     with checkpoints.Checkpoints(tmp_path, best_metric="mAP") as saved:
         saved.save(1, make_state(1, extra={"average": average}), {"num_classes": 9}, {"mAP": 0.9})

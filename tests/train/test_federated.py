@@ -177,7 +177,7 @@ def test_clients_of_unequal_length_rest():
 
 
 @pytest.mark.parametrize("execution", ["steps", "program"])
-def test_one_client_with_kept_optimiser_state_is_the_joint_trainer(execution):
+def test_one_client_with_kept_optimizer_state_is_the_joint_trainer(execution):
     """Nothing personal, momentum kept, dropout and a schedule: the same numbers after every round."""
     mesh, model = parallel.mesh(jax.devices()[:1]), toy.Toy(dropout=0.2)
     federation = plan(camids=np.zeros_like(CAMERAS))
@@ -208,11 +208,11 @@ def test_one_client_with_kept_optimiser_state_is_the_joint_trainer(execution):
 
 def test_weights_sum_to_one():
     for weights in ([3.0, 1.0, 2.0], [5.0], [0.1] * 7, np.random.default_rng(0).uniform(0, 1e4, 100)):
-        shares = np.asarray(federated.normalised(weights))
+        shares = np.asarray(federated.normalized(weights))
         assert shares.sum() == pytest.approx(1, abs=1e-6)
         np.testing.assert_allclose(shares, np.asarray(weights) / np.sum(weights), rtol=1e-6)
-    assert float(federated.normalised([7.0])[0]) == 1.0
-    assert np.asarray(federated.normalised([0.0, 0.0])).tolist() == [0, 0]
+    assert float(federated.normalized([7.0])[0]) == 1.0
+    assert np.asarray(federated.normalized([0.0, 0.0])).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("weights", ["samples", "cdw"])
@@ -251,7 +251,7 @@ def test_personal_classifiers_are_never_averaged():
     assert np.any(everything.params["classifier"]["kernel"] != initial.params["classifier"]["kernel"])
 
 
-def test_local_batch_normalisation_stays_and_the_average_goes_by_images():
+def test_local_batch_normalization_stays_and_the_average_goes_by_images():
     federation = plan(clients="shard", num_clients=3)
     sizes = np.array([client.images for client in federation.clients])
     assert sorted(sizes) == [24, 36, 36]
@@ -299,7 +299,7 @@ def test_who_does_not_take_part_keeps_what_it_has():
     ids=["one after another", "side by side", "over devices"],
 )
 def test_a_program_computes_what_the_steps_compute(options, devices):
-    """Unequal clients, one of them resting; every kind of state: kept moments, local normalisation, feature weights."""
+    """Unequal clients, one of them resting; every kind of state: kept moments, local normalization, feature weights."""
     camids = np.where(LABELS < 4, np.arange(96) % 4, np.arange(96) % 3)
     federation = plan(camids=camids)
     if options or devices > 1:

@@ -49,19 +49,19 @@ def test_a_federation_trains_and_is_evaluated_like_any_run(tmp_path):
     kernels = arrays["extra/clients/own/params/classifier_g1/kernel"]
     assert kernels.shape == (3, 8, 8)
     assert not np.array_equal(kernels[0], kernels[1])
-    travelling = sum(
+    traveling = sum(
         value.nbytes
         for path, value in arrays.items()
         if path.startswith(("params/", "batch_stats/")) and "classifier" not in path
     )
-    assert {line["fed/bytes_up"] for line in lines} == {3 * travelling}
+    assert {line["fed/bytes_up"] for line in lines} == {3 * traveling}
 
     # The newest checkpoint alone gives the scores: inference needs theta and nothing of the clients.
     assert runner.run(made, workdir=str(tmp_path / "run"), mode="eval") == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 3
     assert (result["clients"], result["clients_per_round"], result["local_steps_per_round"]) == (3, 3, 2)
-    assert result["bytes_up_per_round"] == result["bytes_down_per_round"] == 3 * travelling
+    assert result["bytes_up_per_round"] == result["bytes_down_per_round"] == 3 * traveling
     last = metrics.read(tmp_path / "run")[-1]
     assert result["synthped/mAP"] == pytest.approx(last["synthped/mAP"], abs=1e-6)
 
@@ -85,7 +85,7 @@ def test_what_a_federation_does_not_do_is_said(overrides, message):
 
 
 def test_clients_that_do_not_fit_the_devices_are_refused_before_training(tmp_path):
-    """Three clients of 3 x 2 images on eight devices; misspelt options too."""
+    """Three clients of 3 x 2 images on eight devices; misspelled options too."""
     prepare.prepare("synthped", tmp_path / "data", size="tiny")
     name = "mgaf:synthped,mgaf_base,mgaf_federated"
     whole = experiment.Experiment(tiny.config(tmp_path / "data", name, SMALL))

@@ -1,4 +1,4 @@
-"""The optimiser against hand-written numpy versions of PyTorch's update rules."""
+"""The optimizer against hand-written numpy versions of PyTorch's update rules."""
 
 import logging
 import pathlib
@@ -223,7 +223,7 @@ def test_nothing_is_transferred_inside_the_step():
     [
         ({"name": "adamm"}, "did you mean 'adam'"),
         ({"learning_rate": None}, "learning_rate must be a number"),
-        ({"momentum": 0.9}, "unknown option of optimiser 'adam' 'momentum'"),
+        ({"momentum": 0.9}, "unknown option of optimizer 'adam' 'momentum'"),
         ({"weight_decay": 0.9}, "did you mean 'weight_decays'"),
         ({"weight_decays": ((".*/bias", 0.0),)}, r"leaves 3 of 5 parameters without a value \(backbone/conv/kernel"),
         ({"weight_decays": (".*/bias", 0.0)}, "list of \\(pattern, number\\) pairs"),

@@ -1,4 +1,4 @@
-"""The train step: what it computes, on one device and on eight, with views, teachers, centres and micro-batches."""
+"""The train step: what it computes, on one device and on eight, with views, teachers, centers and micro-batches."""
 
 from __future__ import annotations
 
@@ -140,16 +140,16 @@ def test_frozen_teacher_stays_what_the_phase_began_with():
     _assert_close(train_state.extra["teacher"]["params"], begun.params, 0.0)
 
 
-def test_centres_move_by_their_own_rate():
+def test_centers_move_by_their_own_rate():
     mesh = parallel.mesh(jax.devices()[:1])
-    terms = {**toy.TERMS, "center": {"loss": "center", "on": ("feature", "extra/centres"), "weight": 0.01}}
-    centres = {"kind": "centres", "dimension": 6, "learning_rate": 0.5, "scale": 100.0}
+    terms = {**toy.TERMS, "center": {"loss": "center", "on": ("feature", "extra/centers"), "weight": 0.01}}
+    centers = {"kind": "centers", "dimension": 6, "learning_rate": 0.5, "scale": 100.0}
     model = toy.Toy()
-    begun = extras.build({"centres": centres}, num_classes=toy.CLASSES)["centres"].init(
+    begun = extras.build({"centers": centers}, num_classes=toy.CLASSES)["centers"].init(
         jax.random.fold_in(jax.random.key(7), 0), {}
     )
-    train_state, _, _ = _run(mesh, steps=1, terms=terms, extra={"centres": centres}, model=model)
-    moved = np.asarray(train_state.extra["centres"] - begun)
+    train_state, _, _ = _run(mesh, steps=1, terms=terms, extra={"centers": centers}, model=model)
+    moved = np.asarray(train_state.extra["centers"] - begun)
     present = np.unique(toy.batch(1)["label"])
     absent = np.setdiff1d(np.arange(toy.CLASSES), present)
     assert np.all(np.abs(moved[present]).max(axis=1) > 1e-3)

@@ -29,7 +29,7 @@ def defocus(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
 
 @functools.lru_cache(maxsize=len(DEFOCUS))
 def _disk(radius: int, sigma: float) -> np.ndarray:
-    """A disk of ones on a grid of 17 x 17 (21 x 21 for radius 10), normalised and softened; sums to 1."""
+    """A disk of ones on a grid of 17 x 17 (21 x 21 for radius 10), normalized and softened; sums to 1."""
     half, size = (8, 3) if radius <= 8 else (radius, 5)
     axis = np.arange(-half, half + 1)
     disk = (axis[:, None] ** 2 + axis[None] ** 2 <= radius**2).astype(np.float32)
@@ -46,7 +46,7 @@ def sample_glass(severity: int, shape: tuple[int, int], rng: np.random.Generator
 def glass(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
     """Blurs, copies pixels from nearby in place, blurs again.
 
-    A pass scans rows and columns backwards; a pixel takes its neighbour's value of that moment.
+    A pass scans rows and columns backwards; a pixel takes its neighbor's value of that moment.
     """
     sigma, reach, passes = GLASS[severity - 1]
     blurred = to_bytes(common.gaussian_filter(to_unit(image), sigma))
@@ -62,7 +62,7 @@ def glass(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
 def glass_sources(height: int, width: int, reach: int, offsets: np.ndarray) -> np.ndarray:
     """Which pixel each pixel shows after one backward pass of in-place copies, without running the pass.
 
-    A neighbour that lies later in raster order and inside the scanned area has been rewritten before it is copied,
+    A neighbor that lies later in raster order and inside the scanned area has been rewritten before it is copied,
     so its own pointer is followed; such chains only grow, and doubling their steps ends them in a few rounds.
 
     Args:
@@ -103,7 +103,7 @@ def motion(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
 
 
 def zoom(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Mean of the picture and enlargements of its centre."""
+    """Mean of the picture and enlargements of its center."""
     step, count = ZOOM[severity - 1]
     values = to_unit(image)
     total = values.transpose(1, 0, 2).copy()  # turned, as `common.zoom` computes its result

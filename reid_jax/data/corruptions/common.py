@@ -1,4 +1,4 @@
-"""What the corruptions share: grey levels in and out, Gaussian filters, interpolation, motion blur."""
+"""What the corruptions share: gray levels in and out, Gaussian filters, interpolation, motion blur."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
     return (np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
-def grey_level(values: np.ndarray) -> np.ndarray:
+def gray_level(values: np.ndarray) -> np.ndarray:
     """0..255 to uint8: clipped and truncated."""
     return np.clip(values, 0, 255).astype(np.uint8)
 
@@ -68,7 +68,7 @@ def gaussian_filter(
 
 @functools.lru_cache(maxsize=1024)
 def zoom_positions(size: int, factor: float, keep: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where an axis is read when its centre is cropped to ceil(size / factor) and enlarged by `factor`.
+    """Where an axis is read when its center is cropped to ceil(size / factor) and enlarged by `factor`.
 
     Bilinear with aligned corners: output i of m lies at i (n - 1) / (m - 1) of the n cropped pixels, m = round(n f).
 
@@ -93,7 +93,7 @@ def zoom_positions(size: int, factor: float, keep: int | None = None) -> tuple[n
 
 
 def zoom(values: np.ndarray, factor: float, *, crop: bool) -> np.ndarray:
-    """Enlarges the centre of `[H, W, C]` by `factor`, see `zoom_positions`.
+    """Enlarges the center of `[H, W, C]` by `factor`, see `zoom_positions`.
 
     Args:
         values: float32 `[H, W, C]`.
@@ -121,7 +121,7 @@ def zoom(values: np.ndarray, factor: float, *, crop: bool) -> np.ndarray:
 def motion_blur(values: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray:
     """One-sided motion blur along a line.
 
-    Tap i of 2 * radius + 1 weighs exp(-i^2 / (2 sigma^2)), normalised, and reads the picture i pixels along the line,
+    Tap i of 2 * radius + 1 weighs exp(-i^2 / (2 sigma^2)), normalized, and reads the picture i pixels along the line,
     rounded to whole pixels; pixels beyond the edge repeat it. Taps from the first that lies a whole picture away are
     left out, so that very small pictures darken, as in the reference.
 

@@ -19,7 +19,7 @@ SATURATE = ((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2))  # satu
 
 
 def contrast(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Draws every value towards the mean of its channel."""
+    """Draws every value toward the mean of its channel."""
     values = image.astype(np.float64) / 255
     means = values.mean(axis=(0, 1))
     return to_bytes((values - means) * CONTRAST[severity - 1] + means)
@@ -60,7 +60,7 @@ def _reflect(index: np.ndarray, size: int) -> np.ndarray:
 
 
 def pixelate(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Box filter to a share of the size and nearest neighbour back, both Pillow's."""
+    """Box filter to a share of the size and nearest neighbor back, both Pillow's."""
     height, width = image.shape[:2]
     scale = PIXELATE_SCALE[severity - 1]
     small = Image.fromarray(image).resize(
@@ -70,7 +70,7 @@ def pixelate(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
 
 
 def jpeg(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Baseline JPEG at low quality, standard tables, colours at half resolution; written and read by Pillow."""
+    """Baseline JPEG at low quality, standard tables, colors at half resolution; written and read by Pillow."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY[severity - 1])
     buffer.seek(0)
@@ -78,7 +78,7 @@ def jpeg(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
 
 
 def saturate(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """HSV saturation becomes a S + b; hue and value stay. Grey has hue 0, so that b > 0 turns it reddish.
+    """HSV saturation becomes a S + b; hue and value stay. Gray has hue 0, so that b > 0 turns it reddish.
 
     In RGB that is v - (v - x) S' / S, with v the largest channel.
     """
@@ -90,6 +90,6 @@ def saturate(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
     wanted = np.clip(saturation * scale + shift, 0, 1)
     ratio = np.divide(wanted, saturation, out=np.zeros_like(wanted), where=saturation > 0)
     below = (largest - values) * ratio
-    grey = saturation[..., 0] == 0
-    below[grey] = largest[grey] * wanted[grey] * np.array([0.0, 1.0, 1.0])
+    gray = saturation[..., 0] == 0
+    below[gray] = largest[gray] * wanted[gray] * np.array([0.0, 1.0, 1.0])
     return to_bytes(largest - below)

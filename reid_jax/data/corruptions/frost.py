@@ -1,6 +1,6 @@
 """Frost: one of five textures laid over the picture.
 
-The textures of the original benchmark are photographs of unknown licence, so they are not part of this project. By
+The textures of the original benchmark are photographs of unknown license, so they are not part of this project. By
 default five textures are generated here, from a fixed seed; `Textures(folder)` reads others from files. A score says
 which set it was measured with (`Textures.name`).
 """
@@ -16,7 +16,7 @@ import numpy as np
 
 from reid_jax import errors
 from reid_jax.data import images
-from reid_jax.data.corruptions.common import Draws, grey_level
+from reid_jax.data.corruptions.common import Draws, gray_level
 
 FROST = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))  # share of the picture, of the texture
 COUNT = 5
@@ -87,7 +87,7 @@ def apply(severity: int, image: np.ndarray, draws: Draws, source: Textures | Non
     index, top, left = (int(one) for one in draws)
     texture = (textures() if source is None else source).scaled(index, (height, width))
     piece = texture[top : top + height, left : left + width]
-    return grey_level(np.float32(share) * image + np.float32(weight) * piece)
+    return gray_level(np.float32(share) * image + np.float32(weight) * piece)
 
 
 def draw_texture(index: int, height: int = 350, width: int = 500) -> np.ndarray:

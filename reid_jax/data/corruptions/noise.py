@@ -61,12 +61,12 @@ def shot(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
         # Level v occupies [v, v + 1) of one long sorted table, so a single search serves all pixels.
         table, first = _poisson_table(rate)
         counts = np.searchsorted(table, (counts + image).ravel(), side="right").reshape(image.shape) - first[image]
-    return to_bytes(counts / rate)  # in float64: many quotients are whole grey levels
+    return to_bytes(counts / rate)  # in float64: many quotients are whole gray levels
 
 
 @functools.lru_cache(maxsize=len(SHOT_RATE))
 def _poisson_table(rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """For every grey level v, v + P(count <= k) for k = 0, 1, ..., one after the other; and where each one begins."""
+    """For every gray level v, v + P(count <= k) for k = 0, 1, ..., one after the other; and where each one begins."""
     rows = []
     for level in range(256):
         mean = rate * level / 255

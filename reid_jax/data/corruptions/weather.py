@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from reid_jax.data.corruptions import common
-from reid_jax.data.corruptions.common import Draws, grey_level, to_bytes, to_unit
+from reid_jax.data.corruptions.common import Draws, gray_level, to_bytes, to_unit
 
 # mean, std, enlargement, threshold, radius and sigma of the motion, share of the picture
 SNOW = (
@@ -30,7 +30,7 @@ WATER = np.array([175, 238, 238], np.float32) / 255
 MUD = np.array([63, 42, 20], np.float32) / 255
 # pixels per drop, length of a drop, blur, darkening
 RAIN = ((770, 10, 3, 0.1), (600, 30, 4, 0.15), (600, 30, 5, 0.2), (500, 60, 6, 0.25), (500, 60, 7, 0.3))
-RAIN_GREY = 200
+RAIN_GRAY = 200
 RAIN_LOW, RAIN_ENLARGED = 60, 65  # pictures of up to 60 rows, the longest drop, are enlarged to 65
 
 
@@ -82,8 +82,8 @@ def fog(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
 def plasma(size: int, decay: float, draws: Draws) -> np.ndarray:
     """Diamond-square noise on a torus, scaled to [0, 1]: float32 `[size, size]`, `size` a power of two.
 
-    From a coarse grid to a fine one: centres of squares become the mean of their corners, middles of edges the mean
-    of their four neighbours, each plus noise whose width falls by `decay` from level to level.
+    From a coarse grid to a fine one: centers of squares become the mean of their corners, middles of edges the mean
+    of their four neighbors, each plus noise whose width falls by `decay` from level to level.
     """
     grid = np.zeros((1, 1))
     wide, used = 100.0, 0
@@ -91,11 +91,11 @@ def plasma(size: int, decay: float, draws: Draws) -> np.ndarray:
         corners = grid
         right, down = np.roll(corners, -1, 1), np.roll(corners, -1, 0)
         noise = [wide * one.astype(np.float64) for one in draws[used : used + 3]]
-        centres = (corners + right + down + np.roll(right, -1, 0)) / 4 + noise[0]
-        horizontal = (corners + right + centres + np.roll(centres, 1, 0)) / 4 + noise[1]
-        vertical = (corners + down + centres + np.roll(centres, 1, 1)) / 4 + noise[2]
+        centers = (corners + right + down + np.roll(right, -1, 0)) / 4 + noise[0]
+        horizontal = (corners + right + centers + np.roll(centers, 1, 0)) / 4 + noise[1]
+        vertical = (corners + down + centers + np.roll(centers, 1, 1)) / 4 + noise[2]
         grid = np.empty((2 * len(corners), 2 * len(corners)))
-        grid[::2, ::2], grid[1::2, 1::2], grid[::2, 1::2], grid[1::2, ::2] = corners, centres, horizontal, vertical
+        grid[::2, ::2], grid[1::2, 1::2], grid[::2, 1::2], grid[1::2, ::2] = corners, centers, horizontal, vertical
         wide, used = wide / decay, used + 3
     grid -= grid.min()
     return (grid / max(grid.max(), 1e-30)).astype(np.float32)
@@ -126,14 +126,14 @@ def spatter(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
         mask[mask < 0.8] = 0
         return to_bytes(values * (1 - mask[..., None]) + mask[..., None] * MUD)
     liquid[liquid < threshold] = 0
-    mask = water_drops(grey_level(liquid * 255))
+    mask = water_drops(gray_level(liquid * 255))
     return to_bytes(values + (np.float32(strength) * mask)[..., None] * WATER)
 
 
 def water_drops(liquid: np.ndarray) -> np.ndarray:
     """Rims and highlights of drops: uint8 `[H, W]` to float32 `[H, W]` with maximum 1 (all zero where nothing is).
 
-    Brightness falls with the distance from a drop's edge, is equalised, and embossed from the upper left.
+    Brightness falls with the distance from a drop's edge, is equalized, and embossed from the upper left.
     """
     edges = cv2.Canny(liquid, 50, 150)
     distance = np.minimum(cv2.distanceTransform(255 - edges, cv2.DIST_L2, 5), 20)
@@ -164,7 +164,7 @@ def rain_size(shape: tuple[int, int]) -> tuple[int, int]:
 
 
 def rain(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Grey lines, a box blur over everything, and less light."""
+    """Gray lines, a box blur over everything, and less light."""
     _, length, blur, darken = RAIN[severity - 1]
     slant, drops = draws
     height, width = rain_size(image.shape[:2])
@@ -174,6 +174,6 @@ def rain(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
         wet = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     slant = int(slant)
     for x, y in drops.tolist():
-        cv2.line(wet, (x, y), (x + slant, y + length), (RAIN_GREY,) * 3, 1)
+        cv2.line(wet, (x, y), (x + slant, y + length), (RAIN_GRAY,) * 3, 1)
     blurred = cv2.blur(wet, (blur, blur)).astype(np.float32)
-    return grey_level(blurred - np.float32(255 * darken))
+    return gray_level(blurred - np.float32(255 * darken))

@@ -1,4 +1,4 @@
-"""Cameras: where they look from, and what they do to colour, sharpness and noise."""
+"""Cameras: where they look from, and what they do to color, sharpness and noise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from reid_jax.data.synthped import randomness
 
-# How the people of camera k mostly walk, as seen by it: towards it, away, to the right, …
+# How the people of camera k mostly walk, as seen by it: toward it, away, to the right, …
 _MAIN_YAW = (0.25, 2.75, -1.45, 0.95, -2.4, 1.75)
 
 
@@ -18,7 +18,7 @@ _MAIN_YAW = (0.25, 2.75, -1.45, 0.95, -2.4, 1.75)
 class Camera:
     """Lasting properties of one camera.
 
-    `gain` and `gamma` are per channel; `mix` is a 3×3 colour matrix in 1/256; `haze` lifts black, in grey levels.
+    `gain` and `gamma` are per channel; `mix` is a 3×3 color matrix in 1/256; `haze` lifts black, in gray levels.
     """
 
     yaw: float
@@ -35,9 +35,9 @@ class Camera:
 
 
 def make_camera(seed: int, index: int) -> Camera:
-    """Draws camera `index`; neighbours get different casts, by the golden angle.
+    """Draws camera `index`; neighbors get different casts, by the golden angle.
 
-    The strength of the casts decides what a colour histogram is worth: at five times these figures, nothing.
+    The strength of the casts decides what a color histogram is worth: at five times these figures, nothing.
     """
     rng = randomness.generator(seed, "camera", index)
     u = rng.random(16).tolist()
@@ -49,8 +49,8 @@ def make_camera(seed: int, index: int) -> Camera:
     bend = 1.0 + 0.05 * math.sin(turn + 2.0 * u[1])
     gamma = tuple(bend * (1 + 0.02 * randomness.bell(u[2 + k])) for k in range(3))
     saturation = 0.98 + 0.11 * (u[5] - 0.5)
-    grey = np.array([77, 150, 29], np.float64)
-    mix = np.rint(256 * saturation * np.eye(3) + (1 - saturation) * grey[None, :]).astype(np.float32)
+    gray = np.array([77, 150, 29], np.float64)
+    mix = np.rint(256 * saturation * np.eye(3) + (1 - saturation) * gray[None, :]).astype(np.float32)
     return Camera(
         yaw=_MAIN_YAW[index % 6] + 0.3 * randomness.bell(u[6]),
         tilt=0.10 + 0.22 * u[7],
@@ -67,20 +67,20 @@ def make_camera(seed: int, index: int) -> Camera:
 
 
 def noise_field(seed: int, index: int, amplitude: int, size: int = 384) -> np.ndarray:
-    """A camera's sensor noise, int16 `[size, size, 3]`, of which images take pieces: luminance and some colour."""
+    """A camera's sensor noise, int16 `[size, size, 3]`, of which images take pieces: luminance and some color."""
     rng = randomness.generator(seed, "noise", index)
     grain = rng.integers(-amplitude, amplitude + 1, (2, size, size, 1))
-    colour = rng.integers(-amplitude, amplitude + 1, (size, size, 3))
-    return (grain[0] + grain[1] + colour // 2).astype(np.int16)
+    color = rng.integers(-amplitude, amplitude + 1, (size, size, 3))
+    return (grain[0] + grain[1] + color // 2).astype(np.int16)
 
 
 def tone_table(camera: Camera, exposure: float, cast: float) -> np.ndarray:
-    """Lookup table `[256, 1, 3]` uint8 of one exposure: gain, gamma, contrast around mid grey, haze.
+    """Lookup table `[256, 1, 3]` uint8 of one exposure: gain, gamma, contrast around mid gray, haze.
 
     Args:
         camera: whose.
         exposure: factor of this image (passing clouds, automatic gain).
-        cast: this image's extra shift towards red (positive) or blue.
+        cast: this image's extra shift toward red (positive) or blue.
     """
     x = np.arange(256) / 255.0
     table = np.empty((256, 1, 3), np.uint8)
@@ -94,7 +94,7 @@ def tone_table(camera: Camera, exposure: float, cast: float) -> np.ndarray:
 
 
 def expose(image: np.ndarray, camera: Camera, table: np.ndarray, blur: int, noise: np.ndarray) -> np.ndarray:
-    """Photographs a drawing: colour mixing, tone, blur, noise.
+    """Photographs a drawing: color mixing, tone, blur, noise.
 
     Args:
         image: uint8 `[H, W, 3]` RGB, already at final size.

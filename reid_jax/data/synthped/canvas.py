@@ -1,4 +1,4 @@
-"""Where a figure is drawn: colour, part labels and shading at twice the final size, all from the same polygons."""
+"""Where a figure is drawn: color, part labels and shading at twice the final size, all from the same polygons."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import math
 import cv2
 import numpy as np
 
-from reid_jax.data.synthped.people import Cloth, Colour
+from reid_jax.data.synthped.people import Cloth, Color
 
 # Images are drawn at twice their size with hard edges and averaged down: antialiasing that is the same everywhere.
 SUPERSAMPLE = 2
 # Coordinates are rounded to 1/16 pixel before drawing, so that the last bit of a sine cannot move a pixel.
 _FRACTION_BITS = 4
 _FRACTION = 1 << _FRACTION_BITS
-NEUTRAL_SHADE = 128  # shade / 128 multiplies the colour
+NEUTRAL_SHADE = 128  # shade / 128 multiplies the color
 
 Point = tuple[float, float]
 
@@ -54,24 +54,24 @@ def _is_simple(points: list[tuple[int, int]]) -> bool:
     return changes + (before != first) <= 2
 
 
-def fill(image: np.ndarray, points: list[Point], value: int | Colour) -> None:
+def fill(image: np.ndarray, points: list[Point], value: int | Color) -> None:
     """Fills a polygon in any array of drawing size."""
     for piece in pieces(points):
         cv2.fillConvexPoly(image, piece, value, cv2.LINE_8, _FRACTION_BITS)
 
 
 class Canvas:
-    """Colour `[H, W, 3]`, parts `[H, W]` and shade `[H, W]`, all uint8 at drawing size."""
+    """Color `[H, W, 3]`, parts `[H, W]` and shade `[H, W]`, all uint8 at drawing size."""
 
-    def __init__(self, colour: np.ndarray) -> None:
-        self.colour = colour
-        self.height, self.width = colour.shape[:2]
+    def __init__(self, color: np.ndarray) -> None:
+        self.color = color
+        self.height, self.width = color.shape[:2]
         self.parts = np.zeros((self.height, self.width), np.uint8)
         self.shade = np.full((self.height, self.width), NEUTRAL_SHADE, np.uint8)
         self.labels_only = False  # draw the parts alone, to measure a shape
         self.light = -1.0  # where the light comes from: -1 left … 1 right
 
-    def polygon(self, points: list[Point], colour: Colour, part: int | None = None, shade: int | None = None) -> None:
+    def polygon(self, points: list[Point], color: Color, part: int | None = None, shade: int | None = None) -> None:
         """Fills one polygon; `part` and `shade` are left alone where they are None."""
         if self.labels_only and part is None:
             return
@@ -80,20 +80,20 @@ class Canvas:
                 cv2.fillConvexPoly(self.parts, piece, part, cv2.LINE_8, _FRACTION_BITS)
             if self.labels_only:
                 continue
-            cv2.fillConvexPoly(self.colour, piece, colour, cv2.LINE_8, _FRACTION_BITS)
+            cv2.fillConvexPoly(self.color, piece, color, cv2.LINE_8, _FRACTION_BITS)
             if shade is not None:
                 cv2.fillConvexPoly(self.shade, piece, shade, cv2.LINE_8, _FRACTION_BITS)
 
-    def tube(self, tube: Tube, colour: Colour, part: int | None = None, shade: int | None = NEUTRAL_SHADE) -> None:
+    def tube(self, tube: Tube, color: Color, part: int | None = None, shade: int | None = NEUTRAL_SHADE) -> None:
         """Fills the silhouette of a tube, its round top included."""
         if tube.cap:
-            self.polygon([tube.left[0], *reversed(tube.cap), tube.right[0]], colour, part, shade)
-        self.polygon(tube.outline(), colour, part, shade)
+            self.polygon([tube.left[0], *reversed(tube.cap), tube.right[0]], color, part, shade)
+        self.polygon(tube.outline(), color, part, shade)
 
-    def polygons(self, many: list[list[Point]], colour: Colour) -> None:
-        """Fills several polygons with one colour."""
+    def polygons(self, many: list[list[Point]], color: Color) -> None:
+        """Fills several polygons with one color."""
         for points in () if self.labels_only else many:
-            fill(self.colour, points, colour)
+            fill(self.color, points, color)
 
     def shadow(self, points: list[Point], shade: int) -> None:
         """Sets the shade inside a polygon (NEUTRAL_SHADE changes nothing, less is darker)."""
@@ -203,13 +203,13 @@ def ellipse(
     return [(x + rx * math.cos(start + k * step), y + ry * math.sin(start + k * step)) for k in range(count + 1)]
 
 
-def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """Mixes two colours; share 0 is a, 1 is b."""
+def mix(a: Color, b: Color, share: float) -> Color:
+    """Mixes two colors; share 0 is a, 1 is b."""
     return tuple(round(p + share * (q - p)) for p, q in zip(a, b))  # type: ignore[return-value]
 
 
 def shade_tube(canvas: Canvas, tube: Tube, depth: int = 34) -> None:
-    """Rounds a tube by light: bright towards the light, dark away from it."""
+    """Rounds a tube by light: bright toward the light, dark away from it."""
     dark = 1.0 if canvas.light < 0 else -1.0
     for start, stop, shade in ((0.15, 0.55, -0.45), (0.55, 1.0, -1.0), (-0.85, -0.35, 0.3)):
         low, high = sorted((dark * start, dark * stop))
@@ -227,7 +227,7 @@ def paint(canvas: Canvas, tube: Tube, cloth: Cloth, part: int | None, depth: int
         depth: strength of the shading.
         repeats: share of the fabric's pattern repeats that this tube's length shows.
     """
-    canvas.tube(tube, cloth.colour, part)
+    canvas.tube(tube, cloth.color, part)
     if canvas.labels_only:
         return
     paint_pattern(canvas, tube, cloth, repeats)
@@ -260,7 +260,7 @@ def _vertical_stripes(canvas: Canvas, tube: Tube, cloth: Cloth, repeats: float) 
 
 
 def _checks(canvas: Canvas, tube: Tube, cloth: Cloth, repeats: float) -> None:
-    half = mix(cloth.colour, cloth.second, 0.55)
+    half = mix(cloth.color, cloth.second, 0.55)
     canvas.polygons(_bands(tube, max(1, round(cloth.scale * repeats)), 0.4), half)
     canvas.polygons(_columns(tube, 2 * cloth.scale if repeats == 1.0 else 6, 0.36), cloth.second)
 
@@ -292,7 +292,7 @@ def _band(canvas: Canvas, tube: Tube, cloth: Cloth, repeats: float) -> None:
 def _gradient(canvas: Canvas, tube: Tube, cloth: Cloth, repeats: float) -> None:
     steps = 6
     for k in range(1, steps):
-        canvas.polygon(tube.strip(k / steps, 1, -1, 1), mix(cloth.colour, cloth.second, k / (steps - 1)))
+        canvas.polygon(tube.strip(k / steps, 1, -1, 1), mix(cloth.color, cloth.second, k / (steps - 1)))
 
 
 _PATTERNS = {

@@ -319,7 +319,7 @@ def _develop(drawing: canvas.Canvas, folds: np.ndarray, u: list[float]) -> tuple
     row, column = int(u[6] * height), int(u[7] * width)
     piece = folds[row : row + height, column : column + width]
     shade = cv2.subtract(cv2.add(shade, piece, mask=body) + shade * (1 - body), 16 * body)
-    lit = cv2.multiply(drawing.colour, cv2.merge([shade, shade, shade]), scale=1.0 / canvas.NEUTRAL_SHADE)
+    lit = cv2.multiply(drawing.color, cv2.merge([shade, shade, shade]), scale=1.0 / canvas.NEUTRAL_SHADE)
     size = (width // canvas.SUPERSAMPLE, height // canvas.SUPERSAMPLE)
     image = cv2.resize(lit, size, interpolation=cv2.INTER_AREA)
     return image, np.ascontiguousarray(drawing.parts[:: canvas.SUPERSAMPLE, :: canvas.SUPERSAMPLE])

@@ -97,7 +97,7 @@ class _Figure:
         top = (0.45 * knee[0] + 0.55 * ankle[0], 0.45 * knee[1] + 0.55 * ankle[1])
         radius = self.scale * self.person.girth
         shaft = canvases.limb([top, ankle], [0.034 * radius, 0.028 * radius], cap_top=False)
-        canvases.paint(self.canvas, shaft, Cloth(self.person.shoe_colour), leg)
+        canvases.paint(self.canvas, shaft, Cloth(self.person.shoe_color), leg)
 
     def _side_stripe(self, tube: Tube, leg: int) -> None:
         if self.person.side_stripe:
@@ -112,10 +112,10 @@ class _Figure:
         heel = (ax - 0.22 * (tx - ax), ay + 0.012 * scale)
         toe = (tx, ty + 0.008 * scale)
         sole = canvases.limb([heel, toe], [0.026 * scale, 0.021 * scale])
-        upper = person.skin if person.shoes == "sandal" else person.shoe_colour
+        upper = person.skin if person.shoes == "sandal" else person.shoe_color
         drop = 0.009 * scale
         under = canvases.limb([(heel[0], heel[1] + drop), (toe[0], toe[1] + drop)], [0.026 * scale, 0.021 * scale])
-        canvas.tube(under, person.sole_colour, foot, canvases.NEUTRAL_SHADE - 6)
+        canvas.tube(under, person.sole_color, foot, canvases.NEUTRAL_SHADE - 6)
         canvas.tube(sole, upper, foot)
         instep = canvases.limb(
             [(ax, ay - 0.02 * scale), (ax + 0.3 * (tx - ax), ay + 0.012 * scale)], [0.024 * scale, 0.026 * scale]
@@ -125,12 +125,12 @@ class _Figure:
             mid = canvases.limb(
                 [(0.55 * ax + 0.45 * tx, 0.55 * ay + 0.45 * ty - 0.004 * scale), toe], [0.009 * scale, 0.008 * scale]
             )
-            canvas.tube(mid, canvases.mix(upper, person.sole_colour, 0.6), foot)
+            canvas.tube(mid, canvases.mix(upper, person.sole_color, 0.6), foot)
         elif person.shoes == "sandal":
             strap = canvases.limb(
                 [(ax, ay + 0.012 * scale), (0.4 * ax + 0.6 * tx, 0.4 * ay + 0.6 * ty)], [0.024 * scale, 0.008 * scale]
             )
-            canvas.tube(strap, person.shoe_colour, foot)
+            canvas.tube(strap, person.shoe_color, foot)
 
     # Trunk ----------------------------------------------------------------------------------------------------------
 
@@ -189,10 +189,10 @@ class _Figure:
                 assert inner is not None
                 under = Tube([tube.at(k / 6, inner[0]) for k in range(7)], [tube.at(k / 6, inner[1]) for k in range(7)])
                 shown = dataclasses.replace(person.inner_cloth, scale=person.inner_cloth.scale + 2)
-                canvas.polygon(under.outline(), shown.colour, TORSO)
+                canvas.polygon(under.outline(), shown.color, TORSO)
                 if shown.pattern in ("hstripes", "checks", "band", "twotone", "gradient"):
                     canvases.paint_pattern(canvas, under, shown)
-                edge = canvases.mix(person.top_cloth.colour, (0, 0, 0), 0.35)
+                edge = canvases.mix(person.top_cloth.color, (0, 0, 0), 0.35)
                 for angle in (-half, half):
                     lapel = tube.patch(0.02, 1, angle - 0.07, angle + 0.07)
                     if lapel:
@@ -200,13 +200,13 @@ class _Figure:
         elif person.top == "shirt":
             placket = tube.patch(0.05, 1, -0.07, 0.07)
             if placket:
-                canvas.polygon(placket, canvases.mix(person.top_cloth.colour, (255, 255, 255), 0.35))
+                canvas.polygon(placket, canvases.mix(person.top_cloth.color, (255, 255, 255), 0.35))
         elif person.top == "hoodie":
             pocket = tube.patch(0.68, 0.9, -0.6, 0.6)
             if pocket:
-                canvas.polygon(pocket, canvases.mix(person.top_cloth.colour, (0, 0, 0), 0.22))
+                canvas.polygon(pocket, canvases.mix(person.top_cloth.color, (0, 0, 0), 0.22))
         if person.top in ("hoodie", "jumper", "jacket"):
-            canvas.polygon(tube.strip(0.955, 1, -1, 1), canvases.mix(person.top_cloth.colour, (0, 0, 0), 0.25))
+            canvas.polygon(tube.strip(0.955, 1, -1, 1), canvases.mix(person.top_cloth.color, (0, 0, 0), 0.25))
 
     def _prints(self, tube: Tube) -> None:
         person = self.person
@@ -218,7 +218,7 @@ class _Figure:
     def _print(self, tube: Tube, kind: str, angle: float) -> None:
         if kind == "none" or (angle != 0.0 and self.person.bag == "backpack"):
             return
-        canvas, colour = self.canvas, self.person.print_colour
+        canvas, color = self.canvas, self.person.print_color
         if kind == "patch":
             shape = tube.patch(0.3, 0.42, angle + 0.15, angle + 0.65)
         elif kind == "square":
@@ -231,24 +231,24 @@ class _Figure:
                 (ax, _), (bx, _) = tube.edges(0.43)
                 shape = canvases.ellipse(x, y, 0.25 * (bx - ax) * (places[1] - places[0]), 0.052 * self.scale)
         if shape:
-            canvas.polygon(shape, colour)
+            canvas.polygon(shape, color)
 
     def _collar(self, tube: Tube) -> None:
         canvas, person, s = self.canvas, self.person, self.scale
         x, y = self.skeleton.project((0.0, 0.842, self.skeleton.lean(0.842)))
         if person.scarf:
             canvas.polygon(
-                canvases.ellipse(x, y, 0.062 * s, 0.03 * s), person.scarf_colour, HEAD, canvases.NEUTRAL_SHADE
+                canvases.ellipse(x, y, 0.062 * s, 0.03 * s), person.scarf_color, HEAD, canvases.NEUTRAL_SHADE
             )
             tail = tube.patch(0.02, 0.4, 0.15, 0.5)
             if tail:
-                canvas.polygon(tail, person.scarf_colour)
+                canvas.polygon(tail, person.scarf_color)
         elif person.top == "hoodie":
-            hood = canvases.mix(person.top_cloth.colour, (0, 0, 0), 0.15)
+            hood = canvases.mix(person.top_cloth.color, (0, 0, 0), 0.15)
             back = -0.035 * s * self.skeleton.sin
             canvas.polygon(canvases.ellipse(x + back, y, 0.064 * s, 0.032 * s), hood, TORSO, canvases.NEUTRAL_SHADE)
         elif person.top in ("shirt", "jacket", "coat"):
-            collar = canvases.mix(person.top_cloth.colour, (255, 255, 255), 0.18)
+            collar = canvases.mix(person.top_cloth.color, (255, 255, 255), 0.18)
             canvas.polygon(canvases.ellipse(x, y + 0.004 * s, 0.05 * s, 0.018 * s), collar, TORSO)
         if self.skeleton.cos > 0.25 and not person.scarf:
             front = canvases.ellipse(x + 0.02 * s * self.skeleton.sin, y + 0.002 * s, 0.031 * s, 0.022 * s)
@@ -258,17 +258,17 @@ class _Figure:
         """Straps of bags over the trunk."""
         person = self.person
         if person.bag == "backpack":
-            colour = canvases.mix(person.bag_colour, (0, 0, 0), 0.2)
+            color = canvases.mix(person.bag_color, (0, 0, 0), 0.2)
             for side in (-1, 1):
                 strap = tube.patch(0.1, 0.6, side * 0.62 - 0.13, side * 0.62 + 0.13)
                 if strap:
-                    self.canvas.polygon(strap, colour)
+                    self.canvas.polygon(strap, color)
         elif person.bag == "shoulder":
             self._diagonal_strap(tube)
 
     def _diagonal_strap(self, tube: Tube) -> None:
         """A strap from one shoulder to the bag on the other hip, in front and at the back."""
-        side, colour = self.person.bag_side, self.person.bag_colour
+        side, color = self.person.bag_side, self.person.bag_color
         for start in (0.0, math.pi):
             # Body angle runs from the far shoulder at the top to the bag's hip at the bottom.
             sign = side if start == 0.0 else -side
@@ -280,10 +280,10 @@ class _Figure:
                 if places:
                     points.append((tube.at(t, places[0]), tube.at(t, places[1])))
             if len(points) > 1:
-                self.canvas.polygon([a for a, _ in points] + [b for _, b in reversed(points)], colour)
+                self.canvas.polygon([a for a, _ in points] + [b for _, b in reversed(points)], color)
 
     def skirt(self) -> None:
-        """Skirt, dress bottom or coat tails: one tube over both legs, labelled left and right by its halves."""
+        """Skirt, dress bottom or coat tails: one tube over both legs, labeled left and right by its halves."""
         person, skeleton, girth = self.person, self.skeleton, self.person.girth
         long = person.top == "coat"
         low = 0.30 if long else 0.27
@@ -304,7 +304,7 @@ class _Figure:
         if long:
             slit = tube.patch(0, 1, -0.12, 0.12)
             if slit:
-                self.canvas.polygon(slit, canvases.mix(cloth.colour, (0, 0, 0), 0.4))
+                self.canvas.polygon(slit, canvases.mix(cloth.color, (0, 0, 0), 0.4))
 
     # Arms and bags --------------------------------------------------------------------------------------------------
 
@@ -325,8 +325,8 @@ class _Figure:
         if person.bag in ("handbag", "tote") and side == person.bag_side:
             self._hand_bag(hand)
         canvases.paint(canvas, canvases.limb([wrist, hand], [0.019 * s, 0.016 * s]), Cloth(person.skin), part, depth=16)
-        cloth = dataclasses.replace(person.top_cloth, colour=person.sleeve_colour)
-        if person.sleeve_colour != person.top_cloth.colour or cloth.pattern in ("twotone", "gradient", "band"):
+        cloth = dataclasses.replace(person.top_cloth, color=person.sleeve_color)
+        if person.sleeve_color != person.top_cloth.color or cloth.pattern in ("twotone", "gradient", "band"):
             cloth = dataclasses.replace(cloth, pattern="plain")
         if person.sleeve == "long":
             bulk = 1.15 if person.top in ("coat", "jacket", "hoodie") else 1.0
@@ -334,7 +334,7 @@ class _Figure:
             tube = canvases.limb([shoulder, elbow, wrist], radii, cap_bottom=False)
             tube.turn = self.skeleton.turn(1, 1)
             canvases.paint(canvas, tube, cloth, part, repeats=1.05)
-            canvas.polygon(tube.strip(0.93, 1, -1, 1), canvases.mix(cloth.colour, (0, 0, 0), 0.28))
+            canvas.polygon(tube.strip(0.93, 1, -1, 1), canvases.mix(cloth.color, (0, 0, 0), 0.28))
             return
         bare = canvases.limb([shoulder, elbow, wrist], [0.031 * s, 0.026 * s, 0.019 * s])
         canvases.paint(canvas, bare, Cloth(person.skin), part)
@@ -350,7 +350,7 @@ class _Figure:
         (x, y), tote = hand, person.bag == "tote"
         wide = (0.055 if tote else 0.065) * (0.55 + 0.45 * abs(self.skeleton.sin)) * s
         top, bottom = y + (0.07 if tote else 0.045) * s, y + (0.22 if tote else 0.135) * s
-        strap = canvases.mix(person.bag_colour, (0, 0, 0), 0.3)
+        strap = canvases.mix(person.bag_color, (0, 0, 0), 0.3)
         loop = [
             (x - 0.6 * wide, top),
             (x, y - 0.01 * s),
@@ -361,7 +361,7 @@ class _Figure:
         ]
         canvas.polygon(loop, strap, THING)
         body = Tube([(x - 0.85 * wide, top), (x - wide, bottom)], [(x + 0.85 * wide, top), (x + wide, bottom)])
-        canvases.paint(canvas, body, Cloth(person.bag_colour), THING, depth=26)
+        canvases.paint(canvas, body, Cloth(person.bag_color), THING, depth=26)
         canvas.polygon(body.strip(0.0, 0.3 if not tote else 0.08, -1, 1), strap)
 
     def backpack(self) -> None:
@@ -382,11 +382,11 @@ class _Figure:
             reach = skeleton.reach(width, depth)
             edges.append(((x - reach, y), (x + reach, y)))
         tube = Tube([a for a, _ in edges], [b for _, b in edges], skeleton.turn(0.085, 0.05))
-        canvases.paint(canvas, tube, Cloth(person.bag_colour), TORSO, depth=34)
-        dark = canvases.mix(person.bag_colour, (0, 0, 0), 0.3)
+        canvases.paint(canvas, tube, Cloth(person.bag_color), TORSO, depth=34)
+        dark = canvases.mix(person.bag_color, (0, 0, 0), 0.3)
         pocket = tube.patch(0.5, 0.92, math.pi - 0.75, math.pi + 0.75)
         if pocket:
-            canvas.polygon(pocket, canvases.mix(person.bag_colour, (255, 255, 255), 0.12))
+            canvas.polygon(pocket, canvases.mix(person.bag_color, (255, 255, 255), 0.12))
             flap = tube.patch(0.5, 0.56, math.pi - 0.75, math.pi + 0.75)
             if flap:
                 canvas.polygon(flap, dark)
@@ -413,8 +413,8 @@ class _Figure:
             [(x - 0.9 * half, y - 0.05 * s), (x - half, y + 0.055 * s)],
             [(x + 0.9 * half, y - 0.05 * s), (x + half, y + 0.055 * s)],
         )
-        canvases.paint(canvas, tube, Cloth(person.bag_colour), TORSO, depth=26)
-        canvas.polygon(tube.strip(0, 0.45, -1, 1), canvases.mix(person.bag_colour, (0, 0, 0), 0.25))
+        canvases.paint(canvas, tube, Cloth(person.bag_color), TORSO, depth=26)
+        canvas.polygon(tube.strip(0, 0.45, -1, 1), canvases.mix(person.bag_color, (0, 0, 0), 0.25))
 
     # Head -----------------------------------------------------------------------------------------------------------
 

@@ -145,7 +145,7 @@ def _visible_range(left: float, right: float) -> tuple[float, float]:
 def _hat(canvas: Canvas, person: Person, sphere: _Sphere, part: int) -> None:
     if person.hat == "none":
         return
-    colour, neutral = person.hat_colour, canvases.NEUTRAL_SHADE
+    color, neutral = person.hat_color, canvases.NEUTRAL_SHADE
     top = 1.16 if person.hat == "beanie" else 1.1
     brim_height = -0.28 if person.hat == "beanie" else -0.36
     dome = canvases.ellipse(
@@ -157,9 +157,9 @@ def _hat(canvas: Canvas, person: Person, sphere: _Sphere, part: int) -> None:
         2 * math.pi,
         10,
     )
-    canvas.polygon(dome, colour, part, neutral)
+    canvas.polygon(dome, color, part, neutral)
     y = sphere.y + brim_height * sphere.ry
-    edge = canvases.mix(colour, (0, 0, 0), 0.3)
+    edge = canvases.mix(color, (0, 0, 0), 0.3)
     if person.hat == "beanie":
         w, h = 1.14 * sphere.rx, 0.24 * sphere.ry
         canvas.polygon(
@@ -168,7 +168,7 @@ def _hat(canvas: Canvas, person: Person, sphere: _Sphere, part: int) -> None:
             part,
         )
     elif person.hat == "sunhat":
-        canvas.polygon(canvases.ellipse(sphere.x, y, 1.95 * sphere.rx, 0.26 * sphere.ry), colour, part, neutral)
+        canvas.polygon(canvases.ellipse(sphere.x, y, 1.95 * sphere.rx, 0.26 * sphere.ry), color, part, neutral)
         canvas.polygon(canvases.ellipse(sphere.x, y - 0.2 * sphere.ry, 1.12 * sphere.rx, 0.14 * sphere.ry), edge)
     elif sphere.cos > -0.35:
         # The visor points forward: a wide arc from the front, a beak from the side.

@@ -10,13 +10,13 @@ import numpy as np
 from reid_jax.data.synthped import canvas as canvases
 from reid_jax.data.synthped import figure, pose
 from reid_jax.data.synthped.canvas import NEUTRAL_SHADE, Canvas, Tube, ellipse, mix
-from reid_jax.data.synthped.people import Cloth, Colour, Person
+from reid_jax.data.synthped.people import Cloth, Color, Person
 
 TRAIN_KINDS = ("crates", "plant", "board", "pillar")
 TEST_KINDS = ("car", "pedestrian", "bin", "umbrella", "railing")
 SHARE = (0.25, 0.60)  # of the person's visible area
 
-_PAINTS: tuple[Colour, ...] = (
+_PAINTS: tuple[Color, ...] = (
     (150, 44, 42),
     (44, 64, 120),
     (200, 200, 196),
@@ -49,7 +49,7 @@ def occlude(canvas: Canvas, kind: str, rng: np.random.Generator, passer: Person 
     chance = rng.random(12).tolist()
     left, top, wide, high = cv2.boundingRect(body)
     box = (left, top, wide, high)
-    layer = Canvas(np.zeros_like(canvas.colour))
+    layer = Canvas(np.zeros_like(canvas.color))
     layer.light, layer.labels_only = canvas.light, True
     least, most, share = 0.0, 1.0, 0.0
     for _ in range(_HALVINGS):
@@ -63,7 +63,7 @@ def occlude(canvas: Canvas, kind: str, rng: np.random.Generator, passer: Person 
         least, most = (reach, most) if share < wanted else (least, reach)
     layer.labels_only = False
     _KINDS[kind](layer, box, reach, chance, passer)
-    cv2.copyTo(layer.colour, cover, canvas.colour)
+    cv2.copyTo(layer.color, cover, canvas.color)
     cv2.copyTo(layer.shade, cover, canvas.shade)
     canvas.parts[cover > 0] = 0
     return share
@@ -72,13 +72,13 @@ def occlude(canvas: Canvas, kind: str, rng: np.random.Generator, passer: Person 
 Box = tuple[int, int, int, int]  # left, top, width, height of the person
 
 
-def _paint(chance: float) -> Colour:
+def _paint(chance: float) -> Color:
     return _PAINTS[int(chance * len(_PAINTS))]
 
 
-def _rectangle(layer: Canvas, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> Tube:
+def _rectangle(layer: Canvas, x0: float, y0: float, x1: float, y1: float, color: Color) -> Tube:
     tube = Tube([(x0, y0), (x0, y1)], [(x1, y0), (x1, y1)])
-    canvases.paint(layer, tube, Cloth(colour), 1, depth=20)
+    canvases.paint(layer, tube, Cloth(color), 1, depth=20)
     return tube
 
 
@@ -137,16 +137,16 @@ def _plant(layer: Canvas, box: Box, reach: float, chance: list[float], passer: P
 def _board(layer: Canvas, box: Box, reach: float, chance: list[float], passer: Person | None) -> None:
     """An advertising board that reaches in from one side."""
     left, top, wide, high = box
-    colour = _paint(chance[0])
+    color = _paint(chance[0])
     y0, y1 = top + high * (0.05 + 0.25 * chance[1]), top + 1.1 * high
     edge = left - 0.05 * wide + reach * 1.1 * wide
     x0, x1 = (edge - 1.6 * wide, edge) if chance[2] < 0.5 else (2 * left + wide - edge, 2 * left + 2.6 * wide - edge)
-    frame = _rectangle(layer, x0, y0, x1, y1, mix(colour, (30, 30, 30), 0.5))
-    layer.polygon(frame.strip(0.04, 0.93, -0.92, 0.92), colour)
-    layer.polygon(frame.strip(0.10, 0.30, -0.8, 0.8), mix(colour, (255, 255, 255), 0.6))
+    frame = _rectangle(layer, x0, y0, x1, y1, mix(color, (30, 30, 30), 0.5))
+    layer.polygon(frame.strip(0.04, 0.93, -0.92, 0.92), color)
+    layer.polygon(frame.strip(0.10, 0.30, -0.8, 0.8), mix(color, (255, 255, 255), 0.6))
     for k in range(4):
         layer.polygon(
-            frame.strip(0.38 + 0.1 * k, 0.41 + 0.1 * k, -0.8, 0.8 - 0.3 * chance[3 + k]), mix(colour, (20, 20, 20), 0.6)
+            frame.strip(0.38 + 0.1 * k, 0.41 + 0.1 * k, -0.8, 0.8 - 0.3 * chance[3 + k]), mix(color, (20, 20, 20), 0.6)
         )
 
 
@@ -173,7 +173,7 @@ def _pillar(layer: Canvas, box: Box, reach: float, chance: list[float], passer: 
 def _car(layer: Canvas, box: Box, reach: float, chance: list[float], passer: Person | None) -> None:
     """The side of a parked car, over the legs."""
     left, top, wide, high = box
-    colour = _paint(chance[0])
+    color = _paint(chance[0])
     ground = top + 1.05 * high
     tall = reach * 1.0 * high
     long = 1.25 * max(tall, 0.5 * high)
@@ -190,7 +190,7 @@ def _car(layer: Canvas, box: Box, reach: float, chance: list[float], passer: Per
         (1.0, 0.12),
     )
     shell = [(x + flip * long * u, ground - tall * v) for u, v in profile]
-    layer.polygon(shell, colour, 1, NEUTRAL_SHADE)
+    layer.polygon(shell, color, 1, NEUTRAL_SHADE)
     glass = (
         ((-0.60, 0.62), (-0.37, 0.92), (-0.02, 0.93), (-0.02, 0.62)),
         ((0.03, 0.62), (0.03, 0.93), (0.34, 0.93), (0.56, 0.62)),
@@ -203,14 +203,14 @@ def _car(layer: Canvas, box: Box, reach: float, chance: list[float], passer: Per
         (x + long, ground - 0.12 * tall),
         (x - long, ground - 0.12 * tall),
     ]
-    layer.polygon(lower, mix(colour, (0, 0, 0), 0.3))
+    layer.polygon(lower, mix(color, (0, 0, 0), 0.3))
     door = [
         (x, ground - 0.6 * tall),
         (x + 2, ground - 0.6 * tall),
         (x + 2, ground - 0.2 * tall),
         (x, ground - 0.2 * tall),
     ]
-    layer.polygon(door, mix(colour, (0, 0, 0), 0.5))
+    layer.polygon(door, mix(color, (0, 0, 0), 0.5))
     for u in (-0.62, 0.62):
         layer.polygon(
             ellipse(x + u * long, ground - 0.14 * tall, 0.2 * tall, 0.2 * tall), (30, 30, 32), 1, NEUTRAL_SHADE
@@ -241,15 +241,15 @@ def _pedestrian(layer: Canvas, box: Box, reach: float, chance: list[float], pass
 def _bin(layer: Canvas, box: Box, reach: float, chance: list[float], passer: Person | None) -> None:
     """A round litter bin."""
     left, top, wide, high = box
-    colour = mix(_paint(chance[0]), (40, 70, 50), 0.4)
+    color = mix(_paint(chance[0]), (40, 70, 50), 0.4)
     x, y1 = left + wide * (0.3 + 0.4 * chance[1]), top + 1.08 * high
     y0 = y1 - reach * 1.02 * high
     half = wide * (0.5 + 0.15 * chance[2])
     tube = Tube([(x - half, y0), (x - 0.85 * half, y1)], [(x + half, y0), (x + 0.85 * half, y1)])
-    canvases.paint(layer, tube, Cloth(colour), 1, depth=44)
+    canvases.paint(layer, tube, Cloth(color), 1, depth=44)
     for k in range(5):
-        layer.polygon(tube.strip(0.2, 0.95, -0.85 + 0.4 * k, -0.78 + 0.4 * k), mix(colour, (0, 0, 0), 0.4))
-    layer.polygon(ellipse(x, y0, half * 1.06, 0.05 * high), mix(colour, (255, 255, 255), 0.25), 1, NEUTRAL_SHADE)
+        layer.polygon(tube.strip(0.2, 0.95, -0.85 + 0.4 * k, -0.78 + 0.4 * k), mix(color, (0, 0, 0), 0.4))
+    layer.polygon(ellipse(x, y0, half * 1.06, 0.05 * high), mix(color, (255, 255, 255), 0.25), 1, NEUTRAL_SHADE)
     layer.polygon(ellipse(x, y0, half * 0.7, 0.026 * high), (30, 30, 30))
     layer.polygon(tube.strip(0.36, 0.5, -0.3, 0.3), (214, 214, 206))
 
@@ -257,13 +257,13 @@ def _bin(layer: Canvas, box: Box, reach: float, chance: list[float], passer: Per
 def _umbrella(layer: Canvas, box: Box, reach: float, chance: list[float], passer: Person | None) -> None:
     """An open umbrella held in front, over head and shoulders."""
     left, top, wide, high = box
-    colour, second = _paint(chance[0]), _paint(chance[1])
+    color, second = _paint(chance[0]), _paint(chance[1])
     x = left + wide * (0.35 + 0.3 * chance[2])
     y = top - 0.05 * high + reach * 0.9 * high
     half, tall = wide * (0.85 + 0.2 * chance[3]), 0.30 * high + reach * 0.55 * high
     # The seams of a dome are ellipses of one height and different widths; the rim hangs between the ribs.
-    other = second if chance[4] < 0.5 else colour
-    for width, ribs, paint, shade in ((1.0, 6, colour, 0), (0.6, 4, other, 6), (0.2, 2, colour, 12)):
+    other = second if chance[4] < 0.5 else color
+    for width, ribs, paint, shade in ((1.0, 6, color, 0), (0.6, 4, other, 6), (0.2, 2, color, 12)):
         rim = [x + width * half * (1 - 2 * k / ribs) for k in range(ribs + 1)]
         layer.polygon(ellipse(x, y, width * half, tall, np.pi, 2 * np.pi, 16), paint, 1, NEUTRAL_SHADE + shade)
         for k in range(0, ribs, 2):
@@ -283,20 +283,20 @@ def _umbrella(layer: Canvas, box: Box, reach: float, chance: list[float], passer
 def _railing(layer: Canvas, box: Box, reach: float, chance: list[float], passer: Person | None) -> None:
     """A fence of vertical bars between two rails."""
     left, top, wide, high = box
-    colour = mix(_paint(chance[0]), (120, 120, 120), 0.3)
+    color = mix(_paint(chance[0]), (120, 120, 120), 0.3)
     y0, y1 = top + high * (0.12 + 0.3 * chance[1]), top + 1.1 * high
     pitch = wide * (0.22 + 0.1 * chance[2])
     thick = pitch * min(0.98, 0.1 + 0.95 * reach)
     x = left - wide + pitch * chance[3]
     while x < left + 2 * wide:
         bar = Tube([(x, y0), (x, y1)], [(x + thick, y0), (x + thick, y1)])
-        canvases.paint(layer, bar, Cloth(colour), 1, depth=36)
+        canvases.paint(layer, bar, Cloth(color), 1, depth=36)
         x += pitch
     rail = 0.05 * high
     for y in (y0, y0 + 0.3 * high):
         layer.polygon(
             [(0, y), (layer.width, y), (layer.width, y + rail), (0, y + rail)],
-            mix(colour, (255, 255, 255), 0.12),
+            mix(color, (255, 255, 255), 0.12),
             1,
             NEUTRAL_SHADE,
         )

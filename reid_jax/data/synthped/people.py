@@ -8,13 +8,13 @@ import numpy as np
 
 from reid_jax.data.synthped import randomness
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 # Dark and neutral clothes are common in the street and make histograms ambiguous, so they weigh more.
-CLOTH_COLOURS: dict[str, tuple[Colour, float]] = {
+CLOTH_ColorS: dict[str, tuple[Color, float]] = {
     "black": ((34, 33, 37), 3.0),
     "charcoal": ((66, 67, 73), 2.4),
-    "grey": ((120, 121, 124), 2.0),
+    "gray": ((120, 121, 124), 2.0),
     "silver": ((176, 177, 178), 1.5),
     "white": ((226, 226, 222), 1.8),
     "navy": ((38, 46, 82), 2.2),
@@ -34,7 +34,7 @@ CLOTH_COLOURS: dict[str, tuple[Colour, float]] = {
     "yellow": ((214, 182, 72), 0.7),
     "orange": ((206, 112, 52), 0.6),
 }
-HAIR_COLOURS: tuple[Colour, ...] = (
+HAIR_ColorS: tuple[Color, ...] = (
     (28, 24, 23),
     (54, 40, 32),
     (92, 64, 44),
@@ -43,7 +43,7 @@ HAIR_COLOURS: tuple[Colour, ...] = (
     (140, 140, 140),
     (122, 54, 34),
 )
-SKIN_TONES: tuple[Colour, ...] = (
+SKIN_TONES: tuple[Color, ...] = (
     (240, 204, 178),
     (226, 184, 152),
     (206, 158, 122),
@@ -89,11 +89,11 @@ SHOES = (("sneaker", 3.0), ("shoe", 1.6), ("boot", 1.3), ("sandal", 0.5))
 
 @dataclasses.dataclass(frozen=True)
 class Cloth:
-    """One fabric: ground colour and pattern. `scale` is the number of repeats over a trunk."""
+    """One fabric: ground color and pattern. `scale` is the number of repeats over a trunk."""
 
-    colour: Colour
+    color: Color
     pattern: str = "plain"
-    second: Colour = (0, 0, 0)
+    second: Color = (0, 0, 0)
     scale: int = 6
 
 
@@ -101,32 +101,32 @@ class Cloth:
 class Person:
     """Everything about one person that stays the same in every image. Lengths are fractions of the stature."""
 
-    skin: Colour
-    hair: Colour
+    skin: Color
+    hair: Color
     hair_style: str
     beard: bool
     glasses: bool
     hat: str
-    hat_colour: Colour
+    hat_color: Color
     top: str
     top_cloth: Cloth
     sleeve: str  # "short" | "long"
-    sleeve_colour: Colour
+    sleeve_color: Color
     inner_cloth: Cloth
     chest_print: str
     back_print: str
-    print_colour: Colour
+    print_color: Color
     scarf: bool
-    scarf_colour: Colour
+    scarf_color: Color
     bottom: str
     bottom_cloth: Cloth
     side_stripe: bool
     belt: bool
     shoes: str
-    shoe_colour: Colour
-    sole_colour: Colour
+    shoe_color: Color
+    sole_color: Color
     bag: str
-    bag_colour: Colour
+    bag_color: Color
     bag_side: int
     stature: float
     shoulder: float
@@ -135,27 +135,27 @@ class Person:
     leg: float
 
 
-def cloth_colour(rng: np.random.Generator, apart_from: Colour | None = None) -> Colour:
-    """Draws a clothing colour, slightly varied, that can be told from `apart_from`."""
-    table = tuple((name, weight) for name, (_, weight) in CLOTH_COLOURS.items())
-    colour: Colour = (0, 0, 0)
+def cloth_color(rng: np.random.Generator, apart_from: Color | None = None) -> Color:
+    """Draws a clothing color, slightly varied, that can be told from `apart_from`."""
+    table = tuple((name, weight) for name, (_, weight) in CLOTH_ColorS.items())
+    color: Color = (0, 0, 0)
     for _ in range(8):
-        base = CLOTH_COLOURS[randomness.weighted(rng.random(), table)][0]
+        base = CLOTH_ColorS[randomness.weighted(rng.random(), table)][0]
         shift = rng.integers(-10, 11, 3)
         red, green, blue = (int(min(max(value + step, 14), 240)) for value, step in zip(base, shift))
-        colour = (red, green, blue)
-        if apart_from is None or sum(abs(a - b) for a, b in zip(colour, apart_from)) > 110:
+        color = (red, green, blue)
+        if apart_from is None or sum(abs(a - b) for a, b in zip(color, apart_from)) > 110:
             break
-    return colour
+    return color
 
 
 def draw_cloth(rng: np.random.Generator, plain: float = 0.0) -> Cloth:
     """Draws a fabric; `plain` is the chance to leave the pattern out."""
-    colour = cloth_colour(rng)
+    color = cloth_color(rng)
     pattern = randomness.weighted(rng.random(), PATTERNS)
     if rng.random() < plain:
         pattern = "plain"
-    return Cloth(colour, pattern, cloth_colour(rng, apart_from=colour), int(rng.integers(4, 9)))
+    return Cloth(color, pattern, cloth_color(rng, apart_from=color), int(rng.integers(4, 9)))
 
 
 def draw_person(rng: np.random.Generator) -> Person:
@@ -171,31 +171,31 @@ def draw_person(rng: np.random.Generator) -> Person:
     inner = draw_cloth(rng, plain=0.4)
     return Person(
         skin=SKIN_TONES[int(rng.integers(len(SKIN_TONES)))],
-        hair=HAIR_COLOURS[int(rng.integers(len(HAIR_COLOURS)))],
+        hair=HAIR_ColorS[int(rng.integers(len(HAIR_ColorS)))],
         hair_style=hair_style,
         beard=bool(short_hair and rng.random() < 0.35),
         glasses=bool(rng.random() < 0.2),
         hat=randomness.weighted(rng.random(), HATS),
-        hat_colour=cloth_colour(rng),
+        hat_color=cloth_color(rng),
         top=top,
         top_cloth=top_cloth,
         sleeve="long" if long_sleeve else "short",
-        sleeve_colour=cloth_colour(rng, top_cloth.colour) if rng.random() < 0.2 else top_cloth.colour,
+        sleeve_color=cloth_color(rng, top_cloth.color) if rng.random() < 0.2 else top_cloth.color,
         inner_cloth=inner,
         chest_print=randomness.weighted(rng.random(), PRINTS),
         back_print=randomness.weighted(rng.random(), PRINTS),
-        print_colour=cloth_colour(rng, top_cloth.colour),
+        print_color=cloth_color(rng, top_cloth.color),
         scarf=bool(rng.random() < 0.12),
-        scarf_colour=cloth_colour(rng, top_cloth.colour),
+        scarf_color=cloth_color(rng, top_cloth.color),
         bottom=bottom,
         bottom_cloth=dataclasses.replace(draw_cloth(rng, plain=0.8), scale=int(rng.integers(4, 7))),
         side_stripe=bool(rng.random() < 0.15),
         belt=bool(rng.random() < 0.3),
         shoes=randomness.weighted(rng.random(), SHOES),
-        shoe_colour=cloth_colour(rng),
-        sole_colour=(222, 222, 218) if rng.random() < 0.55 else (40, 38, 38),
+        shoe_color=cloth_color(rng),
+        sole_color=(222, 222, 218) if rng.random() < 0.55 else (40, 38, 38),
         bag=randomness.weighted(rng.random(), BAGS),
-        bag_colour=cloth_colour(rng, top_cloth.colour),
+        bag_color=cloth_color(rng, top_cloth.color),
         bag_side=1 if rng.random() < 0.5 else -1,
         stature=1.0 + 0.05 * randomness.bell(rng.random()),
         shoulder=0.122 + 0.018 * randomness.bell(rng.random()) + (0.006 if short_hair else -0.004),
@@ -209,28 +209,28 @@ def _change_detail(person: Person, detail: str, rng: np.random.Generator) -> Per
     """Returns the person with one detail changed, always to something else."""
     replace = dataclasses.replace
     other = {
-        "hair": lambda: replace(person, hair=_another(rng, HAIR_COLOURS, person.hair)),
+        "hair": lambda: replace(person, hair=_another(rng, HAIR_ColorS, person.hair)),
         "hair_style": lambda: replace(person, hair_style=_another_name(rng, HAIR_STYLES, person.hair_style)),
         "hat": lambda: replace(person, hat=_another_name(rng, HATS, person.hat)),
-        "top_colour": lambda: _recolour_top(person, cloth_colour(rng, person.top_cloth.colour)),
+        "top_color": lambda: _recolor_top(person, cloth_color(rng, person.top_cloth.color)),
         "pattern": lambda: replace(
             person, top_cloth=replace(person.top_cloth, pattern=_another_name(rng, PATTERNS, person.top_cloth.pattern))
         ),
-        "second_colour": lambda: _recolour_pattern(person, rng),
+        "second_color": lambda: _recolor_pattern(person, rng),
         "print": lambda: replace(
             person,
             chest_print=_another_name(rng, PRINTS, person.chest_print),
             back_print=_another_name(rng, PRINTS, person.back_print),
         ),
-        "sleeves": lambda: replace(person, sleeve_colour=cloth_colour(rng, person.sleeve_colour)),
-        "bottom_colour": lambda: _recolour_bottom(person, rng),
+        "sleeves": lambda: replace(person, sleeve_color=cloth_color(rng, person.sleeve_color)),
+        "bottom_color": lambda: _recolor_bottom(person, rng),
         "side_stripe": lambda: replace(person, side_stripe=not person.side_stripe),
-        "shoes": lambda: replace(person, shoe_colour=cloth_colour(rng, person.shoe_colour)),
+        "shoes": lambda: replace(person, shoe_color=cloth_color(rng, person.shoe_color)),
         "bag": lambda: replace(person, bag=_another_name(rng, BAGS, person.bag)),
-        "bag_colour": lambda: replace(
+        "bag_color": lambda: replace(
             person,
             bag=person.bag if person.bag != "none" else "backpack",
-            bag_colour=cloth_colour(rng, person.bag_colour),
+            bag_color=cloth_color(rng, person.bag_color),
         ),
         "scarf": lambda: replace(person, scarf=not person.scarf),
     }
@@ -242,21 +242,21 @@ DETAILS = (
     ("hair", 0.8),
     ("hair_style", 0.6),
     ("hat", 1.2),
-    ("top_colour", 1.6),
+    ("top_color", 1.6),
     ("pattern", 1.2),
-    ("second_colour", 0.5),
+    ("second_color", 0.5),
     ("print", 0.6),
     ("sleeves", 1.0),
-    ("bottom_colour", 1.8),
+    ("bottom_color", 1.8),
     ("side_stripe", 0.3),
     ("shoes", 1.0),
     ("bag", 1.4),
-    ("bag_colour", 0.8),
+    ("bag_color", 0.8),
     ("scarf", 0.4),
 )
 
 
-def _another(rng: np.random.Generator, choices: tuple, present: object) -> Colour:
+def _another(rng: np.random.Generator, choices: tuple, present: object) -> Color:
     rest = [one for one in choices if one != present]
     return rest[int(rng.integers(len(rest)))]
 
@@ -265,24 +265,24 @@ def _another_name(rng: np.random.Generator, table: tuple[tuple[str, float], ...]
     return randomness.weighted(rng.random(), tuple(row for row in table if row[0] != present))
 
 
-def _recolour_top(person: Person, colour: Colour) -> Person:
-    sleeve = colour if person.sleeve_colour == person.top_cloth.colour else person.sleeve_colour
+def _recolor_top(person: Person, color: Color) -> Person:
+    sleeve = color if person.sleeve_color == person.top_cloth.color else person.sleeve_color
     return dataclasses.replace(
-        person, top_cloth=dataclasses.replace(person.top_cloth, colour=colour), sleeve_colour=sleeve
+        person, top_cloth=dataclasses.replace(person.top_cloth, color=color), sleeve_color=sleeve
     )
 
 
-def _recolour_pattern(person: Person, rng: np.random.Generator) -> Person:
+def _recolor_pattern(person: Person, rng: np.random.Generator) -> Person:
     pattern = "hstripes" if person.top_cloth.pattern == "plain" else person.top_cloth.pattern
-    second = cloth_colour(rng, person.top_cloth.second)
+    second = cloth_color(rng, person.top_cloth.second)
     return dataclasses.replace(person, top_cloth=dataclasses.replace(person.top_cloth, pattern=pattern, second=second))
 
 
-def _recolour_bottom(person: Person, rng: np.random.Generator) -> Person:
+def _recolor_bottom(person: Person, rng: np.random.Generator) -> Person:
     if person.bottom == "none":
-        return dataclasses.replace(person, shoe_colour=cloth_colour(rng, person.shoe_colour))
-    colour = cloth_colour(rng, person.bottom_cloth.colour)
-    return dataclasses.replace(person, bottom_cloth=dataclasses.replace(person.bottom_cloth, colour=colour))
+        return dataclasses.replace(person, shoe_color=cloth_color(rng, person.shoe_color))
+    color = cloth_color(rng, person.bottom_cloth.color)
+    return dataclasses.replace(person, bottom_cloth=dataclasses.replace(person.bottom_cloth, color=color))
 
 
 def family_plan(seed: int, split: str, count: int) -> list[tuple[int, int]]:

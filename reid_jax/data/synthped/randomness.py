@@ -24,8 +24,8 @@ def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
 
 def bell(uniform: float) -> float:
     """Turns one number of [0, 1) into a bell-like one of (-1, 1): dense at 0, bounded, without any library function."""
-    centred = 2.0 * uniform - 1.0
-    return centred * (0.35 + 0.65 * centred * centred)
+    centered = 2.0 * uniform - 1.0
+    return centered * (0.35 + 0.65 * centered * centered)
 
 
 def weighted(uniform: float, table: tuple[tuple[str, float], ...]) -> str:

@@ -7,9 +7,9 @@ import numpy as np
 
 from reid_jax.data.synthped import randomness
 from reid_jax.data.synthped.canvas import ellipse, fill, mix
-from reid_jax.data.synthped.people import Colour
+from reid_jax.data.synthped.people import Color
 
-_WALLS: tuple[Colour, ...] = (
+_WALLS: tuple[Color, ...] = (
     (150, 140, 128),
     (128, 132, 138),
     (164, 152, 136),
@@ -17,7 +17,7 @@ _WALLS: tuple[Colour, ...] = (
     (176, 176, 170),
     (104, 112, 108),
 )
-_FLOORS: tuple[Colour, ...] = (
+_FLOORS: tuple[Color, ...] = (
     (132, 130, 126),
     (112, 112, 114),
     (150, 142, 130),
@@ -25,7 +25,7 @@ _FLOORS: tuple[Colour, ...] = (
     (160, 158, 152),
     (124, 114, 104),
 )
-_CARS: tuple[Colour, ...] = (
+_CARS: tuple[Color, ...] = (
     (150, 40, 40),
     (40, 60, 110),
     (200, 200, 198),
@@ -62,15 +62,15 @@ def make_scene(seed: int, camera: int, height: int, width: int) -> np.ndarray:
     return np.clip(soft.astype(np.int16) + grain, 0, 255).astype(np.uint8)
 
 
-def _gradient(area: np.ndarray, colour: Colour, change: int, rng: np.random.Generator) -> None:
-    """Fills with a colour that changes from top to bottom and slowly along the street."""
+def _gradient(area: np.ndarray, color: Color, change: int, rng: np.random.Generator) -> None:
+    """Fills with a color that changes from top to bottom and slowly along the street."""
     h, w = area.shape[:2]
     down = (change * np.arange(h) // h)[:, None, None]
     # Linear between 17 knots, in integers: halves would round one way here and the other there.
     knots, place = rng.integers(-26, 27, 17), 16 * np.arange(w)
     start, share = place // w, place % w
     along = (knots[start] + (knots[start + 1] - knots[start]) * share // w)[None, :, None]
-    area[:] = np.clip(np.array(colour)[None, None, :] + down + along, 0, 255).astype(np.uint8)
+    area[:] = np.clip(np.array(color)[None, None, :] + down + along, 0, 255).astype(np.uint8)
 
 
 def _shift(image: np.ndarray, box: tuple[int, int, int, int], amount: int) -> None:
@@ -109,26 +109,26 @@ def _windows(image: np.ndarray, horizon: int, unit: int, rng: np.random.Generato
 
 
 def _tiles(image: np.ndarray, horizon: int, unit: int, rng: np.random.Generator) -> None:
-    """Paving: rows that grow towards the viewer, slanted joints."""
+    """Paving: rows that grow toward the viewer, slanted joints."""
     y, step = float(horizon), unit / 40
     h, w = image.shape[:2]
     while y < h:
         _shift(image, (int(y), 0, int(y) + max(1, unit // 128), w), -20)
         y, step = y + step, step * 1.35
-    centre, gap = w / 2, unit // 7
+    center, gap = w / 2, unit // 7
     for k in range(-2 * w // gap, 2 * w // gap):
-        x0, x1 = centre + k * gap, centre + k * gap * 2.2
+        x0, x1 = center + k * gap, center + k * gap * 2.2
         if -w < x0 < 2 * w:
             red, green, blue = (int(v) - 16 for v in image[h - 2, w // 2])
             fill(image, [(x0, horizon), (x0 + 1, horizon), (x1 + unit / 60, h), (x1, h)], (red, green, blue))
 
 
 def _lane(image: np.ndarray, horizon: int, unit: int, rng: np.random.Generator) -> None:
-    """Road with a kerb and broken white lines."""
+    """Road with a curb and broken white lines."""
     h, w = image.shape[:2]
-    kerb = horizon + int(0.1 * unit)
-    _shift(image, (horizon, 0, kerb, w), 28)
-    _shift(image, (kerb, 0, kerb + max(2, unit // 60), w), -50)
+    curb = horizon + int(0.1 * unit)
+    _shift(image, (horizon, 0, curb, w), 28)
+    _shift(image, (curb, 0, curb + max(2, unit // 60), w), -50)
     low = h - int((0.12 + 0.2 * rng.random()) * unit)
     for x in range(0, w, int(0.6 * unit)):
         fill(
@@ -179,9 +179,9 @@ def _clutter(image: np.ndarray, horizon: int, unit: int, rng: np.random.Generato
             fill(image, ellipse(x + dx, y + 0.4 * dy, unit * 0.05, unit * 0.04), (60 + int(30 * rng.random()), 92, 52))
     else:
         size = unit * (0.16 + 0.16 * rng.random())
-        colour = _CARS[int(rng.integers(6))]
+        color = _CARS[int(rng.integers(6))]
         fill(image, ellipse(x, y - 0.9 * size, 0.07 * size, 0.09 * size), (176, 138, 112))
-        fill(image, ellipse(x, y - 0.63 * size, 0.15 * size, 0.2 * size), colour)
+        fill(image, ellipse(x, y - 0.63 * size, 0.15 * size, 0.2 * size), color)
         fill(
             image,
             [
@@ -211,7 +211,7 @@ def _tree(image: np.ndarray, x: float, y: float, unit: int, rng: np.random.Gener
         fill(image, ellipse(x + dx, y - 0.52 * unit + dy, 0.075 * unit, 0.06 * unit), leaf)
 
 
-def _car(image: np.ndarray, x: float, y: float, size: float, colour: Colour) -> None:
+def _car(image: np.ndarray, x: float, y: float, size: float, color: Color) -> None:
     fill(
         image,
         [
@@ -224,7 +224,7 @@ def _car(image: np.ndarray, x: float, y: float, size: float, colour: Colour) -> 
             (x + size, y - 0.34 * size),
             (x + size, y),
         ],
-        colour,
+        color,
     )
     fill(
         image,
