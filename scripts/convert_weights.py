@@ -1,84 +1,8 @@
-"""Converts published weights into this package's format, strictly, and prints the fate of every key.
+"""Shell over `reid_jax.cli.convert_weights`."""
 
-    python scripts/convert_weights.py --model mfv --weights FILE.pth --output DIR
+import environment  # noqa: F401  (first: says in one sentence what is missing)
 
-A bare residual network's file fills the model's `backbone`; the report then lists the backbone alone.
-Writes DIR/weights.npz (arrays by path, "params/..." and "batch_stats/...") and DIR/report.txt.
-"""
-
-from __future__ import annotations
-
-import argparse
-import pathlib
-
-import jax
-import numpy as np
-
-from reid_jax import cli, models
-from reid_jax.models import convert, torch_files
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help=f"one of {', '.join(sorted(models.MODELS))}")
-    parser.add_argument("--weights", required=True, help="file ending in .pth, .pt, .tar, .bin, .safetensors or .npz")
-    parser.add_argument("--output", required=True, help="folder for weights.npz and report.txt")
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="field of the model")
-    parser.add_argument("--into", help="submodule that the file fills; found out for a bare residual network")
-    parser.add_argument(
-        "--allow-missing", action="append", default=[], metavar="PATTERN", help="leaves that may lack a source"
-    )
-    parser.add_argument("--height", type=int, default=256, help="input height that the model's shapes follow from")
-    parser.add_argument("--width", type=int, default=128, help="input width")
-    return parser.parse_args(arguments)
-
-
-def classes_in(path: str) -> int:
-    """The number of identities a file was trained for: rows of its classifier, 1 where it has none."""
-    rows = [
-        array.shape[0]
-        for name, array in torch_files.read_weights(path).items()
-        if "classifier" in name and getattr(array, "ndim", 0) == 2
-    ]
-    return rows[0] if rows else 1
-
-
-def main(arguments: list[str]) -> None:
-    """Reads, checks, prints and writes; nothing is written for weights that do not fit."""
-    settings = parse(arguments)
-    sizes = {"image_size": (settings.height, settings.width)} if "image_size" in models.fields(settings.model) else {}
-    found = models.options_of_weights(settings.model, settings.weights)
-    options = {**sizes, **found, **cli.parse_options(settings.option)}
-    options.setdefault("num_classes", classes_in(settings.weights))
-    model = models.build(settings.model, **options)
-    batch = {
-        "image": jax.ShapeDtypeStruct((2, settings.height, settings.width, 3), np.float32),
-        "camid": jax.ShapeDtypeStruct((2,), np.int32),
-    }
-    keys = jax.eval_shape(lambda: {"params": jax.random.key(0), "dropout": jax.random.key(1)})
-    shapes = jax.eval_shape(lambda keys, batch: model.init(keys, batch, train=False), keys, batch)
-    try:
-        variables, report = models.load_weights(
-            settings.model,
-            shapes,
-            settings.weights,
-            model=model,
-            into=settings.into,
-            allow_missing=settings.allow_missing,
-        )
-    except convert.ConversionError as error:
-        print(error.report.table())
-        raise
-    print(report.table())
-    output = pathlib.Path(settings.output)
-    flat = convert.flatten(variables)
-    arrays = {path: leaf for path, leaf in flat.items() if not isinstance(leaf, jax.ShapeDtypeStruct)}
-    meta = {"model": settings.model, "options": options, "source": pathlib.Path(settings.weights).name}
-    convert.save_npz(output / "weights.npz", convert.unflatten(arrays), meta)
-    (output / "report.txt").write_text(report.table() + "\n")
-    print(f"wrote {output / 'weights.npz'}: {len(arrays)} of the model's {len(flat)} arrays")
-
+from reid_jax.cli import app
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run("convert-weights")

@@ -1,36 +1,8 @@
-"""Trains and evaluates a system.
+"""Shell over `reid_jax.cli.train`."""
 
-    python scripts/main.py --config configs/mfv.py                          # demo on the embedded data set
-    python scripts/main.py --config configs/mfv.py:market1501 --workdir runs/mfv-market
-    python scripts/main.py --config configs/mfv.py:help                     # presets and variants
-    python scripts/main.py --config configs/mfv.py --config.train.epochs=5 --config.seed=1
+import environment  # noqa: F401  (first: says in one sentence what is missing)
 
-The same command again resumes. On several hosts, one process each: under SLURM, on a TPU pod slice or on GKE the
-cluster is detected; by hand add --coordinator HOST:PORT --num_processes N --process_id I.
-"""
-
-from __future__ import annotations
-
-from absl import flags
-from ml_collections import ConfigDict
-
-from reid_jax import cli
-
-flags.DEFINE_string("workdir", None, "Run folder (default: runs/<system>-<preset>[-<variant>...]).")
-flags.DEFINE_enum("mode", "train_and_eval", ["train", "eval", "train_and_eval"], "What to do.")
-flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for several processes started by hand.")
-flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
-flags.DEFINE_integer("process_id", None, "Number of this process, from 0, with --coordinator.")
-
-
-def main(config: ConfigDict) -> int:
-    # Flags are parsed and a misspelled one is answered before JAX takes its seconds to load.
-    from reid_jax import parallel, runner
-
-    given = flags.FLAGS
-    with parallel.session(given.coordinator, given.num_processes, given.process_id):
-        return runner.run(config, workdir=given.workdir, mode=given.mode)
-
+from reid_jax.cli import app
 
 if __name__ == "__main__":
-    cli.run_with_config(main)
+    app.run("train")

@@ -1,78 +1,8 @@
-"""Prepares a data set once: checks names, counts and every image, and writes `<root>/prepared/<name>`.
+"""Shell over `reid_jax.cli.prepare_dataset`."""
 
-    python scripts/prepare_dataset.py market1501 --source data/market1501
-    python scripts/prepare_dataset.py reid_folder --source my_images/list.csv --option title=shop
-    python scripts/prepare_dataset.py synthped --option size=demo --option seed=0
-    python scripts/prepare_dataset.py --list
+import environment  # noqa: F401  (first: says in one sentence what is missing)
 
-Each data set's layout, license and protocol are in datasets/<name>/README.md.
-"""
-
-from __future__ import annotations
-
-import argparse
-import inspect
-import sys
-
-from reid_jax import cli, errors
-from reid_jax.data import builders, prepare
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="?", help="the data set's name, see --list")
-    parser.add_argument("--source", help="raw folder or CSV file (default: ROOT/NAME)")
-    parser.add_argument("--root", default="data", help="the folder that holds prepared/ (default: data)")
-    parser.add_argument(
-        "--on-bad-image", default="fail", help="fail: stop and name the file (default); skip: leave it out and list it"
-    )
-    parser.add_argument("--strict-counts", action="store_true", help="stop where counts are not the published ones")
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set")
-    parser.add_argument("--force", action="store_true", help="prepare again although it is done")
-    parser.add_argument("--check", action="store_true", help="look at everything, report it, write nothing")
-    parser.add_argument(
-        "--list", action="store_true", help="print the data sets with their license and status, and end"
-    )
-    return parser
-
-
-def _list() -> str:
-    rows = []
-    for name in builders.available():
-        about = builders.load(name).ABOUT
-        rows.append((name, about["needs"], about["license"], about["status"]))
-    lines = []
-    for name, needs, license, status in rows:
-        lines += [name, f"    needs:   {needs}", f"    license: {license}", f"    status:  {status}"]
-    return "\n".join(lines)
-
-
-def main(arguments: list[str]) -> int:
-    """Runs the command and returns its exit code."""
-    args = _parser().parse_args(arguments)
-    if args.list:
-        print(_list())
-        return 0
-    if args.name is None:
-        raise errors.UserError(f"expected the name of a data set; known: {', '.join(builders.available())}.")
-    options = cli.parse_options(args.option)
-    if reserved := sorted(set(options) & set(inspect.signature(prepare.prepare).parameters)):
-        flag = reserved[0].replace("_", "-")
-        raise errors.UserError(f"{reserved[0]!r} is no option of a data set; did you mean --{flag}?")
-    report = prepare.prepare(
-        args.name,
-        args.root,
-        args.source,
-        on_bad_image=args.on_bad_image,
-        strict_counts=args.strict_counts,
-        force=args.force,
-        check_only=args.check,
-        progress=sys.stderr.isatty(),
-        **options,
-    )
-    print(report.text())
-    return 0
-
+from reid_jax.cli import app
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run("prepare-dataset")

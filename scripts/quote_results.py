@@ -11,7 +11,8 @@ from __future__ import annotations
 import pathlib
 import re
 
-from reid_jax import cli, errors
+from reid_jax import errors
+from reid_jax.cli import common
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- (results/[\w./-]+\.md)(?: (\d+))? -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -50,4 +51,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    common.run(main)

@@ -9,7 +9,8 @@ import textwrap
 
 import pytest
 
-from reid_jax import ablation, errors
+from reid_jax import errors
+from reid_jax.runs import ablation
 
 # Stands in for scripts/main.py: writes the result that a run would, scores following row and seed.
 FAKE = """

@@ -14,8 +14,9 @@ import pickle
 import numpy as np
 import pytest
 
-from reid_jax import errors, experiment, runner, scoring
+from reid_jax import errors
 from reid_jax.data import images, prepare
+from reid_jax.runs import baselines, experiment, launch
 from reid_jax.train import loop
 from tests.helpers import tiny
 
@@ -83,7 +84,7 @@ def sampler(**options):
 def test_a_mistake_is_told_before_training(mistake, sentence, data, tmp_path, monkeypatch):
     monkeypatch.setattr(loop.Loop, "run", lambda *_: pytest.fail("training began"))
     with pytest.raises(errors.UserError, match=sentence) as told:
-        runner.run(config(data, **mistake), workdir=str(tmp_path / "run"))
+        launch.run(config(data, **mistake), workdir=str(tmp_path / "run"))
     assert str(told.value).endswith((".", "?", ")"))
     assert "\n" not in str(told.value)
     assert not list(tmp_path.iterdir())
@@ -94,7 +95,7 @@ def test_weights_of_another_model_and_files_that_hold_code(data, tmp_path, monke
     other = tmp_path / "other.npz"
     np.savez(other, **{"encoder.weight": np.zeros((3, 3), np.float32)})
     with pytest.raises(errors.UserError, match=r"other\.npz"):
-        runner.run(config(data, init__weights=str(other)), workdir=str(tmp_path / "run"))
+        launch.run(config(data, init__weights=str(other)), workdir=str(tmp_path / "run"))
 
     class Hostile:
         def __reduce__(self):
@@ -103,7 +104,7 @@ def test_weights_of_another_model_and_files_that_hold_code(data, tmp_path, monke
     hostile = tmp_path / "hostile.pth"
     hostile.write_bytes(pickle.dumps({"state_dict": Hostile()}, protocol=2))
     with pytest.raises(errors.UserError, match="holds code"):
-        runner.run(config(data, init__weights=str(hostile)), workdir=str(tmp_path / "run"))
+        launch.run(config(data, init__weights=str(hostile)), workdir=str(tmp_path / "run"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hostile.pth", "other.npz"]
 
 
@@ -112,21 +113,21 @@ def test_workdir_that_cannot_be_one(data, tmp_path):
     occupied.write_text("mine")
     for workdir in (occupied, occupied / "run"):
         with pytest.raises(errors.UserError, match="--workdir"):
-            runner.run(config(data), workdir=str(workdir))
+            launch.run(config(data), workdir=str(workdir))
     assert occupied.read_text() == "mine"
     with pytest.raises(errors.UserError, match="expected a run folder"):
-        runner.run(config(data), workdir=str(tmp_path / "nothing"), mode="eval")
+        launch.run(config(data), workdir=str(tmp_path / "nothing"), mode="eval")
     assert not (tmp_path / "nothing").exists()
 
 
 def test_folder_of_earlier_files_keeps_them_when_a_run_is_refused(data, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(errors.UserError, match=r"train\.epochs"):
-        runner.run(config(data, train__epochs=0), workdir=str(tmp_path))
+        launch.run(config(data, train__epochs=0), workdir=str(tmp_path))
     assert (tmp_path / "notes.txt").read_text() == "mine"
     # What the refused run left is no run: another config may have the folder.
     with pytest.raises(errors.UserError, match=r"did you mean 'bot'"):
-        runner.run(config(data, model__name="bott"), workdir=str(tmp_path))
+        launch.run(config(data, model__name="bott"), workdir=str(tmp_path))
 
 
 def write_folder(folder: pathlib.Path, cameras: dict[str, int], lonely: bool = False) -> None:
@@ -148,10 +149,10 @@ def test_one_camera_is_explained_and_its_way_out_works(tmp_path):
     write_folder(tmp_path / "data" / "reid_folder", {"train": 1, "query": 1, "gallery": 1})
     own = {"data__name": "reid_folder", "data__options": {}}
     with pytest.raises(errors.UserError, match=r"all images come from one camera.*same_camera_filter=False"):
-        runner.run(config(tmp_path / "data", **own), workdir=str(tmp_path / "run"))
+        launch.run(config(tmp_path / "data", **own), workdir=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     made = experiment.Experiment(config(tmp_path / "data", evals__same_camera_filter=False, **own))
-    pixels = scoring.extract_simple(scoring.SIMPLE_FEATURES["raw_pixels"], made.dataset, made.extractor.size)
+    pixels = baselines.extract_simple(baselines.SIMPLE_FEATURES["raw_pixels"], made.dataset, made.extractor.size)
     assert made.rank(pixels).scores()["mAP"] == 1.0
 
 

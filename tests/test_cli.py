@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from reid_jax import cli, errors
+from reid_jax import errors
+from reid_jax.cli import common
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -64,15 +65,19 @@ def test_run_turns_mistakes_into_exit_codes(raised, code, capsys, monkeypatch):
             raise raised
 
     with pytest.raises(SystemExit) as ended:
-        cli.run(main)
+        common.run(main)
     assert ended.value.code == code
     assert capsys.readouterr().err == ("error: no such file\n" if raised else "")
 
 
 def test_options_are_literals_or_text():
-    assert cli.parse_options(["size=demo", "seed=3", "stages=(1,2)"]) == {"size": "demo", "seed": 3, "stages": (1, 2)}
+    assert common.parse_options(["size=demo", "seed=3", "stages=(1,2)"]) == {
+        "size": "demo",
+        "seed": 3,
+        "stages": (1, 2),
+    }
     with pytest.raises(errors.UserError, match="key=value"):
-        cli.parse_options(["size"])
+        common.parse_options(["size"])
 
 
 FREED = """

@@ -21,8 +21,9 @@ import socket
 import numpy as np
 import pytest
 
-from reid_jax import runner, trees
+from reid_jax import trees
 from reid_jax.data import prepare
+from reid_jax.runs import launch
 from reid_jax.train import checkpoints, metrics
 from tests.helpers import tiny
 
@@ -60,7 +61,7 @@ def test_one_device_eight_devices_and_two_processes_agree(tmp_path):
         return tiny.start([named, f"--workdir={folders[name]}", "--mode=train", *more], devices=1)
 
     # Before the others: eight pretended devices and three processes on few cores wait for each other.
-    assert runner.run(config, workdir=str(folders["eight"]), mode="train") == 0
+    assert launch.run(config, workdir=str(folders["eight"]), mode="train") == 0
     together = [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
     started = [start("one"), *(start("two", *together, f"--process_id={index}") for index in range(2))]
     ended = [tiny.finish(process) for process in started]

@@ -10,8 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from reid_jax import errors, inference, parallel, runner, scoring
+from reid_jax import errors
 from reid_jax.data import prepare
+from reid_jax.runs import launch, results
+from reid_jax.runs import trained as trained_lib
+from reid_jax.runtime import mesh, processes
 from reid_jax.train import checkpoints, metrics
 from tests.helpers import market_folder, tiny
 
@@ -25,7 +28,7 @@ def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
     workdir = tmp_path / "run"
 
     # Training alone leaves checkpoints and metrics and no result.
-    assert runner.run(config, workdir=str(workdir), mode="train") == 0
+    assert launch.run(config, workdir=str(workdir), mode="train") == 0
     assert not (workdir / "result.json").exists()
     assert checkpoints.steps(workdir / "checkpoints")[-1] == STEPS
     lines = metrics.read(workdir)
@@ -38,7 +41,7 @@ def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
 
     # The same call without `mode` goes on where training ended: it evaluates and writes.
     capsys.readouterr()
-    assert runner.run(config, workdir=str(workdir)) == 0
+    assert launch.run(config, workdir=str(workdir)) == 0
     assert metrics.read(workdir) == lines
     result = json.loads((workdir / "result.json").read_text())
     assert "trained" in capsys.readouterr().out
@@ -61,17 +64,17 @@ def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
 
     # The scores are those of the averaged model, in training, at the end, and from the folder afterwards.
     last = next(line for line in reversed(lines) if "synthped/mAP" in line)
-    extractor, variables = inference.from_run(workdir)
+    extractor, variables = trained_lib.from_run(workdir)
     raw, _ = checkpoints.restore_variables(workdir / "checkpoints")
     assert not all(
         np.array_equal(one, other) for one, other in zip(jax.tree.leaves(raw), jax.tree.leaves(variables), strict=True)
     )
-    again = scoring.evaluate_run(workdir)
+    again = trained_lib.evaluate_run(workdir)
     for score in SCORES:
         assert last[f"synthped/{score}"] == result[f"synthped/{score}"] == again[f"synthped/{score}"]
-    features, dataset, _ = scoring.features_of_run(workdir)
+    features, dataset, _ = trained_lib.features_of_run(workdir)
     assert features.query_features.shape == (18, 4 * 32 + 16)
-    pictures = [scoring._load(dataset.query, index) for index in range(3)]
+    pictures = [results._load(dataset.query, index) for index in range(3)]
     described = extractor.images(variables, pictures).features
     np.testing.assert_allclose(described, features.query_features[:3], rtol=0, atol=1e-6)
     # Flipping is on: a mirrored picture has the same descriptor.
@@ -80,10 +83,10 @@ def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
 
     # Once more: complete, nothing is done again. `eval` does evaluate again.
     before = (workdir / "result.json").stat().st_mtime_ns
-    assert runner.run(config, workdir=str(workdir)) == 0
+    assert launch.run(config, workdir=str(workdir)) == 0
     assert "is complete (12 steps)" in capsys.readouterr().out
     assert (workdir / "result.json").stat().st_mtime_ns == before
-    assert runner.run(config, workdir=str(workdir), mode="eval") == 0
+    assert launch.run(config, workdir=str(workdir), mode="eval") == 0
     evaluated = json.loads((workdir / "result.json").read_text())
     assert {key: evaluated[key] for key in expected} == {key: result[key] for key in expected}
 
@@ -92,16 +95,16 @@ def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
     with pytest.raises(
         errors.UserError, match=r"another config \(optimizer.learning_rate: 0.0002 -> 0.005\); give anot"
     ):
-        runner.run(other, workdir=str(workdir))
+        launch.run(other, workdir=str(workdir))
     rarer = tiny.config(tmp_path / "data", log__every_steps=5)
-    assert runner.run(rarer, workdir=str(workdir)) == 0
+    assert launch.run(rarer, workdir=str(workdir)) == 0
 
 
 def test_an_unfinished_run_can_be_evaluated_and_still_be_finished(tmp_path, monkeypatch, capsys):
     """`eval` between two sessions must not make the run look complete; micro-batches, no average, cosine, one
     device of the eight."""
-    one = parallel.mesh(jax.devices()[:1])
-    monkeypatch.setattr(parallel, "mesh", lambda: one)
+    one = mesh.create_mesh(jax.devices()[:1])
+    monkeypatch.setattr(processes, "mesh", lambda: one)
     prepare.prepare("synthped", tmp_path / "data", size="tiny")
     options = {"size": "tiny", "seed": 0}
     config = tiny.config(
@@ -122,13 +125,13 @@ def test_an_unfinished_run_can_be_evaluated_and_still_be_finished(tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(metrics.Progress, "show", lambda self, step, values: broken() if step == 4 else None)
         with pytest.raises(errors.UserError, match="the power is gone"):
-            runner.run(config, workdir=str(workdir))
+            launch.run(config, workdir=str(workdir))
     assert checkpoints.steps(workdir / "checkpoints") == [3]
-    assert runner.run(config, workdir=str(workdir), mode="eval") == 0
+    assert launch.run(config, workdir=str(workdir), mode="eval") == 0
     assert "trained" in capsys.readouterr().out
     assert not (workdir / "result.json").exists()
     assert (workdir / "ranked_lists.html").exists()
-    assert runner.run(config, workdir=str(workdir)) == 0
+    assert launch.run(config, workdir=str(workdir)) == 0
     result = json.loads((workdir / "result.json").read_text())
     assert result["steps"] == 12
     assert [line["step"] for line in metrics.read(workdir)] == list(range(1, 13))

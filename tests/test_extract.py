@@ -12,13 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reid_jax import build, errors, models
 from reid_jax import config as config_lib
-from reid_jax import errors, extraction, inference, models, run_folder, zoo
 from reid_jax.data import builders, images, prepare
+from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import ranking
-from reid_jax.evaluation.features_file import FeatureSet
-from reid_jax.models import convert, resnet
+from reid_jax.inference import features as features_lib
+from reid_jax.inference import published, sources
+from reid_jax.models.backbones import resnet
+from reid_jax.runs import folder as folder_lib
+from reid_jax.runs import trained
 from reid_jax.train import checkpoints, state
+from reid_jax.weights import convert, zoo
 
 TINY = {"variant": "resnet18", "depths": (1, 1, 1, 1), "width": 4}
 SIZE = {"data.height": 32, "data.width": 16, "evals.batch_size": 8}
@@ -67,7 +72,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bot(weights):
-    return inference.from_weights("bot", weights, options=TINY, overrides=SIZE)
+    return published.from_weights("bot", weights, options=TINY, overrides=SIZE)
 
 
 @pytest.fixture
@@ -135,7 +140,7 @@ def test_a_plain_folder_by_the_script(script, weights, bot, photos, tmp_path, ca
 
     # The same in Python, and by hand: resized, normalized once, the network's test feature.
     extractor, variables = bot
-    loaded = [inference.load_image(photos / name) for name in NAMES]
+    loaded = [sources.load_image(photos / name) for name in NAMES]
     np.testing.assert_allclose(extractor.images(variables, loaded).features, features, atol=2e-6)
     pixels = np.stack([images.resize(image, 32, 16) for image in loaded]).astype(np.float32) / 255
     batch = {"image": (pixels - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])}
@@ -151,14 +156,14 @@ def test_weights_are_read_strictly_but_for_the_classifier(weights, bot, tmp_path
     kernel = variables["params"]["backbone"]["conv1"]["kernel"]
     np.testing.assert_array_equal(kernel, flat["base.conv1.weight"].transpose(2, 3, 1, 0))
     with caplog.at_level("INFO"):
-        inference.from_weights("bot", weights, options=TINY, overrides=SIZE)
+        published.from_weights("bot", weights, options=TINY, overrides=SIZE)
     assert "1 misfit" in caplog.text
     assert "classifier.weight" in caplog.text
     assert "missing" not in caplog.text
     del flat["base.layer1.0.conv1.weight"]
     np.savez(tmp_path / "less.npz", **flat)
     with pytest.raises(errors.UserError, match="1 missing"):
-        inference.from_weights("bot", tmp_path / "less.npz", options=TINY, overrides=SIZE)
+        published.from_weights("bot", tmp_path / "less.npz", options=TINY, overrides=SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -183,14 +188,14 @@ def test_a_bare_resnet_fills_the_backbone_and_nothing_else(name, resnet_weights,
         assert leaf.any() == ("/backbone/" in path), path
     # Strictly a whole model is wanted where features are taken from it.
     with pytest.raises(errors.UserError, match="not those of this model"):
-        inference.from_weights(name, tmp_path / "resnet.npz", options=options, overrides=SIZE)
+        published.from_weights(name, tmp_path / "resnet.npz", options=options, overrides=SIZE)
 
 
 def test_a_row_of_the_zoo_that_is_a_backbone_alone(resnet_weights, tmp_path):
     path = tmp_path / "resnet.npz"
     np.savez(path, **resnet_weights)
     options = {"depths": (2, 1, 2, 1), "width": 8}
-    extractor, variables = inference.from_weights("resnet50", path, options=options, overrides=SIZE)
+    extractor, variables = published.from_weights("resnet50", path, options=options, overrides=SIZE)
     image = np.random.default_rng(0).integers(0, 256, (32, 16, 3), dtype=np.uint8)
     features = extractor.images(variables, [image]).features
     backbone = resnet.ResNet(**options, last_stride=2, stem_relu=True)
@@ -202,9 +207,9 @@ def test_a_row_of_the_zoo_that_is_a_backbone_alone(resnet_weights, tmp_path):
 
 
 def test_a_published_layout_raw_and_prepared_gives_what_evaluation_reads(bot, market_folder, tmp_path):
-    source = extraction.open_source(market_folder)
+    source = sources.open_source(market_folder)
     assert source.kind == "data set market1501"
-    outcome = extraction.write_features(*bot, source, tmp_path / "raw.npz")
+    outcome = features_lib.write_features(*bot, source, tmp_path / "raw.npz")
     features = FeatureSet.load(tmp_path / "raw.npz")
     assert outcome.images == {"query": features.num_query, "gallery": features.num_gallery}
     assert outcome.images_per_second > 0
@@ -220,32 +225,32 @@ def test_a_published_layout_raw_and_prepared_gives_what_evaluation_reads(bot, ma
     # The folder above is searched by the builder, the prepared one is opened.
     prepare.prepare("market1501", tmp_path, market_folder)
     for path, kind in ((tmp_path / "prepared" / "market1501", "prepared data set market1501"),):
-        source = extraction.open_source(path)
+        source = sources.open_source(path)
         assert source.kind == kind
-        extraction.write_features(*bot, source, tmp_path / "prepared.npz", metric="euclidean")
+        features_lib.write_features(*bot, source, tmp_path / "prepared.npz", metric="euclidean")
     again = FeatureSet.load(tmp_path / "prepared.npz")
     np.testing.assert_array_equal(again.gallery_features, features.gallery_features)
     assert again.gallery_names == features.gallery_names
     assert again.metric == "euclidean"
     with pytest.raises(errors.UserError, match="holds the prepared data set 'market1501'"):
-        extraction.open_source(tmp_path / "prepared" / "market1501", dataset="reid_folder")
+        sources.open_source(tmp_path / "prepared" / "market1501", dataset="reid_folder")
 
 
 def test_what_a_folder_is_taken_for(market_folder, photos, tmp_path, monkeypatch):
-    assert set(extraction.open_source(photos).splits) == {"images"}
-    assert set(extraction.open_source(market_folder, dataset="plain").splits) == {"images"}
+    assert set(sources.open_source(photos).splits) == {"images"}
+    assert set(sources.open_source(market_folder, dataset="plain").splits) == {"images"}
     own = tmp_path / "own"
     for split in ("query", "gallery"):
         (own / split / "anna").mkdir(parents=True)
         (own / split / "anna" / f"{split}_c1.jpg").write_bytes((photos / "b.jpg").read_bytes())
-    assert extraction.open_source(own).kind == "data set reid_folder"
+    assert sources.open_source(own).kind == "data set reid_folder"
     with open(photos / "list.csv", "w", newline="") as file:
         csv.writer(file).writerows([("path", "pid", "split"), ("b.jpg", 1, "query"), ("a.PNG", 1, "gallery")])
-    assert extraction.open_source(photos / "list.csv").splits["query"].filenames == ("b.jpg",)
+    assert sources.open_source(photos / "list.csv").splits["query"].filenames == ("b.jpg",)
     with pytest.raises(errors.UserError, match="expected the folders bounding_box_train"):
-        extraction.open_source(photos, dataset="market1501")
+        sources.open_source(photos, dataset="market1501")
     with pytest.raises(errors.UserError, match="prepare it and give the prepared folder"):
-        extraction.open_source(photos, dataset="synthped")
+        sources.open_source(photos, dataset="synthped")
     # Two data sets of one layout: the published counts decide, else the user.
     module = builders.load("market1501")
     fits = types.SimpleNamespace(
@@ -253,10 +258,10 @@ def test_what_a_folder_is_taken_for(market_folder, photos, tmp_path, monkeypatch
     )
     monkeypatch.setattr(builders, "available", lambda: ["market1501", "twin"])
     monkeypatch.setattr(builders, "load", lambda name: fits if name == "twin" else module)
-    assert extraction.open_source(market_folder).dataset == "twin"
+    assert sources.open_source(market_folder).dataset == "twin"
     monkeypatch.setattr(builders, "load", lambda name: module)
     with pytest.raises(errors.UserError, match="of market1501 and of twin; say which"):
-        extraction.open_source(market_folder)
+        sources.open_source(market_folder)
 
 
 def test_images_that_cannot_be_read(bot, photos, tmp_path):
@@ -265,15 +270,15 @@ def test_images_that_cannot_be_read(bot, photos, tmp_path):
     (photos / "empty.png").write_bytes(b"")
     output = tmp_path / "out" / "features.npz"
     with pytest.raises(errors.UserError, match=r"(bad\.jpg|empty\.png).*--on-bad-image skip"):
-        extraction.write_features(*bot, extraction.open_source(photos), output)
+        features_lib.write_features(*bot, sources.open_source(photos), output)
     assert not list(output.parent.iterdir())
-    outcome = extraction.write_features(*bot, extraction.open_source(photos, on_bad_image="skip"), output)
+    outcome = features_lib.write_features(*bot, sources.open_source(photos, on_bad_image="skip"), output)
     assert len(outcome.skipped) == 2
     assert "warning: left out:" in outcome.text()
     with np.load(output) as file:
         assert file["names"].tolist() == NAMES
         assert file["features"].shape == (5, 32)
-        loaded = [inference.load_image(photos / name) for name in NAMES]
+        loaded = [sources.load_image(photos / name) for name in NAMES]
         np.testing.assert_allclose(file["features"], bot[0].images(bot[1], loaded).features, atol=2e-6)
 
 
@@ -282,18 +287,18 @@ def test_a_run_folder_newest_and_best(script, bot, photos, tmp_path, capsys):
     config.system = "bot"
     config.model = {"name": "bot", **TINY}
     config_lib.override(config, {**SIZE, "evals.metric": "cosine"})
-    folder = run_folder.RunFolder(tmp_path / "run")
+    folder = folder_lib.RunFolder(tmp_path / "run")
     folder.claim(config)
     with pytest.raises(errors.UserError, match="no checkpoint"):
-        inference.from_run(folder.path)
+        trained.from_run(folder.path)
     extractor, first = bot
     second = jax.tree.map(lambda leaf: leaf + 0.1, first)
     with checkpoints.Checkpoints(folder.checkpoints, best_metric="score") as saved:
         saved.save(10, state.create(first), {"num_classes": 1}, {"score": 0.9}, wait=True)
         saved.save(20, state.create(second), {"num_classes": 1}, {"score": 0.2}, wait=True)
-    image = inference.load_image(photos / "b.jpg")
+    image = sources.load_image(photos / "b.jpg")
     for best, variables in ((True, first), (False, second)):
-        loaded, restored = inference.from_run(folder.path, best=best)
+        loaded, restored = trained.from_run(folder.path, best=best)
         assert loaded.origin["step"] == (10 if best else 20)
         got, expected = (one.images(two, [image]).features for one, two in ((loaded, restored), (extractor, variables)))
         np.testing.assert_array_equal(got, expected)
@@ -303,7 +308,7 @@ def test_a_run_folder_newest_and_best(script, bot, photos, tmp_path, capsys):
         meta = json.loads(str(file["meta"]))
         assert file["features"].shape == (5, 32)
     assert meta["weights"] == {"run": "run", "step": 10, "config_hash": config_lib.config_hash(config)}
-    assert inference.from_run(folder.path, overrides={"evals.flip": True})[0].settings["evals"]["flip"] is True
+    assert trained.from_run(folder.path, overrides={"evals.flip": True})[0].settings["evals"]["flip"] is True
     assert "5 images: 32 values each" in capsys.readouterr().out
 
 
@@ -315,7 +320,7 @@ def test_untrained_weights_say_so(script, bot, photos, tmp_path, monkeypatch):
         assert batch["image"].shape == (1, 32, 16, 3)
         return bot[1]
 
-    monkeypatch.setattr(inference, "init_variables", init)
+    monkeypatch.setattr(published, "init_variables", init)
     output = tmp_path / "features.npz"
     arguments = ["--model=bot", "--random-weights", "--seed=3", f"--images={photos}", f"--output={output}"]
     tiny = [
@@ -383,6 +388,6 @@ def test_every_row_of_the_zoo_can_be_built(script, capsys):
     for name, entry in zoo.ZOO.items():
         assert name in printed
         settings = zoo.settings(name)
-        assert inference.build_model(settings, 1) is not None
+        assert build.build_model(settings, 1) is not None
         assert settings["data"]["height"] == entry.height
         assert settings["evals"]["metric"] in ("cosine", "euclidean")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reid_jax import errors, federation_node, run_folder
+from reid_jax import errors
 from reid_jax.data import prepare
+from reid_jax.federated import node as node_lib
+from reid_jax.runs import folder as folder_lib
 from reid_jax.train import checkpoints
 from tests.helpers import tiny
 from tests.train import test_federated_run
@@ -23,11 +25,11 @@ def data(tmp_path_factory):
     return folder
 
 
-def node(data, client: str = "", **changes) -> federation_node.Node:
-    return federation_node.Node(tiny.config(data, NAME, {**SMALL, "fed.client": client, **changes}))
+def node(data, client: str = "", **changes) -> node_lib.Node:
+    return node_lib.Node(tiny.config(data, NAME, {**SMALL, "fed.client": client, **changes}))
 
 
-def averaged(nodes: list[federation_node.Node]) -> dict[str, np.ndarray]:
+def averaged(nodes: list[node_lib.Node]) -> dict[str, np.ndarray]:
     """The server's part."""
     total = sum(one.weight for one in nodes)
     thetas = [one.theta() for one in nodes]
@@ -65,7 +67,7 @@ def test_nodes_that_exchange_theta_are_the_simulated_federation(data, tmp_path):
         np.testing.assert_array_equal(restarted.theta()[path], value, err_msg=path)
 
     # The server saves theta for the scripts that read runs.
-    folder = run_folder.RunFolder(tmp_path / "run")
+    folder = folder_lib.RunFolder(tmp_path / "run")
     folder.claim(whole.config)
     whole.receive(theta, 3)
     scores = whole.scores()
@@ -97,7 +99,7 @@ def test_what_does_not_travel_is_said(data, changes, message):
 
 
 def test_flower_gets_configs_and_arrays_through():
-    flower = pytest.importorskip("reid_jax.flower", reason="the extra 'flower' is not installed")
+    flower = pytest.importorskip("reid_jax.federated.flower", reason="the extra 'flower' is not installed")
     made = flower.config_of(
         {"config": "configs/mgaf.py:demo,mgaf_fed_shard", "overrides": "fed.rounds=4 seed=3"}, {"client": "shard2"}
     )

@@ -86,13 +86,13 @@ def test_imports_point_downwards(module):
 @pytest.mark.parametrize(
     ("module", "target", "allowed"),
     [
-        ("reid_jax.models.mfv", "reid_jax.nn.heads", True),
-        ("reid_jax.experiment", "reid_jax.train.loop", True),
+        ("reid_jax.models.mfv.mfv", "reid_jax.nn.heads", True),
+        ("reid_jax.runs.experiment", "reid_jax.train.loop", True),
         ("reid_jax.nn.heads", "reid_jax.nn.pooling", True),
-        ("reid_jax.nn.heads", "reid_jax.models.mfv", False),
+        ("reid_jax.nn.heads", "reid_jax.models.mfv.mfv", False),
         ("reid_jax.nn.heads", "reid_jax.losses.metric", False),
         ("reid_jax.train.loop", "reid_jax.models", False),
-        ("reid_jax.train.loop", "reid_jax.experiment", False),
+        ("reid_jax.train.loop", "reid_jax.runs.experiment", False),
         ("reid_jax.errors", "reid_jax.trees", False),
     ],
 )

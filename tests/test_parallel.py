@@ -13,33 +13,35 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reid_jax import cluster, parallel
 from reid_jax.errors import UserError
+from reid_jax.runtime import cluster
+from reid_jax.runtime import mesh as mesh_lib
+from reid_jax.runtime import processes as processes_lib
 
 # ---- placement ----------------------------------------------------------------------------------------------------
 
 
 def test_mesh_and_shardings():
-    mesh = parallel.mesh()
+    mesh = mesh_lib.create_mesh()
     assert mesh.axis_names == ("data",)
     assert mesh.size == jax.device_count() == 8
     assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
-    assert parallel.replicated(mesh).is_fully_replicated
-    assert not parallel.sharded(mesh).is_fully_replicated
-    assert parallel.mesh(jax.devices()[:2]).size == 2
+    assert mesh_lib.replicated(mesh).is_fully_replicated
+    assert not mesh_lib.sharded(mesh).is_fully_replicated
+    assert mesh_lib.create_mesh(jax.devices()[:2]).size == 2
 
 
 def test_a_batch_is_split_and_comes_back_whole():
-    mesh = parallel.mesh()
+    mesh = mesh_lib.create_mesh()
     batch = {"image": np.arange(16 * 3, dtype=np.uint8).reshape(16, 3), "label": np.arange(16, dtype=np.int32)}
-    arrays = parallel.to_global(batch, mesh)
-    assert arrays["image"].sharding == parallel.sharded(mesh)
+    arrays = mesh_lib.to_global(batch, mesh)
+    assert arrays["image"].sharding == mesh_lib.sharded(mesh)
     assert arrays["image"].dtype == np.uint8
     assert arrays["label"].addressable_shards[1].data.tolist() == [2, 3]
-    back = parallel.gather(arrays)
+    back = mesh_lib.gather(arrays)
     assert isinstance(back["image"], np.ndarray)
     np.testing.assert_array_equal(back["image"], batch["image"])
-    np.testing.assert_array_equal(parallel.local_rows(arrays["label"]), batch["label"])
+    np.testing.assert_array_equal(mesh_lib.local_rows(arrays["label"]), batch["label"])
 
 
 @pytest.mark.parametrize(
@@ -52,29 +54,29 @@ def test_a_batch_is_split_and_comes_back_whole():
 )
 def test_batches_that_do_not_fit_are_refused(batch, message):
     with pytest.raises(UserError, match=message):
-        parallel.to_global(batch, parallel.mesh())
+        mesh_lib.to_global(batch, mesh_lib.create_mesh())
 
 
 def test_replicate_copies_to_every_device():
-    mesh = parallel.mesh()
+    mesh = mesh_lib.create_mesh()
     tree = {"w": np.ones((2, 3), np.float32), "step": jnp.zeros((), jnp.int32), "key": jax.random.key(0)}
-    copies = parallel.replicate(tree, mesh)
+    copies = mesh_lib.replicate(tree, mesh)
     assert all(leaf.is_fully_replicated and len(leaf.devices()) == 8 for leaf in jax.tree.leaves(copies))
-    again = parallel.replicate(copies, mesh)
+    again = mesh_lib.replicate(copies, mesh)
     assert again["w"] is copies["w"]
-    np.testing.assert_array_equal(parallel.gather(copies["w"]), tree["w"])
+    np.testing.assert_array_equal(mesh_lib.gather(copies["w"]), tree["w"])
 
 
 def test_alone_everything_is_a_formality(tmp_path):
-    assert parallel.is_main()
-    assert parallel.process_count() == 1
-    assert parallel.broadcast_text("run/ä") == "run/ä"
-    parallel.barrier("nobody")
-    parallel.agree("the config", "x")
-    parallel.shutdown()
-    assert parallel.agree_on_folder(tmp_path / "a" / "b") == str(tmp_path / "a" / "b")
+    assert processes_lib.is_main()
+    assert processes_lib.process_count() == 1
+    assert processes_lib.broadcast_text("run/ä") == "run/ä"
+    processes_lib.barrier("nobody")
+    processes_lib.agree("the config", "x")
+    processes_lib.shutdown()
+    assert processes_lib.agree_on_folder(tmp_path / "a" / "b") == str(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
-    assert parallel.peer_failure(ValueError("Gloo all-reduce failed: Connection closed by peer")) is None
+    assert processes_lib.peer_failure(ValueError("Gloo all-reduce failed: Connection closed by peer")) is None
 
 
 # ---- who else is there ----------------------------------------------------------------------------------------------
@@ -142,16 +144,16 @@ def test_variables_that_do_not_fit():
 def test_unreachable_coordinator_and_taken_port():
     port = free_port()
     with pytest.raises(UserError, match=f"process 1 could not reach the coordinator localhost:{port} within 0.2 s"):
-        parallel.initialize(f"localhost:{port}", 2, 1, timeout=0.2)
+        processes_lib.initialize(f"localhost:{port}", 2, 1, timeout=0.2)
     with socket.socket(socket.AF_INET6) as taken:
         taken.bind(("", port))
         taken.listen()
         with pytest.raises(UserError, match=f"cannot open port {port}"):
-            parallel.initialize(f"localhost:{port}", 2, 0, timeout=1)
+            processes_lib.initialize(f"localhost:{port}", 2, 0, timeout=1)
 
 
 def test_one_process_by_flags_needs_no_coordinator():
-    assert parallel.initialize("nowhere:1", 1, 0) is None
+    assert processes_lib.initialize("nowhere:1", 1, 0) is None
 
 
 # ---- two real processes --------------------------------------------------------------------------------
@@ -284,7 +286,7 @@ def test_a_lost_process_ends_the_other_with_one_sentence(tmp_path, mode, victim)
 
 def test_a_session_alone_lets_exceptions_through():
     def fail():
-        with parallel.session() as joined:
+        with processes_lib.session() as joined:
             assert joined is None
             raise UserError("the data")
 

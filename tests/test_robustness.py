@@ -9,10 +9,14 @@ import sys
 import numpy as np
 import pytest
 
-from reid_jax import cli, errors, inference, robustness, robustness_references, run_folder, scoring
+from reid_jax import errors
+from reid_jax.cli import common
 from reid_jax.data import images, records
 from reid_jax.data.corruptions import sampling
-from reid_jax.evaluation import evaluator, ranking
+from reid_jax.evaluation import published_robustness, ranking, robustness
+from reid_jax.inference import extractor, features, published
+from reid_jax.runs import baselines, folder
+from reid_jax.runs import results as results_lib
 from tests.helpers import tiny
 
 SIZE = {"height": 32, "width": 16, "interpolation": "bilinear"}
@@ -41,7 +45,7 @@ def dataset():
 
 
 def describe(data):
-    return scoring.extract_simple(scoring.SIMPLE_FEATURES["raw_pixels"], data, SIZE)
+    return baselines.extract_simple(baselines.SIMPLE_FEATURES["raw_pixels"], data, SIZE)
 
 
 def digest(array):
@@ -117,14 +121,14 @@ def test_numbers_and_table(measured):
 
 
 def test_published_rows():
-    rows = robustness_references.REFERENCES
+    rows = published_robustness.REFERENCES
     assert len({(row.dataset, row.method, row.source) for row in rows}) == len(rows) == 30
     for row in rows:
         assert all(0 < one < 100 for one in (*row.corrupted, *(row.clean or ())))
         assert row.corrupted == tuple(sorted(row.corrupted))
         if row.clean:
             assert all(dirty < clean for dirty, clean in zip(row.corrupted, row.clean))
-    assert robustness_references.of_dataset("synthped") == ()
+    assert published_robustness.of_dataset("synthped") == ()
 
 
 @pytest.mark.parametrize(
@@ -142,12 +146,12 @@ def test_published_rows():
 )
 def test_training_policy_is_read_from_the_config(changes, expected):
     data = {"augment": {"flip": {}}, "views": {}, **changes}
-    assert scoring.train_corruption({"data": data, "phase_order": ()}) == expected
+    assert features.train_corruption({"data": data, "phase_order": ()}) == expected
     phases = {"early": {}, "late": {"data": data}}
     settings = {"data": {"augment": {}, "views": {}}, "phases": phases, "phase_order": ("early", "late")}
-    assert scoring.train_corruption(settings) == expected
+    assert features.train_corruption(settings) == expected
     # A phase that is not run does not count.
-    assert scoring.train_corruption({**settings, "phase_order": ("early",)}) == "none"
+    assert features.train_corruption({**settings, "phase_order": ("early",)}) == "none"
 
 
 def test_mistakes(dataset):
@@ -164,8 +168,8 @@ class RawPixels:
     """Stands for a model's extractor."""
 
     def split(self, variables, split, **_):
-        pictures = np.stack([scoring._load(split, row, SIZE) for row in range(len(split))])
-        return evaluator.Extracted(scoring.SIMPLE_FEATURES["raw_pixels"](pictures), None, 0.0, 0.0)
+        pictures = np.stack([results_lib._load(split, row, SIZE) for row in range(len(split))])
+        return extractor.Extracted(baselines.SIMPLE_FEATURES["raw_pixels"](pictures), None, 0.0, 0.0)
 
 
 @pytest.fixture
@@ -177,16 +181,16 @@ def call(root, monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
-            cli.run(script.main)
+            common.run(script.main)
         return caught.value.code, *capsys.readouterr()
 
     return run
 
 
 def test_script(call, dataset, tmp_path, monkeypatch):
-    run_folder.RunFolder(tmp_path / "run").claim(tiny.config(tmp_path / "data", data__augment__corrupt=True))
-    monkeypatch.setattr(inference, "from_run", lambda path, best=False: (RawPixels(), {}))
-    monkeypatch.setattr(scoring, "open_data", lambda data: dataset)
+    folder.RunFolder(tmp_path / "run").claim(tiny.config(tmp_path / "data", data__augment__corrupt=True))
+    monkeypatch.setattr(published, "from_run", lambda path, best=False: (RawPixels(), {}))
+    monkeypatch.setattr(results_lib, "open_data", lambda data: dataset)
     code, out, err = call(
         "--run", tmp_path / "run", "--corruptions", "--rounds", 2, "--families", "noise", "--severities", 5,
         "--output", tmp_path / "deep" / "robust.json",

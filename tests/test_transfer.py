@@ -5,7 +5,9 @@ import json
 import pytest
 
 from reid_jax import config as config_lib
-from reid_jax import errors, experiment, run_folder, scoring
+from reid_jax import errors
+from reid_jax.runs import experiment, results
+from reid_jax.runs import folder as folder_lib
 from tests.helpers import benchmark_folders, market_folder, tiny
 
 SCORES = ("mAP", "mINP", "rank1", "rank5", "rank10")
@@ -29,7 +31,7 @@ def test_trained_on_one_set_and_scored_on_two_others(root, tmp_path):
     config = _config(root, "bot:occluded_reid", evals__datasets=("dukemtmc_reid",))
     built = experiment.Experiment(config)
     assert built.num_classes == 8
-    folder = run_folder.RunFolder(tmp_path / "run")
+    folder = folder_lib.RunFolder(tmp_path / "run")
     folder.claim(config)
     # The end of a run and an evaluation in its middle, of a network before its first step.
     state = built.initial_state()
@@ -43,7 +45,7 @@ def test_trained_on_one_set_and_scored_on_two_others(root, tmp_path):
     assert not any(key.startswith("market1501/") for key in result)
     during = built.scores(state, 0)
     assert {key: during[key] for key in expected} == {key: result[key] for key in expected}
-    table = scoring.summary(result)
+    table = results.summary(result)
     assert "trained, on dukemtmc_reid" in table
     # Other sets to be scored on need no other run folder, other training data do.
     assert config_lib.differences(_config(root, "bot:occluded_reid"), config) == []

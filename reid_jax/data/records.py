@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
+from reid_jax.data import images
 
 SPLITS = ("train", "query", "gallery")
 JUNK = -1  # pid of a detection that shows nobody in particular: dropped from the gallery before ranking
@@ -130,6 +131,15 @@ class Split:
             "junk": int(junk.sum()),
             "distractors": int(distractor.sum()),
         }
+
+    def labels(self) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+        """Returns identities [N], cameras [N] and the N file names."""
+        return self.pids, self.camids, self.filenames
+
+    def image(self, index: int) -> np.ndarray:
+        """Returns one image, decoded: uint8 [H, W, 3] RGB at its own size."""
+        image = self.source[index]["image"]
+        return images.decode(image, self.filenames[index]) if isinstance(image, bytes) else image
 
 
 @dataclasses.dataclass(frozen=True)

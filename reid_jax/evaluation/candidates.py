@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from reid_jax import errors
+from reid_jax.data.feature_set import UNKNOWN_CAMERA
 from reid_jax.evaluation import distances
-from reid_jax.evaluation.features_file import UNKNOWN_CAMERA
 
 
 class Tile(NamedTuple):

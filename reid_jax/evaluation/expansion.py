@@ -12,8 +12,8 @@ import dataclasses
 import numpy as np
 
 from reid_jax import errors
+from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import distances
-from reid_jax.evaluation.features_file import FeatureSet
 
 
 def expand_queries(

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from reid_jax import errors
-from reid_jax.evaluation.features_file import FeatureSet
+from reid_jax.data.feature_set import FeatureSet
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 

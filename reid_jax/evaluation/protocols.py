@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
+from reid_jax.data.feature_set import UNKNOWN_CAMERA, FeatureSet
 from reid_jax.evaluation import distances, ranking
-from reid_jax.evaluation.features_file import UNKNOWN_CAMERA, FeatureSet
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,8 +24,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from reid_jax import errors
+from reid_jax.data.feature_set import JUNK_ID, FeatureSet
 from reid_jax.evaluation import candidates, counting, distances
-from reid_jax.evaluation.features_file import JUNK_ID, FeatureSet
 
 AP_RULES = ("step", "trapezoid")
 _CELLS = 2**23  # candidates of all queries that stream past the gallery together

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from reid_jax.data.feature_set import JUNK_ID, UNKNOWN_CAMERA, FeatureSet
 from reid_jax.evaluation import charts, distances
-from reid_jax.evaluation.features_file import JUNK_ID, UNKNOWN_CAMERA, FeatureSet
 from reid_jax.evaluation.ranking import RankingResult
 
 LoadImage = Callable[[str, int], np.ndarray]

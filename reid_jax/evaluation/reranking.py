@@ -21,8 +21,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from reid_jax import errors
+from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import distances, ranking, sparse
-from reid_jax.evaluation.features_file import FeatureSet
 
 _ROWS_AT_ONCE = 256
 _QUERIES_AT_ONCE = 32

@@ -8,8 +8,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import expansion, protocols, ranking, reranking, verification
-from reid_jax.evaluation.features_file import FeatureSet
 
 Flat = dict[str, Any]
 

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from reid_jax import errors
+from reid_jax.data.feature_set import UNKNOWN_CAMERA, FeatureSet
 from reid_jax.evaluation import distances, reranking
-from reid_jax.evaluation.features_file import UNKNOWN_CAMERA, FeatureSet
 
 FALSE_POSITIVE_RATES = (1e-1, 1e-2, 1e-3, 1e-4)
 _BINS = 2**18

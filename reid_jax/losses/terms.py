@@ -30,8 +30,8 @@ from reid_jax.losses import (
     distillation,
     diversity,
     focal,
+    masked_patches,
     parsing,
-    reconstruction,
     supcon,
     triplet,
 )
@@ -46,7 +46,7 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
     "focal": focal.focal,
     "gaussian_divergence": bridge.gaussian_divergence,
     "generative_distillation": distillation.generative_distillation,
-    "masked_patches": reconstruction.masked_patches,
+    "masked_patches": masked_patches.masked_patches,
     "mean_squared": bridge.mean_squared,
     "parsing": parsing.parsing,
     "part_diversity": diversity.part_diversity,

@@ -11,7 +11,12 @@ from typing import Any
 from flax import linen as nn
 
 from reid_jax import errors
-from reid_jax.models import amfor, bot, cfat, convert, mfv, mgaf, mspf, osnet, torch_files, transreid
+from reid_jax.models import bot, cfat, mgaf, transreid
+from reid_jax.models.amfor import amfor
+from reid_jax.models.backbones import osnet
+from reid_jax.models.mfv import mfv
+from reid_jax.models.mspf import mspf
+from reid_jax.weights import convert, torch_files
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "amfor": amfor.AMFOR,

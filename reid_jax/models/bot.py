@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from reid_jax import errors
-from reid_jax.models import resnet
+from reid_jax.models.backbones import resnet
 from reid_jax.nn import heads, pooling
 from reid_jax.ops import descriptors, distances
 
-# The authors' parameter names, see `reid_jax.models.convert`.
+# The authors' parameter names, see `reid_jax.weights.convert`.
 TORCH_RULES: tuple[tuple[str, str], ...] = (
     (r"^base\.", "backbone."),
     (r"^(bottleneck|classifier)\.", r"head_b.\1."),

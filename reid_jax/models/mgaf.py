@@ -25,9 +25,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from reid_jax import errors
-from reid_jax.models import convert, resnet
+from reid_jax.models.backbones import resnet
 from reid_jax.nn import attention, conv, initializers, norm, pooling
 from reid_jax.ops import descriptors
+from reid_jax.weights import convert
 
 # The head of each branch's whole map, and how many stripes it is cut into.
 BRANCHES: dict[str, tuple[str, int]] = {"g": ("g1", 0), "p2": ("g2", 2), "p3": ("g3", 3)}
@@ -45,7 +46,7 @@ _TORCH_HEADS = ("g1", "g2", "g3", "p2_0", "p2_1", "p3_0", "p3_1", "p3_2")
 _TORCH_CLASSIFIERS = ("2048_0", "2048_1", "2048_2", "256_1_0", "256_1_1", "256_2_0", "256_2_1", "256_2_2")
 _TORCH_TRUNK = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3.0"}
 
-# Names of the public PyTorch reimplementation of MGN, see `reid_jax.models.convert`. Its branches count the blocks of
+# Names of the public PyTorch reimplementation of MGN, see `reid_jax.weights.convert`. Its branches count the blocks of
 # layer3 from the second one on.
 TORCH_RULES: tuple[tuple[str, str], ...] = (
     *((rf"^backone\.{theirs}\.", f"trunk.{ours}.") for theirs, ours in _TORCH_TRUNK.items()),

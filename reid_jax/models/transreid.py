@@ -16,11 +16,11 @@ from einops import rearrange
 from flax import linen as nn
 
 from reid_jax import errors
-from reid_jax.models import vit
+from reid_jax.models.backbones import vit
 from reid_jax.nn import heads
 from reid_jax.ops import descriptors, distances
 
-# The authors' parameter names, see `reid_jax.models.convert`; `adapt_weights` comes first.
+# The authors' parameter names, see `reid_jax.weights.convert`; `adapt_weights` comes first.
 TORCH_RULES: tuple[tuple[str, str], ...] = (
     (r"^base\.", "backbone."),
     (r"^b1\.0\.", "jpm_global.block."),

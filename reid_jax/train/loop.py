@@ -19,7 +19,9 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from reid_jax import errors, parallel
+from reid_jax import errors
+from reid_jax.runtime import mesh as mesh_lib
+from reid_jax.runtime import processes
 from reid_jax.train import checkpoints as checkpoints_lib
 from reid_jax.train import metrics as metrics_lib
 from reid_jax.train import state as state_lib
@@ -146,7 +148,7 @@ class Loop:
                         state = self._run_phase(phase, state, max(first_step, phase.first_step), progress)
         except (RuntimeError, ValueError, OSError) as error:
             # Nothing is waited for here: with a dead peer, the last checkpoint would never be finished.
-            raise parallel.peer_failure(error) or error from error
+            raise processes.peer_failure(error) or error from error
         except errors.UserError:
             self._finish_saving()
             raise
@@ -163,7 +165,7 @@ class Loop:
         self, phase: Phase, state: state_lib.TrainState, first_step: int, progress: metrics_lib.Progress
     ) -> state_lib.TrainState:
         if first_step == phase.first_step:
-            state = parallel.replicate(phase.begin(state), self.mesh)
+            state = mesh_lib.replicate(phase.begin(state), self.mesh)
         window = _Window()
         with contextlib.closing(phase.open_batches(first_step - phase.first_step)) as batches:
             stream = iter(batches)
@@ -172,7 +174,7 @@ class Loop:
                 batch = next(stream)
                 window.waited += time.perf_counter() - asked
                 window.images += phase.batch_size
-                state, metrics = phase.step(state, parallel.to_global(batch, self.mesh))
+                state, metrics = phase.step(state, mesh_lib.to_global(batch, self.mesh))
                 window.losses.append((step, metrics["loss"]))
                 if len(window.losses) > RUN_AHEAD:
                     jax.block_until_ready(window.losses[-1 - RUN_AHEAD][1])
@@ -257,7 +259,7 @@ class Loop:
         Saving is a collective operation and the signal reaches processes at different steps, so runs of several
         processes rely on the last regular checkpoint instead.
         """
-        if parallel.process_count() > 1 or not _in_main_thread():
+        if processes.process_count() > 1 or not _in_main_thread():
             yield
             return
         before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_terminate", True))

@@ -244,9 +244,9 @@ def duration(seconds: float) -> str:
 
 
 def _is_main() -> bool:
-    from reid_jax import parallel  # here, so that a reader of metrics alone starts no device
+    from reid_jax.runtime import processes  # here, so that a reader of metrics alone starts no device
 
-    return parallel.is_main()
+    return processes.is_main()
 
 
 # ---- logging ------------------------------------------------------------------------------------------------------

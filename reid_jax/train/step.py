@@ -15,7 +15,8 @@ import numpy as np
 import optax
 from einops import rearrange
 
-from reid_jax import errors, parallel, trees
+from reid_jax import errors, trees
+from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import extras as extras_lib
 from reid_jax.train import state as state_lib
 
@@ -56,10 +57,10 @@ def make_train_step(
     def train_step(state: state_lib.TrainState, batch: Any, seed: jax.Array) -> tuple[state_lib.TrainState, Metrics]:
         return update(state, batch, step_key(seed, state.step))
 
-    replicated = parallel.replicated(mesh)
+    replicated = mesh_lib.replicated(mesh)
     compiled = jax.jit(train_step, donate_argnums=0, out_shardings=(replicated, replicated))
     # An argument, not a constant: runs that differ in their seed alone share a compiled program.
-    seed_array = parallel.replicate(np.uint32(seed % 2**32), mesh)
+    seed_array = mesh_lib.replicate(np.uint32(seed % 2**32), mesh)
     return lambda state, batch: compiled(state, batch, seed_array)
 
 

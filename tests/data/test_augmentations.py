@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from reid_jax import errors
-from reid_jax.data import augmentations, benchmark, corruptions, images, pipeline, records, transforms
+from reid_jax.benchmarks import input_speed
+from reid_jax.data import augmentations, corruptions, images, pipeline, records, transforms
 from reid_jax.data.corruptions import sampling, training
 
 NAMES = ("augmix", "soft_erase", "self_patch", "occlude", "corrupt")
@@ -249,7 +250,7 @@ def test_batches_with_all_of_them_are_pure(split):
 
 
 def test_throughput_rows():
-    rows = benchmark.measure_corruptions(height=64, width=32, out_height=64, out_width=32, count=1, rounds=1)
+    rows = input_speed.measure_corruptions(height=64, width=32, out_height=64, out_width=32, count=1, rounds=1)
     assert [row["stage"] for row in rows] == [
         *corruptions.CORRUPTIONS, "corruptions, mean of the twenty", "augmix", "soft_erase", "self_patch", "occlude",
     ]  # fmt: skip

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import benchmark, images, pipeline, records, transforms
+from reid_jax.benchmarks import input_speed
+from reid_jax.data import images, pipeline, records, transforms
 
 COUNT, PER_IDENTITY = 40, 5
 AUGMENT = {"flip": {}, "pad_crop": {"pad": 4}, "erase": {"probability": 0.5}, "jitter": {"brightness": 0.2}}
@@ -353,8 +354,8 @@ def test_no_jax_in_the_data_code(root):
 
 
 def test_benchmark_measures_every_stage():
-    rows = benchmark.measure(
-        benchmark.drawn_split(32, 16, 8), height=16, width=8, identities=2, images_per_identity=2, batches=2, rounds=2
+    rows = input_speed.measure(
+        input_speed.drawn_split(32, 16, 8), height=16, width=8, identities=2, images_per_identity=2, batches=2, rounds=2
     )
     names = [row["stage"] for row in rows]
     assert {"decode", "resize (bilinear)", "flip", "pad_crop", "erase", "jitter"} < set(names)

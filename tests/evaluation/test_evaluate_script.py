@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reid_jax import cli
-from reid_jax.evaluation import benchmark, ranking
-from reid_jax.evaluation.features_file import FeatureSet
+from reid_jax.benchmarks import ranking_speed
+from reid_jax.cli import common
+from reid_jax.data.feature_set import FeatureSet
+from reid_jax.evaluation import ranking
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def run(script, monkeypatch, capsys):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
-            cli.run(script.main)
+            common.run(script.main)
         return caught.value.code, *capsys.readouterr()
 
     return call
@@ -36,7 +37,7 @@ def run(script, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def toy():
-    return benchmark.synthetic(benchmark.Size(30, 200, 9, 3, 0.2), 8)
+    return ranking_speed.synthetic(ranking_speed.Size(30, 200, 9, 3, 0.2), 8)
 
 
 @pytest.mark.parametrize(("kind", "metric"), [("raw", "euclidean"), ("norm", "cosine")])
@@ -148,10 +149,10 @@ def test_mistakes_end_with_one_sentence_and_code_2(run, toy, tmp_path):
 
 
 def test_benchmark_rows():
-    fast, twin = benchmark.rank("tiny", dimensions=8, repeats=1)
+    fast, twin = ranking_speed.rank("tiny", dimensions=8, repeats=1)
     assert fast["mAP"] == pytest.approx(twin["mAP"], abs=1e-4)
     assert fast["seconds"] > 0
     assert twin["mAP_difference"] < 1e-4
-    assert benchmark.rerank("tiny", dimensions=8, k1=6, k2=2)[0]["gallery"] == 1000
-    assert [row["gallery"] for row in benchmark.rank_growth((300, 600), num_query=20, dimensions=8)] == [300, 600]
-    assert benchmark.verify("tiny", dimensions=8)[0]["auc"] > 0.5
+    assert ranking_speed.rerank("tiny", dimensions=8, k1=6, k2=2)[0]["gallery"] == 1000
+    assert [row["gallery"] for row in ranking_speed.rank_growth((300, 600), num_query=20, dimensions=8)] == [300, 600]
+    assert ranking_speed.verify("tiny", dimensions=8)[0]["auc"] > 0.5

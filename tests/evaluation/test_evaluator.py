@@ -11,7 +11,7 @@ import pytest
 from jax.experimental import multihost_utils
 
 from reid_jax import errors
-from reid_jax.evaluation import evaluator
+from reid_jax.inference import extractor
 from reid_jax.ops.descriptors import Descriptor
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 4, 6, 3), dtype=np.uint8)
@@ -34,7 +34,7 @@ def describe(batch):
 def test_order_padding_and_progress():
     seen = []
     order = np.random.default_rng(1).permutation(10)
-    got = evaluator.extract_features(describe, batches(order), 10, progress=seen.append)
+    got = extractor.extract_features(describe, batches(order), 10, progress=seen.append)
     want = IMAGES.astype(np.float32).mean(axis=(1, 3))
     np.testing.assert_allclose(got.features[:, 0], want, rtol=1e-6)
     assert got.features.shape == (10, 2, 6)
@@ -45,23 +45,23 @@ def test_order_padding_and_progress():
 
 def test_missing_and_repeated_images_are_refused():
     with pytest.raises(errors.UserError, match=r"1 are missing \(\[3\]\)"):
-        evaluator.extract_features(describe, batches([0, 1, 2, 4, 5, 6, 7, 8, 9]), 10)
+        extractor.extract_features(describe, batches([0, 1, 2, 4, 5, 6, 7, 8, 9]), 10)
     with pytest.raises(errors.UserError, match=r"1 came more than once \(\[2\]\)"):
-        evaluator.extract_features(describe, batches([0, 1, 2, 2]), 3)
+        extractor.extract_features(describe, batches([0, 1, 2, 2]), 3)
     with pytest.raises(errors.UserError, match="no batch"):
-        evaluator.extract_features(describe, [], 3)
+        extractor.extract_features(describe, [], 3)
 
 
 def test_flip_average():
-    got = jax.jit(evaluator.flip_average(describe))({"image": IMAGES})
+    got = jax.jit(extractor.flip_average(describe))({"image": IMAGES})
     mirrored = np.concatenate([IMAGES, IMAGES[:, :, ::-1]], axis=1)
     np.testing.assert_allclose(got.features[:, 0], mirrored.astype(np.float32).mean(axis=(1, 3)), rtol=1e-6)
 
 
 def test_feature_set_joins_labels():
-    part = evaluator.Extracted(np.eye(2, dtype=np.float32), None, 0.0, 0.0)
+    part = extractor.Extracted(np.eye(2, dtype=np.float32), None, 0.0, 0.0)
     labels = (np.array([1, 2]), np.array([0, 1]), ["a", "b"])
-    joined = evaluator.feature_set(part, part, labels, labels, {"metric": "cosine"})
+    joined = extractor.feature_set(part, part, labels, labels, {"metric": "cosine"})
     assert joined.gallery_names == ("a", "b")
     assert joined.metric == "cosine"
 
@@ -80,7 +80,7 @@ def test_shares_of_several_processes_are_joined(monkeypatch):
 
     def work(process):
         number.value = process
-        results[process] = evaluator.extract_features(describe, batches(list(range(process, 9, 2))), 9)
+        results[process] = extractor.extract_features(describe, batches(list(range(process, 9, 2))), 9)
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(multihost_utils, "process_allgather", gather)

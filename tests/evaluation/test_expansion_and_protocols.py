@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
+from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import expansion, protocols, ranking
-from reid_jax.evaluation.features_file import FeatureSet
 
 
 def random_set(seed=0, noise=1.5):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.evaluation.features_file import FeatureSet
+from reid_jax.data.feature_set import FeatureSet
 
 
 def arrays(**changes):

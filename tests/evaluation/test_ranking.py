@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.evaluation import distances, features_file, ranking, suite
+from reid_jax.data import feature_set
+from reid_jax.evaluation import distances, ranking, suite
 
 GOLDEN = [
     (case, kind, metric) for case in ("easy", "ties") for kind, metric in (("raw", "euclidean"), ("norm", "cosine"))
@@ -24,7 +25,7 @@ def labels_of(file):
 
 
 def feature_set_of(file):
-    return features_file.FeatureSet(file["qf"], file["gf"], *labels_of(file))
+    return feature_set.FeatureSet(file["qf"], file["gf"], *labels_of(file))
 
 
 def mesh(count=8):
@@ -38,7 +39,7 @@ def random_case(seed, real=False):
     num_gallery = int(generator.choice([1, 2, 7, 60, 300, 700]))
     identities = int(generator.integers(1, 9))
     draw = (lambda n: generator.standard_normal((n, 4))) if real else (lambda n: generator.integers(-2, 3, (n, 4)))
-    return features_file.FeatureSet(
+    return feature_set.FeatureSet(
         draw(num_query).astype(np.float32),
         draw(num_gallery).astype(np.float32),
         generator.integers(1, identities + 3, num_query),  # some are not in the gallery
@@ -105,7 +106,7 @@ def test_identities_with_very_many_images(twins):
     matrix = twins.squared_euclidean(*features)
     want = twins.rank_metrics(matrix, *labels)[0]
     for query_block in (64, 512):
-        case = features_file.FeatureSet(*features, *labels)
+        case = feature_set.FeatureSet(*features, *labels)
         np.testing.assert_allclose(ranking.evaluate(case, query_block=query_block).ap, want, atol=1e-12)
         np.testing.assert_allclose(
             ranking.rank_metrics_from_distances(matrix, *labels, query_block=query_block).ap, want, atol=1e-12
@@ -128,7 +129,7 @@ def test_blocks_devices_and_duplicates_do_not_matter(dimensions):
     gallery[copies[:300]] = gallery[copies[300:600]]  # exact ties at arbitrary places
     query = gallery[copies[:70]] + np.float32(0.3) * generator.standard_normal((70, dimensions)).astype(np.float32)
     labels = [generator.integers(0, 9, n) for n in (70, 1300)] + [generator.integers(0, 4, n) for n in (70, 1300)]
-    case = features_file.FeatureSet(query, gallery, *labels)
+    case = feature_set.FeatureSet(query, gallery, *labels)
     first = ranking.evaluate(case)
     for options in (
         {"query_block": 64, "gallery_block": 256},
@@ -150,7 +151,7 @@ def test_slots_with_visibility_equal_the_twin(twins):
     query, gallery = (generator.standard_normal((n, 3, 5)).astype(np.float32) for n in (9, 40))
     seen = [(generator.random((n, 3)) < 0.6).astype(np.float32) for n in (9, 40)]
     labels = [generator.integers(0, 4, n) for n in (9, 40)] + [generator.integers(0, 3, n) for n in (9, 40)]
-    case = features_file.FeatureSet(
+    case = feature_set.FeatureSet(
         query, gallery, *labels, query_visibility=seen[0], gallery_visibility=seen[1], meta={"metric": "cosine"}
     )
     result = ranking.evaluate(case)
@@ -171,19 +172,19 @@ def test_trapezoid_by_hand():
 
 
 def test_single_camera_is_explained():
-    case = features_file.FeatureSet(np.eye(3), np.eye(3), [1, 2, 3], [1, 2, 3], [0, 0, 0], [0, 0, 0])
+    case = feature_set.FeatureSet(np.eye(3), np.eye(3), [1, 2, 3], [1, 2, 3], [0, 0, 0], [0, 0, 0])
     with pytest.raises(errors.UserError, match=r"one camera number.*same_camera_filter=False"):
         ranking.evaluate(case)
     assert ranking.evaluate(case, same_camera_filter=False).mAP == 1.0
 
 
 def test_unknown_cameras_are_not_filtered():
-    case = features_file.FeatureSet(np.eye(3), np.eye(3), [1, 2, 3], [1, 2, 3], [-1, -1, -1], [-1, -1, -1])
+    case = feature_set.FeatureSet(np.eye(3), np.eye(3), [1, 2, 3], [1, 2, 3], [-1, -1, -1], [-1, -1, -1])
     assert ranking.evaluate(case).rank(1) == 1.0
 
 
 def test_no_shared_identity_is_an_error_not_zero():
-    case = features_file.FeatureSet(np.eye(2), np.eye(2), [1, 2], [3, 4], [0, 0], [1, 1])
+    case = feature_set.FeatureSet(np.eye(2), np.eye(2), [1, 2], [3, 4], [0, 0], [1, 1])
     with pytest.raises(errors.UserError, match="none of the 2 query identities"):
         ranking.evaluate(case)
 
@@ -192,7 +193,7 @@ def test_no_shared_identity_is_an_error_not_zero():
     ("options", "sentence"), [({"ap": "steps"}, "did you mean 'step'"), ({"metric": "l2"}, "known")]
 )
 def test_unknown_names(options, sentence):
-    case = features_file.FeatureSet(np.eye(2), np.eye(2), [1, 2], [1, 2], [0, 0], [1, 1])
+    case = feature_set.FeatureSet(np.eye(2), np.eye(2), [1, 2], [1, 2], [0, 0], [1, 1])
     with pytest.raises(errors.UserError, match=sentence):
         ranking.evaluate(case, **options)
 
@@ -206,7 +207,7 @@ def test_bad_matrices():
 
 
 def test_result_names():
-    case = features_file.FeatureSet(np.eye(3), np.eye(3), [1, 2, 3], [1, 2, -1], [0, 0, 0], [1, 1, 1])
+    case = feature_set.FeatureSet(np.eye(3), np.eye(3), [1, 2, 3], [1, 2, -1], [0, 0, 0], [1, 1, 1])
     values = ranking.evaluate(case).as_dict("toy")
     assert {"toy/mAP", "toy/mINP", "toy/rank1", "toy/rank5", "toy/rank10", "ap_rule"} <= set(values)
     assert (values["num_query"], values["num_gallery"], values["num_query_without_match"]) == (3, 2, 1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reid_jax.evaluation import reconstruction
+from reid_jax.evaluation import image_quality
 
 
 @pytest.fixture
@@ -19,13 +19,13 @@ def pictures():
 def test_psnr_counts_hidden_pixels_alone(pictures):
     true, mask = pictures
     drawn = np.where(mask[..., None], true + 0.1, 5.0)
-    assert reconstruction.psnr(drawn, true, mask) == pytest.approx(20, abs=1e-4)  # -10 log10(0.1 ** 2)
-    assert reconstruction.psnr(true, true, mask) == float("inf")
+    assert image_quality.psnr(drawn, true, mask) == pytest.approx(20, abs=1e-4)  # -10 log10(0.1 ** 2)
+    assert image_quality.psnr(true, true, mask) == float("inf")
 
 
 def test_scores_stand_beside_the_mean_color_of_what_is_visible(pictures):
     true, mask = pictures
-    made = reconstruction.Reconstruction(true, np.where(mask[..., None], true - 0.05, -9.0), true, mask)
+    made = image_quality.Reconstruction(true, np.where(mask[..., None], true - 0.05, -9.0), true, mask)
     visible = true[0][~mask[0]].mean(axis=0)
     np.testing.assert_allclose(made.filled()[0][mask[0]], np.tile(visible, (16, 1)), rtol=1e-5)
     np.testing.assert_array_equal(made.filled()[2], true[2])
@@ -36,14 +36,14 @@ def test_scores_stand_beside_the_mean_color_of_what_is_visible(pictures):
     assert scores["mean_fill_psnr"] == pytest.approx(-10 * np.log10(error))
     assert scores["psnr"] > scores["mean_fill_psnr"]
     # A drawing that took its brightness from the true picture has no PSNR; neither has one of nothing.
-    assert reconstruction.Reconstruction(true, true, true, mask, comparable=False).scores() == {}
-    assert reconstruction.Reconstruction(true, true, true, np.zeros_like(mask)).scores() == {}
+    assert image_quality.Reconstruction(true, true, true, mask, comparable=False).scores() == {}
+    assert image_quality.Reconstruction(true, true, true, np.zeros_like(mask)).scores() == {}
 
 
 def test_the_sheet_shows_seen_drawn_and_true_side_by_side(pictures, tmp_path):
     true, mask = pictures
     seen = np.where(mask[..., None], 0.0, true)
-    made = reconstruction.Reconstruction(seen, np.ones_like(true), true, mask)
+    made = image_quality.Reconstruction(seen, np.ones_like(true), true, mask)
     made.write(tmp_path / "sheet.png", people=2)
     with Image.open(tmp_path / "sheet.png") as file:
         page = np.asarray(file)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from reid_jax import errors
+from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import charts, distances, image_files, ranking, report
-from reid_jax.evaluation.features_file import FeatureSet
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
+from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import distances, ranking, reranking
-from reid_jax.evaluation.features_file import FeatureSet
 
 
 def random_set(seed, num_query=20, num_gallery=150, identities=12, dimensions=8):

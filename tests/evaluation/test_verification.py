@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
+from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import verification
-from reid_jax.evaluation.features_file import FeatureSet
 
 RATES = (0.5, 1e-1, 1e-2, 1e-3)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 OUTPUT = pathlib.Path(__file__).with_name("mfv_release.npz")
 
-# Fields of reid_jax.models.mfv.MFV that describe this network.
+# Fields of reid_jax.models.mfv.mfv.MFV that describe this network.
 SETTINGS = {
     "num_classes": 7,
     "layout": "release",

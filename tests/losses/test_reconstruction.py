@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.losses import reconstruction
+from reid_jax.losses import masked_patches
 from reid_jax.ops import images as image_ops
 
 SIDE = 4
@@ -38,7 +38,7 @@ def slow(predicted, pictures, mask, normalize):
 @pytest.mark.parametrize("normalize", [False, True])
 def test_it_is_the_slow_version(drawn, normalize):
     predicted, pictures, mask = drawn
-    value = reconstruction.masked_patches(predicted, pictures, mask, normalize=normalize)
+    value = masked_patches.masked_patches(predicted, pictures, mask, normalize=normalize)
     np.testing.assert_allclose(value, slow(predicted, pictures, mask, normalize), rtol=1e-5)
 
 
@@ -47,7 +47,7 @@ def test_only_masked_patches_count(drawn):
     predicted, pictures, mask = drawn
     outside = np.repeat(np.repeat(~mask.reshape(3, 2, 3), SIDE, axis=1), SIDE, axis=2)[..., None]
     other = np.where(outside, 100.0, pictures).astype(np.float32)
-    loss = jax.value_and_grad(reconstruction.masked_patches)
+    loss = jax.value_and_grad(masked_patches.masked_patches)
     value, gradient = loss(predicted, pictures, mask)
     changed, same = loss(predicted, other, mask)
     assert value == changed
@@ -61,14 +61,14 @@ def test_only_masked_patches_count(drawn):
 def test_local_contrast_and_back(drawn):
     _, pictures, _ = drawn
     true = image_ops.patchify(jnp.asarray(pictures), SIDE)
-    normalized = reconstruction.normalize_patches(true)
+    normalized = masked_patches.normalize_patches(true)
     np.testing.assert_allclose(normalized.var(axis=-1), 1, rtol=1e-4)
-    np.testing.assert_allclose(reconstruction.denormalize_patches(normalized, true), true, atol=1e-5)
-    flat = reconstruction.normalize_patches(jnp.ones((1, 2, 12)))
+    np.testing.assert_allclose(masked_patches.denormalize_patches(normalized, true), true, atol=1e-5)
+    flat = masked_patches.normalize_patches(jnp.ones((1, 2, 12)))
     np.testing.assert_array_equal(flat, 0)
 
 
 def test_patches_of_another_picture_are_refused(drawn):
     predicted, _, mask = drawn
     with pytest.raises(errors.UserError, match="cover images of 8 x 16, got 6 patches of 48 values"):
-        reconstruction.masked_patches(predicted, np.zeros((3, 8, 16, 3), np.float32), mask)
+        masked_patches.masked_patches(predicted, np.zeros((3, 8, 16, 3), np.float32), mask)

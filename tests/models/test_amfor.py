@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from reid_jax import cli, errors, inference, losses, models, trees
+from reid_jax import build as build_lib
 from reid_jax import config as config_lib
+from reid_jax import errors, losses, models, trees
+from reid_jax.benchmarks import programs
+from reid_jax.cli import common
 from reid_jax.evaluation import distances
-from reid_jax.models import amfor, throughput, vit
+from reid_jax.models.amfor import amfor
+from reid_jax.models.backbones import vit
 from reid_jax.ops import descriptors
 from reid_jax.train import objective, optimizer, schedules
 from tests.helpers import torchreid_names, transreid_names
@@ -74,7 +78,7 @@ def full_params():
 
 
 def load(variant: str = "", preset: str = "market1501"):
-    return cli.load_config(f"{CONFIG}:{preset}{',' + variant if variant else ''}")
+    return common.load_config(f"{CONFIG}:{preset}{',' + variant if variant else ''}")
 
 
 TERMS = tuple(config_lib.to_dict(load().losses))
@@ -82,7 +86,7 @@ TERMS = tuple(config_lib.to_dict(load().losses))
 
 @pytest.fixture(scope="module")
 def variables():
-    return throughput.random_variables(tiny(), images())
+    return programs.random_variables(tiny(), images())
 
 
 @pytest.fixture(scope="module")
@@ -363,7 +367,7 @@ def test_terms_find_what_they_read(variant):
     settings = config_lib.to_dict(load(variant))
     settings["data"] |= {"height": 32, "width": 16}
     settings["model"] |= TINY
-    model = inference.build_model(settings, CLASSES, 2)
+    model = build_lib.build_model(settings, CLASSES, 2)
     batch = {name: value for name, value in training_batch().items() if name != "parts" or settings["data"]["maps"]}
     batch |= {f"image_{view}": batch["image"] for view in settings["data"]["views"]}
     goal = objective.Objective(
@@ -420,7 +424,7 @@ def prompted():
 def test_labels_never_reach_the_encoder(prompted):
     """Property 3: T is the same for all images and labels; and what it says does act."""
     model, _ = prompted
-    variables = throughput.random_variables(model, training_batch())
+    variables = programs.random_variables(model, training_batch())
     apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
     run = compiled(lambda variables, batch: apply(variables, batch, rngs={"dropout": jax.random.key(0)})[0])
     batch = training_batch()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reid_jax.data import images, synthped, transforms
-from reid_jax.models import amfor_parts
+from reid_jax.models.amfor import part_decoder
 
 GRID, SIZE = (11, 5), (128, 64)
 
@@ -22,13 +22,13 @@ def person():
 
 
 def labels(element) -> np.ndarray:
-    return np.asarray(amfor_parts.token_labels(element["parts"][None], GRID))[0].reshape(GRID)
+    return np.asarray(part_decoder.token_labels(element["parts"][None], GRID))[0].reshape(GRID)
 
 
 def test_erased_tokens_are_background_and_hidden_parts_invisible(person):
     """Property 14."""
     before = labels(person)
-    visible = np.asarray(amfor_parts.visibility(before.reshape(1, -1)))[0]
+    visible = np.asarray(part_decoder.visibility(before.reshape(1, -1)))[0]
     erase = transforms.Erase(probability=1.0, area=(0.1, 0.3))
     rng, hidden = np.random.default_rng(0), 0
     # Where a token samples the picture: its corners lie on the picture's.
@@ -41,7 +41,7 @@ def test_erased_tokens_are_background_and_hidden_parts_invisible(person):
         outside = ((rows <= top - 1) | (rows >= bottom))[:, None] | ((columns <= left - 1) | (columns >= right))[None]
         assert (after[inside] == 0).all()
         np.testing.assert_array_equal(after[outside], before[outside])
-        now = np.asarray(amfor_parts.visibility(after.reshape(1, -1)))[0]
+        now = np.asarray(part_decoder.visibility(after.reshape(1, -1)))[0]
         gone = [part for part in range(1, 9) if visible[part - 1] and not (erased["parts"] == part).any()]
         assert not any(now[part - 1] for part in gone)
         hidden += len(gone)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.models import amfor_distillation, amfor_fusion, amfor_parts, amfor_reconstruction
+from reid_jax.models.amfor import depth_fusion, feature_decoder, generative_distillation, part_decoder
 
 WIDTH, TOKENS = 64, 6
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -33,7 +33,7 @@ def random_params(module, *arrays, seed: int = 0, **options):
 @pytest.fixture(scope="module")
 def fusion():
     """A module behind block 2, the tokens at depths 0 to 2, texts, and its parameters."""
-    module = amfor_fusion.LayerFusion(2, WIDTH, heads=2)
+    module = depth_fusion.LayerFusion(2, WIDTH, heads=2)
     depths = [draw(3, 1 + TOKENS, WIDTH, seed=depth) for depth in range(3)]
     text = draw(5, WIDTH, seed=9)
     return module, depths, text, random_params(module, depths, text)
@@ -58,11 +58,11 @@ def test_one_hot_weights_and_a_shut_gate_change_nothing(fusion):
     one_hot = np.zeros((3, 3, WIDTH), np.float32)
     one_hot[:, 2] = 1.0
     for alpha in (0.0, 0.12, 1.0):
-        np.testing.assert_allclose(amfor_fusion.mix(depths, one_hot, alpha), depths[2], rtol=1e-6, atol=1e-6)
-    np.testing.assert_array_equal(amfor_fusion.mix(depths, draw(3, 3, WIDTH), 0.0), depths[2])
+        np.testing.assert_allclose(depth_fusion.mix(depths, one_hot, alpha), depths[2], rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(depth_fusion.mix(depths, draw(3, 3, WIDTH), 0.0), depths[2])
     expected = 0.3 * (0.5 * depths[0] + 0.5 * depths[1]) + 0.7 * depths[2]
     half = np.stack([np.full((3, WIDTH), share, np.float32) for share in (0.5, 0.5, 0.0)], axis=1)
-    np.testing.assert_allclose(amfor_fusion.mix(depths, half, 0.3), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(depth_fusion.mix(depths, half, 0.3), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("value", "acts"), [("query", False), ("text", True)])
@@ -80,7 +80,7 @@ def test_modules_see_depths_before_fusion_unless_told_otherwise():
     depths = [draw(2, 3, WIDTH, seed=depth) for depth in range(3)]
     seen = {}
     for reuse in (False, True):
-        amff = amfor_fusion.AMFF((1, 2), WIDTH, learned_rows=4, heads=2, reuse_fused=reuse)
+        amff = depth_fusion.AMFF((1, 2), WIDTH, learned_rows=4, heads=2, reuse_fused=reuse)
 
         def run(module):
             kept = []
@@ -109,18 +109,18 @@ def test_weighted_average():
     weights = np.zeros((2, TOKENS, 3), np.float32)
     weights[:, 4, 0] = 0.7
     weights[:, :, 1] = 0.2
-    found = compiled(amfor_parts.weighted_average)(tokens, weights)
+    found = compiled(part_decoder.weighted_average)(tokens, weights)
     np.testing.assert_allclose(found[:, 0], tokens[:, 4], rtol=1e-5)
     np.testing.assert_allclose(found[:, 1], tokens.mean(axis=1), rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(found[:, 2], 0.0)
     masks = np.full((2, TOKENS, 9), 1 / 9, np.float32)
-    pooled = compiled(amfor_parts.pool)(tokens, masks)
+    pooled = compiled(part_decoder.pool)(tokens, masks)
     assert pooled.shape == (2, 9, WIDTH)
     np.testing.assert_allclose(pooled[:, 0], pooled[:, 3], rtol=1e-4, atol=1e-6)
 
 
 def test_masks_are_shares_of_a_token():
-    module = amfor_parts.MaskGenerator()
+    module = part_decoder.MaskGenerator()
     tokens = jnp.asarray(draw(2, TOKENS, WIDTH), jnp.bfloat16)
     variables = {
         **random_params(module, tokens, train=False),
@@ -134,19 +134,19 @@ def test_masks_are_shares_of_a_token():
 
 def test_strips_stand_in_for_labels():
     grid = (16, 8)
-    labels = np.asarray(amfor_parts.strip_labels(grid)).reshape(grid)
+    labels = np.asarray(part_decoder.strip_labels(grid)).reshape(grid)
     assert (labels[:2] == 1).all()
     np.testing.assert_array_equal(labels[4], [2, 2, 4, 4, 4, 4, 3, 3])
     np.testing.assert_array_equal(labels[10], [5, 5, 5, 5, 6, 6, 6, 6])
     np.testing.assert_array_equal(labels[15], [7, 7, 7, 7, 8, 8, 8, 8])
     boxes = np.array([[0, 0, 0, 0], [0, 0, 16, 64]], np.int32)  # none; the upper two rows of 128 x 64
     both = np.broadcast_to(labels.reshape(1, -1), (2, labels.size))
-    erase = compiled(lambda labels, boxes: amfor_parts.without_boxes(labels, boxes, grid, (128, 64)))
+    erase = compiled(lambda labels, boxes: part_decoder.without_boxes(labels, boxes, grid, (128, 64)))
     erased = erase(both, boxes)
     np.testing.assert_array_equal(erased[0], both[0])
     assert not np.any(erased[1, :16])
     np.testing.assert_array_equal(erased[1, 16:], both[1, 16:])
-    np.testing.assert_array_equal(compiled(amfor_parts.visibility)(erased), [[1] * 8, [0, *[1] * 7]])
+    np.testing.assert_array_equal(compiled(part_decoder.visibility)(erased), [[1] * 8, [0, *[1] * 7]])
 
 
 # ---- teacher and student
@@ -155,7 +155,7 @@ def test_strips_stand_in_for_labels():
 @pytest.fixture(scope="module")
 def decoder():
     """The part decoder compiled once, a memory, and parameters."""
-    module = amfor_parts.PartDecoder(heads=2, mlp_ratio=1.0)
+    module = part_decoder.PartDecoder(heads=2, mlp_ratio=1.0)
     memory = draw(2, 1 + TOKENS, WIDTH)
     params = random_params(module, memory, np.ones((2, 9, TOKENS), bool))
     return compiled(module.apply), params, memory
@@ -201,12 +201,12 @@ def test_a_part_without_tokens_attends_to_all_alike(decoder):
 def test_masks_are_drawn_by_their_probability():
     masks = np.zeros((400, 3, 9), np.float32)
     masks[:, 0, 1], masks[:, 1, 1], masks[:, 2, 1] = 1.0, 0.3, 0.0
-    drawn = compiled(amfor_parts.draw_masks)(masks, jax.random.key(0))
+    drawn = compiled(part_decoder.draw_masks)(masks, jax.random.key(0))
     assert drawn.shape == (400, 9, 3)
     assert drawn[:, 1, 0].all()
     assert not drawn[:, 1, 2].any()
     np.testing.assert_allclose(drawn[:, 1, 1].mean(), 0.3, atol=0.07)
-    steady = amfor_parts.draw_masks(masks, None)
+    steady = part_decoder.draw_masks(masks, None)
     assert steady[:, 1, 0].all()
     assert not steady[:, 1, 1:].any()
 
@@ -217,7 +217,7 @@ def test_masks_are_drawn_by_their_probability():
 def test_a_feature_becomes_a_map_of_tokens():
     """Property 6: 13 tokens at D = 768, D / 64 + 1 in general."""
     for width, tokens in ((768, 13), (384, 7), (192, 4), (64, 2)):
-        module = amfor_reconstruction.FeatureDecoder((1, 1), 32, 2)
+        module = feature_decoder.FeatureDecoder((1, 1), 32, 2)
         pooled = jax.ShapeDtypeStruct((2, 9, width), jnp.float32)
         params = jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), pooled)["params"]
         assert params["join"]["kernel"].shape == (tokens, 1)
@@ -225,16 +225,16 @@ def test_a_feature_becomes_a_map_of_tokens():
             functools.partial(module.clone(map_tokens=False).init, train=False), jax.random.key(0), pooled
         )["params"]
         assert (without["join"]["kernel"].shape, "patches" in without) == ((1, 1), False)
-    rows, columns = zip(*(amfor_reconstruction.volume_shape(64 * n) for n in range(1, 13)), strict=True)
+    rows, columns = zip(*(feature_decoder.volume_shape(64 * n) for n in range(1, 13)), strict=True)
     assert [r * c for r, c in zip(rows, columns, strict=True)] == [64 * n for n in range(1, 13)]
     assert all(r >= c and r % 8 == 0 and c % 8 == 0 for r, c in zip(rows, columns, strict=True))
     with pytest.raises(errors.UserError, match="multiple of 64"):
-        amfor_reconstruction.volume_shape(100)
+        feature_decoder.volume_shape(100)
 
 
 def test_reconstruction_with_gains_of_zero_is_the_identity():
     """Property 6."""
-    module = amfor_reconstruction.FeatureDecoder((1, 1), 32, 2)
+    module = feature_decoder.FeatureDecoder((1, 1), 32, 2)
     pooled = draw(3, 9, WIDTH)
     params = random_params(module, pooled, train=False)
     run = compiled(functools.partial(module.apply, train=False))
@@ -256,7 +256,7 @@ def test_reconstruction_with_gains_of_zero_is_the_identity():
 def test_convolution_of_a_volume(slices):
     """The band is the three-dimensional convolution, at the borders, too."""
     volume, kernel, bias = draw(2, 4, 3, slices, 2), draw(3, 3, 3, 2, 3, seed=1), draw(3, seed=2)
-    found = amfor_distillation.VolumeConv(3).apply({"params": {"kernel": kernel, "bias": bias}}, volume)
+    found = generative_distillation.VolumeConv(3).apply({"params": {"kernel": kernel, "bias": bias}}, volume)
     padded = np.pad(volume, ((0, 0), (1, 1), (1, 1), (1, 1), (0, 0)))
     expected = np.broadcast_to(bias, found.shape).copy()
     for tap in range(3):
@@ -270,7 +270,7 @@ def test_convolution_of_a_volume(slices):
 @pytest.mark.parametrize("ste", [True, False])
 def test_masked_numbers_do_not_count_and_the_mask_learns(ste):
     """Property 9: a share rho of each part is hidden and changes nothing; the mask has a gradient iff `ste`."""
-    module = amfor_distillation.Generator(ratio=0.3, straight_through=ste, hidden=4, heads=2)
+    module = generative_distillation.Generator(ratio=0.3, straight_through=ste, hidden=4, heads=2)
     parts, target = draw(2, 8, WIDTH), draw(2, 8, WIDTH, seed=1)
     params = random_params(module, parts)
 
@@ -293,15 +293,15 @@ def test_masked_numbers_do_not_count_and_the_mask_learns(ste):
 
 def test_the_step_keeps_what_lies_above():
     scores = jnp.array([[-1.0, 0.0, 0.5, 2.0]])
-    np.testing.assert_array_equal(amfor_distillation.keep_above(scores, 0.0), [[0, 0, 1, 1]])
-    kept = lambda ste: lambda x: jnp.sum(amfor_distillation.keep_above(x, 0.0, straight_through=ste))
+    np.testing.assert_array_equal(generative_distillation.keep_above(scores, 0.0), [[0, 0, 1, 1]])
+    kept = lambda ste: lambda x: jnp.sum(generative_distillation.keep_above(x, 0.0, straight_through=ste))
     soft = 1 / (1 + np.exp(-np.asarray(scores)))
     np.testing.assert_allclose(compiled(jax.grad(kept(True)))(scores), soft * (1 - soft), rtol=1e-5)
     assert not np.any(compiled(jax.grad(kept(False)))(scores))
 
 
 def test_random_masks_hide_other_places_every_time():
-    module = amfor_distillation.Generator(mask="random", ratio=0.65, hidden=2)
+    module = generative_distillation.Generator(mask="random", ratio=0.65, hidden=2)
     parts = draw(4, 8, WIDTH)
     params = random_params(module, parts)
     assert set(params["params"]) == {"conv1", "conv2"}
@@ -314,7 +314,7 @@ def test_random_masks_hide_other_places_every_time():
 
 def test_levels_have_generators_of_their_own():
     levels = ("part", "group", "body")
-    module = amfor_distillation.AMGD(levels, hidden=2)
+    module = generative_distillation.AMGD(levels, hidden=2)
     parts = jax.ShapeDtypeStruct((2, 8, WIDTH), jnp.float32)
     found, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), parts)
     assert found.shape == (2, 8 + 5 + 1, WIDTH)

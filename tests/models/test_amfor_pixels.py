@@ -11,15 +11,15 @@ import optax
 import pytest
 
 from reid_jax import errors
-from reid_jax.losses import reconstruction
-from reid_jax.models import amfor_pixels
+from reid_jax.losses import masked_patches
+from reid_jax.models.amfor import pixel_decoder
 
 QUICK = {"xla_backend_optimization_level": 0}
 quick = functools.partial(jax.jit, compiler_options=QUICK)
 ROWS, COLUMNS, PATCH = 8, 4, 4
 SIZE = (ROWS * PATCH, COLUMNS * PATCH)
 GRID = (9, 5)  # of the encoder: patches that overlap
-DECODER = amfor_pixels.PixelDecoder(SIZE, PATCH, width=16, depth=1, heads=2, ratio=0.5)
+DECODER = pixel_decoder.PixelDecoder(SIZE, PATCH, width=16, depth=1, heads=2, ratio=0.5)
 
 
 @functools.cache
@@ -52,18 +52,18 @@ def forward(train: bool):
 
 def test_a_patch_is_damaged_when_half_of_it_is():
     _, batch = scene()
-    damaged = amfor_pixels.damaged_tokens(batch["image"], batch["image_clean"], PATCH).reshape(4, ROWS, COLUMNS)
+    damaged = pixel_decoder.damaged_tokens(batch["image"], batch["image_clean"], PATCH).reshape(4, ROWS, COLUMNS)
     expected = np.zeros((ROWS, COLUMNS), bool)
     expected[:3, :2] = True  # of the third row of patches the upper half: 2 of 4 pixels
     np.testing.assert_array_equal(damaged, np.broadcast_to(expected, (4, ROWS, COLUMNS)))
     less = batch["image"].copy()
     less[:, 9:10] = batch["image_clean"][:, 9:10]
-    assert amfor_pixels.damaged_tokens(less, batch["image_clean"], PATCH).sum() == 4 * 4
+    assert pixel_decoder.damaged_tokens(less, batch["image_clean"], PATCH).sum() == 4 * 4
 
 
 def test_patches_know_their_body_part():
     _, batch = scene()
-    groups = amfor_pixels.part_tokens(batch["parts"], PATCH)[0].reshape(ROWS, COLUMNS)
+    groups = pixel_decoder.part_tokens(batch["parts"], PATCH)[0].reshape(ROWS, COLUMNS)
     expected = np.full((ROWS, COLUMNS), -1)
     expected[1, 1:3], expected[2:5, 1:3], expected[5:, 1], expected[5:, 2] = 0, 3, 4, 5
     np.testing.assert_array_equal(groups, expected)
@@ -72,8 +72,8 @@ def test_patches_know_their_body_part():
 @pytest.mark.parametrize("ratio", [0.25, 0.5])
 def test_extra_masks_have_their_share_in_blocks_and_parts(ratio):
     rows, columns, count = 16, 8, 200
-    draw = quick(lambda key, parts: amfor_pixels.extra_tokens(key, count, rows, columns, ratio, parts))
-    blocks = quick(lambda key: amfor_pixels.extra_tokens(key, count, rows, columns, ratio))(jax.random.key(0))
+    draw = quick(lambda key, parts: pixel_decoder.extra_tokens(key, count, rows, columns, ratio, parts))
+    blocks = quick(lambda key: pixel_decoder.extra_tokens(key, count, rows, columns, ratio))(jax.random.key(0))
     wanted = round(ratio * rows * columns)
     assert (blocks.sum(axis=1) == wanted).all()
     # Blocks: most hidden tokens have a hidden neighbor on either side of both axes; scattered ones would not.
@@ -85,7 +85,7 @@ def test_extra_masks_have_their_share_in_blocks_and_parts(ratio):
     groups = np.full((count, rows * columns), -1, np.int32)
     for group in range(6):
         groups[:, 20 * group : 20 * group + 20] = group
-    picked = np.asarray(quick(amfor_pixels.part_ranks)(jax.random.key(1), groups)) < 1
+    picked = np.asarray(quick(pixel_decoder.part_ranks)(jax.random.key(1), groups)) < 1
     shares = picked[:, :120].reshape(count, 6, 20).sum(axis=-1)
     assert set(np.unique(shares)) == {0, 6}
     assert not picked[:, 120:].any()
@@ -110,7 +110,7 @@ def test_what_counts_and_what_is_hidden():
     seen = forward(False)(variables(), local, batch, key)
     assert seen["pixels/predicted"].shape == (4, ROWS * COLUMNS, PATCH * PATCH * 3)
     assert seen["pixels/predicted"].dtype == jnp.float32
-    damaged = amfor_pixels.damaged_tokens(batch["image"], batch["image_clean"], PATCH)
+    damaged = pixel_decoder.damaged_tokens(batch["image"], batch["image_clean"], PATCH)
     np.testing.assert_array_equal(seen["pixels/mask"], damaged)
     trained = forward(True)(variables(), local, batch, key)
     mask = np.asarray(trained["pixels/mask"])
@@ -123,7 +123,7 @@ def test_what_counts_and_what_is_hidden():
 
 
 def test_positions_differ_by_row_and_column():
-    code = amfor_pixels.sincos_positions(3, 2, 8).reshape(3, 2, 8)
+    code = pixel_decoder.sincos_positions(3, 2, 8).reshape(3, 2, 8)
     np.testing.assert_allclose(code[2, 1, 0], np.sin(2), rtol=1e-6)
     np.testing.assert_allclose(code[2, 1, 6:], np.cos([1, 1 / 100]), rtol=1e-6)
     assert len(np.unique(code.reshape(6, 8), axis=0)) == 6
@@ -148,7 +148,7 @@ def test_it_learns_to_draw_what_is_hidden():
 
     def loss(params, local, batch):
         outputs = decoder.apply(params, local, batch, GRID, train=True)
-        return reconstruction.masked_patches(outputs["pixels/predicted"], batch["image_clean"], outputs["pixels/mask"])
+        return masked_patches.masked_patches(outputs["pixels/predicted"], batch["image_clean"], outputs["pixels/mask"])
 
     transform = optax.adam(1e-2)
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from reid_jax import errors, models
-from reid_jax.models import bot, convert
+from reid_jax.models import bot
+from reid_jax.weights import convert
 
 TINY = {"num_classes": 5, "width": 8, "depths": (1, 1, 1, 1)}
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from reid_jax import errors, losses, trees
-from reid_jax.models import cfat, convert
+from reid_jax.models import cfat
+from reid_jax.weights import convert
 
 CLASSES = 5
 TINY = {"width": 32, "depth": 2, "heads": 2, "stride": 8, "patch": 8, "image_size": (32, 16)}

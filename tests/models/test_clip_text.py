@@ -13,9 +13,12 @@ import optax
 import pytest
 import safetensors.numpy
 
-from reid_jax import cli, config, errors, losses, settings_check
-from reid_jax.models import clip_text, convert
+from reid_jax import config, errors, losses
+from reid_jax.cli import common
+from reid_jax.models.backbones import clip_text
+from reid_jax.runs import settings as settings_lib
 from reid_jax.train import optimizer
+from reid_jax.weights import convert
 
 QUICK = {"xla_backend_optimization_level": 0}
 quick = functools.partial(jax.jit, compiler_options=QUICK)
@@ -157,10 +160,10 @@ def test_prompts_without_pretrained_encoders_are_refused(lacking):
     settings = config.to_dict(made)
     settings["model"] = {"name": "bot", "text_source": "clip"}
     settings["init"] |= {"weights": "vit.pth", "text_weights": "clip.pth"}
-    settings_check.check(settings)
+    settings_lib.check(settings)
     settings["init"][lacking] = ""
     with pytest.raises(errors.UserError, match=r"init.weights and init.text_weights, or set model.text_source"):
-        settings_check.check(settings)
+        settings_lib.check(settings)
 
 
 # ---- stage 1 (properties of section 12, group 16)
@@ -168,7 +171,7 @@ def test_prompts_without_pretrained_encoders_are_refused(lacking):
 
 def test_stage_one_trains_prompts_and_projection_alone(learner, variables, root):
     """Property 16, with the terms and the frozen parameters of the published recipe."""
-    stage = config.to_dict(cli.load_config(f"{root}/configs/amfor.py:market1501,clip"))["phases"]["prompts"]
+    stage = config.to_dict(common.load_config(f"{root}/configs/amfor.py:market1501,clip"))["phases"]["prompts"]
     settings = {
         "name": "adam",
         "learning_rate": 0.02,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from reid_jax import errors, models
-from reid_jax.models import convert, resnet
+from reid_jax.models.backbones import resnet
+from reid_jax.weights import convert
 
 
 @pytest.mark.parametrize(

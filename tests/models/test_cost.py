@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from reid_jax.models import cost
+from reid_jax.benchmarks import macs
 from reid_jax.nn import conv
 
 
@@ -29,9 +29,9 @@ def test_layers_count_by_use_and_the_classifier_does_not():
         "split": 4 * 2 * 10 * 8,
         "join": 4 * 2 * 6 * (10 + 1),
     }
-    assert cost.count_macs(Toy(), 8, 4) == sum(layers.values())
-    assert cost.count_macs(Toy(), 8, 4, ignore=()) == sum(layers.values()) + 7 * (6 + 1)
-    assert cost.count_macs(Toy(), 8, 4, ignore=("Dense", "classifier")) == layers["convolution"] + layers["depthwise"]
+    assert macs.count_macs(Toy(), 8, 4) == sum(layers.values())
+    assert macs.count_macs(Toy(), 8, 4, ignore=()) == sum(layers.values()) + 7 * (6 + 1)
+    assert macs.count_macs(Toy(), 8, 4, ignore=("Dense", "classifier")) == layers["convolution"] + layers["depthwise"]
 
 
 def test_parameters_and_further_fields():
@@ -41,5 +41,5 @@ def test_parameters_and_further_fields():
             return nn.Dense(2)(jnp.concatenate((batch["image"].mean((1, 2)), batch["extra"]), -1))
 
     extra = jax.ShapeDtypeStruct((1, 4), jnp.float32)
-    assert cost.count_parameters(Biased(), 8, 4, extra=extra) == 7 * 2 + 2
-    assert cost.count_macs(Biased(), 8, 4, extra=extra) == 7 * 2 + 2
+    assert macs.count_parameters(Biased(), 8, 4, extra=extra) == 7 * 2 + 2
+    assert macs.count_macs(Biased(), 8, 4, extra=extra) == 7 * 2 + 2

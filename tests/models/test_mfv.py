@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors, losses, models, trees
-from reid_jax.models import mfv, mfv_release, mfv_tfe
+from reid_jax.models.mfv import mfv, release_layout, transformer_extractor
 
 HEADS = ("b", "t1", "t2", "t3")
 TINY: dict[str, Any] = {
@@ -189,8 +189,8 @@ def test_a_batch_of_one_gives_the_same_row(evaluated):
 
 
 def test_compiled_equals_eager():
-    layers = functools.partial(mfv_tfe.Transformer, 1, slots=5, ffn_width=12)
-    stage = mfv_tfe.TFE(8, "tokens", 1, "external", True, True, layers)
+    layers = functools.partial(transformer_extractor.Transformer, 1, slots=5, ffn_width=12)
+    stage = transformer_extractor.TFE(8, "tokens", 1, "external", True, True, layers)
     x = np.random.default_rng(0).normal(size=(2, 4, 2, 12)).astype(np.float32)
     variables = draw(jax.eval_shape(functools.partial(stage.init, train=False), jax.random.key(0), x))
     eager = stage.apply(variables, x, train=False)
@@ -253,7 +253,7 @@ def test_necks_have_no_shift_and_the_transformer_has_its_own_rate():
     params = trees.flatten(variables_of(mfv.MFV(**{**TINY, "ea_shared_memory": True}), size=(64, 32))["params"])
     assert all(f"bottleneck_{head}/scale" in params for head in HEADS)
     assert not [path for path in params if path.startswith("bottleneck") and path.endswith("bias")]
-    match = trees.match_patterns(params, [mfv_tfe.TRANSFORMER_PATTERN, ".*"])
+    match = trees.match_patterns(params, [transformer_extractor.TRANSFORMER_PATTERN, ".*"])
     slow = {path for path, pattern in match.assignment.items() if pattern == 0}
     kinds = ("memory_key", "memory_value", "fc0", "fc1", "norm0_attention", "norm0_ffn")
     assert slow == {path for path in params if path.split("/")[-2] in kinds}
@@ -266,7 +266,7 @@ def test_necks_have_no_shift_and_the_transformer_has_its_own_rate():
 @pytest.mark.parametrize("shape", [(2, 12, 5), (2, 4, 3, 5)], ids=["sequence", "grid"])
 def test_double_normalization_over_tokens_then_slots(shape):
     scores = np.random.default_rng(0).normal(size=shape).astype(np.float32) * 3
-    found = np.asarray(mfv_tfe.double_normalize(scores)).reshape(2, 12, 5)
+    found = np.asarray(transformer_extractor.double_normalize(scores)).reshape(2, 12, 5)
     exponent = np.exp(scores.reshape(2, 12, 5).astype(np.float64))
     softmax = exponent / exponent.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found, softmax / softmax.sum(axis=2, keepdims=True), rtol=1e-5)
@@ -278,11 +278,11 @@ def test_double_normalization_of_the_release():
     exponent = np.exp(scores.astype(np.float64))
     softmax = exponent / exponent.sum(axis=1, keepdims=True)
     expected = softmax / softmax.sum(axis=2, keepdims=True)
-    np.testing.assert_allclose(mfv_tfe.double_normalize(scores, "release"), expected, rtol=1e-5)
+    np.testing.assert_allclose(transformer_extractor.double_normalize(scores, "release"), expected, rtol=1e-5)
 
 
 def test_permuted_tokens_give_permuted_results():
-    layers = mfv_tfe.Transformer(2, slots=5, ffn_width=12)
+    layers = transformer_extractor.Transformer(2, slots=5, ffn_width=12)
     tokens = np.random.default_rng(0).normal(size=(2, 9, 8)).astype(np.float32)
     order = np.random.default_rng(1).permutation(9)
     apply = compiled(functools.partial(layers.apply, train=False))
@@ -294,7 +294,7 @@ def test_permuted_tokens_give_permuted_results():
 
 def test_release_tokens_are_pairs_of_channels():
     x = np.arange(2 * 16 * 8 * 256, dtype=np.float32).reshape(2, 16, 8, 256)
-    tokens = mfv_release.reinterpret(jnp.asarray(x))
+    tokens = release_layout.reinterpret(jnp.asarray(x))
     assert tokens.shape == (2, 8, 16, 256)
     for a, b, d in [(0, 0, 0), (3, 7, 200), (7, 15, 255), (5, 1, 127)]:
         position = d % 128

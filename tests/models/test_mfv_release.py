@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from reid_jax.models import convert, mfv, mfv_release
+from reid_jax.models.mfv import mfv, release_layout
+from reid_jax.weights import convert
 
 FOLDER = pathlib.Path(__file__).parent.parent / "golden"
 IGNORED = (*convert.IGNORED, *mfv.TORCH_IGNORED)
@@ -90,7 +91,7 @@ def test_published_names_there_and_back(maker, state):
     images = maker.make_images().transpose(0, 2, 3, 1)
     variables, report = load(mfv.MFV(**maker.SETTINGS), state, images)
     assert {entry.fate for entry in report.entries} == {"loaded", "ignored"}
-    back = convert.to_torch(variables, mfv_release.TORCH_EXPORT_RULES)
+    back = convert.to_torch(variables, release_layout.TORCH_EXPORT_RULES)
     assert set(back) == {entry.source for entry in report.named("loaded")}
     for name, value in back.items():
         np.testing.assert_array_equal(value, state[name], err_msg=name)

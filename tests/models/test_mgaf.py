@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from reid_jax import errors, losses, models, trees
-from reid_jax.models import convert, cost, mgaf
+from reid_jax.benchmarks import macs
+from reid_jax.models import mgaf
+from reid_jax.weights import convert
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TINY: dict[str, Any] = {"num_classes": 5, "width": 4, "depths": (1, 1, 2, 1), "features": 6}
@@ -73,7 +75,7 @@ def test_rows_of_the_ablation_table(row, parameters, giga, width):
     model = models.build(options.pop("name"), num_classes=751, **options)
     outputs, variables = shapes(model)
     assert count(variables["params"]) == parameters
-    assert math.floor(cost.count_macs(model, 384, 128) / 1e7) / 100 == giga
+    assert math.floor(macs.count_macs(model, 384, 128) / 1e7) / 100 == giga
     described = jax.eval_shape(model.describe, outputs)
     assert described.features.shape == (2, width)
     assert {term.on for term in settings.losses.values() if term.loss == "cross_entropy"} == {

@@ -13,9 +13,12 @@ import optax
 import pytest
 
 from reid_jax import errors, losses, models
-from reid_jax.models import convert, cost, mspf, mspf_attention, mspf_patches, osnet
+from reid_jax.benchmarks import macs as macs_lib
+from reid_jax.models.backbones import osnet
+from reid_jax.models.mspf import channel_spatial, mspf, multi_patch
 from reid_jax.nn import attention, norm
 from reid_jax.train import extras, schedules
+from reid_jax.weights import convert
 from tests.helpers import torchreid_names
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -87,7 +90,7 @@ def test_parameters_and_cost_are_those_of_the_table(options, parameters, without
     assert count(variables["params"]) == parameters
     heads = {name: tree for name, tree in variables["params"].items() if name.startswith("classifier")}
     assert parameters - count(heads) == without_classifiers
-    assert cost.count_macs(models.build("mspf", num_classes=751, **options)) == macs
+    assert macs_lib.count_macs(models.build("mspf", num_classes=751, **options)) == macs
 
 
 @pytest.mark.parametrize(
@@ -100,7 +103,7 @@ def test_parameters_and_cost_are_those_of_the_table(options, parameters, without
 )
 def test_cost_is_that_of_the_released_training_logs(options, parameters, macs):
     model = models.build("mspf", num_classes=751, mpf_patches=(), **options)
-    assert cost.count_macs(model) == macs
+    assert macs_lib.count_macs(model) == macs
     if parameters is not None:
         # The logs count the unified gates' layers once per use: four times in each of the six blocks.
         params = shapes(mpf_patches=(), **options)[1]["params"]
@@ -118,7 +121,7 @@ def test_shapes_of_maps_and_features():
     assert outputs["feature/g"].shape == (2, 1024)
     patches = {2: (8, 8), 4: (8, 4), 8: (4, 4)}
     for number, size in patches.items():
-        rows, columns = mspf_patches.grid(number)
+        rows, columns = multi_patch.grid(number)
         trunk = osnet.Trunk()
         cut = jax.ShapeDtypeStruct((number, 256 // rows, 128 // columns, 3), jnp.float32)
         found = jax.eval_shape(functools.partial(trunk.init_with_output, train=False), jax.random.key(0), cut)[0]
@@ -138,7 +141,7 @@ MAP = RANDOM.normal(size=(2, 5, 3, 16)).astype(np.float32)
 
 
 def attend(order: str, kind: str, change: Any = lambda variables: variables) -> jax.Array:
-    module = mspf_attention.MapAttention(order, kind)
+    module = channel_spatial.MapAttention(order, kind)
     variables = change(module.init(jax.random.key(0), MAP, train=False))
     return module.apply(variables, MAP, train=False)
 
@@ -155,7 +158,7 @@ def test_osfa_attention_begins_as_half_the_map():
 def test_cbam_of_zeros_is_a_quarter_and_the_order_matters():
     zero = lambda variables: {**variables, "params": jax.tree.map(jnp.zeros_like, variables["params"])}
     np.testing.assert_allclose(attend("channel_spatial", "cbam", zero), 0.25 * MAP, atol=1e-6)
-    for kind in mspf_attention.KINDS:
+    for kind in channel_spatial.KINDS:
         one, other = (attend(order, kind, randomized) for order in ("channel_spatial", "spatial_channel"))
         assert one.shape == MAP.shape
         assert jnp.abs(one - other).max() > 1e-3
@@ -174,7 +177,7 @@ def test_gates_are_constant_where_they_should_be():
 
 def test_rows_of_position_attention_add_up_to_one():
     query, key = RANDOM.normal(size=(2, 2, 7, 4)).astype(np.float32)
-    weights = mspf_attention.position_weights(query, key)
+    weights = channel_spatial.position_weights(query, key)
     np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-6)
     # Row by row: position i attends to the keys like its own query.
     expected = np.exp(query[0, 3] @ key[0].T)
@@ -182,7 +185,7 @@ def test_rows_of_position_attention_add_up_to_one():
 
 
 def test_position_attention_commutes_with_permutations_and_keeps_a_constant_map():
-    module = mspf_attention.PositionAttention()
+    module = channel_spatial.PositionAttention()
     variables = initial(module, MAP, train=False)
     order = RANDOM.permutation(15)
     shuffle = lambda x: x.reshape(2, 15, 16)[:, order].reshape(2, 5, 3, 16)
@@ -295,19 +298,19 @@ def test_statistics_of_a_stage_that_runs_twice_move_twice():
 # ---- patches (property 9) -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", mspf_patches.LAYOUTS)
+@pytest.mark.parametrize("layout", multi_patch.LAYOUTS)
 @pytest.mark.parametrize("patches", [1, 2, 4, 8])
 def test_reassembling_undoes_splitting(patches, layout):
-    cut = mspf_patches.split(jnp.asarray(IMAGES), *mspf_patches.grid(patches, layout))
+    cut = multi_patch.split(jnp.asarray(IMAGES), *multi_patch.grid(patches, layout))
     assert len(cut) == 4 * patches
-    np.testing.assert_array_equal(mspf_patches.reassemble(cut, *mspf_patches.grid(patches, layout)), IMAGES)
+    np.testing.assert_array_equal(multi_patch.reassemble(cut, *multi_patch.grid(patches, layout)), IMAGES)
     # The first image's patches come first, its top left one before all others.
     np.testing.assert_array_equal(cut[0], IMAGES[0, : cut.shape[1], : cut.shape[2]])
 
 
 @functools.cache
 def narrow_patches(**options: Any) -> tuple[Any, Any]:
-    module = mspf_patches.PatchFusion("x0_25", **options)
+    module = multi_patch.PatchFusion("x0_25", **options)
     return compiled(functools.partial(module.apply, train=False)), initial(module, IMAGES, train=False)
 
 
@@ -325,10 +328,10 @@ def test_the_levels_are_added_and_shuffled_patches_change_nothing():
 
 def test_fusing_maps_is_at_most_fusing_maxima():
     maps = [jnp.asarray(RANDOM.normal(size=(3, 4, 2, 5)), jnp.float32) for _ in range(3)]
-    by_map, by_vector = mspf_patches.fuse(maps, "map"), mspf_patches.fuse(maps, "vector")
+    by_map, by_vector = multi_patch.fuse(maps, "map"), multi_patch.fuse(maps, "vector")
     assert (by_map <= by_vector + 1e-6).all()
     assert (by_map < by_vector).any()
-    np.testing.assert_allclose(mspf_patches.fuse(maps[:1], "map"), maps[0].max((1, 2)))
+    np.testing.assert_allclose(multi_patch.fuse(maps[:1], "map"), maps[0].max((1, 2)))
 
 
 def test_one_patch_is_a_plain_osnet_and_the_batch_is_a_loop():
@@ -366,7 +369,7 @@ def test_impossible_settings_are_told(options, message):
 
 def test_an_image_that_does_not_divide_is_told():
     with pytest.raises(errors.UserError, match="4 x 2 patches, got 64 x 33"):
-        mspf_patches.split(jnp.zeros((1, 64, 33, 3)), 4, 2)
+        multi_patch.split(jnp.zeros((1, 64, 33, 3)), 4, 2)
 
 
 # ---- losses and descriptor (properties 10 and 11) -------------------------------------------------------------------

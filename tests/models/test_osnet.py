@@ -14,10 +14,12 @@ from flax import linen as nn
 from PIL import Image
 
 from reid_jax import errors, models
-from reid_jax.models import convert, cost, osnet
+from reid_jax.benchmarks import macs
+from reid_jax.models.backbones import osnet
 from reid_jax.nn import conv as conv_layer
 from reid_jax.nn import norm
 from reid_jax.ops import conv, pooling
+from reid_jax.weights import convert
 from tests.helpers import torchreid_names
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden" / "osnet.npz"
@@ -83,7 +85,7 @@ def test_published_sizes(width, kind):
 @pytest.mark.parametrize(("width", "kind"), [("x1_0", "plain"), ("x0_75", "plain"), ("x0_5", "ain"), ("x0_25", "ibn")])
 def test_published_multiply_accumulates(width, kind):
     expected = SIZES[width, "plain"][3]
-    assert cost.count_macs(osnet.OSNet(751, width=width, kind=kind)) == expected
+    assert macs.count_macs(osnet.OSNet(751, width=width, kind=kind)) == expected
 
 
 def test_stages_have_their_published_shapes_and_outputs_are_float32():

@@ -3,13 +3,13 @@
 import pytest
 
 from reid_jax import models
-from reid_jax.models import throughput
+from reid_jax.benchmarks import programs
 
 
 def test_train_step_and_inference_of_a_tiny_model():
     model = models.build("bot", num_classes=5, variant="resnet18", depths=(1, 1, 1, 1), width=4)
-    batch = throughput.random_batch(2, 32, 16, classes=5)
-    for time_it in (throughput.time_train_step, throughput.time_inference):
+    batch = programs.random_batch(2, 32, 16, classes=5)
+    for time_it in (programs.time_train_step, programs.time_inference):
         timing = time_it(model, batch, repetitions=2)
         assert 0 < timing.step_seconds <= timing.median_seconds
         assert timing.images_per_second == pytest.approx(2 / timing.step_seconds)

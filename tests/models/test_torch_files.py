@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 
 from reid_jax import errors
-from reid_jax.models import torch_files
+from reid_jax.weights import torch_files
 
 
 class _Named:

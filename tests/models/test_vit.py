@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors, trees
-from reid_jax.models import vit
+from reid_jax.models.backbones import vit
 
 TINY = {"width": 16, "depth": 3, "heads": 2, "patch": 8, "stride": 8, "image_size": (32, 16)}
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

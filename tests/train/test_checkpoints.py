@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reid_jax import parallel, trees
+from reid_jax import trees
 from reid_jax.errors import UserError
+from reid_jax.runtime import mesh
 from reid_jax.train import checkpoints, optimizer
 
 CONSTANT = {"name": "constant"}
@@ -44,7 +45,7 @@ def make_state(step=0, width=4, optimizer_name="adam", extra=None):
 
 
 def abstract(state, sharding=None):
-    sharding = sharding or parallel.replicated(parallel.mesh())
+    sharding = sharding or mesh.replicated(mesh.create_mesh())
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
 
 
@@ -57,7 +58,7 @@ def assert_equal(got, expected):
 
 def test_a_state_comes_back_bit_for_bit_on_any_number_of_devices(tmp_path):
     state = make_state(7, extra={"centers": {"table": jnp.arange(16.0).reshape(8, 2)}})
-    on_two = parallel.replicate(state, parallel.mesh(jax.devices()[:2]))
+    on_two = mesh.replicate(state, mesh.create_mesh(jax.devices()[:2]))
     meta = {"seconds": np.float32(1.5), "phase": None, "scores": {"a": [1, 2]}}
     with checkpoints.Checkpoints(tmp_path / "c") as saved:
         assert saved.latest_step() is None
@@ -68,7 +69,7 @@ def test_a_state_comes_back_bit_for_bit_on_any_number_of_devices(tmp_path):
             assert_equal(restored, state)
             assert about == {"seconds": 1.5, "phase": None, "scores": {"a": [1, 2]}}
         target = abstract(state)
-        split = parallel.sharded(parallel.mesh())
+        split = mesh.sharded(mesh.create_mesh())
         target.extra["centers"]["table"] = jax.ShapeDtypeStruct((8, 2), jnp.float32, sharding=split)
         restored, _ = saved.restore(target, 7)
         assert restored.extra["centers"]["table"].sharding == split
@@ -116,7 +117,7 @@ def test_saving_a_step_twice_is_harmless(tmp_path):
 def test_buffers_may_be_donated_right_after_save(tmp_path):
     step = jax.jit(lambda tree: jax.tree.map(lambda x: x * -2.0, tree), donate_argnums=0)
     start = np.random.default_rng(0).normal(size=(512, 1024)).astype(np.float32)
-    tree = parallel.replicate({"params": {"w": start.copy()}}, parallel.mesh(jax.devices()[:1]))
+    tree = mesh.replicate({"params": {"w": start.copy()}}, mesh.create_mesh(jax.devices()[:1]))
     with checkpoints.Checkpoints(tmp_path) as saved:
         saved.save(1, tree, {})
         for _ in range(20):

@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reid_jax import errors, losses, parallel, trees
-from reid_jax.data import federated as federated_data
+from reid_jax import errors, losses, trees
 from reid_jax.data import records, samplers
-from reid_jax.train import checkpoints, federated, loop, metrics, optimizer, state, step
+from reid_jax.federated import clients as clients_lib
+from reid_jax.federated import rounds as rounds_lib
+from reid_jax.runtime import mesh as mesh_lib
+from reid_jax.train import checkpoints, loop, metrics, optimizer, state, step
 from tests.train import toy
 
 # Eight people, each seen four times by each of three cameras.
@@ -30,16 +32,16 @@ def split(labels: np.ndarray = LABELS, camids: np.ndarray = CAMERAS, name: str =
     return records.Split(name, [None] * len(labels), labels, camids, names)
 
 
-def plan(labels: np.ndarray = LABELS, camids: np.ndarray = CAMERAS, **changes: Any) -> federated_data.Federation:
+def plan(labels: np.ndarray = LABELS, camids: np.ndarray = CAMERAS, **changes: Any) -> clients_lib.Federation:
     options = {"clients": "camera", "num_clients": 3, "fraction": 1.0, "local_epochs": 1, "sampler": SAMPLER, "seed": 0}
-    return federated_data.build(split(labels, camids), labels, **{**options, **changes})
+    return clients_lib.build(split(labels, camids), labels, **{**options, **changes})
 
 
 class Stream:
     """Local batches of a federation from a step on."""
 
-    def __init__(self, federation: federated_data.Federation, first: int) -> None:
-        self.sampler, self.at = federated_data.SlotSampler(federation), first
+    def __init__(self, federation: clients_lib.Federation, first: int) -> None:
+        self.sampler, self.at = clients_lib.SlotSampler(federation), first
 
     def __iter__(self) -> Stream:
         return self
@@ -56,9 +58,9 @@ def images(indices: np.ndarray) -> dict[str, np.ndarray]:
     return {"image": IMAGES[indices], "label": LABELS[indices].astype(np.int32)}
 
 
-def open_rounds(federation: federated_data.Federation, first: int = 0) -> federated_data.RoundBatches:
+def open_rounds(federation: clients_lib.Federation, first: int = 0) -> clients_lib.RoundBatches:
     stream = Stream(federation, first * federation.steps)
-    return federated_data.RoundBatches(federation, stream, first, slice(0, federation.rows))
+    return clients_lib.RoundBatches(federation, stream, first, slice(0, federation.rows))
 
 
 def features(model: toy.Toy, variables: Any, batch: Any) -> jax.Array:
@@ -66,17 +68,17 @@ def features(model: toy.Toy, variables: Any, batch: Any) -> jax.Array:
 
 
 def rounds_of(
-    federation: federated_data.Federation, mesh, *, model=None, settings=toy.OPTIMIZER, **changes: Any
-) -> tuple[federated.Rounds, state.TrainState]:
+    federation: clients_lib.Federation, mesh, *, model=None, settings=toy.OPTIMIZER, **changes: Any
+) -> tuple[rounds_lib.Rounds, state.TrainState]:
     """The rounds, and the state before the first."""
     model = model or toy.Toy()
-    options = federated.Options(**{"execution": "steps", "lr_drops": (), **changes})
+    options = rounds_lib.Options(**{"execution": "steps", "lr_drops": (), **changes})
     initial = toy.initial_state(model, mesh)
     schedule = {"name": "warmup_multistep", "warmup_epochs": 2, "milestones_epochs": (3,)}
     transformation, _ = optimizer.build(
         settings, options.schedule(schedule), initial.params, options.rounds * federation.steps, federation.steps
     )
-    made = federated.Rounds(
+    made = rounds_lib.Rounds(
         federation,
         toy.objective_of(model),
         transformation,
@@ -85,16 +87,16 @@ def rounds_of(
         features=functools.partial(features, model),
         mesh=mesh,
     )
-    return made, parallel.replicate(made.begin(initial), mesh)
+    return made, mesh_lib.replicate(made.begin(initial), mesh)
 
 
 def run(federation, mesh=None, rounds: int = 2, **changes: Any) -> tuple[state.TrainState, dict[str, float]]:
     """The state after some rounds, on the host, and the last round's metrics."""
-    mesh = mesh or parallel.mesh(jax.devices()[:1])
+    mesh = mesh or mesh_lib.create_mesh(jax.devices()[:1])
     made, train_state = rounds_of(federation, mesh, **changes)
     batches = open_rounds(federation)
     for _ in range(rounds):
-        train_state, told = made(train_state, parallel.to_global(next(batches), mesh))
+        train_state, told = made(train_state, mesh_lib.to_global(next(batches), mesh))
     return jax.device_get(train_state), {name: float(value) for name, value in told.items()}
 
 
@@ -124,7 +126,7 @@ def test_clients_are_cameras_shards_or_data_sets():
     assert shards.rows == 16
 
     joined = split(name="a+b/train")
-    numbers, names = federated_data.assign("dataset", joined, LABELS, num_clients=1, seed=0)
+    numbers, names = clients_lib.assign("dataset", joined, LABELS, num_clients=1, seed=0)
     assert names == ("a", "b")
     assert numbers.tolist() == [0, 1] * 48
     with pytest.raises(
@@ -169,7 +171,7 @@ def test_clients_of_unequal_length_rest():
     federation = plan(LABELS[kept], CAMERAS[kept])
     assert [client.steps for client in federation.clients] == [2, 1, 2]
     assert federation.column(0)[:, 0].tolist() == [0] * 8 + [1] * 8 + [2] * 8
-    assert federation.column(0)[:, 1].tolist() == [0] * 8 + [federated_data.NOBODY] * 8 + [2] * 8
+    assert federation.column(0)[:, 1].tolist() == [0] * 8 + [clients_lib.NOBODY] * 8 + [2] * 8
     assert federation.images_per_round == 5 * 8
 
 
@@ -179,7 +181,7 @@ def test_clients_of_unequal_length_rest():
 @pytest.mark.parametrize("execution", ["steps", "program"])
 def test_one_client_with_kept_optimizer_state_is_the_joint_trainer(execution):
     """Nothing personal, momentum kept, dropout and a schedule: the same numbers after every round."""
-    mesh, model = parallel.mesh(jax.devices()[:1]), toy.Toy(dropout=0.2)
+    mesh, model = mesh_lib.create_mesh(jax.devices()[:1]), toy.Toy(dropout=0.2)
     federation = plan(camids=np.zeros_like(CAMERAS))
     made, clients = rounds_of(
         federation, mesh, model=model, personal="none", optimizer_state="kept", rounds=4, execution=execution
@@ -187,14 +189,14 @@ def test_one_client_with_kept_optimizer_state_is_the_joint_trainer(execution):
     schedule = {"name": "warmup_multistep", "warmup_epochs": 2, "milestones_epochs": (3,)}
     joint = toy.initial_state(model, mesh)
     transformation, _ = optimizer.build(toy.OPTIMIZER, schedule, joint.params, 4 * 2, 2)
-    joint = parallel.replicate(state.begin_phase(joint, transformation, {}, jax.random.key(7)), mesh)
+    joint = mesh_lib.replicate(state.begin_phase(joint, transformation, {}, jax.random.key(7)), mesh)
     train_step = step.make_train_step(toy.objective_of(model), transformation, {}, seed=0, mesh=mesh)
     sampler, batches = samplers.build(SAMPLER, LABELS, 0), open_rounds(federation)
     for number in range(4):
-        clients, told = made(clients, parallel.to_global(next(batches), mesh))
+        clients, told = made(clients, mesh_lib.to_global(next(batches), mesh))
         told_jointly = []
         for at in range(2 * number, 2 * number + 2):
-            joint, metrics_ = train_step(joint, parallel.to_global(images(sampler.indices(at)), mesh))
+            joint, metrics_ = train_step(joint, mesh_lib.to_global(images(sampler.indices(at)), mesh))
             told_jointly.append(float(metrics_["loss"]))
         assert float(told["loss"]) == pytest.approx(np.mean(told_jointly), rel=1e-6)
         assert int(clients.step) == number + 1
@@ -208,19 +210,19 @@ def test_one_client_with_kept_optimizer_state_is_the_joint_trainer(execution):
 
 def test_weights_sum_to_one():
     for weights in ([3.0, 1.0, 2.0], [5.0], [0.1] * 7, np.random.default_rng(0).uniform(0, 1e4, 100)):
-        shares = np.asarray(federated.normalized(weights))
+        shares = np.asarray(rounds_lib.normalized(weights))
         assert shares.sum() == pytest.approx(1, abs=1e-6)
         np.testing.assert_allclose(shares, np.asarray(weights) / np.sum(weights), rtol=1e-6)
-    assert float(federated.normalized([7.0])[0]) == 1.0
-    assert np.asarray(federated.normalized([0.0, 0.0])).tolist() == [0, 0]
+    assert float(rounds_lib.normalized([7.0])[0]) == 1.0
+    assert np.asarray(rounds_lib.normalized([0.0, 0.0])).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("weights", ["samples", "cdw"])
 def test_equal_clients_average_to_themselves(weights):
     """Three clients with one client's data and seed give what that client alone gives."""
     one = plan(camids=np.zeros_like(CAMERAS)).clients[0]
-    alone, _ = run(federated_data.Federation([one], 1.0, 0), weights=weights)
-    three, told = run(federated_data.Federation([one] * 3, 1.0, 0), weights=weights)
+    alone, _ = run(clients_lib.Federation([one], 1.0, 0), weights=weights)
+    three, told = run(clients_lib.Federation([one] * 3, 1.0, 0), weights=weights)
     assert_close(three.variables, alone.variables)
     assert told["fed/clients"] == 3
 
@@ -228,7 +230,7 @@ def test_equal_clients_average_to_themselves(weights):
 def test_personal_classifiers_are_never_averaged():
     """The server's stays as it began; a client's learns its own people's columns and no others."""
     federation = plan(clients="shard", num_clients=2)
-    mesh = parallel.mesh(jax.devices()[:1])
+    mesh = mesh_lib.create_mesh(jax.devices()[:1])
     initial = jax.device_get(toy.initial_state(toy.Toy(), mesh))
     after, told = run(federation, settings=NO_DECAY)
     np.testing.assert_array_equal(after.params["classifier"]["kernel"], initial.params["classifier"]["kernel"])
@@ -240,7 +242,7 @@ def test_personal_classifiers_are_never_averaged():
     # A client's softmax is over its own four people: guessing costs log 4, not log 8.
     classes = federation.clients[0].classes
     first = np.flatnonzero(classes)[:1]
-    outputs = federated.own_classes(lambda: {"logits": jnp.zeros((1, 8)), "feature": jnp.ones((1, 8))}, classes)()
+    outputs = rounds_lib.own_classes(lambda: {"logits": jnp.zeros((1, 8)), "feature": jnp.ones((1, 8))}, classes)()
     assert float(losses.LOSSES["cross_entropy"](outputs["logits"], labels=first)) == pytest.approx(np.log(4))
     assert np.all(outputs["feature"] == 1)
     # The classifier's 6 x 8 + 8 numbers do not travel.
@@ -270,7 +272,7 @@ def test_local_batch_normalization_stays_and_the_average_goes_by_images():
 
 def test_proximity_pulls_towards_the_rounds_theta():
     """FedProx: mu / 2 |theta_k - theta|², over what travels alone."""
-    made, _ = rounds_of(plan(), parallel.mesh(jax.devices()[:1]), prox_mu=0.5)
+    made, _ = rounds_of(plan(), mesh_lib.create_mesh(jax.devices()[:1]), prox_mu=0.5)
     shared = {"params/embed/kernel": jnp.ones((2, 3)), "batch_stats/neck/mean": jnp.ones(3)}
     params = {"embed": {"kernel": jnp.full((2, 3), 3.0)}, "classifier": {"kernel": jnp.full((3, 3), 7.0)}}
     nothing = lambda params, *rest: (jnp.float32(2.0), ({}, {"loss/ce": 2.0}))
@@ -286,7 +288,7 @@ def test_who_does_not_take_part_keeps_what_it_has():
     federation = plan(fraction=0.34, clients="shard", num_clients=4)
     assert federation.per_round == 1
     (chosen,) = federation.participants(0)
-    mesh = parallel.mesh(jax.devices()[:1])
+    mesh = mesh_lib.create_mesh(jax.devices()[:1])
     before = jax.device_get(rounds_of(federation, mesh)[1]).extra["clients"]["own"]["params"]["classifier"]["kernel"]
     after = run(federation, rounds=1)[0].extra["clients"]["own"]["params"]["classifier"]["kernel"]
     changed = [bool(np.any(before[k] != after[k])) for k in range(4)]
@@ -310,7 +312,7 @@ def test_a_program_computes_what_the_steps_compute(options, devices):
         assert len(federation.groups) == 2
     changes = {"bn": "local", "optimizer_state": "kept", "weights": "cdw", "prox_mu": 0.1}
     expected, told = run(federation, **changes)
-    mesh = parallel.mesh(jax.devices()[:devices])
+    mesh = mesh_lib.create_mesh(jax.devices()[:devices])
     got, said = run(federation, mesh, execution="program", **options, **changes)
     assert_close(got, expected, 1e-4)
     assert said == pytest.approx(told, rel=1e-3)
@@ -318,7 +320,7 @@ def test_a_program_computes_what_the_steps_compute(options, devices):
 
 def test_resumed_in_mid_federation_it_ends_alike(tmp_path):
     """Through the training loop: four rounds at once, and two, a checkpoint, and two more, bit for bit."""
-    mesh = parallel.mesh(jax.devices()[:1])
+    mesh = mesh_lib.create_mesh(jax.devices()[:1])
     federation = plan(fraction=0.67)
     made, initial = rounds_of(federation, mesh, optimizer_state="kept")
     fresh = jax.device_get(toy.initial_state(toy.Toy(), mesh))
@@ -344,7 +346,7 @@ def test_resumed_in_mid_federation_it_ends_alike(tmp_path):
             trainer = loop.Loop(mesh, [phase], every, writer=writer, checkpoints=saved)
             if first:
                 start, _ = saved.restore(jax.tree.map(jnp.asarray, start), first)
-            return trainer.run(parallel.replicate(start or fresh, mesh), first)
+            return trainer.run(mesh_lib.replicate(start or fresh, mesh), first)
 
     whole = jax.device_get(go("whole", 4))
     go("torn", 2)
@@ -369,8 +371,8 @@ def test_resumed_in_mid_federation_it_ends_alike(tmp_path):
 )
 def test_wrong_options_are_answered(changes, message):
     with pytest.raises(errors.UserError, match=message):
-        federated.Options(**changes)
+        rounds_lib.Options(**changes)
     with pytest.raises(errors.UserError, match="did you mean 'rounds'"):
-        federated.Options.of({"round": 3})
-    options = dataclasses.replace(federated.Options(), rounds=400)
+        rounds_lib.Options.of({"round": 3})
+    options = dataclasses.replace(rounds_lib.Options(), rounds=400)
     assert options.schedule({})["milestones_epochs"] == (320, 370)

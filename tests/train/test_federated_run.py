@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from reid_jax import config as config_lib
-from reid_jax import errors, experiment, federation, runner
+from reid_jax import errors
 from reid_jax.data import prepare
+from reid_jax.federated import phase
+from reid_jax.runs import experiment, launch
 from reid_jax.train import checkpoints, metrics
 from tests.helpers import tiny
 
@@ -34,7 +36,7 @@ def test_a_federation_trains_and_is_evaluated_like_any_run(tmp_path):
     prepare.prepare("synthped", tmp_path / "data", size="tiny")
     name = "mgaf:synthped,mgaf_base,mgaf_federated"
     made = tiny.config(tmp_path / "data", name, SMALL)
-    assert runner.run(made, workdir=str(tmp_path / "run"), mode="train") == 0
+    assert launch.run(made, workdir=str(tmp_path / "run"), mode="train") == 0
     lines = [line for line in metrics.read(tmp_path / "run") if "loss" in line]
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
@@ -57,7 +59,7 @@ def test_a_federation_trains_and_is_evaluated_like_any_run(tmp_path):
     assert {line["fed/bytes_up"] for line in lines} == {3 * traveling}
 
     # The newest checkpoint alone gives the scores: inference needs theta and nothing of the clients.
-    assert runner.run(made, workdir=str(tmp_path / "run"), mode="eval") == 0
+    assert launch.run(made, workdir=str(tmp_path / "run"), mode="eval") == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 3
     assert (result["clients"], result["clients_per_round"], result["local_steps_per_round"]) == (3, 3, 2)
@@ -79,9 +81,9 @@ def test_a_federation_trains_and_is_evaluated_like_any_run(tmp_path):
 def test_what_a_federation_does_not_do_is_said(overrides, message):
     made = tiny.config("data", "mgaf:synthped,mgaf_federated", {**SMALL, **overrides})
     with pytest.raises(errors.UserError, match=message):
-        federation.is_federated(config_lib.to_dict(made))
+        phase.is_federated(config_lib.to_dict(made))
     joint = tiny.config("data", "mgaf:synthped", SMALL)
-    assert not federation.is_federated(config_lib.to_dict(joint))
+    assert not phase.is_federated(config_lib.to_dict(joint))
 
 
 def test_clients_that_do_not_fit_the_devices_are_refused_before_training(tmp_path):

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from reid_jax import errors, parallel, trees
+from reid_jax import errors, trees
+from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import checkpoints, loop, metrics, objective
 from tests.train import toy
 
@@ -27,7 +28,7 @@ def make_loop():
             if save:
                 saved = stack.enter_context(checkpoints.Checkpoints(folder / "checkpoints", best_metric="toy/mAP"))
             return loop.Loop(
-                parallel.mesh(),
+                mesh_lib.create_mesh(),
                 phases,
                 every or loop.Every(log=5, evaluate=0, save=0),
                 writer=stack.enter_context(metrics.MetricWriter(folder, resume_step=resume_step)),
@@ -64,12 +65,12 @@ def _phases(mesh, model, params):
 
 
 def test_phases_follow_each_other_and_resume_bit_for_bit(make_loop, tmp_path):
-    mesh, model = parallel.mesh(), toy.Toy(dropout=0.3)
+    mesh, model = mesh_lib.create_mesh(), toy.Toy(dropout=0.3)
     initial = jax.device_get(toy.initial_state(model, mesh))
     phases = _phases(mesh, model, initial.params)
     every = loop.Every(log=4, evaluate=0, save=4)
 
-    whole = make_loop(tmp_path / "whole", phases, every=every).run(parallel.replicate(initial, mesh), 0)
+    whole = make_loop(tmp_path / "whole", phases, every=every).run(mesh_lib.replicate(initial, mesh), 0)
     assert int(whole.step) == 20
     # The first phase left the embedding alone, the teacher is the state it ended with.
     teacher = whole.extra["teacher"]["params"]
@@ -79,11 +80,11 @@ def test_phases_follow_each_other_and_resume_bit_for_bit(make_loop, tmp_path):
 
     for stop in (8, 12):  # within the first phase, within the second
         folder = tmp_path / f"stopped{stop}"
-        make_loop(folder, _cut(phases, stop), every=every).run(parallel.replicate(initial, mesh), 0)
-        begun = parallel.replicate(initial, mesh)
+        make_loop(folder, _cut(phases, stop), every=every).run(mesh_lib.replicate(initial, mesh), 0)
+        begun = mesh_lib.replicate(initial, mesh)
         for phase in phases:
             if phase.first_step < stop:
-                begun = parallel.replicate(phase.begin(begun), mesh)
+                begun = mesh_lib.replicate(phase.begin(begun), mesh)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), begun)
         with checkpoints.Checkpoints(folder / "checkpoints") as saved:
             assert saved.latest_step() == stop
@@ -101,7 +102,7 @@ def _cut(phases, stop: int):
 
 
 def test_events_come_when_due_and_at_the_end(make_loop, tmp_path):
-    mesh, model = parallel.mesh(), toy.Toy()
+    mesh, model = mesh_lib.create_mesh(), toy.Toy()
     begun = toy.initial_state(model, mesh)
     evaluated = []
 
@@ -122,7 +123,7 @@ def test_events_come_when_due_and_at_the_end(make_loop, tmp_path):
 
 
 def test_non_finite_loss_stops_with_its_step_and_saves_nothing(make_loop, tmp_path):
-    mesh, model = parallel.mesh(), toy.Toy()
+    mesh, model = mesh_lib.create_mesh(), toy.Toy()
     begun = toy.initial_state(model, mesh)
     phase = toy.phase(model, begun.params, mesh, steps=(0, 10))
 
@@ -138,7 +139,7 @@ def test_non_finite_loss_stops_with_its_step_and_saves_nothing(make_loop, tmp_pa
 
 
 def test_collapsed_embedding_is_said_once(make_loop, tmp_path, caplog):
-    mesh, model = parallel.mesh(), toy.Toy()
+    mesh, model = mesh_lib.create_mesh(), toy.Toy()
     begun = toy.initial_state(model, mesh)
     still = {**toy.OPTIMIZER, "learning_rate": 0.0}
     phase = toy.phase(model, begun.params, mesh, steps=(0, 10), settings=still)
@@ -157,7 +158,7 @@ def test_collapsed_embedding_is_said_once(make_loop, tmp_path, caplog):
 
 
 def test_input_that_is_too_slow_shows(make_loop, tmp_path):
-    mesh, model = parallel.mesh(), toy.Toy()
+    mesh, model = mesh_lib.create_mesh(), toy.Toy()
     begun = toy.initial_state(model, mesh)
 
     class Slow(toy.Batches):
@@ -173,7 +174,7 @@ def test_input_that_is_too_slow_shows(make_loop, tmp_path):
 
 
 def test_batch_must_fit_the_devices(make_loop, tmp_path):
-    mesh, model = parallel.mesh(), toy.Toy()
+    mesh, model = mesh_lib.create_mesh(), toy.Toy()
     begun = toy.initial_state(model, mesh)
     phase = toy.phase(model, begun.params, mesh, size=12)
     with pytest.raises(errors.UserError, match=r"12.*8"):

@@ -11,8 +11,10 @@ import numpy as np
 import optax
 import pytest
 
-from reid_jax import errors, losses, parallel, trees
-from reid_jax.train import extras, objective, phases, state, step
+from reid_jax import errors, losses, trees
+from reid_jax.config import phases
+from reid_jax.runtime import mesh as mesh_lib
+from reid_jax.train import extras, objective, state, step
 from tests.train import toy
 
 READS = {
@@ -43,7 +45,7 @@ def same(left, right) -> bool:
 
 
 def test_a_pass_finds_what_it_reads_in_its_batch():
-    model, mesh = Guided(), parallel.mesh(jax.devices()[:1])
+    model, mesh = Guided(), mesh_lib.create_mesh(jax.devices()[:1])
     variables = toy.initial_state(model, mesh).variables
     teacher = jax.tree.map(lambda x: 2.0 * x, variables)
     terms = {"apart": {"loss": "mean_squared", "on": ("apart", "batch/nothing")}}
@@ -68,14 +70,14 @@ def test_passes_run_after_what_they_read():
     assert [name for name, _ in objective.in_order(passes)] == ["b", "c", "a", "d"]
     with pytest.raises(errors.UserError, match="a, b read each other's outputs"):
         objective.in_order({"a": make("a/", "b/x"), "b": make("b/", "a/x")})
-    model, mesh = toy.Linear(), parallel.mesh(jax.devices()[:1])
+    model, mesh = toy.Linear(), mesh_lib.create_mesh(jax.devices()[:1])
     goal = toy.objective_of(model, {}, {"main": objective.Pass(reads=("teacher/feature",))})
     with pytest.raises(errors.UserError, match="pass 'main': unknown output to read 'teacher/feature'"):
         goal(toy.initial_state(model, mesh).params, {}, {}, toy.batch(1), jax.random.key(0))
 
 
 def test_views_of_one_pass_share_a_batch():
-    model, mesh = toy.Toy(), parallel.mesh(jax.devices()[:1])
+    model, mesh = toy.Toy(), mesh_lib.create_mesh(jax.devices()[:1])
     begun = toy.initial_state(model, mesh)
     batch = toy.batch(1, views=("other",))
     terms = {"ce": toy.TERMS["ce"], "far": {**toy.TERMS["ce"], "on": "other/logits"}}
@@ -90,7 +92,7 @@ def test_views_of_one_pass_share_a_batch():
 
 
 def test_turns_are_updates_one_after_the_other():
-    model, mesh = toy.Linear(), parallel.mesh(jax.devices()[:1])
+    model, mesh = toy.Linear(), mesh_lib.create_mesh(jax.devices()[:1])
     terms = {
         "ce": toy.TERMS["ce"],
         "first": {"loss": "triplet", "on": "logits", "turn": "coarse"},
@@ -105,11 +107,11 @@ def test_turns_are_updates_one_after_the_other():
 
     transformation = optax.sgd(0.1)
     begun = state.begin_phase(toy.initial_state(model, mesh), transformation, {}, jax.random.key(0))
-    batch = parallel.to_global(toy.batch(1), mesh)
+    batch = mesh_lib.to_global(toy.batch(1), mesh)
     make = lambda goal: step.make_train_step(goal, transformation, {}, seed=0, mesh=mesh)
-    twice, metrics = make(goals)(parallel.replicate(begun, mesh), batch)
+    twice, metrics = make(goals)(mesh_lib.replicate(begun, mesh), batch)
     begun = state.begin_phase(toy.initial_state(model, mesh), transformation, {}, jax.random.key(0))
-    once, first = make(goals[0])(parallel.replicate(begun, mesh), batch)
+    once, first = make(goals[0])(mesh_lib.replicate(begun, mesh), batch)
     again, second = make(goals[1])(once, batch)
     assert (int(twice.step), int(again.step)) == (1, 2)
     np.testing.assert_allclose(flat(twice.params)["classifier/kernel"], flat(again.params)["classifier/kernel"], 1e-5)
@@ -118,7 +120,7 @@ def test_turns_are_updates_one_after_the_other():
 
 
 def test_a_phase_starts_from_variables_kept_aside():
-    mesh = parallel.mesh(jax.devices()[:1])
+    mesh = mesh_lib.create_mesh(jax.devices()[:1])
     initial = toy.initial_state(toy.Toy(), mesh)
     kept = {"initial": extras.FrozenCopy()}
     first = state.begin_phase(initial, optax.adam(0.1), kept, jax.random.key(0))
@@ -141,7 +143,7 @@ def test_phases_say_where_they_start():
 
 
 def test_a_teacher_may_come_from_a_file():
-    mesh = parallel.mesh(jax.devices()[:1])
+    mesh = mesh_lib.create_mesh(jax.devices()[:1])
     initial = toy.initial_state(toy.Toy(), mesh)
     read = lambda variables, path: jax.tree.map(lambda x: np.full(x.shape, float(path)), variables)
     built = extras.build({"teacher": {"kind": "frozen_copy", "weights": "7"}}, num_classes=2, load=read)
@@ -153,7 +155,7 @@ def test_a_teacher_may_come_from_a_file():
 
 
 def test_a_phase_may_start_from_what_a_method_of_the_model_makes():
-    mesh = parallel.mesh(jax.devices()[:1])
+    mesh = mesh_lib.create_mesh(jax.devices()[:1])
     initial = toy.initial_state(toy.Toy(), mesh)
 
     class Prepared:

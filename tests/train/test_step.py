@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from reid_jax import errors, parallel, trees
+from reid_jax import errors, trees
+from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import extras, objective, state, step
 from tests.train import toy
 
@@ -17,10 +18,10 @@ def _run(mesh, steps: int = 10, model: toy.Toy | None = None, views: tuple[str, 
     model = model or toy.Toy()
     train_state = toy.initial_state(model, mesh)
     phase = toy.phase(model, train_state.params, mesh, steps=(0, steps), views=views, **phase_options)
-    train_state = parallel.replicate(phase.begin(train_state), mesh)
+    train_state = mesh_lib.replicate(phase.begin(train_state), mesh)
     losses = []
     for number in range(1, steps + 1):
-        global_batch = parallel.to_global(toy.batch(number, phase.batch_size, views), mesh)
+        global_batch = mesh_lib.to_global(toy.batch(number, phase.batch_size, views), mesh)
         with jax.transfer_guard("disallow"):
             train_state, metrics = phase.step(train_state, global_batch)
         losses.append(float(metrics["loss"]))
@@ -33,7 +34,7 @@ def _assert_close(left, right, tolerance: float) -> None:
 
 
 def test_one_step_is_forward_gradient_and_update():
-    model, mesh = toy.Toy(), parallel.mesh(jax.devices()[:1])
+    model, mesh = toy.Toy(), mesh_lib.create_mesh(jax.devices()[:1])
     train_state = toy.initial_state(model, mesh)
     before = jax.device_get(train_state)
     batch = toy.batch(1)
@@ -50,7 +51,7 @@ def test_one_step_is_forward_gradient_and_update():
 
     phase = toy.phase(model, before.params, mesh)
     train_state, metrics = phase.step(
-        parallel.replicate(phase.begin(train_state), mesh), parallel.to_global(batch, mesh)
+        mesh_lib.replicate(phase.begin(train_state), mesh), mesh_lib.to_global(batch, mesh)
     )
     cross_entropy, hinge = loss(before.params)
     np.testing.assert_allclose(metrics["loss/ce"], cross_entropy, rtol=1e-5)
@@ -70,14 +71,14 @@ def before_variables(train_state):
 
 
 def test_loss_falls():
-    _, losses, _ = _run(parallel.mesh(jax.devices()[:1]), steps=40)
+    _, losses, _ = _run(mesh_lib.create_mesh(jax.devices()[:1]), steps=40)
     assert losses[-1] < 0.5 * losses[0]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5], ids=["plain", "dropout"])
 def test_one_device_equals_eight(dropout: float):
-    one, one_losses, _ = _run(parallel.mesh(jax.devices()[:1]), model=toy.Toy(dropout))
-    eight, eight_losses, _ = _run(parallel.mesh(), model=toy.Toy(dropout))
+    one, one_losses, _ = _run(mesh_lib.create_mesh(jax.devices()[:1]), model=toy.Toy(dropout))
+    eight, eight_losses, _ = _run(mesh_lib.create_mesh(), model=toy.Toy(dropout))
     np.testing.assert_allclose(one_losses, eight_losses, rtol=1e-5)
     _assert_close(one.params, eight.params, 1e-5)
     _assert_close(one.batch_stats, eight.batch_stats, 1e-5)
@@ -85,7 +86,7 @@ def test_one_device_equals_eight(dropout: float):
 
 def test_micro_batches_average_gradients_of_whole_identities():
     """With losses that are means over the images, two halves make the same update as the whole (no batch norm)."""
-    mesh = parallel.mesh(jax.devices()[:1])
+    mesh = mesh_lib.create_mesh(jax.devices()[:1])
     terms = {"ce": toy.TERMS["ce"]}
     model = toy.Linear()
     states = []
@@ -93,7 +94,7 @@ def test_micro_batches_average_gradients_of_whole_identities():
         train_state = toy.initial_state(model, mesh)
         phase = toy.phase(model, train_state.params, mesh, terms=terms, accumulate=accumulate)
         train_state, metrics = phase.step(
-            parallel.replicate(phase.begin(train_state), mesh), parallel.to_global(toy.batch(1), mesh)
+            mesh_lib.replicate(phase.begin(train_state), mesh), mesh_lib.to_global(toy.batch(1), mesh)
         )
         states.append((train_state.params, float(metrics["loss"])))
     for params, loss in states[1:]:
@@ -102,13 +103,13 @@ def test_micro_batches_average_gradients_of_whole_identities():
 
 
 def test_micro_batches_must_hold_whole_identities():
-    mesh = parallel.mesh(jax.devices()[:1])
+    mesh = mesh_lib.create_mesh(jax.devices()[:1])
     with pytest.raises(errors.UserError, match="whole identities of 4"):
         _run(mesh, steps=1, accumulate=3)
 
 
 def test_teacher_follows_student_and_gets_no_gradient():
-    mesh = parallel.mesh(jax.devices()[:1])
+    mesh = mesh_lib.create_mesh(jax.devices()[:1])
     passes = {
         "student": objective.Pass(view="corrupted"),
         "teacher": objective.Pass(view="", network="extra/teacher", train=False, prefix="teacher/"),
@@ -134,14 +135,14 @@ def test_moving_average_is_the_recursion():
 
 
 def test_frozen_teacher_stays_what_the_phase_began_with():
-    mesh = parallel.mesh(jax.devices()[:1])
+    mesh = mesh_lib.create_mesh(jax.devices()[:1])
     train_state, _, _ = _run(mesh, steps=3, extra={"teacher": {"kind": "frozen_copy"}})
     begun = toy.initial_state(toy.Toy(), mesh)
     _assert_close(train_state.extra["teacher"]["params"], begun.params, 0.0)
 
 
 def test_centers_move_by_their_own_rate():
-    mesh = parallel.mesh(jax.devices()[:1])
+    mesh = mesh_lib.create_mesh(jax.devices()[:1])
     terms = {**toy.TERMS, "center": {"loss": "center", "on": ("feature", "extra/centers"), "weight": 0.01}}
     centers = {"kind": "centers", "dimension": 6, "learning_rate": 0.5, "scale": 100.0}
     model = toy.Toy()
@@ -157,7 +158,7 @@ def test_centers_move_by_their_own_rate():
 
 
 def test_monitors_are_logged_and_not_trained_on():
-    model, mesh = toy.Toy(), parallel.mesh(jax.devices()[:1])
+    model, mesh = toy.Toy(), mesh_lib.create_mesh(jax.devices()[:1])
     goal = toy.objective_of(model, monitors={"tri": toy.TERMS["tri"]}, terms={"ce": toy.TERMS["ce"]})
     train_state = toy.initial_state(model, mesh)
     total, (_, metrics) = goal(train_state.params, train_state.batch_stats, {}, toy.batch(1), jax.random.key(0))
@@ -180,7 +181,7 @@ def test_mistakes_are_one_sentence(mistake, message):
 
 
 def test_unknown_view_is_named():
-    mesh = parallel.mesh(jax.devices()[:1])
+    mesh = mesh_lib.create_mesh(jax.devices()[:1])
     with pytest.raises(errors.UserError, match="unknown view 'corrupted'"):
         _run(mesh, steps=1, passes={"main": objective.Pass(view="corrupted")})
 
@@ -193,7 +194,7 @@ def test_randomness_is_a_function_of_seed_and_step():
 
 
 def test_begin_phase_keeps_earlier_extras():
-    mesh = parallel.mesh(jax.devices()[:1])
+    mesh = mesh_lib.create_mesh(jax.devices()[:1])
     train_state = toy.initial_state(toy.Toy(), mesh)
     transformation = optax.sgd(0.1)
     first = state.begin_phase(train_state, transformation, {"teacher": extras.FrozenCopy()}, jax.random.key(0))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reid_jax import parallel
+from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import extras, loop, objective, optimizer, state, step
 
 CLASSES = 8
@@ -84,7 +84,7 @@ def objective_of(model: nn.Module, terms=TERMS, passes=None, monitors=None) -> o
 def initial_state(model: nn.Module, mesh) -> state.TrainState:
     """A fresh state, replicated."""
     variables = model.init(jax.random.key(0), {"image": jnp.zeros((1, 4, 2, 3))}, train=False)
-    return parallel.replicate(state.create(variables), mesh)
+    return mesh_lib.replicate(state.create(variables), mesh)
 
 
 def phase(

@@ -1,0 +1,164 @@
+"""The backbones of our models in PyTorch, for timings beside ours: same sizes, channels last, on a GPU compiled.
+
+The networks themselves are in the `torch_*` modules of this folder, which need an installed PyTorch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from reid_jax import build, errors
+from reid_jax.benchmarks import ranking_speed
+
+
+@dataclasses.dataclass
+class Run:
+    """A train step or an inference in PyTorch, to be called again and again.
+
+    Attributes:
+        run: one call, waited for.
+        batch: images of a call.
+        compile_seconds: of the first call.
+        about: image size and dtype, for a table.
+    """
+
+    run: Callable[[], None]
+    batch: int
+    compile_seconds: float
+    about: dict[str, Any]
+
+    def __call__(self) -> None:
+        self.run()
+
+
+@dataclasses.dataclass(frozen=True)
+class Counterpart:
+    """A network in PyTorch.
+
+    Attributes:
+        module: of this folder that it is in.
+        network: class there, which takes `classes` and `size`, gives logits in training and features in eval mode.
+        title: for a table.
+        size: arguments of the class.
+        height: of the images.
+        width: of the images.
+        bfloat16: whether ours computes in it.
+    """
+
+    module: str
+    network: str
+    title: str
+    size: Mapping[str, Any]
+    height: int
+    width: int
+    bfloat16: bool
+
+    def name(self, batch: int) -> str:
+        """What tells one timing from another."""
+        return f"torch {self.title}, {self.height}x{self.width} x{batch}"
+
+    def start(self, kind: str, batch: int, classes: int) -> Run:
+        """Builds the network and calls it once.
+
+        Args:
+            kind: "train" (cross-entropy and SGD with momentum) or "infer".
+            batch: images of a call.
+            classes: identities of the classifier.
+
+        Raises:
+            UserError: no PyTorch, or none that sees the GPU.
+        """
+        network = getattr(_module(self.module), self.network)
+        import torch
+
+        device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+        if device == "cuda" and not torch.cuda.is_available():
+            raise errors.UserError(
+                "expected a PyTorch that sees the GPU; install its CUDA build, or leave out --torch."
+            )
+        torch.set_float32_matmul_precision("highest")
+        layout = torch.channels_last
+        model = network(**self.size, classes=classes).to(device, memory_format=layout)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+        images = torch.randn(batch, 3, self.height, self.width, device=device).contiguous(memory_format=layout)
+        labels = torch.arange(batch, device=device) % classes
+        forward = torch.compile(model) if device == "cuda" else model
+
+        def train() -> None:
+            with torch.autocast(device, torch.bfloat16, enabled=self.bfloat16):
+                loss = torch.nn.functional.cross_entropy(forward(images), labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+        def infer() -> None:
+            with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=self.bfloat16):
+                forward(images)
+
+        model.train(kind == "train")
+
+        def run() -> None:
+            (train if kind == "train" else infer)()
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        with ranking_speed.measured() as first:
+            run()
+        about = {"image": f"{self.height}x{self.width}", "dtype": "bfloat16" if self.bfloat16 else "float32"}
+        return Run(run, batch, first.seconds, about)
+
+
+def of(name: str, settings: Mapping[str, Any]) -> Counterpart:
+    """The counterpart of a model's backbone.
+
+    Args:
+        name: of the subject, for the error.
+        settings: resolved config.
+
+    Raises:
+        UserError: there is none.
+    """
+    data = settings["data"]
+    image = {
+        "height": data["height"],
+        "width": data["width"],
+        "bfloat16": np.dtype(build.compute_dtype(settings["dtype"])).name == "bfloat16",
+    }
+    model = build.build_model(settings, 1)
+    system = settings["model"]["name"]
+    if system == "osnet":
+        size = {"width": model.width, "kind": model.kind}
+        return Counterpart("torch_osnet", "OSNet", f"osnet {model.width} {model.kind}", size, **image)
+    if system in ("transreid", "cfat"):
+        fields = model.encoder()
+        size = {key: fields[key] for key in ("width", "depth", "heads", "image_size", "patch", "stride", "drop_path")}
+        size |= {"ratio": fields.get("mlp_ratio", 4.0), "jpm": model.jpm}
+        title = f"vit {size['width']}x{size['depth']} stride {size['stride']}{' jpm' if model.jpm else ''}"
+        return Counterpart("torch_transreid", "TransReID", title, size, **image)
+    variant = getattr(model, "variant", "resnet50")
+    if variant != "resnet50" or system not in ("bot", "mfv"):
+        raise errors.UserError(
+            f"--torch has a counterpart of ResNet-50, OSNet and ViT models, none of {name}; leave it out there."
+        )
+    size = {
+        "depths": tuple(getattr(model, "depths", None) or (3, 4, 6, 3)),
+        "width": getattr(model, "width", 64),
+        "last_stride": getattr(model, "last_stride", 2),
+    }
+    depths = "-".join(map(str, size["depths"]))
+    title = "resnet50" if depths == "3-4-6-3" and size["width"] == 64 else f"resnet({depths}, width {size['width']})"
+    return Counterpart("torch_resnet", "ResNet", f"{title} stride {size['last_stride']}", size, **image)
+
+
+def _module(name: str) -> Any:
+    """A module of this folder; they alone need PyTorch."""
+    if importlib.util.find_spec("torch") is None:
+        raise errors.UserError("--torch needs PyTorch, which is not installed; `pip install torch`, or leave it out.")
+    return importlib.import_module(f"reid_jax.benchmarks.torch.{name}")

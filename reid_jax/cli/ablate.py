@@ -1,0 +1,70 @@
+"""Runs rows of an ablation table and writes `results/<name>.csv` and a markdown table with mean ± std.
+
+    python scripts/ablate.py --config configs/mfv.py --rows mfv_base,mfv_sdfa,mfv --seeds 0,1,2
+    python scripts/ablate.py --config configs/cfat.py --rows cfat_clean,cil:full,cfat --metrics mAP,corrupted/mAP \\
+        --override evals.corruption_rounds=3
+
+Stopped at any time, the same command goes on; `--table` only makes the table from the runs that are finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+from reid_jax import errors
+from reid_jax.runs import ablation
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="config file, without preset or variants")
+    parser.add_argument("--preset", default="demo", help="preset of every row (default: demo)")
+    parser.add_argument(
+        "--rows",
+        required=True,
+        help="variants separated by commas; join several by +; 'full' for none; cil:full is a row of configs/cil.py",
+    )
+    parser.add_argument("--seeds", default="0,1,2", help="seeds separated by commas (default: 0,1,2)")
+    parser.add_argument(
+        "--metrics",
+        default=",".join(ablation.SHOWN),
+        help="columns, separated by commas, such as mAP,rank1,corrupted/mAP (with evals.corruption_rounds)",
+    )
+    parser.add_argument(
+        "--compare", default="", help="what rows gain over others, such as cfat=cfat_student,cfat_coarse=cfat_student"
+    )
+    parser.add_argument("--name", default="", help="name of the table (default: the config's name)")
+    parser.add_argument("--workdir", default="", help="folder of the runs (default: runs/ablate/<name>)")
+    parser.add_argument("--results", default="results", help="folder of the table (default: results)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
+    parser.add_argument("--override", action="append", default=[], help="e.g. train.epochs=10; may be repeated")
+    parser.add_argument("--table", action="store_true", help="run nothing, make the table of what is finished")
+    given = parser.parse_args(arguments)
+    name = given.name or pathlib.Path(given.config).stem
+    plan = ablation.Plan(
+        config=given.config,
+        preset=given.preset,
+        rows=tuple(given.rows.split(",")),
+        seeds=tuple(int(seed) for seed in given.seeds.split(",")),
+        workdir=pathlib.Path(given.workdir or f"runs/ablate/{name}"),
+        overrides=tuple(f"--config.{pair}" for pair in given.override),
+        pairs=tuple(_pair(pair) for pair in given.compare.split(",") if pair),
+    )
+    if not given.table:
+        ablation.run(plan, jobs=given.jobs)
+    metrics = tuple(given.metrics.split(","))
+    records = ablation.collect(plan, metrics)
+    results = pathlib.Path(given.results)
+    ablation.write_csv(results / f"{name}.csv", records)
+    (results / f"{name}.md").write_text(ablation.document(plan, records, metrics))
+    print(ablation.markdown(records, metrics))
+    if plan.pairs:
+        print(ablation.comparison(records, plan.pairs, metrics))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    row, equals, against = text.partition("=")
+    if not equals:
+        raise errors.UserError(f"expected --compare ROW=BASELINE, got {text!r}; for example cfat=cfat_student.")
+    return row, against

@@ -1,0 +1,54 @@
+"""The command `reid-jax`: every script as a subcommand, also where only the package is installed.
+
+reid-jax train --config mfv:demo
+reid-jax evaluate --run runs/mfv-demo
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from reid_jax import errors
+from reid_jax.cli import common
+
+# Subcommand: module of this folder, what it does.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("train", "trains and evaluates a system"),
+    "prepare-dataset": ("prepare_dataset", "turns published files or your own images into a prepared data set"),
+    "contact-sheet": ("contact_sheet", "draws images of a data set on one sheet"),
+    "evaluate": ("evaluate", "computes CMC, mAP and mINP from a run or a features file"),
+    "extract": ("extract", "writes the features of images to a file"),
+    "convert-weights": ("convert_weights", "converts published weights"),
+    "benchmark": ("benchmark", "measures speed and memory"),
+    "ablate": ("ablate", "runs the rows of an ablation table"),
+    "check-resume": ("check_resume", "kills and resumes a run and compares it with an undisturbed one"),
+}
+
+
+def run(command: str) -> None:
+    """Runs a subcommand on the arguments of this process and ends the process.
+
+    Args:
+        command: a key of `COMMANDS`.
+    """
+    module = importlib.import_module(f"reid_jax.cli.{COMMANDS[command][0]}")
+    if command == "train":
+        common.run_with_config(module.main, module.__doc__)
+    else:
+        common.run(module.main)
+
+
+def main() -> None:
+    """Entry point of `reid-jax COMMAND [arguments]`; ends the process, with exit code 2 for a user's mistake."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        print("usage: reid-jax COMMAND [arguments]; reid-jax COMMAND --help says more.\n")
+        print("\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()))
+        sys.exit(0 if arguments else common.USER_MISTAKE)
+    if arguments[0] not in COMMANDS:
+        print(f"error: {errors.unknown('command', arguments[0], COMMANDS)}", file=sys.stderr)
+        sys.exit(common.USER_MISTAKE)
+    sys.argv = [f"reid-jax {arguments[0]}", *arguments[1:]]
+    run(arguments[0])

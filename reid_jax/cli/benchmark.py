@@ -1,0 +1,126 @@
+"""Measures speed and memory: a table on the screen, JSON in a file.
+
+    python scripts/benchmark.py train --model resnet50,mfv --batch 8 --torch
+    python scripts/benchmark.py train --demo                       # the demo's own step: all losses, its optimizer
+    python scripts/benchmark.py infer --model bot --batch 64,256 --dtype bfloat16
+    python scripts/benchmark.py input
+    python scripts/benchmark.py rank --size market1501,msmt17,growth
+    python scripts/benchmark.py rerank --size msmt17
+    python scripts/benchmark.py all --output results/benchmark.json
+
+Step times are medians, taken in turn (A B A B ...) and without compilation. With --model a train step is forward,
+backward, cross-entropy and SGD, so that it compares with the same in PyTorch (--torch); with --demo or --config it is
+the step of that run. FLOPs are the compiler's count; utilization (mfu) is given where the device's peak is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+from typing import Any
+
+from reid_jax import errors
+from reid_jax.cli import common
+from reid_jax.weights import zoo
+
+DEMO = str(pathlib.Path(__file__).resolve().parent.parent / "configs" / "mfv.py")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=("train", "infer", "input", "rank", "rerank", "verify", "all"))
+    parser.add_argument("--model", metavar="NAMES", help=f"train, infer: of {', '.join(zoo.ZOO)}, by commas")
+    parser.add_argument("--config", action="append", default=[], metavar="FILE[:PRESET]", help="train, infer: a config")
+    parser.add_argument("--demo", action="store_true", help="train, infer: the demo of configs/mfv.py")
+    parser.add_argument("--batch", help="train, infer: images per step, by commas (default: 8, or the config's)")
+    parser.add_argument("--height", type=int, help="train, infer, input: rows of the images")
+    parser.add_argument("--width", type=int, help="train, infer, input: columns")
+    parser.add_argument("--dtype", help="train, infer: auto (default), float32 or bfloat16")
+    parser.add_argument("--steps", type=int, default=5, help="train, infer: timed steps (default: 5)")
+    parser.add_argument("--classes", type=int, default=751, help="train, infer: identities (default: 751)")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="a field of --model")
+    parser.add_argument("--torch", action="store_true", help="train, infer: beside the same backbone in PyTorch")
+    parser.add_argument("--threads", type=int, help="input: threads of the pipeline")
+    parser.add_argument("--workers", type=int, default=0, help="input: also with this many worker processes")
+    parser.add_argument("--corruptions", action="store_true", help="input: each corruption and augmentation instead")
+    parser.add_argument("--quick", action="store_true", help="input, rank, rerank: small and short")
+    parser.add_argument(
+        "--size", help="rank, rerank, verify: tiny, market1501 (default), msmt17, by commas; rank: growth"
+    )
+    parser.add_argument("--output", metavar="FILE", help="also write the figures as JSON, and as markdown beside it")
+    return parser
+
+
+def _batches(text: str | None) -> list[int | None]:
+    if text is None:
+        return [None]
+    try:
+        sizes = [int(one) for one in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise errors.UserError(f"expected --batch to be whole numbers separated by commas, got {text!r}.")
+    return list(sizes)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What can be refused before JAX takes its seconds to load."""
+    _batches(args.batch)
+    for name in args.model.split(",") if args.model else ():
+        zoo.lookup(name)
+    if args.steps < 1:
+        raise errors.UserError(f"expected --steps to be at least 1, got {args.steps}.")
+    if args.option and not args.model:
+        raise errors.UserError("--option is a field of a model; name it with --model.")
+    if args.dtype not in (None, "auto", "float32", "bfloat16"):
+        raise errors.unknown("dtype", args.dtype, ("auto", "float32", "bfloat16"))
+
+
+def _measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
+    from reid_jax.benchmarks import speed
+
+    if kind in speed.RANKING:
+        return speed.measure_ranking(kind, (args.size or ("tiny" if args.quick else "market1501")).split(","))
+    if kind == "input":
+        given = {"height": args.height, "width": args.width, "threads": args.threads, "workers": args.workers}
+        if args.corruptions:
+            return speed.measure_input(quick=args.quick, corruptions=True)
+        return speed.measure_input(quick=args.quick, **{key: value for key, value in given.items() if value})
+    overrides = {"data.height": args.height, "data.width": args.width, "dtype": args.dtype}
+    configs = [common.load_config(text) for text in [*args.config, *([DEMO] if args.demo else [])]]
+    subjects = [speed.subject_of_config(config, overrides) for config in configs]
+    names = args.model or ("" if subjects else "bot")
+    options = common.parse_options(args.option)
+    subjects += [speed.subject_of_model(name, options, overrides) for name in names.split(",") if name]
+    return speed.measure_models(
+        kind, subjects, _batches(args.batch), steps=args.steps, torch=args.torch, classes=args.classes
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command and returns its exit code."""
+    args = _parser().parse_args(arguments)
+    _check(args)
+    if args.torch:
+        # JAX takes most of a GPU's memory at its start unless told to share.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+    import jax
+
+    from reid_jax.benchmarks import speed
+
+    about = speed.about(["benchmark.py", *arguments])
+    print(f"{about['device']}, {about['cores']} cores, load {about['load']}, jax {about['versions']['jax']}, "
+          f"commit {about['commit'] or 'unknown'}")  # fmt: skip
+    tables = {}
+    for kind in speed.KINDS if args.kind == "all" else (args.kind,):
+        tables[kind] = _measure(args, kind)
+        print(f"\n{speed.table(tables[kind])}", flush=True)
+    if {"train", "infer"} & set(tables) and not any(row.get("mfu") for rows in tables.values() for row in rows):
+        print(f"\nno utilization: no peak is known for {jax.devices()[0].device_kind} in this precision")
+    about |= speed.peak_memory()
+    print("most memory: " + ", ".join(f"{key[:-8]} {about[key]:,} MB" for key in about if key.endswith("_peak_MB")))
+    if args.output:
+        print(speed.write(args.output, tables, about))
+    return 0

@@ -1,0 +1,131 @@
+"""Kills a run again and again, resumes it, and compares its end with an undisturbed run, bit for bit.
+
+    python scripts/check_resume.py --config configs/mfv.py --workdir runs/check [--kills 5] [--devices 1]
+        [--config.train.epochs=3 ...]
+
+Trains twice: once undisturbed, once killed with SIGKILL at random moments, every second of them while a checkpoint is
+being written. After each kill every checkpoint present is read whole. Prints a table; exit code 0 means that every
+array of the last checkpoint (parameters, statistics, optimizer, extras) has the same bits and `metrics.jsonl` the same
+numbers, times aside. Arguments not listed here go to scripts/main.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from reid_jax import errors
+from reid_jax.data import records
+from reid_jax.train import checkpoints, metrics
+
+MAIN = pathlib.Path(__file__).resolve().with_name("main.py")
+# Columns of metrics.jsonl that tell of the machine, not of the training.
+TIMES = ("time", "images_per_second", "data_wait_percent")
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Own arguments and those of main.py."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", required=True, help="folder for the two run folders; must be new")
+    parser.add_argument("--kills", type=int, default=5, help="how often to kill (default: 5)")
+    parser.add_argument("--devices", type=int, default=1, help="pretended CPU devices (default: 1)")
+    parser.add_argument("--seed", type=int, help="of the moments (default: the clock)")
+    return parser.parse_known_args(arguments)
+
+
+def start(workdir: pathlib.Path, devices: int, arguments: list[str]) -> subprocess.Popen[bytes]:
+    """Starts training in a process of its own; it saves after every step."""
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    log = (workdir.parent / f"{workdir.name}.txt").open("ab")
+    command = [sys.executable, str(MAIN), *arguments, f"--workdir={workdir}", "--mode=train"]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
+    return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+
+def newest(workdir: pathlib.Path) -> int:
+    """Step of the newest whole checkpoint, 0 before the first."""
+    return max(checkpoints.steps(workdir / "checkpoints"), default=0)
+
+
+def kill_once(process: subprocess.Popen[bytes], workdir: pathlib.Path, writing: bool, chance: random.Random) -> str:
+    """Waits for a random moment and kills; returns what was on the disk then."""
+    folder = workdir / "checkpoints"
+    goal = newest(workdir) + chance.randint(1, 8)
+    pause = chance.uniform(0, 0.5)
+    while process.poll() is None and newest(workdir) < goal:
+        time.sleep(0.002)
+    if writing:
+        while process.poll() is None and not any(folder.glob("*tmp*")):
+            time.sleep(0.0005)
+        time.sleep(chance.uniform(0, 0.02))
+    else:
+        time.sleep(pause)
+    if process.poll() is not None:
+        raise errors.UserError(
+            f"expected a run long enough to be killed, it ended at step {newest(workdir)}; train longer."
+        )
+    process.kill()
+    process.wait()
+    torn = [path.name for path in folder.iterdir() if not path.name.isdigit()]
+    return f"{len(torn)} unfinished" if torn else "-"
+
+
+def told(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl` without times."""
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in metrics.read(workdir)]
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the check and returns 0 when nothing differs, 1 otherwise."""
+    args, given = parse(arguments)
+    base = pathlib.Path(args.workdir)
+    if base.exists():
+        raise errors.UserError(f"expected a new folder as --workdir, {base} exists; remove it or name another.")
+    given = [
+        *given,
+        "--config.checkpoint.every_steps=1",
+        "--config.log.every_steps=1",
+        "--config.evals.baselines=False",
+    ]
+    whole, torn = base / "undisturbed", base / "killed"
+    chance = random.Random(args.seed if args.seed is not None else time.time_ns())
+    process = start(whole, args.devices, given)
+    if process.wait():
+        raise errors.UserError(f"the undisturbed run failed; see {base / 'undisturbed.txt'}.")
+    rows = []
+    for number in range(args.kills):
+        process = start(torn, args.devices, given)
+        before = newest(torn)
+        writing = bool(number % 2)
+        left = kill_once(process, torn, writing, chance)
+        steps = checkpoints.steps(torn / "checkpoints")
+        readable = sum(bool(checkpoints.restore_arrays(torn / "checkpoints", step)) for step in steps)
+        moment = "writing a checkpoint" if writing else "random"
+        rows.append((str(number + 1), moment, str(before), str(newest(torn)), left, f"{readable} of {len(steps)}"))
+        print(f"kill {number + 1}: {moment}, newest checkpoint {newest(torn)}", file=sys.stderr)
+    if start(torn, args.devices, given).wait():
+        raise errors.UserError(f"the last resume failed; see {base / 'killed.txt'}.")
+    header = ("kill", "moment", "resumed at", "newest checkpoint", "temporary folders", "checkpoints readable")
+    print(records.format_table(header, rows))
+    expected, got = (checkpoints.restore_arrays(one / "checkpoints") for one in (whole, torn))
+    different = [path for path in expected | got if not same(expected.get(path), got.get(path))]
+    print(f"last step: {newest(whole)} undisturbed, {newest(torn)} killed {args.kills} times")
+    print(f"arrays that differ in any bit: {len(different)} of {len(expected)} {' '.join(different[:3])}")
+    lines = told(whole) == told(torn)
+    print(f"metrics.jsonl, times aside: {'equal' if lines else 'DIFFERENT'} ({len(told(whole))} lines)")
+    return 0 if not different and lines else 1
+
+
+def same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    """Bit for bit."""
+    if one is None or other is None:
+        return False
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()

@@ -1,0 +1,60 @@
+"""Draws a contact sheet of a prepared data set: a row per identity, columns by camera.
+
+    python scripts/contact_sheet.py synthped --output sheet.png
+    python scripts/contact_sheet.py synthped_occluded --split query --images-per-camera 1 --parts --output hidden.png
+    python scripts/contact_sheet.py market1501 --split gallery --skip 2 --output market.png
+
+Data sets that are not prepared yet are prepared first, as scripts/prepare_dataset.py does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+import cv2
+
+from reid_jax import errors
+from reid_jax.cli import common
+from reid_jax.data import contact_sheet, prepare
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="the data set's name")
+    parser.add_argument("--output", required=True, help="the picture to write (.png or .jpg)")
+    parser.add_argument("--root", default="data", help="the folder that holds prepared/ (default: data)")
+    parser.add_argument("--split", default="train", help="train (default), query or gallery")
+    parser.add_argument("--identities", type=int, default=12, help="number of rows (default: 12)")
+    parser.add_argument("--skip", type=int, default=0, help="identities to skip (default: 0)")
+    parser.add_argument(
+        "--images-per-camera", type=int, default=2, help="images of each identity and camera (default: 2)"
+    )
+    parser.add_argument("--height", type=int, default=192, help="of each image, in pixels (default: 192)")
+    parser.add_argument("--parts", action="store_true", help="tint the images with their part masks")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command and returns its exit code."""
+    args = _parser().parse_args(arguments)
+    output = pathlib.Path(args.output)
+    if output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise errors.UserError(f"expected --output to end in .png or .jpg, got {args.output!r}.")
+    dataset = prepare.ensure(args.name, args.root, **common.parse_options(args.option))
+    if args.split not in dataset.splits():
+        raise errors.unknown(f"split of {args.name}", args.split, dataset.splits())
+    sheet = contact_sheet.draw(
+        dataset.splits()[args.split],
+        identities=args.identities,
+        first=args.skip,
+        images_per_camera=args.images_per_camera,
+        height=args.height,
+        parts=args.parts,
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(output), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
+        raise errors.UserError(f"could not write {output}; choose another --output.")
+    print(f"{output}: {sheet.shape[1]}x{sheet.shape[0]} pixels")
+    return 0

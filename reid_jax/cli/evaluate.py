@@ -1,0 +1,189 @@
+"""Ranks the gallery for every query and prints CMC, mAP and mINP; from a features file or a run folder.
+
+    python scripts/evaluate.py --features features.npz
+    python scripts/evaluate.py --features features.npz --rerank --verification --output result.json
+    python scripts/evaluate.py --features market.npz msmt17.npz --metric cosine --ap trapezoid
+    python scripts/evaluate.py --features features.npz --html page.html --images data/market1501
+    python scripts/evaluate.py --run runs/mfv-demo --rerank --html page.html
+    python scripts/evaluate.py --run runs/mfv-demo --corruptions --rounds 10 --output robustness.json
+    python scripts/evaluate.py --run runs/mfv-demo --corruptions --families noise blur --severities 3
+
+Prints per cent; the JSON file holds fractions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+
+from reid_jax import errors
+from reid_jax.data import images
+from reid_jax.data.feature_set import FeatureSet
+from reid_jax.evaluation import distances, image_files, ranking, report, suite
+
+# Options of the plain evaluation that the corrupted one does not have.
+PLAIN_ONLY = ("rerank", "expand", "verification", "exact_verification", "single_shot", "html")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--features", nargs="+", metavar="FILE", help="features files (.npz), one per test set")
+    source.add_argument("--run", metavar="DIR", help="run folder: its newest checkpoint on its own data set")
+    parser.add_argument("--best", action="store_true", help="with --run: the checkpoint with the best mAP instead")
+    parser.add_argument("--dataset", metavar="PRESET", help="with --run: another data set than the run's own")
+    parser.add_argument("--metric", help=f"{' or '.join(distances.METRICS)}; default: what the features were made for")
+    parser.add_argument("--ap", default="step", help=f"AP rule, {' or '.join(ranking.AP_RULES)} (default: step)")
+    parser.add_argument("--no-same-camera-filter", action="store_true", help="rank images of the query's camera, too")
+    parser.add_argument("--rerank", action="store_true", help="also after k-reciprocal re-ranking")
+    parser.add_argument("--k1", type=int, default=20, help="of re-ranking (default: 20)")
+    parser.add_argument("--k2", type=int, default=6, help="of re-ranking (default: 6)")
+    parser.add_argument(
+        "--lambda", dest="original_weight", type=float, default=0.3, help="of re-ranking (default: 0.3)"
+    )
+    parser.add_argument(
+        "--expand", type=int, default=0, metavar="N", help="query expansion with N gallery images first"
+    )
+    parser.add_argument("--alpha", type=float, help="of query expansion: weigh by similarity to this power")
+    parser.add_argument("--verification", action="store_true", help="also AUC, EER and thresholds")
+    parser.add_argument("--exact-verification", action="store_true", help="the same from sorted distances")
+    parser.add_argument("--single-shot", type=int, default=0, metavar="DRAWS", help="also the CUHK03 protocol (100)")
+    parser.add_argument(
+        "--rounds", type=int, help="also this many random one-shot galleries; with --corruptions: its rounds (10)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of random galleries and corruptions (default: 0)")
+    parser.add_argument("--corruptions", action="store_true", help="with --run: clean and corrupted images instead")
+    parser.add_argument("--families", nargs="+", default=[], metavar="NAME", help="of noise, blur, weather, digital")
+    parser.add_argument("--types", nargs="+", default=[], metavar="NAME", help="of the twenty corruptions")
+    parser.add_argument("--severities", nargs="+", type=int, default=[], metavar="N", help="of 1 to 5 (default: all)")
+    parser.add_argument("--frost-dir", default="", metavar="DIR", help="frost textures (default: generated ones)")
+    parser.add_argument("--allow-float16", action="store_true", help="accept features rounded to float16")
+    parser.add_argument(
+        "--output", metavar="FILE", help="write the numbers as JSON (--corruptions: the table as .md, too)"
+    )
+    parser.add_argument("--html", metavar="FILE", help="write the page of ranked lists")
+    parser.add_argument("--images", metavar="DIR", help="with --features and --html: folder of the images")
+    return parser
+
+
+def _sources(args: argparse.Namespace) -> tuple[dict[str, FeatureSet], report.LoadImage | None]:
+    """Feature sets by name and, for the page, a way to load their images."""
+    if args.run:
+        from reid_jax.runs import trained  # models and data: only where a model runs
+
+        features, dataset, _ = trained.features_of_run(args.run, best=args.best, dataset=args.dataset)
+
+        def load(side: str, row: int) -> np.ndarray:
+            split = getattr(dataset, side)
+            image = split.source[row]["image"]
+            return images.decode(image, split.filenames[row]) if isinstance(image, bytes) else image
+
+        return {dataset.name: features}, load
+    sets: dict[str, FeatureSet] = {}
+    for path in args.features:
+        features = FeatureSet.load(path, allow_float16=args.allow_float16)
+        name = str(features.meta.get("dataset") or pathlib.Path(path).stem)
+        sets[name if name not in sets else f"{name}:{pathlib.Path(path).stem}"] = features
+    if len(sets) < len(args.features):
+        raise errors.UserError("the same features file was given twice: name each once.")
+    return sets, None
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What can be refused before anything is loaded."""
+    if args.html and args.features and not args.images:
+        raise errors.UserError("--html needs --images DIR, the folder the features were made from.")
+    if args.html and args.features and len(args.features) > 1:
+        raise errors.UserError("--html draws one test set: give one features file with it.")
+    if args.metric is not None:
+        distances.check_metric(args.metric)
+    if args.ap not in ranking.AP_RULES:
+        raise errors.unknown("AP rule", args.ap, ranking.AP_RULES)
+    if args.dataset and not args.run:
+        raise errors.UserError("--dataset needs --run DIR: a features file is of one data set.")
+    if args.corruptions and not args.run:
+        raise errors.UserError("--corruptions needs --run DIR: corrupted images have to go through a model.")
+    if args.corruptions and any(getattr(args, name) for name in PLAIN_ONLY):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in PLAIN_ONLY)
+        raise errors.UserError(f"--corruptions does not go with {names}; evaluate those without it.")
+    if not args.corruptions and (args.families or args.types or args.severities or args.frost_dir):
+        raise errors.UserError(
+            "--families, --types, --severities and --frost-dir choose corruptions: add --corruptions."
+        )
+
+
+def _corruptions(args: argparse.Namespace) -> int:
+    """Clean and corrupted, on either side or both."""
+    from reid_jax.data.corruptions import sampling
+
+    selection = sampling.select(
+        families=args.families, types=args.types, severities=args.severities, frost_dir=args.frost_dir
+    )
+    from reid_jax.runs import trained  # models and data: only where a model runs
+
+    result = trained.evaluate_robustness(
+        args.run,
+        best=args.best,
+        dataset=args.dataset,
+        metric=args.metric,
+        ap=args.ap,
+        same_camera_filter=False if args.no_same_camera_filter else None,
+        selection=selection,
+        rounds=10 if args.rounds is None else args.rounds,
+        seed=args.seed,
+        progress=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    print(result.table())
+    if args.output:
+        _write(args.output, result.as_dict())
+        name = f"{pathlib.Path(args.run).as_posix()}{f' on {args.dataset}' if args.dataset else ''}"
+        pathlib.Path(args.output).with_suffix(".md").write_text(
+            f"# {name}, clean and corrupted\n\n```\n{result.table()}\n```\n", encoding="utf-8"
+        )
+    return 0
+
+
+def _write(path: str, values: dict[str, Any]) -> None:
+    output = pathlib.Path(path)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    print(f"\n{output}")
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command and returns its exit code."""
+    args = _parser().parse_args(arguments)
+    _check(args)
+    if args.corruptions:
+        return _corruptions(args)
+    sets, load_image = _sources(args)
+    protocol = suite.Protocol(
+        metric=args.metric,
+        ap=args.ap,
+        same_camera_filter=not args.no_same_camera_filter,
+        rerank=args.rerank,
+        k1=args.k1,
+        k2=args.k2,
+        original_weight=args.original_weight,
+        expand=args.expand,
+        alpha=args.alpha,
+        verification=args.verification,
+        exact_verification=args.exact_verification,
+        single_shot_draws=args.single_shot,
+        rounds=args.rounds or 0,
+        seed=args.seed,
+    )
+    if args.html and args.images:
+        load_image = image_files.ImageFiles(args.images, next(iter(sets.values())))
+    reports = [suite.run(name, features, protocol) for name, features in sets.items()]
+    print(suite.table(reports))
+    if args.output:
+        _write(args.output, suite.merge(reports))
+    if args.html and load_image is not None:
+        print(report.write_ranked_lists(args.html, reports[0].feature_set, reports[0].plain, load_image))
+    return 0

@@ -1,0 +1,136 @@
+"""Describes the images of a folder by a model and writes one features file (.npz).
+
+    python scripts/extract.py --model bot --weights market_resnet50.pth --images photos --output features.npz
+    python scripts/extract.py --run runs/mfv-demo --images data/market1501 --output market.npz
+    python scripts/extract.py --run runs/mfv-demo --output features.npz         # the run's own data set
+    python scripts/extract.py --list                                            # models that --model knows
+
+A folder of images gives `features` and `names`. A data set (the layout of any builder in datasets/, a folder with
+query/ and gallery/, a CSV file, or a prepared folder) gives query and gallery features, ready for scripts/evaluate.py.
+Size, interpolation and normalization are the model's own and are written into `meta`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from reid_jax import errors
+from reid_jax.cli import common
+from reid_jax.weights import zoo
+
+OF_MODEL = ("weights", "random_weights", "height", "width", "interpolation", "option")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", metavar="DIR", help="run folder: its newest checkpoint")
+    parser.add_argument("--best", action="store_true", help="with --run: the checkpoint with the best mAP instead")
+    parser.add_argument("--model", metavar="NAME", help=f"one of {', '.join(zoo.ZOO)}; needs --weights")
+    parser.add_argument("--weights", metavar="FILE", help="with --model: .pth, .pt, .tar, .bin, .safetensors or .npz")
+    parser.add_argument("--random-weights", action="store_true", help="with --model: an untrained network, for trials")
+    parser.add_argument("--seed", type=int, default=0, help="with --random-weights (default: 0)")
+    parser.add_argument("--height", type=int, help="with --model: rows of the images, in place of the model's own")
+    parser.add_argument("--width", type=int, help="with --model: columns")
+    parser.add_argument("--interpolation", help="with --model: bilinear or bicubic")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="with --model: a field of it"
+    )
+    parser.add_argument("--images", metavar="DIR", help="folder of images or data set; default: the run's data set")
+    parser.add_argument("--dataset", metavar="NAME", help="read --images as this data set; 'plain': as images alone")
+    parser.add_argument("--on-bad-image", default="fail", help="fail: stop and name it (default); skip: leave it out")
+    parser.add_argument("--output", metavar="FILE", help="the features file, ending in .npz")
+    parser.add_argument("--metric", help="euclidean or cosine, recorded in place of the model's own")
+    parser.add_argument("--batch-size", type=int, help="images at a time (default: 64)")
+    parser.add_argument("--flip", action="store_true", default=None, help="average with the mirror image")
+    parser.add_argument("--dtype", help="of computation: auto (default), float32 or bfloat16")
+    parser.add_argument("--list", action="store_true", help="print the models and end")
+    return parser
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What can be refused before JAX takes its seconds to load."""
+    if bool(args.run) == bool(args.model):
+        raise errors.UserError("expected either --run DIR or --model NAME with --weights FILE; see --help.")
+    if args.run:
+        for name in OF_MODEL:
+            if getattr(args, name):
+                flag = name.replace("_", "-")
+                raise errors.UserError(f"--{flag} goes with --model; a run folder knows its own, leave it out.")
+    if args.model:
+        zoo.lookup(args.model)
+        if args.best:
+            raise errors.UserError("--best goes with --run; leave it out.")
+        if bool(args.weights) == args.random_weights:
+            raise errors.UserError(
+                f"model {args.model!r} needs --weights FILE (nothing is downloaded), or --random-weights for an "
+                "untrained network, one of the two."
+            )
+        if not args.images:
+            raise errors.UserError("expected --images DIR, a folder of images or a data set; see --help.")
+    if args.dataset and not args.images:
+        raise errors.UserError("--dataset says how to read --images DIR, which was not given; add it.")
+    if not args.output:
+        raise errors.UserError("expected --output FILE, such as features.npz.")
+    if args.weights and not pathlib.Path(args.weights).is_file():
+        raise errors.UserError(f"expected a weights file, there is none at {args.weights}; give --weights FILE.")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise errors.UserError(f"expected --batch-size to be at least 1, got {args.batch_size}.")
+
+
+def _overrides(args: argparse.Namespace) -> Mapping[str, Any]:
+    return {
+        "data.height": args.height,
+        "data.width": args.width,
+        "data.interpolation": args.interpolation,
+        "evals.batch_size": args.batch_size,
+        "evals.flip": args.flip,
+        "dtype": args.dtype,
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command and returns its exit code."""
+    args = _parser().parse_args(arguments)
+    if args.list:
+        for name, entry in zoo.ZOO.items():
+            print(f"{name:<14}{entry.height}x{entry.width}  {entry.metric:<11}{entry.notes}")
+        return 0
+    _check(args)
+
+    from reid_jax import build
+    from reid_jax.data import images as images_lib
+    from reid_jax.evaluation import distances
+    from reid_jax.inference import features, published, sources
+    from reid_jax.runs import trained
+
+    if args.metric is not None:
+        distances.check_metric(args.metric)
+    if args.interpolation is not None and args.interpolation not in images_lib.INTERPOLATIONS:
+        raise errors.unknown("interpolation", args.interpolation, images_lib.INTERPOLATIONS)
+    if args.dtype not in (None, "auto", "float32", "bfloat16"):
+        raise errors.unknown("dtype", args.dtype, ("auto", "float32", "bfloat16"))
+    output = features.check_output(args.output)
+    source = None
+    if args.images:
+        source = sources.open_source(args.images, dataset=args.dataset, on_bad_image=args.on_bad_image)
+    options, overrides = common.parse_options(args.option), _overrides(args)
+    if args.run:
+        extractor, variables = trained.from_run(args.run, best=args.best, overrides=overrides)
+    elif args.random_weights:
+        extractor, variables = published.from_seed(args.model, args.seed, options=options, overrides=overrides)
+    else:
+        extractor, variables = published.from_weights(args.model, args.weights, options=options, overrides=overrides)
+    if source is None:
+        source = sources.of_dataset(build.open_data(extractor.settings["data"]))
+    counts = ", ".join(f"{len(split):,} {name}" for name, split in source.splits.items())
+    print(f"{source.kind}: {counts}")
+    outcome = features.write_features(
+        extractor, variables, source, output, metric=args.metric, progress=sys.stderr.isatty()
+    )
+    print(outcome.text())
+    print(output)
+    return 0

@@ -1,0 +1,24 @@
+"""Configs: shared defaults, presets and variants, plain values; what `configs/*.py` import."""
+
+from reid_jax.config.defaults import IMAGENET_MEAN, IMAGENET_STD, defaults
+from reid_jax.config.presets import DATASETS, DEMO, FEDERATED, HelpRequested, Overrides, compose, override
+from reid_jax.config.values import PRESENTATION, config_hash, differences, flatten, to_dict, to_json
+
+__all__ = [
+    "DATASETS",
+    "DEMO",
+    "FEDERATED",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "PRESENTATION",
+    "HelpRequested",
+    "Overrides",
+    "compose",
+    "config_hash",
+    "defaults",
+    "differences",
+    "flatten",
+    "override",
+    "to_dict",
+    "to_json",
+]

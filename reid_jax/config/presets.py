@@ -1,0 +1,160 @@
+"""Shared defaults of every experiment, and the language of presets and variants.
+
+A config file states one system: `recipe()` returns the published recipe on top of `defaults()`, `PRESETS` and
+`VARIANTS` name dictionaries of dotted overrides, and `get_config(argument)` hands all three to `compose`. The argument
+is what stands behind the colon of `--config configs/mfv.py:market1501,mfv_sdfa`: one preset, then any number of
+variants, applied in that order; the command line (`--config.train.epochs=3`) comes last.
+
+Values are data (numbers, strings, tuples, small dictionaries), so that a config can be printed, saved and compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from reid_jax import errors
+from reid_jax.config import values
+
+Overrides = Mapping[str, Any]
+
+
+# What a data set needs to be opened under a preset's name; every system offers all of them.
+DATASETS: dict[str, Overrides] = {
+    "market1501": {"data.name": "market1501"},
+    # The same with body-part labels, see datasets/README.md.
+    "market1501_part_labels": {"data.name": "market1501", "data.options": {"part_labels": True}},
+    "dukemtmc_reid": {"data.name": "dukemtmc_reid"},
+    "cuhk03_np_labeled": {"data.name": "cuhk03_np_labeled"},
+    "cuhk03_np_detected": {"data.name": "cuhk03_np_detected"},
+    "msmt17": {"data.name": "msmt17", "data.options": {"version": "v1"}},
+    "msmt17_v2": {"data.name": "msmt17", "data.options": {"version": "v2"}},
+    "occluded_duke": {"data.name": "occluded_duke"},
+    # It has no training images; published numbers come from models trained on Market-1501.
+    "occluded_reid": {"data.name": "occluded_reid", "data.sources": ("market1501",)},
+    "p_dukemtmc_reid": {"data.name": "p_dukemtmc_reid"},
+    "reid_folder": {"data.name": "reid_folder"},
+    "synthped": {"data.name": "synthped", "data.options": {"size": "demo", "seed": 0}},
+    "synthped_large": {"data.name": "synthped", "data.options": {"size": "large", "seed": 0}},
+    "synthped_occluded": {"data.name": "synthped_occluded", "data.options": {"size": "demo", "seed": 0}},
+}
+
+# What the demos of all systems share: SynthPed at its own size, from scratch, minutes on two CPU cores. Without
+# pretrained weights a higher rate is needed, warmed up within an epoch.
+DEMO: Overrides = {
+    **DATASETS["synthped"],
+    "data.height": 128,
+    "data.width": 64,
+    "data.augment.pad_crop.pad": 4,
+    "optimizer.learning_rate": 2e-3,
+    "optimizer.weight_decays": ((".*", 5e-4),),
+    "schedule": {"name": "warmup_cosine", "warmup_epochs": 1, "granularity": "step"},
+    "train.epochs": 16.0,
+    "evals.every_epochs": 0.0,
+    "evals.baselines": True,
+    "checkpoint.every_epochs": 1.0,
+    "log.every_steps": 20,
+}
+
+# Sections of systems that can also be trained as a federation (`train.mode="federated"`); a round is then an epoch, and
+# `data.sampler` each client's own. See `reid_jax.federated.rounds.Options`.
+FEDERATED: Overrides = {
+    "train.mode": "joint",
+    "fed": {
+        "clients": "camera",
+        "client": "",  # of a federation over a network: the one that this machine is, such as camera3
+        "num_clients": 8,
+        "fraction": 1.0,
+        "rounds": 300,
+        "local_epochs": 1,
+        "personal": "classifiers",
+        "weights": "samples",
+        "bn": "average",
+        "optimizer_state": "fresh",
+        "lr_drops": (0.8, 0.925),
+        "prox_mu": 0.0,
+        "execution": "auto",
+        "side_by_side": 1,
+    },
+}
+
+
+class HelpRequested(Exception):
+    """`--config FILE:help`: the message is the text to print."""
+
+
+def compose(
+    argument: str,
+    *,
+    recipe: Callable[[], ConfigDict],
+    presets: Mapping[str, Overrides],
+    variants: Mapping[str, Overrides],
+) -> ConfigDict:
+    """Builds the config that `<preset>[,<variant>...]` names.
+
+    Args:
+        argument: text behind the colon of `--config`; empty means the preset `demo`.
+        recipe: the published recipe.
+        presets: by name, dotted overrides; data sets and the small `demo`.
+        variants: by name, dotted overrides; the rows of an ablation table.
+
+    Returns:
+        The config, with `preset` and `variants` filled in.
+
+    Raises:
+        UserError: for an unknown preset or variant, or an override of a key that does not exist.
+        HelpRequested: for the argument `help`.
+    """
+    names = [name.strip() for name in (argument or "demo").split(",") if name.strip()]
+    config = recipe()
+    if names == ["help"]:
+        raise HelpRequested(_help_text(config.system, presets, variants))
+    if names[0] not in presets and names[0] in variants:
+        names.insert(0, "demo")
+    preset, *chosen = names
+    if preset not in presets:
+        raise errors.unknown("preset", preset, [*presets, *variants])
+    override(config, presets[preset])
+    for name in chosen:
+        if name not in variants:
+            raise errors.unknown("variant", name, variants)
+        override(config, variants[name])
+    config.preset, config.variants = preset, tuple(chosen)
+    return config
+
+
+def _help_text(system: str, presets: Mapping[str, Overrides], variants: Mapping[str, Overrides]) -> str:
+    lines = [f"{system}: --config configs/{system}.py[:<preset>[,<variant>...]]", "presets:"]
+    lines += [f"  {name}" for name in presets]
+    lines += ["variants:"]
+    lines += [
+        f"  {name:<24} {', '.join(f'{key}={value}' for key, value in variants[name].items())}" for name in variants
+    ]
+    return "\n".join(lines)
+
+
+def override(config: ConfigDict, overrides: Overrides) -> None:
+    """Applies dotted overrides in place; a value of None removes the key.
+
+    Raises:
+        UserError: where a key's section does not exist; with what was probably meant.
+    """
+    for key, value in overrides.items():
+        *path, leaf = key.split(".")
+        section = config
+        for name in path:
+            if not isinstance(section.get(name), ConfigDict):
+                raise errors.unknown("config key", key, values.flatten(config))
+            section = section[name]
+        if value is None:
+            if leaf in section:
+                del section[leaf]
+            continue
+        if isinstance(value, Mapping):
+            section[leaf] = ConfigDict(value)
+            continue
+        # A variant may change a type: a margin of 0.3 becomes "soft".
+        with section.unlocked(), section.ignore_type():
+            section[leaf] = value

@@ -1,0 +1,127 @@
+"""One place of a federation over a network: what a client or the server computes, whatever carries the arrays.
+
+A client trains a round as a client of the simulated federation does (`reid_jax.federated.rounds`): nodes that exchange
+theta arrive at the simulation's, but for what augmentation draws. `reid_jax.federated.flower` connects nodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from reid_jax import errors, trees
+from reid_jax.federated import phase
+from reid_jax.federated import rounds as rounds_lib
+from reid_jax.runs import experiment
+from reid_jax.runs import folder as folder_lib
+from reid_jax.runtime import mesh as mesh_lib
+from reid_jax.train import checkpoints
+
+Arrays = Mapping[str, np.ndarray]  # by path
+
+
+class Node:
+    """A config's model, data and rounds, of which theta comes and goes.
+
+    Args:
+        config: resolved, with `train.mode="federated"`; `fed.client` names the client, "" stands for all of its data
+            (the server's initial theta and its evaluation need no client).
+
+    Raises:
+        UserError: a config that is not federated, or whose federation needs more than theta and weights to travel.
+    """
+
+    def __init__(self, config: ConfigDict) -> None:
+        self.config = config
+        self.experiment = experiment.Experiment(config)
+        settings = self.experiment.settings
+        if not phase.is_federated(settings):
+            raise errors.UserError("expected train.mode='federated', got 'joint'; set it, or train with main.py.")
+        self.options = rounds_lib.Options.of(settings["fed"])
+        if self.options.bn == "local" or self.options.weights == "cdw":
+            raise errors.UserError(
+                "over a network clients send theta and their number of images: expected fed.bn='average' and "
+                f"fed.weights of 'samples' or 'uniform', got {self.options.bn!r} and {self.options.weights!r}."
+            )
+        initial = self.experiment.initial_state()
+        (self._phase,) = self.experiment.phases(initial.variables)
+        rounds = self._phase.step
+        assert isinstance(rounds, rounds_lib.Rounds)
+        self._rounds = rounds
+        self.state = self._phase.begin(initial)
+
+    @property
+    def weight(self) -> float:
+        """Its share in the average before normalization: training images, or clients."""
+        clients = self._rounds.federation.clients
+        return float(sum(client.images for client in clients) if self.options.weights == "samples" else len(clients))
+
+    def theta(self) -> dict[str, np.ndarray]:
+        """What travels, by path ("params/...", "batch_stats/...")."""
+        flat = trees.flatten(self.state.variables)
+        return {path: np.asarray(leaf) for path, leaf in flat.items() if path not in self._rounds.personal}
+
+    def kept(self) -> dict[str, np.ndarray]:
+        """What never leaves this node: classifiers over its own identities, and a kept optimizer."""
+        return {path: np.asarray(leaf) for path, leaf in trees.flatten(self.state.extra["clients"]).items()}
+
+    def receive(self, theta: Arrays, number: int) -> None:
+        """Takes over theta as it stands before round `number` (from 0).
+
+        Raises:
+            UserError: theta of another model.
+        """
+        flat = trees.flatten(self.state.variables)
+        _check_fit(theta, {path: leaf for path, leaf in flat.items() if path not in self._rounds.personal})
+        variables = trees.unflatten({**flat, **theta})
+        self.state = self.state.replace(
+            step=np.asarray(number, np.int32), params=variables["params"], batch_stats=variables.get("batch_stats", {})
+        )
+
+    def recall(self, kept: Arrays) -> None:
+        """Takes over what `kept` gave before, in another process perhaps."""
+        own = self.state.extra["clients"]
+        paths = trees.flatten(own)
+        _check_fit(kept, paths)
+        own = jax.tree.unflatten(jax.tree.structure(own), [kept[path] for path in paths])
+        self.state = self.state.replace(extra={**self.state.extra, "clients": own})
+
+    def train(self, theta: Arrays, number: int) -> dict[str, float]:
+        """Trains round `number` (from 0) on this node's data, from theta; `theta` and `kept` then hold the outcome.
+
+        Returns:
+            Means over the local updates of what a train step reports.
+        """
+        self.receive(theta, number)
+        mesh = self.experiment.mesh
+        with contextlib.closing(self._phase.open_batches(number)) as batches:
+            batch = mesh_lib.to_global(next(iter(batches)), mesh)
+        self.state, told = self._rounds(mesh_lib.replicate(self.state, mesh), batch)
+        return {name: float(value) for name, value in told.items()}
+
+    def scores(self) -> dict[str, float]:
+        """Scores of theta on this node's test data."""
+        state = mesh_lib.replicate(self.state, self.experiment.mesh)
+        return self.experiment.scores(state, int(self.state.step))
+
+    def save(self, folder: folder_lib.RunFolder) -> None:
+        """Writes theta as a checkpoint of a run, which main.py --mode eval, evaluate.py and extract.py read."""
+        step = int(self.state.step)
+        with checkpoints.Checkpoints(folder.checkpoints) as saved:
+            saved.save(step, self.state, {**self.experiment.first_meta(), "step": step}, wait=True)
+
+
+def _check_fit(given: Arrays, expected: Mapping[str, Any]) -> None:
+    """Refuses arrays of another model, naming the first difference."""
+    for path in sorted({*given, *expected}):
+        ours, theirs = (tuple(tree[path].shape) if path in tree else None for tree in (expected, given))
+        if ours != theirs:
+            raise errors.UserError(
+                f"expected the arrays of this node's model, but {path} is {ours} here and {theirs} in what came; give "
+                "all nodes of the federation the same config."
+            )

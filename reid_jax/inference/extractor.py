@@ -1,0 +1,263 @@
+"""From images to descriptors.
+
+`extract_features` runs a compiled describe function over padded, masked batches and puts the rows back into data set
+order; `feature_set` joins them with identities and cameras. What is measured on the result is `suite`'s affair.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from reid_jax import build, errors
+from reid_jax.data import feature_set as feature_set_lib
+from reid_jax.data import pipeline, records
+from reid_jax.ops.descriptors import Descriptor
+from reid_jax.runtime import mesh as mesh_lib
+
+Batch = Mapping[str, Any]
+Describe = Callable[[Batch], Descriptor]
+
+_IN_FLIGHT = 2  # batches the device may run ahead of the host
+
+
+@dataclasses.dataclass(frozen=True)
+class Extracted:
+    """Descriptors of a whole split, in its order.
+
+    Attributes:
+        features: [N, D] or [N, S, D] float32.
+        visibility: [N, S] float32 or None.
+        images_per_second: from the second batch on (the first one compiles); 0 where there was only one.
+        seconds: everything, compilation included.
+    """
+
+    features: np.ndarray
+    visibility: np.ndarray | None
+    images_per_second: float
+    seconds: float
+
+
+def flip_average(describe: Describe) -> Describe:
+    """Describes every image and its mirror image and averages the two descriptors.
+
+    Args:
+        describe: maps a batch with `image` [B, H, W, C] to a `Descriptor`; may be jitted before or after.
+
+    Returns:
+        A function of the same kind.
+    """
+
+    def averaged(batch: Batch) -> Descriptor:
+        plain = describe(batch)
+        # Every map of the image is mirrored with it; labels of left and right body parts are the model's affair.
+        mirrored = describe({**batch, "image": batch["image"][:, :, ::-1]})
+        visibility = None
+        if plain.visibility is not None and mirrored.visibility is not None:
+            visibility = (plain.visibility + mirrored.visibility) / 2
+        return Descriptor((plain.features + mirrored.features) / 2, visibility)
+
+    return averaged
+
+
+def extract_features(
+    describe: Describe,
+    batches: Iterable[Batch],
+    num_images: int,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Extracted:
+    """Describes every image once and returns the descriptors in data set order.
+
+    Args:
+        describe: jitted map from a batch to a `Descriptor` with the batch's rows, readable on this process.
+        batches: dicts with `image` [B, H, W, C], `index` [B] (position in the split, -1 for padding), `mask` [B] bool
+            and whatever else the model reads. With several processes each yields its own share of the images, in
+            as many batches as the others.
+        num_images: images of the split.
+        progress: called with the number of images after each batch.
+
+    Returns:
+        `Extracted`, the same on every process.
+
+    Raises:
+        UserError: an image is missing or came twice.
+    """
+    started = time.perf_counter()
+    waiting: collections.deque[tuple[np.ndarray, Descriptor]] = collections.deque()
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
+    timed_images, first_done = 0, 0.0
+
+    def fetch() -> None:
+        nonlocal first_done, timed_images
+        index, descriptor = waiting.popleft()
+        keep = index >= 0
+        features, visibility = jax.device_get((descriptor.features, descriptor.visibility))
+        features = np.asarray(features, np.float32)[keep]
+        found.append((index[keep], features, None if visibility is None else np.asarray(visibility, np.float32)[keep]))
+        if len(found) == 1:
+            first_done = time.perf_counter()
+        else:
+            timed_images += int(keep.sum())
+        if progress is not None:
+            progress(int(keep.sum()))
+
+    for batch in batches:
+        index = np.where(np.asarray(batch["mask"], bool), np.asarray(batch["index"]), -1).astype(np.int64)
+        inputs = {key: value for key, value in batch.items() if key not in ("index", "mask")}
+        waiting.append((index, describe(inputs)))
+        if len(waiting) > _IN_FLIGHT:
+            fetch()
+    while waiting:
+        fetch()
+    ended = time.perf_counter()
+    if not found:
+        raise errors.UserError("no batch came to describe: check that the split has images.")
+    index, features, visibility = _joined(found)
+    _check_coverage(index, num_images)
+    order = np.argsort(index)
+    return Extracted(
+        features[order],
+        None if visibility is None else visibility[order],
+        timed_images / (ended - first_done) if timed_images else 0.0,
+        ended - started,
+    )
+
+
+def _joined(
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """All rows of this process, then of all processes."""
+    index = np.concatenate([one[0] for one in found])
+    features = np.concatenate([one[1] for one in found])
+    parts = [one[2] for one in found if one[2] is not None]
+    visibility = np.concatenate(parts) if parts else None
+    if jax.process_count() == 1:
+        return index, features, visibility
+    from jax.experimental import multihost_utils
+
+    counts = np.asarray(multihost_utils.process_allgather(np.asarray(len(index), np.int32))).reshape(-1)
+    size = int(counts.max())
+
+    def gather(array: np.ndarray) -> np.ndarray:
+        padded = np.zeros((size, *array.shape[1:]), array.dtype)
+        padded[: len(array)] = array
+        everyone = np.asarray(multihost_utils.process_allgather(padded))
+        return np.concatenate([part[:count] for part, count in zip(everyone, counts, strict=True)])
+
+    return (
+        gather(index.astype(np.int32)),
+        gather(features),
+        None if visibility is None else gather(visibility),
+    )
+
+
+def _check_coverage(index: np.ndarray, num_images: int) -> None:
+    times = np.bincount(index, minlength=num_images)
+    if len(times) != num_images or (times != 1).any():
+        missing, twice = np.flatnonzero(times[:num_images] == 0), np.flatnonzero(times > 1)
+        raise errors.UserError(
+            f"each of the {num_images} images must be described once, but {len(missing)} are missing "
+            f"({missing[:5].tolist()}) and {len(twice)} came more than once ({twice[:5].tolist()}): check the "
+            "pipeline's shares and its mask."
+        )
+
+
+def feature_set(
+    query: Extracted,
+    gallery: Extracted,
+    query_labels: tuple[np.ndarray, np.ndarray, Iterable[str]],
+    gallery_labels: tuple[np.ndarray, np.ndarray, Iterable[str]],
+    meta: Mapping[str, Any] | None = None,
+) -> feature_set_lib.FeatureSet:
+    """Joins descriptors with (identities, cameras, file names) of both splits."""
+    return feature_set_lib.FeatureSet(
+        query_features=query.features,
+        gallery_features=gallery.features,
+        query_ids=query_labels[0],
+        gallery_ids=gallery_labels[0],
+        query_cams=query_labels[1],
+        gallery_cams=gallery_labels[1],
+        query_names=tuple(query_labels[2]),
+        gallery_names=tuple(gallery_labels[2]),
+        query_visibility=query.visibility,
+        gallery_visibility=gallery.visibility,
+        meta=dict(meta or {}),
+    )
+
+
+class Extractor:
+    """Runs a model on images and returns its test features as numpy arrays.
+
+    Args:
+        model: a model of `reid_jax.models`.
+        settings: resolved config; read are `data` (size, interpolation), `preprocess` and `evals` (batch size, flip).
+        mesh: devices the batch is split over.
+        origin: where the variables come from, as JSON values, for the record.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        settings: Mapping[str, Any],
+        mesh: jax.sharding.Mesh,
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model, self.settings, self.mesh, self.origin = model, settings, mesh, dict(origin or {})
+        data, evals = settings["data"], settings["evals"]
+        self.size = {
+            "height": data["height"],
+            "width": data["width"],
+            "interpolation": data["test_interpolation"] or data["interpolation"],
+        }
+        self.batch_size = -(-evals["batch_size"] // mesh.size) * mesh.size
+        preprocess = build.make_preprocess(settings["preprocess"])
+
+        def describe(variables: build.Variables, batch: Mapping[str, jax.Array]) -> Descriptor:
+            once = lambda batch: model.describe(model.apply(variables, batch, train=False))
+            return (flip_average(once) if evals["flip"] else once)(preprocess(batch))
+
+        self._describe = jax.jit(describe, out_shardings=mesh_lib.sharded(mesh))
+
+    def example_batch(self) -> dict[str, np.ndarray]:
+        """One black image and what goes with it, for shapes."""
+        image = np.zeros((1, self.size["height"], self.size["width"], 3), np.uint8)
+        return {"image": image, "camid": np.zeros(1, np.int32), "label": np.zeros(1, np.int32)}
+
+    def split(
+        self, variables: build.Variables, split: records.Split, *, progress: Callable[[int], None] | None = None
+    ) -> Extracted:
+        """Features of every image of a split, in its order, the same on every process.
+
+        Args:
+            variables: `params` and `batch_stats`.
+            split: images.
+            progress: called with the number of images after each batch.
+        """
+
+        def describe(batch: Mapping[str, np.ndarray]) -> Descriptor:
+            described = self._describe(variables, mesh_lib.to_global(dict(batch), self.mesh))
+            return jax.tree.map(mesh_lib.local_rows, described)
+
+        share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        with pipeline.eval_batches(split, **self.size, batch_size=self.batch_size, **share) as batches:
+            return extract_features(describe, batches, len(split), progress=progress)
+
+    def images(self, variables: build.Variables, images: Sequence[np.ndarray]) -> Extracted:
+        """Features of uint8 [H, W, 3] images of any size, camera unknown."""
+        split = records.Split(
+            name="images",
+            source=[
+                {"image": image, "pid": 0, "camid": -1, "filename": str(index)} for index, image in enumerate(images)
+            ],
+            pids=np.zeros(len(images), np.int32),
+            camids=np.full(len(images), -1, np.int32),
+            filenames=tuple(str(index) for index in range(len(images))),
+        )
+        return self.split(variables, split)

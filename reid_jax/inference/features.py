@@ -1,0 +1,230 @@
+"""Features of images as arrays and as one `.npz` file, with what made them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from reid_jax import build, errors
+from reid_jax.config import phases
+from reid_jax.data import feature_set as feature_set_lib
+from reid_jax.data import records
+from reid_jax.inference import extractor as extractor_lib
+from reid_jax.inference import sources
+from reid_jax.runtime import provenance
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What `write_features` did.
+
+    Attributes:
+        images: by split, images described.
+        shape: of one image's features.
+        skipped: a sentence for each image that was left out.
+        images_per_second: of the largest split, from its second batch on (the first one compiles), else over all.
+        compiling: whether that includes compilation, for there was one batch only.
+        seconds: everything, compilation included.
+    """
+
+    images: dict[str, int]
+    shape: tuple[int, ...]
+    skipped: tuple[str, ...]
+    images_per_second: float
+    compiling: bool
+    seconds: float
+
+    def text(self) -> str:
+        """A line for people, and one for each image left out."""
+        counts = ", ".join(f"{count:,} {name}" for name, count in self.images.items())
+        size = " x ".join(map(str, self.shape))
+        lines = [f"warning: left out: {sentence}" for sentence in self.skipped]
+        speed = f"{self.images_per_second:.1f} images/s{' (compilation included)' if self.compiling else ''}"
+        return "\n".join([*lines, f"{counts}: {size} values each, {speed}"])
+
+
+def check_output(path: str | pathlib.Path) -> pathlib.Path:
+    """The features file's path, before any work is done for it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = pathlib.Path(path).expanduser()
+    if path.suffix != ".npz":
+        raise errors.UserError(f"expected --output to end in .npz, got {path}; for example features.npz.")
+    if path.is_dir():
+        raise errors.UserError(f"expected --output to be a file, {path} is a folder; give a name in it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise errors.UserError(f"cannot write to {path.parent} ({error.strerror}); give another --output.") from None
+    return path
+
+
+def write_features(
+    extractor: extractor_lib.Extractor,
+    variables: build.Variables,
+    source: sources.Source,
+    output: str | pathlib.Path,
+    *,
+    metric: str | None = None,
+    progress: bool = False,
+) -> Outcome:
+    """Describes every image and writes the features file, whole or not at all.
+
+    Plain images become `features` [N, D] or [N, S, D], `names`, `visibility` where the model gives one, and `meta`;
+    a data set becomes what `evaluate.py` reads (`features_file.FeatureSet`).
+
+    Args:
+        extractor: model and preprocessing.
+        variables: of the model.
+        source: images.
+        output: the `.npz` file.
+        metric: recorded in place of the metric that the model was made for.
+        progress: show a bar on stderr.
+
+    Raises:
+        UserError: an image cannot be read, all of them were left out, or the file cannot be written.
+    """
+    output = check_output(output)
+    began = time.perf_counter()
+    described: dict[str, extractor_lib.Extracted] = {}
+    kept: dict[str, np.ndarray] = {}
+    skipped: list[str] = []
+    with _bar(sum(map(len, source.splits.values())), progress) as advance:
+        for name, split in source.splits.items():
+            extracted = extractor.split(variables, split, progress=advance)
+            bad = getattr(split.source, "bad", {})
+            skipped += [bad[position] for position in sorted(bad)]
+            kept[name] = np.setdiff1d(np.arange(len(split)), np.fromiter(bad, np.int64, len(bad)))
+            if not len(kept[name]):
+                raise errors.UserError(f"none of the {len(split)} images of {split.name} can be read ({skipped[-1]})")
+            described[name] = _rows(extracted, kept[name])
+    features = {name: one.features for name, one in described.items()}
+    meta = _meta(extractor, source, features, metric)
+    if "images" in described:
+        split, rows = source.splits["images"], kept["images"]
+        arrays = {
+            "features": features["images"],
+            "names": np.asarray([split.filenames[row] for row in rows], np.str_),
+            "meta": np.asarray(json.dumps(meta, sort_keys=True)),
+        }
+        if described["images"].visibility is not None:
+            arrays["visibility"] = described["images"].visibility
+        _write(output, lambda file: np.savez(file, allow_pickle=False, **arrays))  # type: ignore[arg-type]
+    else:
+        query, gallery = (_labels(source.splits[name], kept[name]) for name in ("query", "gallery"))
+        extractor_lib.feature_set(described["query"], described["gallery"], query, gallery, meta).save(output)
+    seconds = time.perf_counter() - began
+    counts = {name: len(rows) for name, rows in kept.items()}
+    shape = next(iter(features.values())).shape[1:]
+    speed = max(described.values(), key=lambda one: len(one.features)).images_per_second
+    return Outcome(
+        counts, shape, tuple(skipped), speed or sum(counts.values()) / seconds, compiling=not speed, seconds=seconds
+    )
+
+
+def _rows(extracted: extractor_lib.Extracted, rows: np.ndarray) -> extractor_lib.Extracted:
+    visibility = None if extracted.visibility is None else extracted.visibility[rows]
+    return dataclasses.replace(extracted, features=extracted.features[rows], visibility=visibility)
+
+
+def _labels(split: records.Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    return split.pids[rows], split.camids[rows], tuple(split.filenames[row] for row in rows)
+
+
+def _meta(
+    extractor: extractor_lib.Extractor, source: sources.Source, features: Mapping[str, np.ndarray], metric: str | None
+) -> dict[str, Any]:
+    meta = feature_meta(extractor.settings)
+    meta["preprocessing"].pop("erase_fill")  # of training
+    lengths = np.concatenate([np.linalg.norm(one, axis=-1).ravel() for one in features.values()])
+    return {
+        **meta,
+        "dataset": source.dataset,
+        "weights": extractor.origin,
+        "metric": metric or meta["metric"],
+        "normalized": bool(np.all(np.abs(lengths - 1) < 1e-3)),
+        "dtype": np.dtype(build.compute_dtype(extractor.settings["dtype"])).name,
+        "device": provenance.device_name(),
+        "commit": provenance.commit(),
+    }
+
+
+@contextlib.contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Callable[[int], Any]]:
+    with tqdm.tqdm(total=total, desc="describing", unit=" images", disable=not shown, leave=False) as bar:
+        yield bar.update
+
+
+def _write(path: pathlib.Path, write: Callable[[Any], None]) -> None:
+    """Lets a function write a file that appears under its name when it is whole."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+        partial.replace(path)
+    except OSError as error:
+        raise errors.UserError(f"could not write {path} ({error.strerror}); make room or give another place.") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def describe_dataset(
+    extractor: extractor_lib.Extractor,
+    variables: build.Variables,
+    dataset: records.ReIDDataset,
+    meta: Mapping[str, Any],
+) -> feature_set_lib.FeatureSet:
+    """Features of a data set's query and gallery, junk included."""
+    query, gallery = (extractor.split(variables, dataset.split(name)) for name in ("query", "gallery"))
+    return extractor_lib.feature_set(
+        query, gallery, dataset.split("query").labels(), dataset.split("gallery").labels(), meta
+    )
+
+
+def feature_meta(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a features file says of itself."""
+    data = settings["data"]
+    # Of published weights (no preset) it is not known.
+    corruption = {"train_corruption": train_corruption(settings)} if settings["preset"] else {}
+    return {
+        **corruption,
+        "system": settings["system"],
+        "model": settings["model"],
+        "dataset": data["name"],
+        "preprocessing": {**settings["preprocess"], **{key: data[key] for key in ("height", "width", "interpolation")}},
+        "flip": settings["evals"]["flip"],
+        "metric": settings["evals"]["metric"],
+    }
+
+
+def train_corruption(settings: Mapping[str, Any]) -> str:
+    """Which corruptions a config's training sees: "none", "augmix", "all20", "leave_family_out(noise)", ...
+
+    Looks at the transforms of the main view and of all further views, in every phase that is run. Several are joined by
+    "+". A number under corruptions means little without it.
+    """
+    found: set[str] = set()
+    for _, resolved in phases.phase_configs(settings):
+        data = resolved["data"]
+        augment = data.get("augment", {})
+        # A view without transforms of its own has those of the main one.
+        for chain in (augment, *(view.get("augment", augment) for view in data.get("views", {}).values())):
+            corrupt = (chain or {}).get("corrupt")
+            if corrupt is not None and corrupt is not False:
+                options = {} if corrupt is True else corrupt
+                found.add(options.get("policy", "all20") if options.get("probability", 1) else "none")
+            if (chain or {}).get("augmix") not in (None, False):
+                found.add("augmix")
+    return "+".join(sorted(found - {"none"})) or "none"

@@ -1,0 +1,428 @@
+"""AMFOR: part features that stay comparable when body parts are hidden.
+
+    image ─ blocks 1 ... 11 with AMFF ─ F ─┬─ b1 (block 12) ─┬─ class token F_g ───────────────────── head g
+                       text ┘              │                 └─ tokens ─┬─ mask generator ─ M
+                                           │                            └─ means under M ─ HPR ────── heads f, b
+                                           └─ part decoder ─┬─ student F^s ────────────────────────── head s, visibility
+                                                            └─ teacher F^t, attends under M ───────── head s as t
+                                              F^s ─ AMGD ─ generated, compared with F^t
+
+Training only: mask generator, weighted means, HPR (`amfor_reconstruction`), the teacher and AMGD
+(`amfor_distillation`). At test time an image has nine slots, F_g and the student's eight parts behind their necks, and
+says which parts it can see.
+
+How it fits the trainer: label maps of body parts come with the batch ("parts", moved, flipped and erased with the image
+by `reid_jax.data.transforms`); labels of tokens and visibility targets are made of them here (`_targets`). A teacher
+that is an average of weights, or that sees the image before erasing, is a pass of its own whose "feature/t" the
+distillation term reads (configs/amfor.py, `ts_ema` and `ts_clean`). With `pixel` a small decoder also draws hidden
+patches (`amfor_pixels`), where the batch holds the undamaged picture beside the damaged one.
+
+References:
+    "Adaptive Multi-Granularity Fusion and Occlusion Reconstruction for Person Re-Identification", IEEE TMM 2025. There
+    is no official code; figures and a training log are public. What neither shows is our choice and says so where it
+    is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from reid_jax import errors
+from reid_jax.models import transreid
+from reid_jax.models.amfor import depth_fusion, feature_decoder, generative_distillation, part_decoder, pixel_decoder
+from reid_jax.models.backbones import clip_text, vit
+from reid_jax.nn import heads
+from reid_jax.ops import descriptors, distances
+
+# Names of the TransReID family; `adapt_weights` comes first.
+TORCH_RULES: tuple[tuple[str, str], ...] = (
+    (r"^base\.", "backbone."),
+    (r"^b1\.0\.", "b1.block."),
+    (r"^b1\.1\.", "b1.norm."),
+)
+TORCH_IGNORED: tuple[tuple[str, str], ...] = (
+    *transreid.TORCH_IGNORED,
+    (r"^(base\.)?(decoder_|mask_token$)", "pixel decoder of masked pretraining"),
+)
+TORCH_EXPORT_RULES: tuple[tuple[str, str], ...] = (
+    (r"^backbone\.", "base."),
+    (r"^b1\.block\.", "b1.0."),
+    (r"^b1\.norm\.", "b1.1."),
+)
+options_of_weights = transreid.options_of_weights
+PART_LOADERS = {"text_weights": clip_text.load_weights}
+
+TEXT_SOURCES = ("clip", "learned", "none")
+PARSING_SOURCES = ("files", "synthetic", "strips")
+DISTILLATIONS = ("none", "cos", "amgd")
+EVAL_SLOTS = ("all", "global", "parts")
+LAYERS = ("all", "last")
+
+
+class AMFOR(nn.Module):
+    """The network, every part of which can be switched off.
+
+    Attributes:
+        num_classes: training identities N.
+        dtype: compute dtype; parameters, statistics, masks and heads are float32.
+        size, width, depth, heads, mlp_ratio: see `transreid.TransReID`.
+        image_size, patch, stride, drop_path, attention_kernel: see `vit.ViT`.
+        sie, sie_weight, num_cameras: likewise; "none" where cameras are pseudo ones and would tell query from gallery.
+        position_grid: rows and columns of a loaded position embedding; (16, 8) for HAP, None guesses.
+        attention_heads: of the attentions in AMFF, in the part decoder and in AMGD.
+        amff: fuses depths.
+        amff_layers: blocks (from 1) behind which; or "all", or "last" for the last of the published ones.
+        amff_text_value, amff_residual, amff_normalize, amff_beta, amff_gate_init, amff_alpha: see
+            `amfor_fusion.LayerFusion`.
+        amff_reuse_fused: see `amfor_fusion.AMFF`.
+        text_source: what AMFF asks first. "learned": a trainable bank of `text_rows` vectors. "clip": features of all
+            training identities' prompts, learned in a phase before and then constant (see `clip_text`); they lie in
+            `batch_stats/prompts/bank`, so that they are saved and used at test time like running statistics. "none".
+        text_rows: see `text_source`.
+        text_sizes: fields of `clip_text.TextEncoder` that are not CLIP's.
+        parsing: mask generator, weighted means, heads f and b.
+        parsing_source: label maps that came with the images ("files", or "synthetic" ones), or "strips", bands that
+            stand in for them.
+        ts: teacher-student part decoder.
+        ts_vis_teacher: also says what the teacher sees, "visibility/t".
+        hpr: reconstructs pooled features.
+        hpr_depth, hpr_width, hpr_heads, hpr_map_tokens, hpr_residual, hpr_gain_init: see
+            `amfor_reconstruction.FeatureDecoder`.
+        pixel: draws hidden patches, an extension that the published run has not; see `amfor_pixels.PixelDecoder`.
+        pixel_patch: side of the drawn patches, which do not overlap; None takes the encoder's.
+        pixel_ratio, pixel_width, pixel_depth, pixel_heads: its `ratio`, `width`, `depth`, `heads`.
+        amgd: distillation into the student: "none"; "cos", a term without parameters; "amgd".
+        amgd_granularities, amgd_mask, amgd_hidden: see `amfor_distillation.AMGD`.
+        amgd_ratio, amgd_lambda_mode, amgd_lambda, amgd_ste: its `ratio`, `threshold`, `constant`, `straight_through`.
+        eval_slots: "all" slots, "global" alone or "parts" alone.
+        eval_use_visibility: leaves out slots that are hidden in either image.
+    """
+
+    num_classes: int
+    dtype: Any = jnp.float32
+    size: str = "base"
+    width: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    mlp_ratio: float | None = None
+    image_size: tuple[int, int] = (256, 128)
+    patch: int = 16
+    stride: int = 11
+    drop_path: float = 0.1
+    attention_kernel: str = "xla"
+    sie: str = "camera"
+    sie_weight: float = 3.0
+    num_cameras: int = 0
+    position_grid: tuple[int, int] | None = None
+    attention_heads: int = 8
+    amff: bool = True
+    amff_layers: tuple[int, ...] | str = (1, 2, 4, 6, 8, 10)
+    amff_text_value: str = "text"
+    amff_residual: bool = True
+    amff_normalize: str = "softmax"
+    amff_beta: float = 2.0
+    amff_gate_init: float = -2.0
+    amff_alpha: float | None = None
+    amff_reuse_fused: bool = False
+    text_source: str = "learned"
+    text_rows: int = 32
+    text_sizes: Mapping[str, Any] | None = None
+    parsing: bool = True
+    parsing_source: str = "files"
+    ts: bool = True
+    ts_vis_teacher: bool = False
+    hpr: bool = True
+    hpr_depth: tuple[int, int] = (8, 8)
+    hpr_width: int = 512
+    hpr_heads: int = 16
+    hpr_map_tokens: bool = True
+    hpr_residual: bool = True
+    hpr_gain_init: float = 0.1
+    pixel: bool = False
+    pixel_patch: int | None = None
+    pixel_ratio: float = 0.0
+    pixel_width: int = 512
+    pixel_depth: int = 2
+    pixel_heads: int = 16
+    amgd: str = "amgd"
+    amgd_granularities: tuple[str, ...] = ("part",)
+    amgd_mask: str = "adaptive"
+    amgd_ratio: float = 0.5
+    amgd_lambda_mode: str = "quantile"
+    amgd_lambda: float = 0.0
+    amgd_ste: bool = True
+    amgd_hidden: int = 16
+    eval_slots: str = "all"
+    eval_use_visibility: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self)
+
+    @nn.compact
+    def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
+        """Encodes images.
+
+        Args:
+            batch: "image" [B, H, W, 3] normalized; "camid" [B] with a camera embedding; in training "parts" [B, H, W]
+                labels 0 ... 8 of pixels, or for strips "erase_box" [B, 4]; for drawn patches "image_clean".
+            train: batch statistics, stochastic depth, drawn masks; and everything that training alone needs.
+
+        Returns:
+            Heads h of g (global), s (student) and in training t (teacher), b (pooled parts) and f (foreground):
+            "feature/h" [B, D] or for parts [B, 8, D], "neck/h" [B, D] or [B, 8 D], "logits/h" [B, N]. "tokens"
+            [B, P, D] and "visibility/s" [B, 8] logits. In training "parsing/logits" and "parsing/masks" [B, P, 9],
+            "parsing/labels" [B, P], "visibility/target" [B, 8], "generated" [B, G, D] (AMGD) and "diversity"
+            [B, K, 8, D], the sets of parts that should differ. With "image_clean" what `amfor_pixels` draws.
+        """
+        training = train or self.is_initializing()
+        prompts = self._prompts(name="prompts") if self.amff and self.text_source == "clip" else None
+        memory, tokens = self._encode(batch, prompts, train)  # [B, 1 + P, D], before and behind b1
+        feature, patches = tokens[:, 0], tokens[:, 1:]
+        outputs = {"tokens": patches.astype(jnp.float32), **self._head("g", feature, train)}
+        if prompts is not None and "label" in batch:
+            outputs |= prompts.pairs(batch["label"], outputs["feature/g"])
+        if self.pixel:
+            outputs |= self._draw(patches, batch, train)
+        masks, diverse = None, []
+        if self.parsing and training:
+            logits, masks = part_decoder.MaskGenerator(name="mask_generator")(patches, train=train)
+            outputs |= {"parsing/logits": logits, "parsing/masks": masks}
+            outputs |= self._targets(batch) if train else {}
+            pooled, steady = self._pool(patches, masks, train)
+            outputs |= self._head("f", pooled[:, 0], train) | self._head("b", pooled[:, 1:], train)
+            diverse.append(steady[:, 1:])
+        if self.ts:
+            outputs |= self._teacher_student(memory, masks, train)
+            diverse += [outputs["feature/t"]] if training else []
+        if self.amgd == "amgd" and training:
+            key = self.make_rng("dropout") if train else None
+            outputs["generated"] = self._generator()(outputs["feature/s"], key)
+        if diverse:
+            outputs["diversity"] = jnp.stack(diverse, axis=1)
+        return outputs
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether a run ends with pictures of what was drawn, see `reid_jax.runs.drawn_patches`."""
+        return self.pixel
+
+    # ---- parts of the forward pass ----------------------------------------------------------------------------------
+
+    def encoder(self) -> dict[str, Any]:
+        """Fields of the `vit.ViT`."""
+        if self.size not in vit.SIZES:
+            raise errors.unknown("ViT size", self.size, vit.SIZES)
+        given = {name: getattr(self, name) for name in ("width", "depth", "heads", "mlp_ratio")}
+        shared = ("image_size", "patch", "stride", "drop_path", "attention_kernel", "sie", "sie_weight", "dtype")
+        return {
+            **vit.SIZES[self.size],
+            **{name: value for name, value in given.items() if value is not None},
+            **{name: getattr(self, name) for name in (*shared, "num_cameras")},
+        }
+
+    def _encode(
+        self, batch: Mapping[str, jax.Array], prompts: clip_text.PromptLearner | None, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """The shared memory F and b1's normalized tokens, both [B, 1 + P, D]."""
+        fields = self.encoder()
+        last = fields["depth"] - 1
+        backbone = vit.ViT(**fields, stop=last, name="backbone")
+        # Prompts are fitted to the plain encoder, in the one pass that has labels and yet is not in training mode.
+        fitting = prompts is not None and "label" in batch and not train and not self.is_initializing()
+        if self.amff and not fitting:
+            fusion = self._fusion(fields)
+            text = None if prompts is None else prompts.bank()
+            depths: list[jax.Array] = []
+            memory = backbone(batch, train=train, after=lambda _, tokens: fusion(depths, tokens, text))
+        else:
+            memory = backbone(batch, train=train)
+        return memory, transreid.Branch(backbone.block_fields(last), name="b1")(memory, train=train)
+
+    def _fusion(self, fields: Mapping[str, Any]) -> depth_fusion.AMFF:
+        options = ("text_value", "residual", "normalize", "beta", "gate_init", "alpha", "reuse_fused")
+        return depth_fusion.AMFF(
+            layers=fusion_layers(self.amff_layers, fields["depth"]),
+            width=fields["width"],
+            learned_rows=self.text_rows if self.text_source == "learned" else 0,
+            heads=self.attention_heads,
+            dtype=self.dtype,
+            name="amff",
+            **{name: getattr(self, f"amff_{name}") for name in options},
+        )
+
+    def _prompts(self, **place: Any) -> clip_text.PromptLearner:
+        return clip_text.PromptLearner(
+            self.num_classes, self.encoder()["width"], sizes=self.text_sizes, dtype=self.dtype, **place
+        )
+
+    def fill_text_bank(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The variables with the bank of text features made from the prompts: where stage 2 starts."""
+        return clip_text.fill_bank(self._prompts(parent=None), variables, "prompts")
+
+    def _targets(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Labels of tokens and what can be seen, from the part maps of the batch or from strips."""
+        grid = vit.grid_of(self.image_size, self.patch, self.stride)
+        if self.parsing_source == "strips":
+            labels = part_decoder.strip_labels(grid)
+            labels = jnp.broadcast_to(labels[None], (len(batch["image"]), *labels.shape))
+            if "erase_box" in batch:
+                labels = part_decoder.without_boxes(labels, batch["erase_box"], grid, self.image_size)
+        elif "parts" in batch:
+            labels = part_decoder.token_labels(batch["parts"], grid)
+        else:
+            raise errors.UserError(
+                f"model.parsing_source={self.parsing_source!r} reads label maps, the batch has none; set "
+                "data.maps=('parts',), or for images without labels use the variant `strips`."
+            )
+        return {"parsing/labels": labels, "visibility/target": part_decoder.visibility(labels)}
+
+    def _pool(self, patches: jax.Array, masks: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Foreground and parts [B, 1 + 8, D], reconstructed by HPR; and a copy whose masks are constants."""
+        pooled = part_decoder.pool(patches, masks)
+        steady = part_decoder.pool(patches, jax.lax.stop_gradient(masks))
+        if not self.hpr:
+            return pooled, steady
+        decoder = feature_decoder.FeatureDecoder(
+            self.hpr_depth,
+            self.hpr_width,
+            self.hpr_heads,
+            self.hpr_map_tokens,
+            self.hpr_residual,
+            self.hpr_gain_init,
+            self.dtype,
+            name="hpr",
+        )
+        pooled, steady = jnp.split(decoder(jnp.concatenate((pooled, steady)), train=train), 2)
+        return pooled, steady
+
+    def _teacher_student(self, memory: jax.Array, masks: jax.Array | None, train: bool) -> dict[str, jax.Array]:
+        """The student's parts; under masks also the teacher's, behind the same head."""
+        allowed = None
+        if masks is not None:
+            allowed = part_decoder.draw_masks(masks, self.make_rng("dropout") if train else None)
+        decoder = part_decoder.PartDecoder(self.attention_heads, dtype=self.dtype, name="part_decoder")
+        student, teacher = decoder(memory, allowed)
+        see = part_decoder.VisibilityHead(name="visibility")
+        head = heads.BNNeck(self.num_classes, name="head_s")
+        outputs = _head_outputs("s", head, student, train) | {"visibility/s": see(student, train=train)}
+        if masks is not None:
+            outputs |= _head_outputs("t", head, teacher, train)
+            if self.ts_vis_teacher:
+                outputs["visibility/t"] = see(teacher, train=train)
+        return outputs
+
+    def _draw(self, patches: jax.Array, batch: Mapping[str, jax.Array], train: bool) -> dict[str, jax.Array]:
+        """Hidden patches of the picture, of the encoder's patch tokens [B, P, D]."""
+        decoder = pixel_decoder.PixelDecoder(
+            self.image_size,
+            self.pixel_patch or self.patch,
+            self.pixel_width,
+            self.pixel_depth,
+            self.pixel_heads,
+            self.pixel_ratio,
+            self.dtype,
+            name="pixel_decoder",
+        )
+        return decoder(patches, batch, vit.grid_of(self.image_size, self.patch, self.stride), train=train)
+
+    def _generator(self) -> generative_distillation.AMGD:
+        return generative_distillation.AMGD(
+            self.amgd_granularities,
+            self.amgd_mask,
+            self.amgd_ratio,
+            self.amgd_lambda_mode,
+            self.amgd_lambda,
+            self.amgd_ste,
+            self.amgd_hidden,
+            self.attention_heads,
+            name="amgd",
+        )
+
+    def _head(self, name: str, feature: jax.Array, train: bool) -> dict[str, jax.Array]:
+        return _head_outputs(name, heads.BNNeck(self.num_classes, name=f"head_{name}"), feature, train)
+
+    # ---- test time --------------------------------------------------------------------------------------------------
+
+    def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
+        """The slots [B, S, D], each of unit length, and which can be seen; without parts one vector [B, D]."""
+        slots = distances.normalize_rows(outputs["neck/g"])
+        if self.eval_slots == "global" or not self.ts:
+            return descriptors.Descriptor(slots)
+        parts = outputs["neck/s"].reshape(len(slots), part_decoder.NUM_PARTS, -1)
+        features = jnp.concatenate((slots[:, None], distances.normalize_rows(parts)), axis=1)
+        seen = (outputs["visibility/s"] > 0).astype(jnp.float32)
+        visible = jnp.concatenate((jnp.ones_like(seen[:, :1]), seen), axis=1)
+        first = 1 if self.eval_slots == "parts" else 0
+        return descriptors.Descriptor(features[:, first:], visible[:, first:] if self.eval_use_visibility else None)
+
+
+def _head_outputs(name: str, head: heads.BNNeck, feature: jax.Array, train: bool) -> dict[str, jax.Array]:
+    """Outputs of a head on a feature [B, D], or on parts [B, 8, D] side by side."""
+    feature = feature.astype(jnp.float32)
+    neck, logits = head(feature.reshape(len(feature), -1), train=train)
+    return heads.head_outputs(name, feature, neck, logits)
+
+
+def fusion_layers(layers: tuple[int, ...] | str, depth: int) -> tuple[int, ...]:
+    """The blocks behind which AMFF fuses; b1 stands in the place of the last block of `depth`.
+
+    >>> fusion_layers("last", 12), fusion_layers("all", 4)
+    ((10,), (1, 2, 3))
+
+    Raises:
+        UserError: an unknown name, or blocks that are not there.
+    """
+    if isinstance(layers, str):
+        if layers not in LAYERS:
+            raise errors.unknown("choice of layers (amff_layers)", layers, LAYERS)
+        return tuple(range(1, depth)) if layers == "all" else (depth - 2,)
+    if not layers or list(layers) != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] < depth:
+        raise errors.UserError(
+            f"expected amff_layers to rise from 1 to at most {depth - 1} (the blocks before the last), got {layers}."
+        )
+    return tuple(layers)
+
+
+def _check(model: AMFOR) -> None:
+    """Refuses choices that do not exist or do not fit each other."""
+    for kind, value, known in (
+        ("text source (text_source)", model.text_source, TEXT_SOURCES),
+        ("source of part labels (parsing_source)", model.parsing_source, PARSING_SOURCES),
+        ("distillation (amgd)", model.amgd, DISTILLATIONS),
+        ("test slots (eval_slots)", model.eval_slots, EVAL_SLOTS),
+    ):
+        if value not in known:
+            raise errors.unknown(kind, value, known)
+    for name, on, needs, there in (
+        ("ts", model.ts, "parsing", model.parsing),
+        ("hpr", model.hpr, "parsing", model.parsing),
+        (f"amgd={model.amgd!r}", model.amgd != "none", "ts", model.ts),
+        ("eval_slots='parts'", model.eval_slots == "parts", "ts", model.ts),
+    ):
+        if on and not there:
+            raise errors.UserError(f"model.{name} needs model.{needs}, which is off; switch both on or both off.")
+    fields = model.encoder()
+    if model.amff:
+        fusion_layers(model.amff_layers, fields["depth"])
+    if model.amgd == "amgd" or (model.hpr and model.hpr_map_tokens):
+        feature_decoder.volume_shape(fields["width"])
+    if fields["width"] % model.attention_heads:
+        raise errors.UserError(
+            f"expected a width that divides into attention_heads, got {fields['width']} and {model.attention_heads}."
+        )
+
+
+# ---- published weights ----------------------------------------------------------------------------------------------
+
+
+def adapt_weights(model: AMFOR, flat: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """An encoder's file (ImageNet, MAE, HAP) fitted to the model; b1 begins as a copy of the last block."""
+    named, bare = transreid.fit_weights(model, flat, model.encoder()["depth"], ("b1",))
+    return named, ("^(?!backbone/|b1/)", "sie_embed$") if bare else ()

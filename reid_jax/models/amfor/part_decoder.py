@@ -1,0 +1,197 @@
+"""Body parts of AMFOR: labels of tokens, the mask generator, weighted pooling, and the teacher-student part decoder.
+
+References:
+    AMFOR, figure 2. Teacher and student are one decoder: the teacher's attention is restricted to the tokens that the
+    mask generator gives to a part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from reid_jax.models.backbones import vit
+from reid_jax.nn import attention, initializers, norm
+from reid_jax.ops import images
+
+# Head, left arm, right arm, torso, left leg, right leg, left foot, right foot; label 0 is background.
+NUM_PARTS = 8
+# Vertical bands in place of label files, as shares of the height: (end, labels from left to right).
+BANDS = ((0.15, (1, 1, 1, 1)), (0.5, (2, 4, 4, 3)), (0.88, (5, 5, 6, 6)), (1.0, (7, 7, 8, 8)))
+
+
+# ---- labels ---------------------------------------------------------------------------------------------------------
+
+
+def token_labels(parts: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    """The part label of each token: bilinear resize with aligned corners to the grid, then the strongest.
+
+    Args:
+        parts: [B, H, W] labels 0 ... 8 of pixels.
+        grid: rows and columns of tokens.
+
+    Returns:
+        int32 [B, N], row after row; of equal ones the lower label.
+    """
+    rows, columns = (_corners(size, count) for size, count in zip(parts.shape[1:], grid, strict=True))
+    strength = jnp.zeros((len(parts), *grid, NUM_PARTS + 1), jnp.float32)
+    for row, row_share in rows:
+        for column, column_share in columns:
+            label = parts[:, row][:, :, column]  # [B, rows, columns]
+            share = row_share[None, :, None, None] * column_share[None, None, :, None]
+            strength += share * jax.nn.one_hot(label, NUM_PARTS + 1)
+    return jnp.argmax(strength, axis=-1).reshape(len(parts), -1)
+
+
+def _corners(size: int, count: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """The two pixels that each of `count` samples of `size` lies between, and the share of each."""
+    place = np.linspace(0.0, size - 1.0, count, dtype=np.float32)
+    low = np.floor(place).astype(np.int32)
+    high = np.minimum(low + 1, size - 1)
+    share = place - low.astype(np.float32)
+    return (low, 1.0 - share), (high, share)
+
+
+def strip_labels(grid: tuple[int, int]) -> jax.Array:
+    """Labels [N] of tokens for want of label files: bands of a person who fills the image, see `BANDS`."""
+    rows = [next(labels for end, labels in BANDS if (row + 0.5) / grid[0] <= end) for row in range(grid[0])]
+    return jnp.array([labels[4 * column // grid[1]] for labels in rows for column in range(grid[1])], jnp.int32)
+
+
+def without_boxes(labels: jax.Array, boxes: jax.Array, grid: tuple[int, int], size: tuple[int, int]) -> jax.Array:
+    """Makes tokens whose center lies in an erased box background.
+
+    Args:
+        labels: [B, N].
+        boxes: [B, 4] top, left, bottom, right in pixels; zeros for none.
+        grid: rows and columns of tokens.
+        size: (height, width) of the image.
+    """
+    inside = images.box_mask(boxes, *size)
+    rows, columns = (
+        np.floor((np.arange(count) + 0.5) * pixels / count).astype(np.int32)
+        for count, pixels in zip(grid, size, strict=True)
+    )
+    return jnp.where(inside[:, rows][:, :, columns].reshape(labels.shape), 0, labels)
+
+
+def visibility(labels: jax.Array) -> jax.Array:
+    """1 for each part that a token of [B, N] bears the label of, float32 [B, 8]."""
+    return jnp.any(labels[:, :, None] == jnp.arange(1, NUM_PARTS + 1)[None, None], axis=1).astype(jnp.float32)
+
+
+# ---- masks and pooling ----------------------------------------------------------------------------------------------
+
+
+class MaskGenerator(nn.Module):
+    """Which part a token belongs to; float32."""
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Maps tokens [B, N, D] to logits and masks (their softmax) [B, N, 9]; channel 0 is background."""
+        normalized = norm.BatchNorm(name="norm")(tokens.astype(jnp.float32), train=train)
+        classify = nn.Dense(NUM_PARTS + 1, use_bias=False, kernel_init=initializers.classifier, name="classifier")
+        logits = classify(normalized)
+        return logits, nn.softmax(logits, axis=-1)
+
+
+def weighted_average(tokens: jax.Array, weights: jax.Array) -> jax.Array:
+    """Weighted means of tokens (GWAP).
+
+    Args:
+        tokens: [B, N, D].
+        weights: [B, N, P], not negative.
+
+    Returns:
+        [B, P, D] float32; zero where all weights are.
+    """
+    weights = weights.astype(jnp.float32)
+    total = jnp.einsum("bnp,bnd->bpd", weights, tokens.astype(jnp.float32))
+    return total / jnp.maximum(weights.sum(axis=1), 1e-6)[..., None]
+
+
+def pool(tokens: jax.Array, masks: jax.Array) -> jax.Array:
+    """The foreground and the eight parts, [B, 1 + 8, D], of tokens [B, N, D] under masks [B, N, 9]."""
+    parts = masks[..., 1:]
+    return weighted_average(tokens, jnp.concatenate((parts.sum(axis=-1, keepdims=True), parts), axis=-1))
+
+
+# ---- teacher and student --------------------------------------------------------------------------------------------
+
+
+def draw_masks(masks: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Hard masks: a token is open to a part with the probability that the mask gives it.
+
+    Args:
+        masks: [B, N, 9] probabilities.
+        key: of the draw; without one a token is open from a probability of one half.
+
+    Returns:
+        bool [B, 9, N].
+    """
+    masks = jax.lax.stop_gradient(jnp.swapaxes(masks, 1, 2))
+    return masks > (0.5 if key is None else jax.random.uniform(key, masks.shape))
+
+
+class PartDecoder(nn.Module):
+    """Learned queries of the background and the parts gather part features from the memory.
+
+    Attributes:
+        heads: of both attentions.
+        mlp_ratio: hidden width of the feed-forward layer / D.
+        dtype: compute dtype.
+    """
+
+    heads: int = 8
+    mlp_ratio: float = 4.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, memory: jax.Array, allowed: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Decodes parts, once freely and once under masks.
+
+        Args:
+            memory: [B, 1 + N, D], the class token first.
+            allowed: bool [B, 9, N], tokens that the teacher's queries may attend to; None allows all.
+
+        Returns:
+            Part features [B, 8, D] of the student and of the teacher; without masks they are the same.
+        """
+        width = memory.shape[-1]
+        memory = vit.layer_norm("norm_memory", self.dtype)(memory)
+        table = self.param("queries", nn.initializers.normal(width**-0.5), (NUM_PARTS + 1, width), jnp.float32)
+        table = jnp.broadcast_to(table.astype(self.dtype), (len(memory), *table.shape))
+        queries = jnp.concatenate((jax.lax.stop_gradient(memory[:, :1]), table), axis=1)  # [B, 10, D]
+        queries = queries + attention.MultiHead(self.heads, dtype=self.dtype, name="self")(queries, queries, queries)
+        queries = self._norm("norm_self")(queries)[:, 1:]
+        tokens = memory[:, 1:]
+        if allowed is not None:
+            # Student and teacher differ in their masks alone: one attention with twice the queries.
+            queries = jnp.concatenate((queries, queries), axis=1)
+            allowed = jnp.concatenate((jnp.ones_like(allowed), allowed), axis=1)
+        gathered = attention.MultiHead(self.heads, dtype=self.dtype, name="cross")(queries, tokens, tokens, allowed)
+        hidden = self._dense(round(self.mlp_ratio * width), "fc1")(self._norm("norm_ffn")(gathered))
+        # No residual around the attention: nothing of a query, or of a masked token, passes it by.
+        decoded = (gathered + self._dense(width, "fc2")(nn.relu(hidden))).astype(jnp.float32)
+        student = decoded[:, 1 : NUM_PARTS + 1]  # without the background
+        return student, student if allowed is None else decoded[:, NUM_PARTS + 2 :]
+
+    def _norm(self, name: str) -> nn.LayerNorm:
+        return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, name=name)
+
+    def _dense(self, features: int, name: str) -> nn.Dense:
+        return nn.Dense(features, kernel_init=initializers.torch_default, dtype=self.dtype, name=name)
+
+
+class VisibilityHead(nn.Module):
+    """Whether a part can be seen, from its feature; float32, shared by the parts."""
+
+    @nn.compact
+    def __call__(self, parts: jax.Array, *, train: bool) -> jax.Array:
+        """Maps part features [B, 8, D] to logits [B, 8]."""
+        normalized = norm.BatchNorm(name="norm")(parts.astype(jnp.float32), train=train)
+        return nn.Dense(1, kernel_init=initializers.classifier, name="classifier")(normalized)[..., 0]

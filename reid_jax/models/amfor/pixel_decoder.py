@@ -1,0 +1,245 @@
+"""AMFOR's pixel extension: hidden patches drawn from the encoder's patch tokens (not in the published run).
+
+One line in the model, before its outputs are returned:
+
+    outputs |= amfor_pixels.PixelDecoder(image_size, ratio=..., name="pixel_decoder")(local, batch, grid, train=train)
+
+It adds "pixels/predicted" and "pixels/mask" where the batch holds the undamaged picture beside the erased or occluded
+one, that is a view of the name "clean" with the same flip and crop, and nothing at test time:
+
+    data.views.clean = dict(augment=dict(flip=..., pad_crop=...), geometry="shared")
+    losses.pixels = dict(loss="masked_patches", on=("pixels/predicted", "batch/image_clean", "pixels/mask"), weight=0.1)
+
+A model that says `reconstructs = True` gets pictures and PSNR at the end of its run, see `reid_jax.runs.drawn_patches`.
+
+References:
+    He et al., "Masked autoencoders are scalable vision learners", CVPR 2022 (decoder, loss).
+    Yuan et al., "HAP: structure-aware masked image modeling for human-centric perception", NeurIPS 2023 (masks by
+    blocks and body parts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import linen as nn
+
+from reid_jax import errors
+from reid_jax.models.backbones import vit
+from reid_jax.ops import images as image_ops
+
+# The view that holds the picture before it was erased or occluded.
+CLEAN = "image_clean"
+# Body parts as masks take them, by label of `parts`: head, arms, torso, each leg with its foot.
+PART_GROUPS = ((1,), (2,), (3,), (4,), (5, 7), (6, 8))
+# Of HAP's masks: the least tokens of a block, its range of height / width, the most of a part's tokens.
+BLOCK_TOKENS, BLOCK_ASPECT, PART_SHARE = 12, (0.3, 3.3), 0.3
+# Blocks drawn; the smallest ones would still cover more than half of a grid of 16 x 8.
+BLOCKS = 8
+
+
+def damaged_tokens(images: jax.Array, clean: jax.Array, patch: int) -> jax.Array:
+    """Patches of which at least half the pixels differ from the undamaged picture.
+
+    Comparing pictures finds erased boxes and pasted occluders alike.
+
+    Args:
+        images: [B, H, W, 3] as the encoder sees them.
+        clean: [B, H, W, 3] the same before they were damaged.
+        patch: side of a patch.
+
+    Returns:
+        [B, N] bool, row after row.
+    """
+    changed = jnp.any(jnp.abs(images - clean) > 1e-3, axis=-1, keepdims=True)
+    return jnp.mean(image_ops.patchify(changed.astype(jnp.float32), patch), axis=-1) >= 0.5
+
+
+def part_tokens(parts: jax.Array, patch: int) -> jax.Array:
+    """The group of `PART_GROUPS` that most pixels of each patch belong to, -1 for background.
+
+    Args:
+        parts: [B, H, W] labels of pixels, 0 for background.
+        patch: side of a patch.
+
+    Returns:
+        [B, N] int32.
+    """
+    pixels = image_ops.patchify(parts.astype(jnp.int32)[..., None], patch)  # [B, N, patch patch]
+    member = lambda group: jnp.any(jnp.stack([pixels == label for label in group]), axis=0)
+    counts = [jnp.sum(pixels == 0, axis=-1), *(jnp.sum(member(group), axis=-1) for group in PART_GROUPS)]
+    return jnp.argmax(jnp.stack(counts), axis=0).astype(jnp.int32) - 1
+
+
+def block_ranks(key: jax.Array, count: int, rows: int, columns: int, most: int) -> jax.Array:
+    """Which of a few random blocks covers a token first.
+
+    Args:
+        key: of the draw.
+        count: images B.
+        rows: of tokens.
+        columns: of tokens.
+        most: tokens of the largest block.
+
+    Returns:
+        [B, rows columns] float32: number of the first block that covers the token, plus its place in it as a fraction;
+        `BLOCKS` where there is none.
+    """
+    draws = jax.random.uniform(key, (4, count, BLOCKS, 1, 1))
+    least = min(BLOCK_TOKENS, most)
+    area = least + draws[0] * (most - least)
+    low, high = np.log(BLOCK_ASPECT)
+    aspect = jnp.exp(low + draws[1] * (high - low))
+    height = jnp.clip(jnp.round(jnp.sqrt(area * aspect)), 1, rows)
+    width = jnp.clip(jnp.round(jnp.sqrt(area / aspect)), 1, columns)
+    top = jnp.floor(draws[2] * (rows - height + 1))
+    left = jnp.floor(draws[3] * (columns - width + 1))
+    y = jnp.arange(rows, dtype=jnp.float32).reshape(1, 1, rows, 1)
+    x = jnp.arange(columns, dtype=jnp.float32).reshape(1, 1, 1, columns)
+    inside = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)  # [B, BLOCKS, rows, columns]
+    number = jnp.arange(BLOCKS, dtype=jnp.float32).reshape(1, BLOCKS, 1, 1)
+    place = (y * columns + x) / (rows * columns)
+    ranks = jnp.min(jnp.where(inside, number + place, float(BLOCKS)), axis=1)
+    return ranks.reshape(count, rows * columns)
+
+
+def part_ranks(key: jax.Array, parts: jax.Array) -> jax.Array:
+    """A random share of the tokens of randomly picked body parts.
+
+    From none to all of the parts are picked, each as likely as the next; of each, at most `PART_SHARE` of the tokens.
+
+    Args:
+        key: of the draw.
+        parts: [B, N] int32, see `part_tokens`.
+
+    Returns:
+        [B, N] float32: in [0, 1) for picked tokens, in random order; 1 for the others.
+    """
+    number_key, order_key, token_key = jax.random.split(key, 3)
+    count, groups = len(parts), len(PART_GROUPS)
+    number = jax.random.randint(number_key, (count, 1), 0, groups + 1)
+    order = jnp.argsort(jax.random.uniform(order_key, (count, groups)), axis=1)
+    picked = order < number  # [B, groups]
+    chance = jax.random.uniform(token_key, parts.shape)
+    member = (parts[:, None] == jnp.arange(groups).reshape(1, groups, 1)) & picked[:, :, None]  # [B, groups, N]
+    place = jnp.argsort(jnp.argsort(jnp.where(member, chance[:, None], 2.0), axis=-1), axis=-1)
+    chosen = member & (place < jnp.floor(PART_SHARE * jnp.sum(member, axis=-1, keepdims=True)))
+    return jnp.where(jnp.any(chosen, axis=1), chance, 1.0)
+
+
+def extra_tokens(
+    key: jax.Array, count: int, rows: int, columns: int, ratio: float, parts: jax.Array | None = None
+) -> jax.Array:
+    """Tokens to hide beside the damaged ones: of body parts, then blocks, then single ones until the share is full.
+
+    Args:
+        key: of the draw.
+        count: images B.
+        rows: of tokens.
+        columns: of tokens.
+        ratio: share of the tokens, in [0, 0.5]; every image gets exactly `round(ratio * rows * columns)`.
+        parts: [B, rows columns] int32 of `part_tokens`; None hides blocks alone.
+
+    Returns:
+        [B, rows columns] bool.
+    """
+    wanted = round(ratio * rows * columns)
+    block_key, part_key, rest_key = jax.random.split(key, 3)
+    blocks = block_ranks(block_key, count, rows, columns, max(1, wanted))
+    rest = jax.random.uniform(rest_key, blocks.shape)
+    # Least first: parts in [0, 1), blocks in [1, 1 + BLOCKS), the rest above.
+    order = jnp.where(blocks < BLOCKS, 1.0 + blocks, 1.0 + BLOCKS + rest)
+    if parts is not None:
+        picked = part_ranks(part_key, parts)
+        order = jnp.where(picked < 1.0, picked, order)
+    return jnp.argsort(jnp.argsort(order, axis=1), axis=1) < wanted
+
+
+def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
+    """Fixed codes of places [rows columns, width]: a quarter each for sine and cosine of the row and of the column."""
+    rates = 10000.0 ** -(np.arange(width // 4) / (width // 4))
+    y, x = np.mgrid[:rows, :columns].reshape(2, -1, 1)
+    return np.concatenate([f(place * rates) for place in (y, x) for f in (np.sin, np.cos)], axis=1).astype(np.float32)
+
+
+class PixelDecoder(nn.Module):
+    """A small transformer from the encoder's patch tokens to pixels.
+
+    Attributes:
+        image_size: (height, width) of the images.
+        patch: side of a drawn patch; patches do not overlap, whatever the encoder's do.
+        width: of its tokens; a multiple of 4 and of the heads.
+        depth: blocks.
+        heads: attention heads.
+        ratio: share of the patches hidden from the decoder in training, beside the damaged ones, see `extra_tokens`;
+            in [0, 0.5].
+        dtype: compute dtype.
+    """
+
+    image_size: tuple[int, int] = (256, 128)
+    patch: int = 16
+    width: int = 512
+    depth: int = 2
+    heads: int = 16
+    ratio: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, local: jax.Array, batch: Mapping[str, jax.Array], grid: tuple[int, int], *, train: bool
+    ) -> dict[str, jax.Array]:
+        """Draws the picture.
+
+        Args:
+            local: [B, n, D] patch tokens of the encoder.
+            batch: "image" and "image_clean" [B, H, W, 3] normalized; where present "parts" [B, H, W], which steer the
+                extra masks. Without "image_clean" there is nothing to draw.
+            grid: rows and columns of the tokens.
+            train: hides extra patches (random numbers "dropout").
+
+        Returns:
+            "pixels/predicted" [B, N, patch patch 3] float32 and "pixels/mask" [B, N] bool, the patches that count.
+
+        Raises:
+            UserError: a ratio out of range, or an image that does not divide into patches.
+        """
+        if not 0.0 <= self.ratio <= 0.5:
+            raise errors.UserError(f"expected a share of hidden patches (pixel ratio) in [0, 0.5], got {self.ratio}.")
+        if CLEAN not in batch:
+            if self.is_initializing():
+                self._draw(local, grid, None)
+            return {}
+        damaged = damaged_tokens(batch["image"], batch[CLEAN], self.patch)
+        extra = None
+        if train and self.ratio > 0:
+            parts = part_tokens(batch["parts"], self.patch) if "parts" in batch else None
+            extra = extra_tokens(self.make_rng("dropout"), len(local), *self._cells(), self.ratio, parts)
+        mask = damaged if extra is None else damaged | extra
+        return {"pixels/predicted": self._draw(local, grid, extra), "pixels/mask": mask}
+
+    def _cells(self) -> tuple[int, int]:
+        """Rows and columns of drawn patches."""
+        return self.image_size[0] // self.patch, self.image_size[1] // self.patch
+
+    def _draw(self, local: jax.Array, grid: tuple[int, int], extra: jax.Array | None) -> jax.Array:
+        """Patches [B, N, patch patch 3] of tokens, those of `extra` [B, N] hidden."""
+        rows, columns = self._cells()
+        tokens = rearrange(local, "b (y x) d -> b y x d", y=grid[0])
+        if tuple(grid) != (rows, columns):
+            shape = (len(local), rows, columns, local.shape[-1])
+            tokens = jax.image.resize(tokens, shape, "linear", antialias=False)
+        x = vit.dense(self.width, "embed", self.dtype)(rearrange(tokens, "b y x d -> b (y x) d"))
+        if self.ratio > 0:
+            hidden = self.param("mask_token", vit.normal_002, (1, 1, self.width), jnp.float32)
+            if extra is not None:
+                x = jnp.where(extra[..., None], hidden.astype(x.dtype), x)
+        x = x + jnp.asarray(sincos_positions(rows, columns, self.width), x.dtype)[None]
+        for index in range(self.depth):
+            x = vit.Block(self.heads, dtype=self.dtype, name=f"blocks_{index}")(x, train=False)
+        x = vit.layer_norm("norm", self.dtype)(x)
+        return vit.dense(self.patch**2 * 3, "pixels", jnp.float32)(x.astype(jnp.float32))

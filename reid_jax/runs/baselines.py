@@ -1,0 +1,39 @@
+"""What any trained network must beat: features that need no learning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from reid_jax.data import feature_set, images, records, simple_features
+from reid_jax.inference import extractor
+
+# What any trained network must beat; each maps uint8 [N, H, W, 3] to float32 [N, D].
+SIMPLE_FEATURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "raw_pixels": simple_features.raw_pixels,
+    "hsv_histogram": simple_features.hsv_histogram,
+}
+
+
+def extract_simple(
+    describe: Callable[[np.ndarray], np.ndarray], dataset: records.ReIDDataset, size: Mapping[str, Any]
+) -> feature_set.FeatureSet:
+    """Returns features of a learning-free baseline, from images at the model's size.
+
+    Args:
+        describe: a value of `SIMPLE_FEATURES`.
+        dataset: with query and gallery.
+        size: `height`, `width` and `interpolation` of the images.
+    """
+
+    def described(split: records.Split) -> extractor.Extracted:
+        resized = [
+            images.resize(split.image(row), size["height"], size["width"], size["interpolation"])
+            for row in range(len(split))
+        ]
+        return extractor.Extracted(describe(np.stack(resized)), None, 0.0, 0.0)
+
+    query, gallery = dataset.split("query"), dataset.split("gallery")
+    return extractor.feature_set(described(query), described(gallery), query.labels(), gallery.labels())

@@ -1,0 +1,83 @@
+"""The end of a run of a model that draws hidden patches: boxes are erased in test images, drawn, measured, shown.
+
+A model takes part by `reconstructs = True`: given the batch's "image_clean" beside the erased "image", its outputs then
+have "pixels/predicted" and "pixels/mask" (`reid_jax.models.amfor.pixel_decoder`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from reid_jax import build
+from reid_jax.config import phases
+from reid_jax.data import elements, pipeline, records
+from reid_jax.evaluation import image_quality
+from reid_jax.losses import masked_patches
+from reid_jax.ops import images as image_ops
+
+# Test images measured on; spread over the gallery, whose people are mostly whole.
+IMAGES = 64
+# Of the erased boxes: share of the image and height / width. All images get one, the same ones in every run.
+AREA, ASPECT = (0.1, 0.33), (0.3, 1 / 0.3)
+
+
+def evaluate(
+    model: Any, variables: Mapping[str, Any], dataset: records.ReIDDataset, settings: Mapping[str, Any]
+) -> image_quality.Reconstruction | None:
+    """Draws what is hidden in test images.
+
+    Args:
+        model: of `reid_jax.models`.
+        variables: its `params` and `batch_stats`.
+        dataset: whose gallery is shown.
+        settings: resolved config; read are `data`, `preprocess` and the options of the loss.
+
+    Returns:
+        Pictures and scores; None for a model that draws nothing.
+    """
+    if not getattr(model, "reconstructs", False):
+        return None
+    batch = _erased(dataset.split("gallery"), settings["data"])
+    preprocess = build.make_preprocess(settings["preprocess"])
+    normalized = _normalized(settings)
+
+    def draw(variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+        batch = preprocess(batch, jax.random.key(0))
+        outputs = model.apply(variables, batch, train=False)
+        patches, clean = outputs["pixels/predicted"], batch["image_clean"]
+        side = masked_patches.side_of(patches, clean)
+        if normalized:
+            patches = masked_patches.denormalize_patches(patches, image_ops.patchify(clean, side))
+        mask = image_ops.patchify(batch["image"][..., :1] * 0, side) + outputs["pixels/mask"][..., None]
+        whole = [image_ops.unpatchify(one, side, *clean.shape[1:3]) for one in (patches, mask)]
+        return batch["image"], whole[0], clean, whole[1][..., 0] > 0
+
+    *pictures, mask = jax.device_get(jax.jit(draw)(variables, batch))
+    mean, std = (np.asarray(settings["preprocess"][key], np.float32) for key in ("mean", "std"))
+    seen, drawn, true = (picture * std + mean for picture in pictures)
+    return image_quality.Reconstruction(seen, drawn, true, mask, comparable=not normalized)
+
+
+def _erased(split: records.Split, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Images [n, H, W, 3] uint8 as "image" and "image_clean", a box to erase in each, and their cameras."""
+    chosen = np.unique(np.linspace(0, len(split) - 1, min(IMAGES, len(split))).astype(int))
+    resize = pipeline.transforms.Resize(
+        data["height"], data["width"], data.get("test_interpolation") or data["interpolation"]
+    )
+    reader, rng = pipeline.Reader(split), np.random.default_rng(0)
+    images = np.stack([resize(reader.read(int(index)))["image"] for index in chosen])
+    boxes = [
+        elements.draw_box(data["height"], data["width"], rng, area=AREA, aspect=ASPECT, log_aspect=True) for _ in chosen
+    ]
+    camids = np.asarray(split.camids, np.int32)[chosen]
+    return {"image": images, "image_clean": images, "erase_box": np.asarray(boxes, np.int32), "camid": camids}
+
+
+def _normalized(settings: Mapping[str, Any]) -> bool:
+    """Whether training compared patches of mean 0 and variance 1."""
+    terms = [term for _, resolved in phases.phase_configs(settings) for term in resolved["losses"].values()]
+    return any(term and term["loss"] == "masked_patches" and term.get("normalize", False) for term in terms)

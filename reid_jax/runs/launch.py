@@ -1,0 +1,79 @@
+"""What `scripts/main.py` does, in the order a user sees it: claim the run folder, say what runs, run, print scores."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+
+import jax
+from ml_collections import ConfigDict
+
+from reid_jax import config as config_lib
+from reid_jax import errors
+from reid_jax.runs import experiment, results
+from reid_jax.runs import folder as folder_lib
+from reid_jax.runtime import processes
+from reid_jax.train import metrics
+
+LOG = logging.getLogger(__name__)
+
+
+def default_workdir(config: ConfigDict) -> str:
+    """`runs/<system>-<preset>[-<variant>...]`, with the seed where it is not 0."""
+    parts = [config.system, config.preset, *config.variants, *([f"seed{config.seed}"] if config.seed else [])]
+    return str(pathlib.Path("runs") / "-".join(parts))
+
+
+def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_and_eval") -> int:
+    """Runs an experiment in a folder; the same call resumes it, and says so when it is complete.
+
+    Args:
+        config: resolved config.
+        workdir: run folder; None names it after system, preset and variants.
+        mode: "train" stops after training, "eval" evaluates the newest checkpoint, "train_and_eval" does both.
+
+    Returns:
+        The exit code, 0.
+    """
+    metrics.quiet_libraries()
+    folder = folder_lib.RunFolder(workdir or default_workdir(config))
+    if mode == "eval":
+        folder.read_config()
+    processes.agree("the config", config_lib.config_hash(config))
+    fresh = not folder.path.exists()
+    if processes.is_main():
+        folder.claim(config)
+    processes.agree_on_folder(folder.path)
+    finished = folder.read_result()
+    if finished is not None and mode != "eval":
+        if processes.is_main():
+            print(results.summary(finished))
+            print(f"{folder.path} is complete ({finished['steps']} steps); for a new run give another --workdir.")
+        return 0
+    try:
+        with metrics.log_to(folder.path, active=processes.is_main()):
+            LOG.info("%s", _headline(config, folder))
+            result = experiment.Experiment(config).run(folder, train=mode != "eval", evaluate=mode != "train")
+    except errors.UserError:
+        if fresh and processes.is_main():
+            folder.discard_untrained()
+        raise
+    if processes.is_main() and result is not None:
+        print(results.summary(result))
+        files = "result.json, " if folder.result.is_file() else ""
+        print(f"written: {folder.path}/ ({files}ranked_lists.html, metrics.jsonl, checkpoints/, log.txt)")
+    return 0
+
+
+def _headline(config: ConfigDict, folder: folder_lib.RunFolder) -> str:
+    lines = [
+        f"{config.system}:{','.join([config.preset, *config.variants])} on {config.data.name} -> {folder.path} "
+        f"({jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es), "
+        f"config {config_lib.config_hash(config)})"
+    ]
+    if config.preset == "demo":
+        lines.append(
+            "demo: a narrow version on drawn people, not a published score; the paper's recipe is "
+            f"python scripts/main.py --config configs/{config.system}.py:market1501"
+        )
+    return "\n".join(lines)

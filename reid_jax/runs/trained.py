@@ -1,0 +1,116 @@
+"""A finished or running run as a model: its extractor with trained variables, and its evaluation again."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from reid_jax import build
+from reid_jax import config as config_lib
+from reid_jax.data import feature_set as feature_set_lib
+from reid_jax.data import records
+from reid_jax.evaluation import robustness, suite
+from reid_jax.inference import extractor as extractor_lib
+from reid_jax.inference import features as features_lib
+from reid_jax.runs import folder as folder_lib
+from reid_jax.runs import results
+from reid_jax.runtime import mesh as mesh_lib
+from reid_jax.train import checkpoints
+
+
+def from_run(
+    path: str | pathlib.Path, *, best: bool = False, overrides: Mapping[str, Any] | None = None
+) -> tuple[extractor_lib.Extractor, dict[str, Any]]:
+    """The extractor and the trained variables of a run folder.
+
+    Args:
+        path: a run folder (`--workdir` of a training run).
+        best: the checkpoint with the best mAP instead of the newest.
+        overrides: dotted keys of the config that are to differ (`evals.flip`); None leaves a value as it is.
+
+    Raises:
+        UserError: when the folder is no run folder or holds no checkpoint.
+    """
+    folder = folder_lib.RunFolder(path)
+    config = folder.read_config()
+    origin = {"run": folder.path.resolve().name, "config_hash": config_lib.config_hash(config)}
+    config_lib.override(config, {key: value for key, value in (overrides or {}).items() if value is not None})
+    settings = config_lib.to_dict(config)
+    known = checkpoints.steps(folder.checkpoints)
+    step = checkpoints.best_step(folder.checkpoints) if best else known[-1] if known else None
+    variables, meta = checkpoints.restore_variables(
+        folder.checkpoints, "best" if best and step is None else step, average="average"
+    )
+    model = build.build_model(settings, meta["num_classes"], meta.get("num_cameras", 0))
+    mesh = mesh_lib.create_mesh()
+    return extractor_lib.Extractor(model, settings, mesh, {**origin, "step": step}), mesh_lib.replicate(variables, mesh)
+
+
+def evaluate_run(path: str | pathlib.Path, *, best: bool = False, **evals: Any) -> dict[str, Any]:
+    """Evaluates a run folder again, with other protocol settings if wished.
+
+    Args:
+        path: run folder.
+        best: the checkpoint with the best mAP instead of the newest.
+        **evals: replace keys of the config's `evals` section (`metric`, `ap`, `same_camera_filter`, ...).
+
+    Returns:
+        Scores as in `result.json`.
+    """
+    features, dataset, settings = features_of_run(path, best=best, **evals)
+    return suite.run(dataset.name, features, results.protocol(settings["evals"])).flat()
+
+
+def features_of_run(
+    path: str | pathlib.Path, *, best: bool = False, dataset: str | None = None, **evals: Any
+) -> tuple[feature_set_lib.FeatureSet, records.ReIDDataset, dict[str, Any]]:
+    """Features of a data set by a run's model, the data set, and the settings used.
+
+    Args:
+        path: run folder.
+        best: the checkpoint with the best mAP instead of the newest.
+        dataset: a preset of `reid_jax.config.DATASETS`; None is the run's own.
+        **evals: replace keys of the config's `evals` section.
+    """
+    settings = config_lib.to_dict(folder_lib.RunFolder(path).read_config())
+    settings["evals"].update(evals)
+    extractor, variables = from_run(path, best=best)
+    opened = build.evaluation_data(settings, dataset)
+    meta = {**features_lib.feature_meta(settings), "dataset": opened.name}
+    return features_lib.describe_dataset(extractor, variables, opened, meta), opened, settings
+
+
+def evaluate_robustness(
+    path: str | pathlib.Path,
+    *,
+    best: bool = False,
+    dataset: str | None = None,
+    metric: str | None = None,
+    ap: str | None = None,
+    same_camera_filter: bool | None = None,
+    **options: Any,
+) -> robustness.Robustness:
+    """Measures a run folder, on its own data set if no other is named.
+
+    Args:
+        path: run folder.
+        best: the checkpoint with the best mAP instead of the newest.
+        dataset: a preset of `reid_jax.config.DATASETS`; None is the run's own.
+        metric: replaces the run's own distance.
+        ap: replaces the run's own AP rule.
+        same_camera_filter: replaces the run's own rule.
+        **options: of `evaluate` (selection, rounds, seed, progress).
+    """
+    settings = config_lib.to_dict(folder_lib.RunFolder(path).read_config())
+    extractor, variables = from_run(path, best=best)
+    meta = features_lib.feature_meta(settings)
+    given = {"metric": metric, "ap": ap, "same_camera_filter": same_camera_filter}
+    protocol: dict[str, Any] = {key: settings["evals"][key] if value is None else value for key, value in given.items()}
+    return robustness.evaluate(
+        lambda data: features_lib.describe_dataset(extractor, variables, data, meta),
+        build.evaluation_data(settings, dataset),
+        train_corruption=features_lib.train_corruption(settings),
+        **protocol,
+        **options,
+    )

@@ -1,0 +1,105 @@
+"""The device mesh with its one axis `data`, and the placement of arrays on it.
+
+Parameters are replicated, batches are split over `data` on their first axis, and compiled code computes over the global
+batch: batch normalization and hard mining mean the same on one device, on eight, and on several machines.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from reid_jax.errors import UserError
+
+AXIS = "data"
+
+
+def create_mesh(devices: Any = None) -> Mesh:
+    """The mesh of all devices of all processes (or of those given): one axis `data`, automatic axis types."""
+    devices = jax.devices() if devices is None else list(devices)
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """The first axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def to_global(batch: Any, mesh: Mesh) -> Any:
+    """Makes global device arrays of this process's share of a batch.
+
+    Args:
+        batch: a tree of numpy arrays `[b, ...]` with b = global batch / processes, the same on every process.
+        mesh: the mesh.
+
+    Returns:
+        The tree with arrays `[b * processes, ...]`, split over `data`; process 0's rows come first.
+
+    Raises:
+        UserError: the rows do not spread evenly over the devices, or the arrays differ in length.
+    """
+    sharding = sharded(mesh)
+    lengths = {np.shape(leaf)[0] if np.ndim(leaf) else -1 for leaf in jax.tree.leaves(batch)}
+    if len(lengths) > 1 or -1 in lengths:
+        raise UserError(
+            f"the arrays of a batch must have one first axis in common, but have lengths {sorted(lengths)}."
+        )
+    length = lengths.pop() if lengths else 0
+    local = len(sharding.addressable_devices)
+    if length % local:
+        raise UserError(
+            f"a batch of {length * jax.process_count()} does not divide evenly over {mesh.size} devices; choose a "
+            f"batch size that is a multiple of {mesh.size}."
+        )
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts a copy of every leaf on every device; each process must hold the same values."""
+    sharding = replicated(mesh)
+
+    def one(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
+        if jax.process_count() == 1 or jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+            return jax.device_put(leaf, sharding)
+        # Without the check of equality, and the collective for it, that device_put makes across processes.
+        return jax.make_array_from_callback(np.shape(leaf), sharding, lambda index: np.asarray(leaf)[index])
+
+    return jax.tree.map(one, tree)
+
+
+def gather(tree: Any) -> Any:
+    """Copies arrays to the host, whole, on every process. A collective: all processes must call it.
+
+    Args:
+        tree: global arrays, split or replicated. Arrays of one process alone (numpy included) are taken to be equal
+            everywhere.
+
+    Returns:
+        The tree as numpy.
+    """
+
+    def one(leaf: Any) -> np.ndarray:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.asarray(leaf)
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(one, tree)
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+    """This process's rows of an array that is split on its first axis, in their order, on the host."""
+    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    rows = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(rows[first]) for first in sorted(rows)])

@@ -1,0 +1,319 @@
+"""Several processes of one run: joining them, agreeing on values, and ending when a peer fails.
+
+With several machines the same command runs once per host; `session` joins the others, which `reid_jax.runtime.cluster`
+finds from flags or from the environment of SLURM, Open MPI, Kubernetes or a TPU pod.
+
+When a process fails the others cannot continue. They notice in the next collective (`peer_failure`) or through the
+runtime's heartbeats, print one sentence, and end with exit code 2; the next start resumes from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from reid_jax.errors import UserError
+from reid_jax.runtime import cluster as cluster_lib
+
+logger = logging.getLogger(__name__)
+
+
+# ---- joining the other processes --------------------------------------------------------------------------------
+
+
+def initialize(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    timeout: int = 300,
+    heartbeat_timeout: int = 60,
+) -> cluster_lib.Cluster | None:
+    """Joins the other processes of the run, if there are any; call it before any other use of jax.
+
+    Args:
+        coordinator: `host:port` of process 0, on a port free there.
+        num_processes: number of processes.
+        process_id: number of this one, from 0.
+        timeout: seconds to wait for the others.
+        heartbeat_timeout: seconds of silence after which a process counts as dead.
+
+    Returns:
+        The cluster joined, or `None` when this process is alone.
+
+    Raises:
+        UserError: the settings do not fit, or the coordinator cannot be reached.
+    """
+    cluster = cluster_lib.detect(coordinator, num_processes, process_id)
+    if cluster is None or cluster.num_processes == 1:
+        return None
+    if cluster.coordinator is not None and cluster.process_id is not None:
+        _reach(cluster.coordinator, cluster.process_id, timeout)
+    whole = cluster.num_processes is not None
+    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    _explain_aborts(
+        f"not all {cluster.num_processes or ''} processes of the run ({cluster.source}) met at "
+        f"{cluster.coordinator or 'the coordinator'} within {timeout} s; start the same command on every host, each "
+        "with its own process id."
+    )
+    try:
+        jax.distributed.initialize(
+            cluster.coordinator,
+            cluster.num_processes,
+            cluster.process_id,
+            local_device_ids=list(cluster.local_device_ids) if cluster.local_device_ids else None,
+            cluster_detection_method="deactivate" if whole else None,
+            initialization_timeout=timeout,
+            heartbeat_timeout_seconds=heartbeat_timeout,
+            shutdown_timeout_seconds=timeout,
+        )
+    except (RuntimeError, ValueError) as error:
+        _explain_aborts(None)
+        raise UserError(
+            f"joining the other processes ({cluster.source}) failed: {_first_line(error)}; give "
+            "--coordinator HOST:PORT, --num_processes and --process_id to set them by hand."
+        ) from error
+    _explain_aborts(_ended_sentence())
+    logger.info("process %d of %d (%s)", jax.process_index(), jax.process_count(), cluster.source)
+    return cluster
+
+
+def _reach(coordinator: str, process_id: int, timeout: float) -> None:
+    """Checks that the coordinator's port can be used, before the runtime does: it would abort the process."""
+    host, _, port = coordinator.rpartition(":")
+    if process_id == 0:
+        with contextlib.closing(socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", int(port)))
+            except OSError as error:
+                raise UserError(
+                    f"process 0 cannot open port {port} of {coordinator} ({error.strerror}); choose a free port."
+                ) from error
+        return
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"process {process_id} could not reach the coordinator {coordinator} within {timeout} s "
+                    f"({error.strerror or error}); start process 0 there and check the address."
+                ) from error
+            time.sleep(min(0.5, timeout / 4))
+
+
+def shutdown() -> None:
+    """Leaves the run in good order, after all processes are done; nothing happens in a run of one process."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+        _explain_aborts(None)
+
+
+# ---- the death of another process ----------------------------------------------------------------------------------
+
+_abort_handler: Any = None  # kept alive: C code holds a pointer to it
+
+
+def _explain_aborts(sentence: str | None) -> None:
+    """Lets an abort of the C++ runtime end with our sentence and exit code 2; `None` restores the usual abort.
+
+    The runtime's client kills the process (SIGABRT, from a thread of its own) when the coordinator or a peer is lost.
+    The handlers of Python's `signal` module do not run in that situation, those of the C library do.
+    """
+    global _abort_handler
+    if os.name != "posix":
+        return
+    libc = ctypes.CDLL(None)
+    libc.signal.restype = ctypes.c_void_p
+    if sentence is None:
+        libc.signal(signal.SIGABRT, ctypes.c_void_p(0))
+        _abort_handler = None
+        return
+
+    def handler(_: int) -> None:
+        abandon(sentence)
+
+    _abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
+    libc.signal(signal.SIGABRT, _abort_handler)
+
+
+def _ended_sentence() -> str:
+    return (
+        f"process {jax.process_index()} of {jax.process_count()} stops because another process of the run died or lost "
+        "its connection (that process's own log says why); start the same command again on every host to resume from "
+        "the last checkpoint."
+    )
+
+
+def abandon(sentence: str | None = None, code: int = 2) -> NoReturn:
+    """Ends this process at once, without waiting for the others.
+
+    A normal exit waits at a barrier that a run with a dead or failed process never passes. Use it for every error
+    once the processes have met: the closed connections tell the others.
+    """
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    if sentence:
+        os.write(2, f"{sentence}\n".encode())
+    os._exit(code)
+
+
+@contextlib.contextmanager
+def session(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, **timeouts: int
+) -> Iterator[cluster_lib.Cluster | None]:
+    """A whole program between `initialize` and `shutdown`; a failure ends it without waiting for the others.
+
+    In a run of several processes an exception that reaches the end of the block is told (the sentence of a
+    `UserError` or of a lost peer, the traceback of anything else) and the process leaves at once with exit code 2 (1
+    after a traceback, 130 after an interrupt); alone, the exception goes on to the caller.
+
+    Args:
+        coordinator: see `initialize`, like the rest.
+        num_processes: number of processes.
+        process_id: number of this one.
+        **timeouts: `timeout`, `heartbeat_timeout`.
+    """
+    cluster = initialize(coordinator, num_processes, process_id, **timeouts)
+    if cluster is None:
+        yield None
+        return
+    try:
+        yield cluster
+    except SystemExit as error:
+        if error.code:
+            abandon(code=error.code if isinstance(error.code, int) else 1)
+        shutdown()
+        raise
+    except KeyboardInterrupt:
+        abandon("interrupted; the same command resumes from the last checkpoint.", 130)
+    except BaseException as error:
+        sentence = error if isinstance(error, UserError) else peer_failure(error)
+        if sentence is None:
+            traceback.print_exc()
+        abandon(f"error: {sentence}" if sentence else None, 2 if sentence else 1)
+    shutdown()
+
+
+# What the collectives of gloo (CPU) and NCCL (GPU), and the coordination service say when the other side is gone.
+_LOST = re.compile(
+    r"gloo.*(failed|closed|reset|timed out|timeout)|nccl.*(error|abort|timeout)|connection (closed|reset) by peer"
+    r"|coordination service|heartbeat timeout|socket closed|barrier.*(timed out|failed)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def peer_failure(error: BaseException) -> UserError | None:
+    """Tells whether an error means that another process is gone.
+
+    Args:
+        error: what the loop caught.
+
+    Returns:
+        A `UserError` with the sentence for the user, or `None` when the error is something else. Raise it, and leave
+        with `abandon`.
+    """
+    if jax.process_count() == 1 or isinstance(error, UserError):
+        return None
+    if not isinstance(error, (RuntimeError, ValueError, OSError)) or not _LOST.search(str(error)):
+        return None
+    return UserError(_ended_sentence())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+# ---- agreement -----------------------------------------------------------------------------------------------------
+
+
+def is_main() -> bool:
+    """Whether this is process 0, the one that writes files and talks."""
+    return jax.process_index() == 0
+
+
+def process_count() -> int:
+    """How many processes the run has."""
+    return jax.process_count()
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is here; nothing happens in a run of one process."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def broadcast_text(text: str) -> str:
+    """Process 0's text, on every process. A collective."""
+    if jax.process_count() == 1:
+        return text
+    encoded = text.encode()
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(encoded))))
+    buffer = np.zeros(length, np.uint8)
+    if is_main():
+        buffer[:] = np.frombuffer(encoded, np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8)).decode()
+
+
+def agree(what: str, value: str) -> None:
+    """Checks that every process holds the same value (a config, the index of a data set). A collective.
+
+    Raises:
+        UserError: on the processes that differ from process 0, and on process 0 when any does.
+    """
+    if jax.process_count() == 1:
+        return
+    same = broadcast_text(value) == value
+    everyone = multihost_utils.process_allgather(np.asarray(same))
+    if not everyone.all():
+        others = ", ".join(str(index) for index in np.flatnonzero(~np.asarray(everyone).reshape(-1)))
+        raise UserError(f"{what} differs between process 0 and process {others}; start the same command on every host.")
+
+
+def agree_on_folder(folder: str | os.PathLike) -> str:
+    """Makes the run folder process 0 was given the folder of all, and checks that all of them see the same disk.
+
+    Checkpoints are written by every process into one folder; on separate disks each would hold a fragment.
+
+    Raises:
+        UserError: a process does not see the file that process 0 has just written there.
+    """
+    path = broadcast_text(os.path.abspath(folder))
+    if jax.process_count() == 1:
+        os.makedirs(path, exist_ok=True)
+        return path
+    token = broadcast_text(f".shared-{os.getpid()}-{time.time_ns()}")
+    if is_main():
+        os.makedirs(path, exist_ok=True)
+        with open(os.path.join(path, token), "w"):
+            pass
+    barrier("reid_jax_folder_written")
+    seen = os.path.exists(os.path.join(path, token))
+    everyone = np.asarray(multihost_utils.process_allgather(np.asarray(seen))).reshape(-1)
+    if is_main():
+        os.remove(os.path.join(path, token))
+    if not everyone.all():
+        blind = ", ".join(str(index) for index in np.flatnonzero(~everyone))
+        raise UserError(
+            f"process {blind} does not see the run folder {path} of process 0; put it on a disk that all hosts share."
+        )
+    return path
