@@ -42,3 +42,11 @@ def market():
     from tests.helpers import market_folder
 
     return market_folder
+
+
+@pytest.fixture(scope="session")
+def twins():
+    """The module of slow numpy versions that the evaluation is compared with."""
+    from tests.helpers import twins
+
+    return twins

@@ -9,18 +9,32 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# Bottom to top. A module may import its own layer's and lower ones; those of one line may not import each other.
-LAYERS = (
-    ("errors",),
-    ("cluster",),
-    ("trees", "parallel", "ops"),
-    ("nn", "losses", "data"),
-    ("models", "evaluation"),
-    ("train",),
-)
-HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
-# Narrower than the order: what a layer gets as an argument instead.
-FORBIDDEN = {"train": {"models", "evaluation"}, "models": {"losses", "data"}}
+# For each room (folder or file of the package) the rooms it may import beside itself, see docs/design.md. Every file is in
+# one of them, and `errors` is open to all.
+DATA = {"data"}
+MODEL_PARTS = {"ops", "nn", "weights", "trees"}
+TRAINING = {"losses", "runtime", "trees"}
+ROOMS: dict[str, set[str]] = {
+    "errors": set(),
+    "trees": set(),
+    "ops": set(),
+    "data": set(),
+    "config": DATA,
+    "runtime": {"trees"},
+    "nn": {"ops"},
+    "losses": {"ops"},
+    "weights": {"ops", "trees", "config"},
+    "models": MODEL_PARTS,
+    "build": {"config", "data", "models", "ops", "runtime", "trees"},
+    "train": TRAINING,
+    "evaluation": {"ops", "runtime", "data"},
+    "inference": {"build", "config", "data", "models", "ops", "runtime", "trees", "weights"},
+    "federated": {"data", "train", *TRAINING},
+}
+# The rooms above those may import all that stand before them here, and nothing behind.
+UPPER = ("runs", "benchmarks", "cli")
+for position, room in enumerate(UPPER):
+    ROOMS[room] = {*ROOMS, *UPPER[:position]} - {room}
 
 
 def modules(folder: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -55,31 +69,39 @@ PACKAGE = modules(ROOT / "reid_jax")
 IMPORTS = {name: imports(path, PACKAGE | {"flax.linen": path}) for name, path in PACKAGE.items()}
 
 
-def layer(module: str) -> str:
+def room(module: str) -> str:
     """`reid_jax.nn.heads` -> `nn`."""
     return (module.split(".") + [""])[1]
 
 
-def test_the_package_is_found():
-    assert {"reid_jax.errors", "reid_jax.trees", "reid_jax.train.optimizer"} <= set(PACKAGE)
-    assert "reid_jax.errors" in IMPORTS["reid_jax.trees"]
-
-
 def complaint(module: str, target: str) -> str | None:
     """What is wrong with an import, `None` when nothing is."""
-    own, other = layer(module), layer(target)
-    # What lies directly under the package beside the layers (experiment, config, ...) stands on top and may see all.
-    if own not in HEIGHT or not target.startswith("reid_jax.") or own == other:
+    own, other = room(module), room(target)
+    if not target.startswith("reid_jax.") or own == other or other == "errors":
         return None
-    if HEIGHT.get(other, len(LAYERS)) >= HEIGHT[own]:
-        return f"{module} imports {target}: an arrow upwards or sideways"
-    if other in FORBIDDEN.get(own, ()):
-        return f"{module} imports {target}: {own} gets it as an argument"
-    return None
+    if not own:
+        return f"{module} imports {target}: the package itself imports nothing"
+    return None if other in ROOMS[own] else f"{module} imports {target}: {own} may import {sorted(ROOMS[own])}"
+
+
+def test_every_file_is_in_a_room():
+    """No file stands outside the rooms, and no room of the table is empty."""
+    assert {room(module) for module in PACKAGE} - {""} == set(ROOMS)
+    at_the_root = {path.name for path in (ROOT / "reid_jax").iterdir() if path.suffix == ".py"}
+    assert at_the_root == {"__init__.py", "errors.py", "trees.py", "build.py"}
+
+
+def test_rooms_have_an_order():
+    """No two rooms import each other, however far around."""
+    placed: set[str] = set()
+    while len(placed) < len(ROOMS):
+        ready = {name for name, below in ROOMS.items() if name not in placed and below <= placed}
+        assert ready, f"a circle among {sorted(set(ROOMS) - placed)}"
+        placed |= ready
 
 
 @pytest.mark.parametrize("module", sorted(PACKAGE))
-def test_imports_point_downwards(module):
+def test_imports_stay_in_the_rooms_below(module):
     assert not [text for target in IMPORTS[module] if (text := complaint(module, target))]
 
 
@@ -89,15 +111,25 @@ def test_imports_point_downwards(module):
         ("reid_jax.models.mfv.mfv", "reid_jax.nn.heads", True),
         ("reid_jax.runs.experiment", "reid_jax.train.loop", True),
         ("reid_jax.nn.heads", "reid_jax.nn.pooling", True),
-        ("reid_jax.nn.heads", "reid_jax.models.mfv.mfv", False),
-        ("reid_jax.nn.heads", "reid_jax.losses.metric", False),
+        ("reid_jax.trees", "reid_jax.errors", True),
+        ("reid_jax.nn.heads", "reid_jax.models.mfv", False),
+        ("reid_jax.nn.heads", "reid_jax.losses.triplet", False),
         ("reid_jax.train.loop", "reid_jax.models", False),
         ("reid_jax.train.loop", "reid_jax.runs.experiment", False),
+        ("reid_jax.build", "reid_jax.runs.experiment", False),
+        ("reid_jax.runs.experiment", "reid_jax.cli.train", False),
         ("reid_jax.errors", "reid_jax.trees", False),
     ],
 )
 def test_wrong_arrows_would_be_seen(module, target, allowed):
     assert (complaint(module, target) is None) == allowed
+
+
+def test_file_names_are_unique():
+    """A file is found by its name; only those that stand for a whole folder may share one."""
+    stems = [path.stem for path in PACKAGE.values() if path.stem not in ("__init__", "__main__")]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    assert not twice, twice
 
 
 def reached(start: str) -> dict[str, list[str]]:
@@ -117,7 +149,7 @@ def reached(start: str) -> dict[str, list[str]]:
     return ways
 
 
-@pytest.mark.parametrize("module", sorted(name for name in PACKAGE if layer(name) == "data"))
+@pytest.mark.parametrize("module", sorted(name for name in PACKAGE if room(name) == "data"))
 def test_data_never_meets_jax(module):
     for target, way in reached(module).items():
         met = {name for name in IMPORTS[target] if name.split(".")[0] in ("jax", "jaxlib", "flax", "optax", "clu")}
@@ -126,7 +158,7 @@ def test_data_never_meets_jax(module):
 
 @pytest.mark.parametrize("module", sorted(PACKAGE))
 def test_linen_stays_in_nn_and_models(module):
-    if layer(module) in ("nn", "models"):
+    if room(module) in ("nn", "models"):
         return
     met = {name for name in IMPORTS[module] if name.startswith("flax.linen")}
     assert not met, f"{module} imports {met}"
@@ -164,7 +196,11 @@ def test_every_package_is_installed():
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     listed = set(setup["packages"])
     folders = {"reid_jax": ROOT / "reid_jax", "reid_datasets": ROOT / "datasets"}
-    assert setup["package-dir"] == {name: folder.name for name, folder in folders.items()}
+    # The configs are files found by name, not modules that import each other: a folder without `__init__.py`.
+    assert setup["package-dir"] == {
+        "reid_configs": "configs",
+        **{name: folder.name for name, folder in folders.items()},
+    }
     found = set()
     for name, folder in folders.items():
         for path in folder.rglob("*.py"):
@@ -172,4 +208,5 @@ def test_every_package_is_installed():
             if "tests" not in parts:
                 found.add(".".join((name, *parts)))
                 assert (path.parent / "__init__.py").is_file(), f"{path.parent} has modules but no __init__.py"
+    found.add("reid_configs")
     assert found == listed, f"missing: {sorted(found - listed)}; listed in vain: {sorted(listed - found)}"

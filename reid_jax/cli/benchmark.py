@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import pathlib
 from typing import Any
 
 from reid_jax import errors
 from reid_jax.cli import common
 from reid_jax.weights import zoo
 
-DEMO = str(pathlib.Path(__file__).resolve().parent.parent / "configs" / "mfv.py")
+DEMO = "mfv"
 
 
 def _parser() -> argparse.ArgumentParser:

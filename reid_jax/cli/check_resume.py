@@ -26,7 +26,6 @@ from reid_jax import errors
 from reid_jax.data import records
 from reid_jax.train import checkpoints, metrics
 
-MAIN = pathlib.Path(__file__).resolve().with_name("main.py")
 # Columns of metrics.jsonl that tell of the machine, not of the training.
 TIMES = ("time", "images_per_second", "data_wait_percent")
 
@@ -45,7 +44,7 @@ def start(workdir: pathlib.Path, devices: int, arguments: list[str]) -> subproce
     """Starts training in a process of its own; it saves after every step."""
     workdir.parent.mkdir(parents=True, exist_ok=True)
     log = (workdir.parent / f"{workdir.name}.txt").open("ab")
-    command = [sys.executable, str(MAIN), *arguments, f"--workdir={workdir}", "--mode=train"]
+    command = [sys.executable, "-m", "reid_jax.cli", "train", *arguments, f"--workdir={workdir}", "--mode=train"]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 

@@ -43,10 +43,12 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 def run_with_config(main: Callable[[ConfigDict], int | None], doc: str | None = None) -> None:
     """Like `run`, for scripts with a `--config FILE[:ARGUMENT]` flag: calls `main(config)`.
 
-    The flags are absl's and ml_collections'. The config is loaded and its overrides are looked up once before they are
-    parsed, so that a misspelled preset, variant or key is answered with what was probably meant.
+    The flags are absl's and ml_collections'; `doc` is the text of --help. The config is loaded and its overrides are
+    looked up once before they are parsed, so that a misspelled preset, variant or key is answered with what was probably meant.
     """
     allocator.keep_freed_memory()
+    # absl shows the docstring of the main module, which is a shell here.
+    sys.modules["__main__"].__doc__ = doc
     holder = config_flags.DEFINE_config_file(
         "config",
         None,
@@ -97,10 +99,7 @@ def load_config(text: str) -> ConfigDict:
         HelpRequested: for the argument `help`.
     """
     name, _, argument = text.partition(":")
-    path = pathlib.Path(name)
-    if not path.is_file():
-        known = ", ".join(sorted(str(one) for one in path.parent.glob("*.py"))) or "none in that folder"
-        raise errors.UserError(f"expected a config file, found nothing at {name}; config files there: {known}.")
+    path = _config_path(name)
     spec = importlib.util.spec_from_file_location("reid_jax_config_file", path)
     if spec is None or spec.loader is None:
         raise errors.UserError(f"expected a Python file with get_config(argument), got {name}; see configs/mfv.py.")
@@ -109,6 +108,29 @@ def load_config(text: str) -> ConfigDict:
     if not hasattr(module, "get_config"):
         raise errors.UserError(f"expected {name} to define get_config(argument), it does not; see configs/mfv.py.")
     return module.get_config(argument)
+
+
+def _config_path(name: str) -> pathlib.Path:
+    """The file that a config's name stands for: a path, or the name of a packaged config ("mfv")."""
+    path = pathlib.Path(name)
+    if path.is_file():
+        return path
+    packaged = {file.stem: file for folder in config_folders() for file in sorted(folder.glob("*.py"))}
+    if name in packaged:
+        return packaged[name]
+    there = ", ".join(sorted(str(one) for one in path.parent.glob("*.py"))) or "none in that folder"
+    raise errors.UserError(
+        f"expected a config file, found nothing at {name}; config files there: {there}; configs by name: "
+        f"{', '.join(sorted(packaged)) or 'none'}."
+    )
+
+
+def config_folders() -> list[pathlib.Path]:
+    """Folders of the configs that go by name: installed with the package, or beside it in a checkout."""
+    spec = importlib.util.find_spec("reid_configs")
+    installed = list(spec.submodule_search_locations or ()) if spec is not None else []
+    beside = pathlib.Path(__file__).resolve().parents[2] / "configs"
+    return [pathlib.Path(folder) for folder in installed] or [beside]
 
 
 def _check_config_flags(argv: Sequence[str]) -> None:
@@ -121,7 +143,10 @@ def _check_config_flags(argv: Sequence[str]) -> None:
         elif name.startswith("config."):
             overridden.append(name.removeprefix("config."))
     if config is None:
-        raise errors.UserError("expected --config FILE[:PRESET[,VARIANT...]], got none; try --config configs/mfv.py.")
+        raise errors.UserError(
+            "expected --config FILE[:PRESET[,VARIANT...]], got none; try --config configs/mfv.py, or --config mfv outside "
+            "a checkout."
+        )
     known = config_lib.flatten(config)
     for key in overridden:
         if key not in known and not key.startswith(OPEN_SECTIONS):

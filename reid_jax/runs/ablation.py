@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 from reid_jax import errors
 
-MAIN = pathlib.Path(__file__).resolve().parent.parent / "scripts" / "main.py"
+# How a run is started, in a process of its own.
+COMMAND = (sys.executable, "-m", "reid_jax.cli", "train")
 METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")
 SHOWN = ("mAP", "rank1", "mINP")
 # Training policies that the corruption benchmark allows; of all others rows stand in a table of their own.
@@ -71,8 +72,7 @@ class Plan:
         config = pathlib.Path(self.config).with_stem(other) if other else self.config
         variants = [] if row == "full" else row.split("+")
         return [
-            sys.executable,
-            str(MAIN),
+            *COMMAND,
             f"--config={config}:{','.join([self.preset, *variants])}",
             f"--workdir={folder}",
             f"--config.seed={seed}",

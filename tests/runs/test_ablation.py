@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import sys
 import textwrap
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from reid_jax import errors
 from reid_jax.runs import ablation
 
-# Stands in for scripts/main.py: writes the result that a run would, scores following row and seed.
+# Stands in for `reid-jax train`: writes the result that a run would, scores following row and seed.
 FAKE = """
 import json, pathlib, sys
 given = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
@@ -35,7 +36,7 @@ about = {"parameters": 1234567, "steps": 30, "train_seconds": 12.4, "config_hash
 def workdir(tmp_path, monkeypatch):
     fake = tmp_path / "main.py"
     fake.write_text(textwrap.dedent(FAKE))
-    monkeypatch.setattr(ablation, "MAIN", fake)
+    monkeypatch.setattr(ablation, "COMMAND", (sys.executable, str(fake)))
     return tmp_path / "runs"
 
 

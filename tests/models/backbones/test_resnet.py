@@ -11,7 +11,7 @@ from reid_jax import errors
 from reid_jax.models.backbones import resnet
 from reid_jax.weights import convert
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden" / "resnet.npz"
+GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden" / "resnet.npz"
 
 
 def _shapes(model, height=256, width=128):

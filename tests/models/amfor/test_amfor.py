@@ -23,7 +23,7 @@ from reid_jax.ops import descriptors
 from reid_jax.train import objective, optimizer, schedules
 from tests.helpers import torchreid_names, transreid_names
 
-CONFIG = pathlib.Path(__file__).resolve().parents[2] / "configs" / "amfor.py"
+CONFIG = pathlib.Path(__file__).resolve().parents[3] / "configs" / "amfor.py"
 CLASSES, BATCH = 5, 4
 TINY = {
     "width": 64,

@@ -14,7 +14,7 @@ import pytest
 from reid_jax.models.mfv import mfv, release_layout
 from reid_jax.weights import convert
 
-FOLDER = pathlib.Path(__file__).parent.parent / "golden"
+FOLDER = pathlib.Path(__file__).parents[2] / "golden"
 IGNORED = (*convert.IGNORED, *mfv.TORCH_IGNORED)
 
 

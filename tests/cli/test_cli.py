@@ -11,7 +11,7 @@ import pytest
 from reid_jax import errors
 from reid_jax.cli import common
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def script(name: str, *arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,7 @@ from reid_jax.ops import conv, pooling
 from reid_jax.weights import convert
 from tests.helpers import torchreid_names
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden" / "osnet.npz"
+GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden" / "osnet.npz"
 # Compiling is what costs here.
 QUICK = {"xla_backend_optimization_level": 0}
 

@@ -13,7 +13,7 @@ from reid_jax.data import records
 from reid_jax.losses import terms
 from reid_jax.train import extras
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "configs").glob("*.py"))
 
 

@@ -21,7 +21,7 @@ from reid_jax.train import extras, schedules
 from reid_jax.weights import convert
 from tests.helpers import torchreid_names
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.normal(size=(4, 64, 32, 3)).astype(np.float32)
 OSFA_ATTENTION = {"attention": "spatial_channel", "attention_kind": "osfa"}
