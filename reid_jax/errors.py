@@ -9,7 +9,7 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A mistake in what the user gave (files, names, settings), not in this package.
 
-    Scripts print the message alone, without a traceback, and end with exit code 2 (`reid_jax.cli.common.main`).
+    Scripts print the message alone, without a traceback, and end with exit code 2 (`reid_jax.cli.command_line.main`).
     """
 
 

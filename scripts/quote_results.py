@@ -12,7 +12,7 @@ import pathlib
 import re
 
 from reid_jax import errors
-from reid_jax.cli import common
+from reid_jax.cli import command_line
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- (results/[\w./-]+\.md)(?: (\d+))? -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -51,4 +51,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    command_line.run(main)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from reid_jax.data import corruptions, images, pipeline, records, samplers, transforms
+from reid_jax.data import corruptions, image_io, pipeline, records, samplers, transforms
 from reid_jax.data.corruptions import sampling
 
 # The recipe of BoT and MFV, and a jitter to time it.
@@ -35,7 +35,7 @@ def drawn_split(count: int = 512, height: int = 128, width: int = 64, seed: int 
     source = []
     for index in range(count):
         coarse = rng.integers(40, 216, (max(2, height // 8), max(2, width // 8), 3)).astype(np.uint8)
-        data = images.encode_jpeg(images.resize(coarse, height, width, "bilinear"), quality=90)
+        data = image_io.encode_jpeg(image_io.resize(coarse, height, width, "bilinear"), quality=90)
         source.append({"image": data, "pid": index // PER_IDENTITY, "camid": 0, "filename": f"{index:05d}.jpg"})
     pids = (np.arange(count) // PER_IDENTITY).astype(np.int32)
     names = tuple(f"{index:05d}.jpg" for index in range(count))
@@ -131,8 +131,8 @@ def measure_corruptions(
         fast as an evaluation that draws them with equal odds.
     """
     split = drawn_split(count, height, width)
-    pictures = [images.decode(record["image"]) for record in split.source]
-    elements = [{"image": images.resize(one, out_height, out_width), "donor": one} for one in pictures]
+    pictures = [image_io.decode(record["image"]) for record in split.source]
+    elements = [{"image": image_io.resize(one, out_height, out_width), "donor": one} for one in pictures]
     rng = samplers.generator(0, "benchmark", 0)
 
     def corrupt(name: str) -> None:
@@ -199,13 +199,13 @@ def _stages(
 ) -> dict[str, tuple[Callable[[], Any], int]]:
     """Each stage on one core, by name: what runs it, and on how many images."""
     encoded = [split.source[index % len(split)]["image"] for index in range(min(count, 256))]
-    decoded = [images.decode(one) if isinstance(one, bytes) else one for one in encoded]
+    decoded = [image_io.decode(one) if isinstance(one, bytes) else one for one in encoded]
     resize = transforms.Resize(height, width, interpolation)
     resized = [resize({"image": image}) for image in decoded]
     rng = samplers.generator(0, "benchmark", 0)
     stages: dict[str, Callable[[], Any]] = {
         "read a record": lambda: [split.source[index % len(split)] for index in range(len(encoded))],
-        "decode": lambda: [images.decode(one) for one in encoded if isinstance(one, bytes)],
+        "decode": lambda: [image_io.decode(one) for one in encoded if isinstance(one, bytes)],
         f"resize ({interpolation})": lambda: [resize({"image": image}) for image in decoded],
     }
     for name, options in {**AUGMENT, "jitter": JITTER}.items():
@@ -231,7 +231,7 @@ def _plain_loop(split: records.Split, labels: np.ndarray, settings: dict[str, An
         indices = sampler.indices(step)
         stack = []
         for index in indices:
-            element = chain({"image": images.decode(split.source[index]["image"])}, rng)
+            element = chain({"image": image_io.decode(split.source[index]["image"])}, rng)
             image = (element["image"].astype(np.float32) / 255 - MEAN) / STD
             top, left, bottom, right = element["erase_box"]
             image[top:bottom, left:right] = MEAN

@@ -23,7 +23,7 @@ import numpy as np
 
 from reid_jax import errors
 from reid_jax.data.feature_set import FeatureSet
-from reid_jax.evaluation import distances, ranking, reranking, verification
+from reid_jax.evaluation import distance_blocks, ranking, reranking, verification
 
 Row = dict[str, Any]
 
@@ -218,7 +218,7 @@ def rank(
 def slow_numpy_ap(features: FeatureSet, num_query: int) -> np.ndarray:
     """AP of the first queries by full distances and a stable sort each, as a reader would write it."""
     query, gallery = (
-        distances.unit_length(f) for f in (features.query_features[:num_query], features.gallery_features)
+        distance_blocks.unit_length(f) for f in (features.query_features[:num_query], features.gallery_features)
     )
     squares = (gallery**2).sum(axis=1)
     out = np.full(num_query, np.nan)
@@ -243,7 +243,10 @@ def rank_growth(
     for gallery in galleries:
         shape = Size(num_query, gallery, max(50, gallery // 25), 6, 0.1)
         features = synthetic(shape, dimensions, seed)
-        side = [distances.prepare(array, "euclidean") for array in (features.query_features, features.gallery_features)]
+        side = [
+            distance_blocks.prepare(array, "euclidean")
+            for array in (features.query_features, features.gallery_features)
+        ]
         labels = (features.query_ids, features.gallery_ids, features.query_cams, features.gallery_cams)
         work = lambda side=side, labels=labels: ranking.rank_metrics(*side, *labels)
         result, seen, compile_seconds = _compiled(work, 1)

@@ -10,7 +10,7 @@ import importlib
 import sys
 
 from reid_jax import errors
-from reid_jax.cli import common
+from reid_jax.cli import command_line
 
 # Subcommand: module of this folder, what it does.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -34,9 +34,9 @@ def run(command: str) -> None:
     """
     module = importlib.import_module(f"reid_jax.cli.{COMMANDS[command][0]}")
     if command == "train":
-        common.run_with_config(module.main, module.__doc__)
+        command_line.run_with_config(module.main, module.__doc__)
     else:
-        common.run(module.main)
+        command_line.run(module.main)
 
 
 def main() -> None:
@@ -46,9 +46,9 @@ def main() -> None:
         width = max(map(len, COMMANDS))
         print("usage: reid-jax COMMAND [arguments]; reid-jax COMMAND --help says more.\n")
         print("\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()))
-        sys.exit(0 if arguments else common.USER_MISTAKE)
+        sys.exit(0 if arguments else command_line.USER_MISTAKE)
     if arguments[0] not in COMMANDS:
         print(f"error: {errors.unknown('command', arguments[0], COMMANDS)}", file=sys.stderr)
-        sys.exit(common.USER_MISTAKE)
+        sys.exit(command_line.USER_MISTAKE)
     sys.argv = [f"reid-jax {arguments[0]}", *arguments[1:]]
     run(arguments[0])

@@ -15,8 +15,8 @@ import pathlib
 import cv2
 
 from reid_jax import errors
-from reid_jax.cli import common
-from reid_jax.data import contact_sheet, prepare
+from reid_jax.cli import command_line
+from reid_jax.data import image_grid, prepare
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,10 +42,10 @@ def main(arguments: list[str]) -> int:
     output = pathlib.Path(args.output)
     if output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise errors.UserError(f"expected --output to end in .png or .jpg, got {args.output!r}.")
-    dataset = prepare.ensure(args.name, args.root, **common.parse_options(args.option))
+    dataset = prepare.ensure(args.name, args.root, **command_line.parse_options(args.option))
     if args.split not in dataset.splits():
         raise errors.unknown(f"split of {args.name}", args.split, dataset.splits())
-    sheet = contact_sheet.draw(
+    sheet = image_grid.draw(
         dataset.splits()[args.split],
         identities=args.identities,
         first=args.skip,

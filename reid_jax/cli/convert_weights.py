@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from reid_jax import models
-from reid_jax.cli import common
+from reid_jax.cli import command_line
 from reid_jax.weights import convert, torch_files
 
 
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
     settings = parse(arguments)
     sizes = {"image_size": (settings.height, settings.width)} if "image_size" in models.fields(settings.model) else {}
     found = models.options_of_weights(settings.model, settings.weights)
-    options = {**sizes, **found, **common.parse_options(settings.option)}
+    options = {**sizes, **found, **command_line.parse_options(settings.option)}
     options.setdefault("num_classes", classes_in(settings.weights))
     model = models.build(settings.model, **options)
     batch = {

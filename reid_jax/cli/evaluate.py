@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import images
+from reid_jax.data import image_io
 from reid_jax.data.feature_set import FeatureSet
-from reid_jax.evaluation import distances, image_files, ranking, report, suite
+from reid_jax.evaluation import distance_blocks, image_files, ranking, report, suite
 
 # Options of the plain evaluation that the corrupted one does not have.
 PLAIN_ONLY = ("rerank", "expand", "verification", "exact_verification", "single_shot", "html")
@@ -37,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--run", metavar="DIR", help="run folder: its newest checkpoint on its own data set")
     parser.add_argument("--best", action="store_true", help="with --run: the checkpoint with the best mAP instead")
     parser.add_argument("--dataset", metavar="PRESET", help="with --run: another data set than the run's own")
-    parser.add_argument("--metric", help=f"{' or '.join(distances.METRICS)}; default: what the features were made for")
+    parser.add_argument(
+        "--metric", help=f"{' or '.join(distance_blocks.METRICS)}; default: what the features were made for"
+    )
     parser.add_argument("--ap", default="step", help=f"AP rule, {' or '.join(ranking.AP_RULES)} (default: step)")
     parser.add_argument("--no-same-camera-filter", action="store_true", help="rank images of the query's camera, too")
     parser.add_argument("--rerank", action="store_true", help="also after k-reciprocal re-ranking")
@@ -81,7 +83,7 @@ def _sources(args: argparse.Namespace) -> tuple[dict[str, FeatureSet], report.Lo
         def load(side: str, row: int) -> np.ndarray:
             split = getattr(dataset, side)
             image = split.source[row]["image"]
-            return images.decode(image, split.filenames[row]) if isinstance(image, bytes) else image
+            return image_io.decode(image, split.filenames[row]) if isinstance(image, bytes) else image
 
         return {dataset.name: features}, load
     sets: dict[str, FeatureSet] = {}
@@ -101,7 +103,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.html and args.features and len(args.features) > 1:
         raise errors.UserError("--html draws one test set: give one features file with it.")
     if args.metric is not None:
-        distances.check_metric(args.metric)
+        distance_blocks.check_metric(args.metric)
     if args.ap not in ranking.AP_RULES:
         raise errors.unknown("AP rule", args.ap, ranking.AP_RULES)
     if args.dataset and not args.run:

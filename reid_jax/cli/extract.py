@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reid_jax import errors
-from reid_jax.cli import common
+from reid_jax.cli import command_line
 from reid_jax.weights import zoo
 
 OF_MODEL = ("weights", "random_weights", "height", "width", "interpolation", "option")
@@ -102,22 +102,22 @@ def main(arguments: list[str]) -> int:
     _check(args)
 
     from reid_jax import build
-    from reid_jax.data import images as images_lib
-    from reid_jax.evaluation import distances
+    from reid_jax.data import image_io
+    from reid_jax.evaluation import distance_blocks
     from reid_jax.inference import features, published, sources
     from reid_jax.runs import trained
 
     if args.metric is not None:
-        distances.check_metric(args.metric)
-    if args.interpolation is not None and args.interpolation not in images_lib.INTERPOLATIONS:
-        raise errors.unknown("interpolation", args.interpolation, images_lib.INTERPOLATIONS)
+        distance_blocks.check_metric(args.metric)
+    if args.interpolation is not None and args.interpolation not in image_io.INTERPOLATIONS:
+        raise errors.unknown("interpolation", args.interpolation, image_io.INTERPOLATIONS)
     if args.dtype not in (None, "auto", "float32", "bfloat16"):
         raise errors.unknown("dtype", args.dtype, ("auto", "float32", "bfloat16"))
     output = features.check_output(args.output)
     source = None
     if args.images:
         source = sources.open_source(args.images, dataset=args.dataset, on_bad_image=args.on_bad_image)
-    options, overrides = common.parse_options(args.option), _overrides(args)
+    options, overrides = command_line.parse_options(args.option), _overrides(args)
     if args.run:
         extractor, variables = trained.from_run(args.run, best=args.best, overrides=overrides)
     elif args.random_weights:

@@ -15,7 +15,7 @@ import inspect
 import sys
 
 from reid_jax import errors
-from reid_jax.cli import common
+from reid_jax.cli import command_line
 from reid_jax.data import builders, prepare
 
 
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if args.name is None:
         raise errors.UserError(f"expected the name of a data set; known: {', '.join(builders.available())}.")
-    options = common.parse_options(args.option)
+    options = command_line.parse_options(args.option)
     if reserved := sorted(set(options) & set(inspect.signature(prepare.prepare).parameters)):
         flag = reserved[0].replace("_", "-")
         raise errors.UserError(f"{reserved[0]!r} is no option of a data set; did you mean --{flag}?")

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from reid_jax.data import images
+from reid_jax.data import image_io
 from reid_jax.data.elements import Box, Element, clear_maps, draw_box, require, require_box_ranges
 
 # ---- AugMix
@@ -247,7 +247,7 @@ class Occlude:
             size = (height, max(1, round(share * width)))
         else:
             size = (max(1, round(share * height)), width)
-        patch = images.resize(np.ascontiguousarray(donor[top:bottom, left:right]), *size)
+        patch = image_io.resize(np.ascontiguousarray(donor[top:bottom, left:right]), *size)
         patch = self._recolor(patch, rng)
         if rng.random() < 0.5:
             patch = patch[:, ::-1]

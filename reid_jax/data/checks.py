@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import images, records
+from reid_jax.data import image_io, records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def look_at_images(
             try:
                 data = path.read_bytes()
                 hashes[position] = hashlib.blake2b(data, digest_size=16).digest()
-                sizes[position] = images.decode(data, str(path)).shape[:2]
+                sizes[position] = image_io.decode(data, str(path)).shape[:2]
             except errors.UserError as error:
                 bad[position] = str(error)
             except OSError as error:

@@ -21,7 +21,7 @@ import grain
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import decoded_cache, images, records, samplers, transforms
+from reid_jax.data import decoded_cache, image_io, records, samplers, transforms
 
 Batch = dict[str, np.ndarray]
 
@@ -166,7 +166,7 @@ class Reader:
         try:
             record = self._split.source[index]
             image = record["image"]
-            decoded = image if isinstance(image, np.ndarray) else images.decode(image, label)
+            decoded = image if isinstance(image, np.ndarray) else image_io.decode(image, label)
             element: transforms.Element = {
                 "index": index,
                 "filename": self._split.filenames[index],
@@ -177,7 +177,7 @@ class Reader:
                     raise errors.UserError(
                         f"{label} has no map {name!r}; take it out of `data.maps` or prepare the data set with it."
                     )
-                element[name] = images.decode_map(record[name], f"map {name!r} of {label}")
+                element[name] = image_io.decode_map(record[name], f"map {name!r} of {label}")
         except errors.UserError:
             raise
         except Exception as error:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import images
+from reid_jax.data import image_io
 
 SPLITS = ("train", "query", "gallery")
 JUNK = -1  # pid of a detection that shows nobody in particular: dropped from the gallery before ranking
@@ -139,7 +139,7 @@ class Split:
     def image(self, index: int) -> np.ndarray:
         """Returns one image, decoded: uint8 [H, W, 3] RGB at its own size."""
         image = self.source[index]["image"]
-        return images.decode(image, self.filenames[index]) if isinstance(image, bytes) else image
+        return image_io.decode(image, self.filenames[index]) if isinstance(image, bytes) else image
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import augmentations, images
+from reid_jax.data import augmentations, image_io
 from reid_jax.data.corruptions import training
 from reid_jax.data.elements import Box, Element, Transform, clear_maps, draw_box, map_names, require, require_box_ranges
 
@@ -40,14 +40,14 @@ class Resize:
 
     def __post_init__(self) -> None:
         require(self.height > 0 and self.width > 0, self, "a positive height and width")
-        if self.interpolation not in images.INTERPOLATIONS:
-            raise errors.unknown("interpolation", self.interpolation, images.INTERPOLATIONS)
+        if self.interpolation not in image_io.INTERPOLATIONS:
+            raise errors.unknown("interpolation", self.interpolation, image_io.INTERPOLATIONS)
 
     def __call__(self, element: Element, rng: np.random.Generator | None = None) -> Element:
         changed = dict(element)
         size = (self.height, self.width)
         if element["image"].shape[:2] != size:
-            changed["image"] = images.resize(element["image"], self.height, self.width, self.interpolation)
+            changed["image"] = image_io.resize(element["image"], self.height, self.width, self.interpolation)
         for name in map_names(element):
             if element[name].shape != size:
                 changed[name] = cv2.resize(element[name], size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)

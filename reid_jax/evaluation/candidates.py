@@ -10,7 +10,7 @@ import numpy as np
 
 from reid_jax import errors
 from reid_jax.data.feature_set import UNKNOWN_CAMERA
-from reid_jax.evaluation import distances
+from reid_jax.evaluation import distance_blocks
 
 
 class Tile(NamedTuple):
@@ -84,7 +84,7 @@ class Table:
             same = (self.gallery_cams[index] == camera) & (camera != UNKNOWN_CAMERA) & self.same_camera_filter
             yield Tile(
                 chosen,
-                distances.pad_rows(self.query_ids[chosen], block),
-                np.ascontiguousarray(distances.pad_rows(index.T.astype(np.int32), block, -1).T),
-                distances.pad_rows((inside & ~same).T, block).T,
+                distance_blocks.pad_rows(self.query_ids[chosen], block),
+                np.ascontiguousarray(distance_blocks.pad_rows(index.T.astype(np.int32), block, -1).T),
+                distance_blocks.pad_rows((inside & ~same).T, block).T,
             )

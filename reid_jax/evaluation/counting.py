@@ -18,9 +18,9 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from reid_jax.evaluation import candidates, distances
+from reid_jax.evaluation import candidates, distance_blocks
 
-Array = distances.Array
+Array = distance_blocks.Array
 
 _COMPARED_AT_ONCE = 16  # gallery rows per inner step on CPU: the running counts stay in registers that long
 _CHUNK_BYTES = 2**25  # of gallery features on a device at a time
@@ -41,7 +41,7 @@ def is_wide(tile: candidates.Tile) -> bool:
 
 
 def thresholds(
-    tiles: Sequence[candidates.Tile], query: distances.Side, gallery: distances.Side, gallery_block: int
+    tiles: Sequence[candidates.Tile], query: distance_blocks.Side, gallery: distance_blocks.Side, gallery_block: int
 ) -> list[np.ndarray]:
     """Distances [P, c] of every tile's candidates.
 
@@ -57,7 +57,7 @@ def thresholds(
         side = jax.device_put(query.take(tile.rows).pad(tile.places.shape[1]))
         for first in range(0, len(union), gallery_block):
             part = gallery.take(union[first : first + gallery_block]).pad(gallery_block)
-            values = np.asarray(distances.jitted_block(part, side))
+            values = np.asarray(distance_blocks.jitted_block(part, side))
             here = np.nonzero((owner >= first) & (owner < first + gallery_block))
             threshold[here] = values[owner[here] - first, here[1]]
         out.append(threshold)
@@ -111,7 +111,7 @@ def _add_counts(
 class _Chunk(NamedTuple):
     """Gallery tiles on the device, each array [tiles, g, ...]; the first `used` hold images (one number per device)."""
 
-    side: distances.Side
+    side: distance_blocks.Side
     ids: Array
     places: Array
     used: Array
@@ -120,7 +120,7 @@ class _Chunk(NamedTuple):
 def _count_chunk(
     counts: Array,
     chunk: _Chunk,
-    query: distances.Side,
+    query: distance_blocks.Side,
     tile: tuple[Array, Array, Array],
     *,
     on_cpu: bool,
@@ -128,7 +128,7 @@ def _count_chunk(
 ) -> Array:
     def step(number: Array, partial: Array) -> Array:
         side, ids, places = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, number, keepdims=False), chunk[:3])
-        return _add_counts(partial, distances.block(side, query), ids, places, tile, on_cpu)
+        return _add_counts(partial, distance_blocks.block(side, query), ids, places, tile, on_cpu)
 
     found = lax.fori_loop(0, chunk.used[0], step, jnp.zeros_like(counts))
     return counts + (found if axis is None else lax.psum(found, axis))
@@ -151,13 +151,13 @@ def _counter(on_cpu: bool, mesh: Mesh | None) -> Callable[..., Array]:
     return jax.jit(mapped, donate_argnums=0)
 
 
-def _chunks(gallery: distances.Side, gallery_ids: np.ndarray, block: int, mesh: Mesh | None) -> Iterator[_Chunk]:
+def _chunks(gallery: distance_blocks.Side, gallery_ids: np.ndarray, block: int, mesh: Mesh | None) -> Iterator[_Chunk]:
     """Cuts the gallery into equal buffers, dealt tile by tile to the devices."""
     devices = 1 if mesh is None else mesh.size
     tiles = -(-gallery.num_rows // block)
     fitting = max(1, _CHUNK_BYTES // (gallery.row_bytes * block))
     # Powers of two, so that galleries of similar sizes share a compiled program.
-    per_device = min(1 << (fitting.bit_length() - 1), distances.power_of_two(-(-tiles // devices)))
+    per_device = min(1 << (fitting.bit_length() - 1), distance_blocks.power_of_two(-(-tiles // devices)))
     held = per_device * devices
 
     def deal(array: np.ndarray) -> np.ndarray:
@@ -170,8 +170,8 @@ def _chunks(gallery: distances.Side, gallery_ids: np.ndarray, block: int, mesh: 
         present = -(-len(places) // block)
         chunk = _Chunk(
             gallery.take(rows).pad(held * block).map(deal),
-            deal(distances.pad_rows(gallery_ids[rows], held * block)),
-            deal(distances.pad_rows(places, held * block, -1)),
+            deal(distance_blocks.pad_rows(gallery_ids[rows], held * block)),
+            deal(distance_blocks.pad_rows(places, held * block, -1)),
             np.asarray([len(range(device, present, devices)) for device in range(devices)], np.int32),
         )
         yield jax.device_put(chunk, None if mesh is None else NamedSharding(mesh, PartitionSpec(mesh.axis_names[0])))
@@ -180,8 +180,8 @@ def _chunks(gallery: distances.Side, gallery_ids: np.ndarray, block: int, mesh: 
 def stream_counts(
     tiles: Sequence[candidates.Tile],
     threshold: Sequence[np.ndarray],
-    query: distances.Side,
-    gallery: distances.Side,
+    query: distance_blocks.Side,
+    gallery: distance_blocks.Side,
     gallery_ids: np.ndarray,
     gallery_block: int,
     mesh: Mesh | None,
@@ -228,12 +228,12 @@ def counts_from_matrix(
     size, block = len(tile.rows), len(tile.ids)
     threshold = np.zeros(tile.places.shape, np.float32)
     threshold[:, :size] = np.take_along_axis(rows, np.maximum(tile.places[:, :size].T, 0), axis=1).T
-    unit = distances.GALLERY_UNIT
-    blocks = distances.power_of_two(-(-rows.shape[1] // unit))
+    unit = distance_blocks.GALLERY_UNIT
+    blocks = distance_blocks.power_of_two(-(-rows.shape[1] // unit))
     values = np.zeros((blocks * unit, block), np.float32)
     values[: rows.shape[1], :size] = rows.T
-    places = distances.pad_rows(np.arange(rows.shape[1], dtype=np.int32), blocks * unit, -1)
-    ids = distances.pad_rows(gallery_ids, blocks * unit)
+    places = distance_blocks.pad_rows(np.arange(rows.shape[1], dtype=np.int32), blocks * unit, -1)
+    ids = distance_blocks.pad_rows(gallery_ids, blocks * unit)
     counts = _count_given(
         values.reshape(blocks, unit, block),
         ids.reshape(blocks, unit),
@@ -259,8 +259,8 @@ def counts_by_sorting(
     """
     threshold = np.zeros(tile.places.shape, np.float32)
     counts = np.zeros(tile.places.shape, np.int32)
-    for first in range(0, len(tile.rows), distances.QUERY_UNIT):
-        block = tile.rows[first : first + distances.QUERY_UNIT]
+    for first in range(0, len(tile.rows), distance_blocks.QUERY_UNIT):
+        block = tile.rows[first : first + distance_blocks.QUERY_UNIT]
         for column, row in enumerate(distance_rows(block), start=first):
             places = tile.places[tile.places[:, column] >= 0, column]
             other = np.flatnonzero(gallery_ids != tile.ids[column])

@@ -13,7 +13,7 @@ import numpy as np
 
 from reid_jax import errors
 from reid_jax.data.feature_set import FeatureSet
-from reid_jax.evaluation import distances
+from reid_jax.evaluation import distance_blocks
 
 
 def expand_queries(
@@ -48,18 +48,20 @@ def expand_queries(
         )
     if alpha is not None and alpha < 0:
         raise errors.UserError(f"alpha must not be negative, but it is {alpha}: 0 weighs all neighbors alike.")
-    query = distances.prepare(feature_set.query_features, metric, feature_set.query_visibility)
-    gallery = distances.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility)
-    near = distances.nearest(query, gallery, neighbors).rows
+    query = distance_blocks.prepare(feature_set.query_features, metric, feature_set.query_visibility)
+    gallery = distance_blocks.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility)
+    near = distance_blocks.nearest(query, gallery, neighbors).rows
     changes = {"query_features": _mean(query, gallery, near, alpha)}
     if gallery_too:
         # The nearest image of a gallery image is itself.
-        near = distances.nearest(gallery, gallery, min(neighbors + 1, gallery.num_rows)).rows[:, 1:]
+        near = distance_blocks.nearest(gallery, gallery, min(neighbors + 1, gallery.num_rows)).rows[:, 1:]
         changes["gallery_features"] = _mean(gallery, gallery, near, alpha)
     return dataclasses.replace(feature_set, **changes)  # type: ignore[arg-type]
 
 
-def _mean(side: distances.Side, gallery: distances.Side, near: np.ndarray, alpha: float | None) -> np.ndarray:
+def _mean(
+    side: distance_blocks.Side, gallery: distance_blocks.Side, near: np.ndarray, alpha: float | None
+) -> np.ndarray:
     out = np.empty_like(side.features)
     for first in range(0, side.num_rows, 256):
         rows = slice(first, first + 256)

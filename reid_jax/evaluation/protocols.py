@@ -10,7 +10,7 @@ import numpy as np
 
 from reid_jax import errors
 from reid_jax.data.feature_set import UNKNOWN_CAMERA, FeatureSet
-from reid_jax.evaluation import distances, ranking
+from reid_jax.evaluation import distance_blocks, ranking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +74,8 @@ def single_gallery_shot(
     """
     metric = feature_set.metric if metric is None else metric
     feature_set = feature_set.without_junk()
-    query = distances.prepare(feature_set.query_features, metric, feature_set.query_visibility)
-    gallery = distances.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility)
+    query = distance_blocks.prepare(feature_set.query_features, metric, feature_set.query_visibility)
+    gallery = distance_blocks.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility)
     labels = (feature_set.query_ids, feature_set.gallery_ids, feature_set.query_cams, feature_set.gallery_cams)
     ranking.refuse_no_match(*labels, same_camera_filter)
     generator = np.random.default_rng(seed)
@@ -85,7 +85,7 @@ def single_gallery_shot(
     ranks = np.full((feature_set.num_query, draws), -1, np.int64)
     for first in range(0, feature_set.num_query, query_block):
         rows = np.arange(first, min(first + query_block, feature_set.num_query))
-        matrix = distances.pairwise(query.take(rows), gallery, query_block=query_block)
+        matrix = distance_blocks.pairwise(query.take(rows), gallery, query_block=query_block)
         for row, values in zip(rows, matrix, strict=True):
             same = feature_set.gallery_ids == feature_set.query_ids[row]
             camera = feature_set.query_cams[row]

@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 
 from reid_jax import errors
 from reid_jax.data.feature_set import JUNK_ID, FeatureSet
-from reid_jax.evaluation import candidates, counting, distances
+from reid_jax.evaluation import candidates, counting, distance_blocks
 
 AP_RULES = ("step", "trapezoid")
 _CELLS = 2**23  # candidates of all queries that stream past the gallery together
@@ -118,12 +118,12 @@ def evaluate(
         UserError: unknown metric or rule, nothing but junk, or no query with a correct gallery image.
     """
     metric = feature_set.metric if metric is None else metric
-    distances.check_metric(metric)
+    distance_blocks.check_metric(metric)
     if drop_junk:
         feature_set = feature_set.without_junk()
     return rank_metrics(
-        distances.prepare(feature_set.query_features, metric, feature_set.query_visibility),
-        distances.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility),
+        distance_blocks.prepare(feature_set.query_features, metric, feature_set.query_visibility),
+        distance_blocks.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility),
         feature_set.query_ids,
         feature_set.gallery_ids,
         feature_set.query_cams,
@@ -139,8 +139,8 @@ def evaluate(
 
 
 def rank_metrics(
-    query: distances.Side,
-    gallery: distances.Side,
+    query: distance_blocks.Side,
+    gallery: distance_blocks.Side,
     query_ids: np.ndarray,
     gallery_ids: np.ndarray,
     query_cams: np.ndarray,
@@ -173,13 +173,13 @@ def rank_metrics(
     """
     _check_rule(ap)
     table = candidates.Table.build(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter)
-    query_block = distances.round_up(min(query_block, query.num_rows), distances.QUERY_UNIT)
-    gallery_block = distances.round_up(gallery_block, distances.GALLERY_UNIT)
+    query_block = distance_blocks.round_up(min(query_block, query.num_rows), distance_blocks.QUERY_UNIT)
+    gallery_block = distance_blocks.round_up(gallery_block, distance_blocks.GALLERY_UNIT)
     _refuse_no_match(table)  # known before a single distance is computed
     scores = _Scores(table, ap)
     for tiles in _groups(table.tiles(query_block)):
         if counting.is_wide(tiles[0]):
-            rows_of = lambda rows: distances.pairwise(query.take(rows), gallery)
+            rows_of = lambda rows: distance_blocks.pairwise(query.take(rows), gallery)
             scores.add(tiles[0], *counting.counts_by_sorting(tiles[0], rows_of, table.gallery_ids))
             continue
         thresholds = counting.thresholds(tiles, query, gallery, gallery_block)
@@ -269,7 +269,7 @@ def rank_metrics_from_rows(
     """
     _check_rule(ap)
     table = candidates.Table.build(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter)
-    query_block = distances.round_up(min(query_block, len(table.query_ids)), distances.QUERY_UNIT)
+    query_block = distance_blocks.round_up(min(query_block, len(table.query_ids)), distance_blocks.QUERY_UNIT)
     _refuse_no_match(table)
     scores = _Scores(table, ap)
     rows_of = lambda rows: _comparable(np.asarray(distance_rows(rows)))
@@ -363,7 +363,7 @@ def refuse_no_match(
 
 
 def _refuse_no_match(table: candidates.Table) -> None:
-    if not any(tile.relevant.any() for tile in table.tiles(distances.QUERY_UNIT)):
+    if not any(tile.relevant.any() for tile in table.tiles(distance_blocks.QUERY_UNIT)):
         raise _no_match(table)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from reid_jax.data.feature_set import JUNK_ID, UNKNOWN_CAMERA, FeatureSet
-from reid_jax.evaluation import charts, distances
+from reid_jax.evaluation import charts, distance_blocks
 from reid_jax.evaluation.ranking import RankingResult
 
 LoadImage = Callable[[str, int], np.ndarray]
@@ -68,13 +68,13 @@ def ranked_lists(
     """
     slots = feature_set.query_features.ndim == 3
     if distance_rows is None:
-        gallery = distances.prepare(feature_set.gallery_features, result.metric, feature_set.gallery_visibility)
-        query = distances.prepare(
+        gallery = distance_blocks.prepare(feature_set.gallery_features, result.metric, feature_set.gallery_visibility)
+        query = distance_blocks.prepare(
             feature_set.query_features[queries],
             result.metric,
             None if feature_set.query_visibility is None else feature_set.query_visibility[queries],
         )
-        matrix = distances.pairwise(query, gallery)
+        matrix = distance_blocks.pairwise(query, gallery)
     else:
         matrix = distance_rows(queries)
     junk = (feature_set.gallery_ids == JUNK_ID) & (result.num_gallery < feature_set.num_gallery)
@@ -92,7 +92,7 @@ def ranked_lists(
         chosen = np.append(shown, hits[:1])
         values = row[chosen].astype(np.float64)
         if distance_rows is None:
-            values = distances.readable(row[chosen], result.metric, slots)
+            values = distance_blocks.readable(row[chosen], result.metric, slots)
         first = (int(hits[0]), float(values[-1])) if len(hits) else (-1, float("nan"))
         out.append(RankedList(int(number), shown, values[: len(shown)], same[shown], *first))
     return out

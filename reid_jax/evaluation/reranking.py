@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from reid_jax import errors
 from reid_jax.data.feature_set import FeatureSet
-from reid_jax.evaluation import distances, ranking, sparse
+from reid_jax.evaluation import distance_blocks, ranking, sparse
 
 _ROWS_AT_ONCE = 256
 _QUERIES_AT_ONCE = 32
@@ -41,8 +41,8 @@ class Reranker:
         original_weight: share of the original distance, lambda in the paper.
     """
 
-    query: distances.Side
-    gallery: distances.Side
+    query: distance_blocks.Side
+    gallery: distance_blocks.Side
     encodings: sparse.Rows
     inverse: sparse.Rows
     farthest: np.ndarray
@@ -51,8 +51,8 @@ class Reranker:
     @classmethod
     def build(
         cls,
-        query: distances.Side,
-        gallery: distances.Side,
+        query: distance_blocks.Side,
+        gallery: distance_blocks.Side,
         *,
         k1: int = 20,
         k2: int = 6,
@@ -74,10 +74,10 @@ class Reranker:
         """
         _check(k1, k2, original_weight, gallery.num_rows)
         _refuse_too_large(query, gallery, k1, k2)
-        everything = distances.Side(
+        everything = distance_blocks.Side(
             *(None if a is None else np.concatenate([a, b]) for a, b in zip(query, gallery, strict=True))  # type: ignore[arg-type]
         )
-        near = distances.nearest(everything, everything, max(k1 + 1, k2), mesh=mesh)
+        near = distance_blocks.nearest(everything, everything, max(k1 + 1, k2), mesh=mesh)
         encodings = _encode(everything, near, k1)
         if k2 > 1:
             encodings = _average(encodings, near.rows[:, :k2])
@@ -93,7 +93,7 @@ class Reranker:
         Returns:
             [n, G] float32.
         """
-        out = distances.pairwise(self.query.take(queries), self.gallery)
+        out = distance_blocks.pairwise(self.query.take(queries), self.gallery)
         scale = np.where(self.farthest[queries] > 0, self.farthest[queries], 1)
         out *= (np.float32(self.original_weight) / scale)[:, None]
         out += np.float32(1 - self.original_weight)
@@ -135,8 +135,8 @@ def rerank(
     if drop_junk:
         feature_set = feature_set.without_junk()
     return Reranker.build(
-        distances.prepare(feature_set.query_features, metric, feature_set.query_visibility),
-        distances.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility),
+        distance_blocks.prepare(feature_set.query_features, metric, feature_set.query_visibility),
+        distance_blocks.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility),
         k1=k1,
         k2=k2,
         original_weight=original_weight,
@@ -220,7 +220,7 @@ def available_memory() -> int | None:
         return None
 
 
-def _refuse_too_large(query: distances.Side, gallery: distances.Side, k1: int, k2: int) -> None:
+def _refuse_too_large(query: distance_blocks.Side, gallery: distance_blocks.Side, k1: int, k2: int) -> None:
     images = query.num_rows + gallery.num_rows
     needed = memory_estimate(images, k1, k2, gallery.num_rows) + images * gallery.row_bytes
     free = available_memory()
@@ -244,7 +244,7 @@ def _reciprocal(rank: np.ndarray) -> np.ndarray:
     return out
 
 
-def _encode(side: distances.Side, near: distances.Neighbors, k1: int) -> sparse.Rows:
+def _encode(side: distance_blocks.Side, near: distance_blocks.Neighbors, k1: int) -> sparse.Rows:
     """Expanded k-reciprocal neighbors of every image and their weights (paper, equations 3 to 7)."""
     count = side.num_rows
     rank = near.rows[:, : k1 + 1]
@@ -270,7 +270,7 @@ def _encode(side: distances.Side, near: distances.Neighbors, k1: int) -> sparse.
         distance = known[owner, column]
         known[local, rank[rows]] = np.nan
         far = np.flatnonzero(np.isnan(distance))
-        distance[far] = distances.pairs(side.take(rows[owner[far]]), side.take(column[far]))
+        distance[far] = distance_blocks.pairs(side.take(rows[owner[far]]), side.take(column[far]))
         scale = np.where(near.farthest[rows] > 0, near.farthest[rows], 1)
         weight = np.exp(-(distance / scale[owner]).astype(np.float64))
         total = np.bincount(owner, weights=weight, minlength=len(rows))

@@ -18,7 +18,7 @@ import numpy as np
 
 from reid_jax import errors
 from reid_jax.data.feature_set import UNKNOWN_CAMERA, FeatureSet
-from reid_jax.evaluation import distances, reranking
+from reid_jax.evaluation import distance_blocks, reranking
 
 FALSE_POSITIVE_RATES = (1e-1, 1e-2, 1e-3, 1e-4)
 _BINS = 2**18
@@ -107,8 +107,8 @@ def verify(
     metric = feature_set.metric if metric is None else metric
     if drop_junk:
         feature_set = feature_set.without_junk()
-    query = distances.prepare(feature_set.query_features, metric, feature_set.query_visibility)
-    gallery = distances.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility)
+    query = distance_blocks.prepare(feature_set.query_features, metric, feature_set.query_visibility)
+    gallery = distance_blocks.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility)
     slots = query.visibility is not None
     blocks = functools.partial(_blocks, feature_set, query, gallery, same_camera_filter)
     if exact:
@@ -145,7 +145,7 @@ def _result(
 ) -> VerificationResult:
     num_same, num_different = int(curve.same[-1]), int(curve.different[-1])
     true_positive, false_positive = curve.same / num_same, curve.different / num_different
-    quote = functools.partial(distances.readable, metric=metric, slots=slots)
+    quote = functools.partial(distance_blocks.readable, metric=metric, slots=slots)
     points = []
     for number, rate in enumerate(rates):
         last = int(np.searchsorted(false_positive, rate, side="right")) - 1
@@ -236,7 +236,7 @@ def _refuse_too_large(num_query: int, num_gallery: int) -> None:
 # ---- histograms
 
 
-def _upper_bound(query: distances.Side, gallery: distances.Side) -> float:
+def _upper_bound(query: distance_blocks.Side, gallery: distance_blocks.Side) -> float:
     """No distance is larger than this."""
     lengths = [float(np.sqrt(side.squares.max())) for side in (query, gallery)]
     bound = sum(lengths)
@@ -273,9 +273,9 @@ def _histogram_curve(same: np.ndarray, different: np.ndarray, edges: np.ndarray)
 
 @functools.partial(jax.jit, static_argnames="same_camera_filter")
 def _block(
-    gallery: distances.Side,
+    gallery: distance_blocks.Side,
     gallery_labels: tuple[jax.Array, jax.Array, jax.Array],
-    query: distances.Side,
+    query: distance_blocks.Side,
     query_labels: tuple[jax.Array, jax.Array, jax.Array],
     same_camera_filter: bool,
 ) -> tuple[jax.Array, jax.Array]:
@@ -286,20 +286,20 @@ def _block(
     left_out = ~(real[0] & real[1])
     if same_camera_filter:
         left_out |= same & (cams[0] == cams[1]) & (cams[1] != UNKNOWN_CAMERA)
-    return distances.block(gallery, query), jnp.where(left_out, _LEFT_OUT, kind)
+    return distance_blocks.block(gallery, query), jnp.where(left_out, _LEFT_OUT, kind)
 
 
 def _blocks(
-    feature_set: FeatureSet, query: distances.Side, gallery: distances.Side, same_camera_filter: bool
+    feature_set: FeatureSet, query: distance_blocks.Side, gallery: distance_blocks.Side, same_camera_filter: bool
 ) -> Iterator[tuple[jax.Array, jax.Array]]:
-    query_block = distances.round_up(min(_QUERY_BLOCK, query.num_rows), distances.QUERY_UNIT)
-    gallery_block = distances.round_up(min(_GALLERY_BLOCK, gallery.num_rows), distances.GALLERY_UNIT)
+    query_block = distance_blocks.round_up(min(_QUERY_BLOCK, query.num_rows), distance_blocks.QUERY_UNIT)
+    gallery_block = distance_blocks.round_up(min(_GALLERY_BLOCK, gallery.num_rows), distance_blocks.GALLERY_UNIT)
 
-    def cut(side: distances.Side, ids: np.ndarray, cams: np.ndarray, size: int) -> Iterator[tuple]:
+    def cut(side: distance_blocks.Side, ids: np.ndarray, cams: np.ndarray, size: int) -> Iterator[tuple]:
         for first in range(0, side.num_rows, size):
             rows = slice(first, first + size)
             labels = (ids[rows], cams[rows], np.ones(len(ids[rows]), bool))
-            yield side.take(rows).pad(size), tuple(distances.pad_rows(label, size) for label in labels)
+            yield side.take(rows).pad(size), tuple(distance_blocks.pad_rows(label, size) for label in labels)
 
     for gallery_part in cut(gallery, feature_set.gallery_ids, feature_set.gallery_cams, gallery_block):
         gallery_part = jax.device_put(gallery_part)

@@ -7,38 +7,55 @@ theta arrive at the simulation's, but for what augmentation draws. `reid_jax.fed
 from __future__ import annotations
 
 import contextlib
+import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from reid_jax import errors, trees
 from reid_jax.federated import phase
 from reid_jax.federated import rounds as rounds_lib
-from reid_jax.runs import experiment
-from reid_jax.runs import folder as folder_lib
 from reid_jax.runtime import mesh as mesh_lib
-from reid_jax.train import checkpoints
+from reid_jax.train import checkpoints, loop
+from reid_jax.train import state as state_lib
 
 Arrays = Mapping[str, np.ndarray]  # by path
 
 
+class Experiment(Protocol):
+    """What a node needs of `reid_jax.runs.experiment.Experiment`."""
+
+    settings: Mapping[str, Any]
+    mesh: jax.sharding.Mesh
+
+    def initial_state(self) -> state_lib.TrainState:
+        """The state before the first round."""
+
+    def phases(self, variables: Mapping[str, Any]) -> list[loop.Phase]:
+        """The phases of the run; one, for a federated config."""
+
+    def scores(self, train_state: state_lib.TrainState, at_step: int) -> dict[str, float]:
+        """Scores of a state on the test data, by name."""
+
+    def first_meta(self) -> dict[str, Any]:
+        """What a checkpoint stores beside the state."""
+
+
 class Node:
-    """A config's model, data and rounds, of which theta comes and goes.
+    """An experiment's model, data and rounds, of which theta comes and goes.
 
     Args:
-        config: resolved, with `train.mode="federated"`; `fed.client` names the client, "" stands for all of its data
-            (the server's initial theta and its evaluation need no client).
+        experiment: with `train.mode="federated"`; `fed.client` names the client, "" stands for all of its data (the
+            server's initial theta and its evaluation need no client).
 
     Raises:
         UserError: a config that is not federated, or whose federation needs more than theta and weights to travel.
     """
 
-    def __init__(self, config: ConfigDict) -> None:
-        self.config = config
-        self.experiment = experiment.Experiment(config)
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
         settings = self.experiment.settings
         if not phase.is_federated(settings):
             raise errors.UserError("expected train.mode='federated', got 'joint'; set it, or train with main.py.")
@@ -109,10 +126,14 @@ class Node:
         state = mesh_lib.replicate(self.state, self.experiment.mesh)
         return self.experiment.scores(state, int(self.state.step))
 
-    def save(self, folder: folder_lib.RunFolder) -> None:
-        """Writes theta as a checkpoint of a run, which main.py --mode eval, evaluate.py and extract.py read."""
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes theta as a checkpoint of a run, which main.py --mode eval, evaluate.py and extract.py read.
+
+        Args:
+            folder: `checkpoints/` of the run folder.
+        """
         step = int(self.state.step)
-        with checkpoints.Checkpoints(folder.checkpoints) as saved:
+        with checkpoints.Checkpoints(folder) as saved:
             saved.save(step, self.state, {**self.experiment.first_meta(), "step": step}, wait=True)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import builders, images, records
+from reid_jax.data import builders, image_io, records
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -48,7 +48,7 @@ class Files(Sequence):
     def __getitem__(self, index: Any) -> dict[str, Any]:  # type: ignore[override]
         path = self.paths[index]
         try:
-            image = images.decode(path.read_bytes(), str(path))
+            image = image_io.decode(path.read_bytes(), str(path))
         except (errors.UserError, OSError) as error:
             sentence = (
                 str(error)
@@ -223,4 +223,4 @@ def _image_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 def load_image(path: str | pathlib.Path) -> np.ndarray:
     """Reads an image file as uint8 [H, W, 3] RGB."""
     path = pathlib.Path(path)
-    return images.decode(path.read_bytes(), str(path))
+    return image_io.decode(path.read_bytes(), str(path))

@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from reid_jax import errors
 from reid_jax.models.backbones import resnet
-from reid_jax.nn import heads, pooling
+from reid_jax.nn import global_pool, heads
 from reid_jax.ops import descriptors, distances
 
 # The authors' parameter names, see `reid_jax.weights.convert`.
@@ -70,7 +70,7 @@ class BoT(nn.Module):
             **sizes,
         )
         stage4 = backbone(batch["image"].astype(self.dtype), train=train)["stage4"]
-        feature = pooling.GlobalPool(self.pooling, name="pool")(stage4)
+        feature = global_pool.GlobalPool(self.pooling, name="pool")(stage4)
         neck, logits = heads.BNNeck(self.num_classes, name="head_b")(feature, train=train)
         return {"map/stage4": stage4.astype(jnp.float32), **heads.head_outputs("b", feature, neck, logits)}
 

@@ -26,7 +26,7 @@ from flax import linen as nn
 
 from reid_jax import errors
 from reid_jax.models.backbones import resnet
-from reid_jax.nn import attention, conv, initializers, norm, pooling
+from reid_jax.nn import attention, conv, global_pool, initializers, norm
 from reid_jax.ops import descriptors
 from reid_jax.weights import convert
 
@@ -235,7 +235,7 @@ class MGN(nn.Module):
 
     def _head(self, name: str, window: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Pooling, reduction and classifier: (feature [B, features], logits [B, N])."""
-        pooled = pooling.GlobalPool(self.pool, name=f"pool_{name}")(window)
+        pooled = global_pool.GlobalPool(self.pool, name=f"pool_{name}")(window)
         feature = Reduction(self.features, name=f"reduction_{name}")(pooled, train=train)
         from_pooled = self.global_ce_input == "pooled" and name.startswith("g")
         classifier = nn.Dense(

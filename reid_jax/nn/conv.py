@@ -1,4 +1,4 @@
-"""Convolution layer over `reid_jax.ops.conv`: PyTorch's padding, flax's parameter names."""
+"""Convolution layer over `reid_jax.ops.convolution`: PyTorch's padding, flax's parameter names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from reid_jax.nn import initializers
-from reid_jax.ops import conv
+from reid_jax.ops import convolution
 
 
 class Conv(nn.Module):
@@ -26,7 +26,7 @@ class Conv(nn.Module):
         dtype: compute dtype; parameters are float32.
         kernel_init: initial kernel [kh, kw, C / groups, D].
         bias_init: initial bias; `initializers.torch_default_bias(fan_in)` for PyTorch's.
-        formulation: see `reid_jax.ops.conv.convolution`.
+        formulation: see `reid_jax.ops.convolution.convolution`.
     """
 
     features: int
@@ -47,7 +47,7 @@ class Conv(nn.Module):
         rows, columns = (self.kernel_size,) * 2 if isinstance(self.kernel_size, int) else self.kernel_size
         shape = (rows, columns, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        x = conv.convolution(
+        x = convolution.convolution(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             strides=self.strides,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from reid_jax.ops import conv
+from reid_jax.ops import convolution
 
 
 def max_pool(images: jax.Array, window: int, *, strides: int | None = None, padding: int = 0) -> jax.Array:
@@ -111,7 +111,7 @@ def _max_pool_backward(window: int, strides: int, padding: int, residuals, gradi
         for offset in offsets:
             first = (_slice(padded, offset, spans, strides) == pooled) & ~taken
             taken |= first
-            total += conv.spread(jnp.where(first, gradient, 0), padded.shape[1:3], offset, strides)
+            total += convolution.spread(jnp.where(first, gradient, 0), padded.shape[1:3], offset, strides)
         return total[:, padding : padding + images.shape[1], padding : padding + images.shape[2]]
 
     def elsewhere(images: jax.Array, pooled: jax.Array, gradient: jax.Array) -> jax.Array:

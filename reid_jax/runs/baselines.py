@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reid_jax.data import feature_set, images, records, simple_features
+from reid_jax.data import feature_set, image_io, records, simple_features
 from reid_jax.inference import extractor
 
 # What any trained network must beat; each maps uint8 [N, H, W, 3] to float32 [N, D].
@@ -30,7 +30,7 @@ def extract_simple(
 
     def described(split: records.Split) -> extractor.Extracted:
         resized = [
-            images.resize(split.image(row), size["height"], size["width"], size["interpolation"])
+            image_io.resize(split.image(row), size["height"], size["width"], size["interpolation"])
             for row in range(len(split))
         ]
         return extractor.Extracted(describe(np.stack(resized)), None, 0.0, 0.0)

@@ -13,7 +13,7 @@ from typing import Any
 
 from reid_jax import errors
 from reid_jax.config import phases
-from reid_jax.evaluation import distances, ranking
+from reid_jax.evaluation import distance_blocks, ranking
 
 Rule = tuple[str, Callable[[Any], bool]]
 
@@ -53,7 +53,7 @@ def check(settings: Mapping[str, Any]) -> None:
     """
     _check_rules(OF_RUN, settings, "")
     evals = settings["evals"]
-    distances.check_metric(evals["metric"])
+    distance_blocks.check_metric(evals["metric"])
     if evals["ap"] not in ranking.AP_RULES:
         raise errors.unknown("AP rule (evals.ap)", str(evals["ap"]), ranking.AP_RULES)
     if settings["dtype"] not in DTYPES:

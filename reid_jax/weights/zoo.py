@@ -24,7 +24,7 @@ class Entry:
         notes: which weights belong to it, their license, and what else a user should know.
         height: rows of the images it sees.
         width: columns.
-        interpolation: how images get that size, see `reid_jax.data.images.resize`.
+        interpolation: how images get that size, see `reid_jax.data.image_io.resize`.
         mean: per channel, of images in [0, 1].
         std: per channel.
         submodule: the part of the model that a weights file fills; "" for all of it.

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import images, prepare
+from reid_jax.data import image_io, prepare
 from reid_jax.runs import baselines, experiment, launch
 from reid_jax.train import loop
 from tests.helpers import tiny
@@ -140,7 +140,7 @@ def write_folder(folder: pathlib.Path, cameras: dict[str, int], lonely: bool = F
                 pattern = np.random.default_rng([split == "train", pid]).integers(0, 250, (16, 8, 3))
                 picture = (np.kron(pattern, np.ones((4, 4, 1))) + shot).astype(np.uint8)
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(images.encode_png(picture))
+                (folder / name).write_bytes(image_io.encode_png(picture))
                 rows.append(f"{name},{pid + 1},{cameras[split]},{split}")
     (folder / "index.csv").write_text("\n".join(rows) + "\n")
 

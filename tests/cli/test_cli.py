@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from reid_jax import errors
-from reid_jax.cli import common
+from reid_jax.cli import command_line
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -65,19 +65,19 @@ def test_run_turns_mistakes_into_exit_codes(raised, code, capsys, monkeypatch):
             raise raised
 
     with pytest.raises(SystemExit) as ended:
-        common.run(main)
+        command_line.run(main)
     assert ended.value.code == code
     assert capsys.readouterr().err == ("error: no such file\n" if raised else "")
 
 
 def test_options_are_literals_or_text():
-    assert common.parse_options(["size=demo", "seed=3", "stages=(1,2)"]) == {
+    assert command_line.parse_options(["size=demo", "seed=3", "stages=(1,2)"]) == {
         "size": "demo",
         "seed": 3,
         "stages": (1, 2),
     }
     with pytest.raises(errors.UserError, match="key=value"):
-        common.parse_options(["size"])
+        command_line.parse_options(["size"])
 
 
 FREED = """

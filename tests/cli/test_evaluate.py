@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from reid_jax.benchmarks import ranking_speed
-from reid_jax.cli import common
+from reid_jax.cli import command_line
 from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import ranking
 
@@ -29,7 +29,7 @@ def run(script, monkeypatch, capsys):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
-            common.run(script.main)
+            command_line.run(script.main)
         return caught.value.code, *capsys.readouterr()
 
     return call

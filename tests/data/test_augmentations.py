@@ -8,7 +8,7 @@ from PIL import Image
 
 from reid_jax import errors
 from reid_jax.benchmarks import input_speed
-from reid_jax.data import augmentations, corruptions, images, pipeline, records, transforms
+from reid_jax.data import augmentations, corruptions, image_io, pipeline, records, transforms
 from reid_jax.data.corruptions import sampling, training
 
 NAMES = ("augmix", "soft_erase", "self_patch", "occlude", "corrupt")
@@ -18,7 +18,7 @@ def make_element(height=48, width=24, seed=0):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(30, 220, (6, 3, 3)).astype(np.uint8)
     return {
-        "image": images.resize(coarse, height, width),
+        "image": image_io.resize(coarse, height, width),
         "parts": rng.integers(1, 9, (height, width)).astype(np.uint8),
         "donor": rng.integers(0, 256, (60, 30, 3)).astype(np.uint8),
         "index": 7,
@@ -209,7 +209,7 @@ def test_refresh():
 
 @pytest.fixture(scope="module")
 def split():
-    source = [{"image": images.encode_png(make_element(seed=seed)["image"])} for seed in range(24)]
+    source = [{"image": image_io.encode_png(make_element(seed=seed)["image"])} for seed in range(24)]
     pids = (np.arange(24) // 4).astype(np.int32)
     return records.Split("drawn/train", source, pids, pids * 0, tuple(f"{index}.png" for index in range(24)))
 

@@ -11,8 +11,8 @@ import pytest
 import scipy.stats
 
 from reid_jax import errors
-from reid_jax.data import corruptions, images, pipeline, records
-from reid_jax.data.corruptions import blur, common, frost, noise, sampling, splits, weather
+from reid_jax.data import corruptions, image_io, pipeline, records
+from reid_jax.data.corruptions import blur, filters, frost, noise, sampling, splits, weather
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden"
 CASES = [(name, severity) for name in corruptions.CORRUPTIONS for severity in corruptions.SEVERITIES]
@@ -163,7 +163,7 @@ def test_filters_keep_a_constant_picture():
     for radius, sigma in blur.DEFOCUS:
         # Softening mirrors the largest disks at the rim of their grid, as the reference does: one per cent brighter.
         assert blur._disk(radius, sigma).sum() == pytest.approx(1, abs=0.015)
-    assert common.gaussian_kernel(1.7).sum() == pytest.approx(1)
+    assert filters.gaussian_kernel(1.7).sum() == pytest.approx(1)
 
 
 def test_color_changes_keep_what_they_promise(picture):
@@ -180,7 +180,7 @@ def test_color_changes_keep_what_they_promise(picture):
 def test_damage_grows_with_severity(picture):
     # Box means of a random picture: textured at several scales, like a photograph.
     rng = np.random.default_rng(0)
-    image = sum(images.resize(rng.integers(0, 64, (n, n // 2, 3)).astype(np.uint8), 96, 48) for n in (8, 16, 32, 96))
+    image = sum(image_io.resize(rng.integers(0, 64, (n, n // 2, 3)).astype(np.uint8), 96, 48) for n in (8, 16, 32, 96))
     image = image.astype(np.uint8)
     for name in (
         "gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "gaussian_blur", "defocus_blur", "zoom_blur",
@@ -208,7 +208,7 @@ def test_frost_textures(tmp_path):
     with pytest.raises(errors.UserError, match="found 0"):
         frost.Textures(tmp_path)
     for index in range(6):
-        data = images.encode_png(np.full((20, 30, 3), 40 * index, np.uint8))
+        data = image_io.encode_png(np.full((20, 30, 3), 40 * index, np.uint8))
         (tmp_path / f"frost{index}.png").write_bytes(data)
     image = np.full((40, 20, 3), 100, np.uint8)
     levels = set()
@@ -239,7 +239,7 @@ def test_types_and_severities_are_uniform():
 
 def make_split(names, name="drawn/gallery"):
     pictures = {one: np.random.default_rng(int(one)).integers(0, 256, (64, 32, 3)).astype(np.uint8) for one in names}
-    source = [{"image": images.encode_png(pictures[one]), "pid": 0, "camid": 0, "filename": one} for one in names]
+    source = [{"image": image_io.encode_png(pictures[one]), "pid": 0, "camid": 0, "filename": one} for one in names]
     zeros = np.zeros(len(names), np.int32)
     return records.Split(name, source, zeros, zeros, tuple(names))
 
@@ -261,7 +261,7 @@ def test_order_workers_and_other_images_change_nothing():
         with pipeline.eval_batches(split, height=64, width=32, batch_size=batch_size, threads=threads) as batches:
             got = np.concatenate([batch["image"][batch["mask"]] for batch in batches])
         for index, one in enumerate(names):
-            np.testing.assert_array_equal(got[index], images.resize(expected[one], 64, 32))
+            np.testing.assert_array_equal(got[index], image_io.resize(expected[one], 64, 32))
 
 
 def test_seed_round_and_split_matter():

@@ -11,7 +11,7 @@ import pytest
 
 from reid_jax import errors
 from reid_jax.benchmarks import input_speed
-from reid_jax.data import images, pipeline, records, transforms
+from reid_jax.data import image_io, pipeline, records, transforms
 
 COUNT, PER_IDENTITY = 40, 5
 AUGMENT = {"flip": {}, "pad_crop": {"pad": 4}, "erase": {"probability": 0.5}, "jitter": {"brightness": 0.2}}
@@ -27,11 +27,11 @@ SETTINGS = {
 def make_records(count=COUNT):
     """Smooth little pictures as JPEG; the parts map is a band structure."""
     rng = np.random.default_rng(0)
-    parts = images.encode_png(np.repeat(np.arange(8, dtype=np.uint8), 6)[:, None].repeat(20, axis=1))
+    parts = image_io.encode_png(np.repeat(np.arange(8, dtype=np.uint8), 6)[:, None].repeat(20, axis=1))
     found = []
     for index in range(count):
-        picture = images.resize(rng.integers(0, 256, (6, 3, 3)).astype(np.uint8), 48, 20)
-        found.append({"image": images.encode_jpeg(picture), "parts": parts, "filename": f"{index:04d}.jpg"})
+        picture = image_io.resize(rng.integers(0, 256, (6, 3, 3)).astype(np.uint8), 48, 20)
+        found.append({"image": image_io.encode_jpeg(picture), "parts": parts, "filename": f"{index:04d}.jpg"})
     return found
 
 
@@ -90,8 +90,8 @@ def test_what_a_batch_holds(split, expected):
 def test_without_augmentation_images_are_resized_only(split):
     batch = collect(split, augment=None, num_steps=1)[0]
     for image, index in zip(batch["image"], batch["index"]):
-        decoded = images.decode(split.source[index]["image"])
-        np.testing.assert_array_equal(image, images.resize(decoded, 32, 16, "bilinear"))
+        decoded = image_io.decode(split.source[index]["image"])
+        np.testing.assert_array_equal(image, image_io.resize(decoded, 32, 16, "bilinear"))
     assert (batch["erase_box"] == 0).all()
 
 
@@ -147,7 +147,7 @@ def test_workers_change_nothing_and_pass_errors_on(split, expected, monkeypatch)
 
     def check_until_the_broken_one():
         for batch in run:
-            good = images.resize(images.decode(broken[batch["index"][0]]["image"]), 32, 16)
+            good = image_io.resize(image_io.decode(broken[batch["index"][0]]["image"]), 32, 16)
             np.testing.assert_array_equal(batch["image"][0], good)
 
     with run, pytest.raises(errors.UserError, match=r"0040\.jpg"):
@@ -249,8 +249,8 @@ def test_evaluation_covers_each_image_once(size, count):
     assert pixels.shape == (40, 32, 16, 3)
     assert pixels.dtype == np.uint8
     assert (pixels[~mask] == 0).all()
-    decoded = images.decode(split.source[size - 1]["image"])
-    np.testing.assert_array_equal(pixels[size - 1], images.resize(decoded, 32, 16, "bilinear"))
+    decoded = image_io.decode(split.source[size - 1]["image"])
+    np.testing.assert_array_equal(pixels[size - 1], image_io.resize(decoded, 32, 16, "bilinear"))
 
 
 def test_evaluation_of_fewer_images_than_processes():
@@ -291,7 +291,7 @@ def test_auto_cache_respects_the_limit(split, monkeypatch):
     for limit, kept in ((full, True), (full - 1, False)):
         monkeypatch.setattr(pipeline, "CACHE_LIMIT_BYTES", limit)
         calls = []
-        monkeypatch.setattr(images, "decode", lambda data, name, calls=calls: calls.append(name) or DECODED)
+        monkeypatch.setattr(image_io, "decode", lambda data, name, calls=calls: calls.append(name) or DECODED)
         collect(split, num_steps=12, threads=0)
         assert len(calls) == (len(set(calls)) if kept else 12 * 8)
 
@@ -306,8 +306,8 @@ def test_cache_on_disk(split, expected, tmp_path, monkeypatch):
     (file,) = (tmp_path / "decoded").iterdir()
     assert file.stat().st_size > COUNT * 32 * 16 * 3
     calls = []
-    decode = images.decode
-    monkeypatch.setattr(images, "decode", lambda data, name: calls.append(name) or decode(data, name))
+    decode = image_io.decode
+    monkeypatch.setattr(image_io, "decode", lambda data, name: calls.append(name) or decode(data, name))
     assert_equal(collect(split, **options), expected)
     assert not calls
     for damage in (file.read_bytes()[:-100], b"x"):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import builders, checks, images, prepare, records
+from reid_jax.data import builders, checks, image_io, prepare, records
 
 SMALL = {"train_identities": 3, "test_identities": 2, "height": 32, "width": 16}
 
@@ -37,7 +37,7 @@ def _nothing_written(root):
 def _write_image(path, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = np.random.default_rng(seed).integers(0, 256, (16, 8, 3)).astype(np.uint8)
-    path.write_bytes(images.encode_jpeg(picture))
+    path.write_bytes(image_io.encode_jpeg(picture))
 
 
 # --- the straight way ---
@@ -52,7 +52,7 @@ def test_forty_drawn_people_go_through_with_no_special_case(market, tmp_path):
     labels, classes = records.train_labels(dataset.train)
     assert labels.max() + 1 == len(classes) == 20
     assert checks.check_protocol(dataset.query, dataset.gallery) == 0
-    assert images.decode(dataset.gallery.source[3]["image"]).shape == (64, 32, 3)
+    assert image_io.decode(dataset.gallery.source[3]["image"]).shape == (64, 32, 3)
 
 
 def test_report_warns_of_counts_and_says_where(source, tmp_path):
@@ -443,10 +443,10 @@ def _generated_builder():
             return {"train": self._generate_examples()}
 
         def _generate_examples(self):
-            parts = images.encode_png(np.arange(32, dtype=np.uint8).reshape(8, 4))
+            parts = image_io.encode_png(np.arange(32, dtype=np.uint8).reshape(8, 4))
             for index, name in enumerate(self.builder_config.name):
                 if index < 2:
-                    picture = images.encode_png(np.full((8, 4, 3), ord(name), np.uint8))
+                    picture = image_io.encode_png(np.full((8, 4, 3), ord(name), np.uint8))
                     yield (
                         index,
                         {
@@ -474,8 +474,8 @@ def test_generated_data_needs_no_source_and_keeps_options_apart(tmp_path, monkey
     dataset = prepare.ensure("synthped", tmp_path, size="tiny", seed=4)
     element = dataset.train.source[1]
     assert (element["pid"], element["camid"], element["filename"]) == (2, 1, "b")
-    assert images.decode_map(element["parts"])[1, 0] == 4
-    assert images.decode(element["image"])[0, 0, 0] == ord("i")
+    assert image_io.decode_map(element["parts"])[1, 0] == 4
+    assert image_io.decode(element["image"])[0, 0, 0] == ord("i")
     prepare.ensure("synthped", tmp_path, size="demo")
     assert _names(tmp_path / "prepared") == ["synthped-demo-seed0", "synthped-tiny-seed4"]
     assert prepare.prepare("synthped", tmp_path, size="tiny", seed=4).existed
@@ -489,7 +489,7 @@ def test_synthped_is_prepared_from_its_generator(tmp_path):
     for split in dataset.splits().values():
         element = split.source[len(split) - 1]
         assert element["filename"] == split.filenames[-1]
-        assert images.decode(element["image"]).shape[:2] == images.decode_map(element["parts"]).shape
+        assert image_io.decode(element["image"]).shape[:2] == image_io.decode_map(element["parts"]).shape
     assert checks.check_protocol(dataset.query, dataset.gallery) == 0
     with pytest.raises(errors.UserError, match="did you mean 'tiny'"):
         prepare.prepare("synthped", tmp_path, size="tinny")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import images, prepare, records
+from reid_jax.data import image_io, prepare, records
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_lists_agree_with_the_records(prepared):
         assert [element["camid"] for element in elements] == split.camids.tolist()
         assert tuple(element["filename"] for element in elements) == split.filenames
         assert split.filenames == tuple(sorted(split.filenames))
-        assert images.decode(elements[0]["image"]).shape == (32, 16, 3)
+        assert image_io.decode(elements[0]["image"]).shape == (32, 16, 3)
         assert split.pids.dtype == split.camids.dtype == np.int32
 
 

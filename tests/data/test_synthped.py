@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import images, prepare, synthped
+from reid_jax.data import image_io, prepare, synthped
 from reid_jax.data.synthped import canvas, figure, occluders, people, pose, randomness
 
 # Pixels of all images of `tiny`, seed 0, before JPEG. A change of these is a new version of the data set.
@@ -213,8 +213,8 @@ def test_encoded_image_is_near_the_drawn_one(tiny):
     spec = tiny.split("train")[3]
     image, parts = tiny.render(spec)
     jpeg, png = tiny.encode(spec)
-    assert np.abs(images.decode(jpeg).astype(int) - image).mean() < 8
-    np.testing.assert_array_equal(images.decode_map(png), parts)
+    assert np.abs(image_io.decode(jpeg).astype(int) - image).mean() < 8
+    np.testing.assert_array_equal(image_io.decode_map(png), parts)
 
 
 @pytest.mark.parametrize("name", ["synthped", "synthped_occluded"])

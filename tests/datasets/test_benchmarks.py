@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import builders, checks, images, prepare, records
+from reid_jax.data import builders, checks, image_io, prepare, records
 from tests.helpers import benchmark_folders
 
 NAMES = sorted(benchmark_folders.WRITERS)
@@ -53,7 +53,7 @@ def test_published_layout_is_prepared_and_read(written, tmp_path):
         assert list(zip(found.filenames, found.pids.tolist(), found.camids.tolist())) == rows
         elements = list(found.source)
         assert [(one["filename"], one["pid"], one["camid"]) for one in elements] == rows
-        assert {images.decode(one["image"], one["filename"]).shape for one in elements} == {(32, 16, 3)}
+        assert {image_io.decode(one["image"], one["filename"]).shape for one in elements} == {(32, 16, 3)}
     assert checks.check_protocol(dataset.query, dataset.gallery) == 0
     if name != "p_dukemtmc_reid":  # no counts of it are published
         assert "the counts are not the published ones" in report.warnings[0]
@@ -231,7 +231,7 @@ def test_occluded_reid_takes_tif_and_jpg_and_has_no_training_split(tmp_path):
     tif, jpg = (prepare.prepare("occluded_reid", tmp_path / kind, tmp_path / kind).dataset for kind in ("tif", "jpg"))
     assert tif.train is None
     assert jpg.query.filenames[0] == "001/001_01.jpg"
-    exact = images.decode(tif.gallery.source[3]["image"])
+    exact = image_io.decode(tif.gallery.source[3]["image"])
     np.testing.assert_array_equal(exact, benchmark_folders.picture(2, 1, 2))
     # Two pretended cameras: the rule about the query's own camera removes nothing.
     assert not checks.queries_without_match(tif.query, tif.gallery).any()

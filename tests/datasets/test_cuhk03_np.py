@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import builders, images, prepare
+from reid_jax.data import builders, image_io, prepare
 from tests.helpers import benchmark_folders
 
 
@@ -19,7 +19,7 @@ def test_original_file_with_the_protocol(tmp_path, boxes):
         found = dataset.split(split)
         assert list(zip(found.filenames, found.pids.tolist(), found.camids.tolist())) == rows
     pid, camid = int(dataset.query.pids[1]), int(dataset.query.camids[1])
-    exact = images.decode(dataset.query.source[1]["image"])
+    exact = image_io.decode(dataset.query.source[1]["image"])
     np.testing.assert_array_equal(exact, benchmark_folders.picture(pid, camid, 0))
 
 

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from reid_jax.data import builders, images
+from reid_jax.data import builders, image_io
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def folder(market, tmp_path):
 
 def _touch(folder, split, *names):
     for name in names:
-        (folder / split / name).write_bytes(images.encode_jpeg(_gray()))
+        (folder / split / name).write_bytes(image_io.encode_jpeg(_gray()))
 
 
 def _gray():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import images, part_labels, prepare, records
+from reid_jax.data import image_io, part_labels, prepare, records
 from tests.helpers import benchmark_folders
 
 HEIGHT, WIDTH = 6, 3
@@ -65,10 +65,10 @@ def test_labels_are_stored_with_the_images(tmp_path, name):
         confidence = part_labels.decode_confidence(element["parts_confidence"])
         assert confidence.dtype == np.float32
         np.testing.assert_allclose(confidence, expected, atol=0.5 / 255 + 1e-6)
-        labels = images.decode_map(element["parts"])
+        labels = image_io.decode_map(element["parts"])
         np.testing.assert_array_equal(labels, np.where(expected.max(0) < 0.3, 0, expected.argmax(0) + 1))
     # No labels of the test half: one pixel of background.
-    assert images.decode_map(dataset.query.source[0]["parts"]).tolist() == [[0]]
+    assert image_io.decode_map(dataset.query.source[0]["parts"]).tolist() == [[0]]
     assert part_labels.decode_confidence(dataset.query.source[0]["parts_confidence"]).tolist() == [[[0.0]]] * 8
     # Without the option, the same images have no maps.
     assert "parts" not in prepare.ensure(name, tmp_path).train.source[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import builders, checks, images, prepare, records
+from reid_jax.data import builders, checks, image_io, prepare, records
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def _draw(folder, *names):
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(images.encode_png(picture) if name.endswith("png") else images.encode_jpeg(picture))
+        path.write_bytes(image_io.encode_png(picture) if name.endswith("png") else image_io.encode_jpeg(picture))
 
 
 def _csv(folder, text, name="list.csv", encoding="utf-8"):
@@ -191,7 +191,7 @@ def test_two_own_data_sets_are_kept_apart_by_title(tmp_path):
     evaluation = prepare.ensure("reid_folder", root, title="b")
     assert evaluation.train is None
     assert checks.check_protocol(evaluation.query, evaluation.gallery) == 0
-    assert images.decode(evaluation.gallery.source[0]["image"]).shape == (8, 4, 3)
+    assert image_io.decode(evaluation.gallery.source[0]["image"]).shape == (8, 4, 3)
 
 
 def test_bmp_and_webp_are_read(tmp_path):
@@ -207,7 +207,7 @@ def test_bmp_and_webp_are_read(tmp_path):
         (tmp_path / "mine" / "train" / f"1_c1.{kind}").write_bytes(buffer.getvalue())
     source = prepare.prepare("reid_folder", tmp_path, tmp_path / "mine").dataset.train.source
     for element in source:
-        np.testing.assert_array_equal(images.decode(element["image"], element["filename"]), picture)
+        np.testing.assert_array_equal(image_io.decode(element["image"], element["filename"]), picture)
 
 
 def test_single_camera_folder_is_explained_before_training(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from reid_jax import errors
 from reid_jax.data import feature_set
-from reid_jax.evaluation import distances, ranking, suite
+from reid_jax.evaluation import distance_blocks, ranking, suite
 
 GOLDEN = [
     (case, kind, metric) for case in ("easy", "ties") for kind, metric in (("raw", "euclidean"), ("norm", "cosine"))
@@ -141,7 +141,7 @@ def test_blocks_devices_and_duplicates_do_not_matter(dimensions):
         np.testing.assert_array_equal(first.ap, other.ap)
         np.testing.assert_array_equal(first.first_hit, other.first_hit)
     # A copy must be exactly as far as its original, or the tie would fall by chance.
-    matrix = distances.pairwise(*(distances.prepare(one, "euclidean") for one in (query, gallery)))
+    matrix = distance_blocks.pairwise(*(distance_blocks.prepare(one, "euclidean") for one in (query, gallery)))
     np.testing.assert_array_equal(matrix[:, copies[:300]], matrix[:, copies[300:600]])
     np.testing.assert_allclose(first.ap, ranking.rank_metrics_from_distances(matrix, *labels).ap, atol=0)
 
@@ -155,7 +155,7 @@ def test_slots_with_visibility_equal_the_twin(twins):
         query, gallery, *labels, query_visibility=seen[0], gallery_visibility=seen[1], meta={"metric": "cosine"}
     )
     result = ranking.evaluate(case)
-    unit = [distances.unit_length(one) for one in (query, gallery)]
+    unit = [distance_blocks.unit_length(one) for one in (query, gallery)]
     matrix = twins.slot_distances(*unit, *seen)
     assert np.isinf(matrix).any(), "a pair without a common slot belongs into this test"
     np.testing.assert_allclose(result.ap, twins.rank_metrics(matrix, *labels)[0], atol=1e-12)

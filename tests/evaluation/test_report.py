@@ -10,7 +10,7 @@ from PIL import Image
 
 from reid_jax import errors
 from reid_jax.data.feature_set import FeatureSet
-from reid_jax.evaluation import charts, distances, image_files, ranking, report
+from reid_jax.evaluation import charts, distance_blocks, image_files, ranking, report
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_lists_agree_with_the_metrics(features):
         assert len(hits) == result.num_relevant[one.query]
         assert np.mean((np.arange(len(hits)) + 1) / (hits + 1)) == pytest.approx(result.ap[one.query])
         assert (np.diff(one.distances) >= 0).all()
-        unit = [distances.unit_length(side) for side in (features.query_features, features.gallery_features)]
+        unit = [distance_blocks.unit_length(side) for side in (features.query_features, features.gallery_features)]
         assert one.distances[0] == pytest.approx(1 - unit[0][one.query] @ unit[1][one.gallery[0]], abs=1e-5)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from reid_jax import errors
 from reid_jax.data.feature_set import FeatureSet
-from reid_jax.evaluation import distances, ranking, reranking
+from reid_jax.evaluation import distance_blocks, ranking, reranking
 
 
 def random_set(seed, num_query=20, num_gallery=150, identities=12, dimensions=8):
@@ -41,7 +41,7 @@ def test_distances_equal_reference(golden_folder, k1, k2):
 
 def test_without_local_expansion(golden_folder):
     file = np.load(golden_folder / "metrics_easy.npz")
-    sides = [distances.prepare(file[key], "cosine") for key in ("qf", "gf")]
+    sides = [distance_blocks.prepare(file[key], "cosine") for key in ("qf", "gf")]
     got = reranking.Reranker.build(*sides, k1=20, k2=1, original_weight=0.3).matrix()
     assert np.abs(got - file["rerank_k20_1_l0.3/dist_reference"]).max() < 1e-2
 
@@ -81,7 +81,7 @@ def test_slots_and_many_copies_of_one_image():
     )
     assert np.isfinite(reranking.rerank(slots, k1=9, k2=3).matrix()).all()
     same = np.ones((170, 8), np.float32)
-    sides = distances.prepare(same[:20], "euclidean"), distances.prepare(same[20:], "euclidean")
+    sides = distance_blocks.prepare(same[:20], "euclidean"), distance_blocks.prepare(same[20:], "euclidean")
     assert np.isfinite(reranking.Reranker.build(*sides, k1=9, k2=3).matrix()).all()
 
 

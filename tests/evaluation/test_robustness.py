@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.cli import common
-from reid_jax.data import images, records
+from reid_jax.cli import command_line
+from reid_jax.data import image_io, records
 from reid_jax.data.corruptions import sampling
 from reid_jax.evaluation import published_robustness, ranking, robustness
 from reid_jax.inference import extractor, features, published
@@ -29,8 +29,8 @@ def make_split(name, shots, seed):
     for pid in range(1, 7):
         for shot in range(shots):
             coarse = np.random.default_rng(pid).integers(40, 200, (4, 2, 3))
-            picture = images.resize((coarse + 10 * shot).astype(np.uint8), 48, 24)
-            source.append({"image": images.encode_png(picture + rng.integers(0, 6, picture.shape).astype(np.uint8))})
+            picture = image_io.resize((coarse + 10 * shot).astype(np.uint8), 48, 24)
+            source.append({"image": image_io.encode_png(picture + rng.integers(0, 6, picture.shape).astype(np.uint8))})
             pids.append(pid)
             camids.append(shot if name.endswith("gallery") else 5)
     names = tuple(f"{pid}_{index}.png" for index, pid in enumerate(pids))
@@ -181,7 +181,7 @@ def call(root, monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
-            common.run(script.main)
+            command_line.run(script.main)
         return caught.value.code, *capsys.readouterr()
 
     return run

@@ -8,10 +8,11 @@ import pytest
 from reid_jax import errors
 from reid_jax.data import prepare
 from reid_jax.federated import node as node_lib
+from reid_jax.runs import experiment
 from reid_jax.runs import folder as folder_lib
 from reid_jax.train import checkpoints
+from tests.federated import test_federated_run
 from tests.helpers import tiny
-from tests.train import test_federated_run
 
 NAME = "mgaf:synthped,mgaf_base,mgaf_federated"
 # Without augmentation: its draws belong to the place in a global batch, which differs between one node and all of them.
@@ -26,7 +27,7 @@ def data(tmp_path_factory):
 
 
 def node(data, client: str = "", **changes) -> node_lib.Node:
-    return node_lib.Node(tiny.config(data, NAME, {**SMALL, "fed.client": client, **changes}))
+    return node_lib.Node(experiment.Experiment(tiny.config(data, NAME, {**SMALL, "fed.client": client, **changes})))
 
 
 def averaged(nodes: list[node_lib.Node]) -> dict[str, np.ndarray]:
@@ -68,11 +69,11 @@ def test_nodes_that_exchange_theta_are_the_simulated_federation(data, tmp_path):
 
     # The server saves theta for the scripts that read runs.
     folder = folder_lib.RunFolder(tmp_path / "run")
-    folder.claim(whole.config)
+    folder.claim(whole.experiment.config)
     whole.receive(theta, 3)
     scores = whole.scores()
     assert 0 < scores["synthped/mAP"] < 1
-    whole.save(folder)
+    whole.save(folder.checkpoints)
     arrays = checkpoints.restore_arrays(folder.checkpoints)
     for path, value in theta.items():
         np.testing.assert_array_equal(arrays[path], value)

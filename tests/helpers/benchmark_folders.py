@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from reid_jax.data import images
+from reid_jax.data import image_io
 from tests.helpers import market_folder
 
 Expected = dict[str, list[tuple[str, int, int]]]
@@ -29,7 +29,7 @@ def save(path: pathlib.Path, image: np.ndarray) -> None:
     """Writes an image in the format of its suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jpg":
-        path.write_bytes(images.encode_jpeg(image))
+        path.write_bytes(image_io.encode_jpeg(image))
     else:
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "TIFF" if path.suffix == ".tif" else "PNG")

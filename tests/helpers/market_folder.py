@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-from reid_jax.data import images
+from reid_jax.data import image_io
 
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 
@@ -70,5 +70,5 @@ def write(
             suffix = ".jpg.jpg" if position == 1 else ".jpg"
             number = str(pid) if pid < 0 else f"{pid:04d}"
             name = f"{number}_c{camera + 1}s1_{position * 25 + 26:06d}_{shot:02d}{suffix}"
-            (directory / name).write_bytes(images.encode_jpeg(draw(pid, camera, shot, height, width), 90))
+            (directory / name).write_bytes(image_io.encode_jpeg(draw(pid, camera, shot, height, width), 90))
     return {split: len(shots_of_split) for split, shots_of_split in listed.items()}

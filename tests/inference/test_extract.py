@@ -14,7 +14,7 @@ from PIL import Image
 
 from reid_jax import build, errors, models
 from reid_jax import config as config_lib
-from reid_jax.data import builders, images, prepare
+from reid_jax.data import builders, image_io, prepare
 from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import ranking
 from reid_jax.inference import features as features_lib
@@ -142,7 +142,7 @@ def test_a_plain_folder_by_the_script(script, weights, bot, photos, tmp_path, ca
     extractor, variables = bot
     loaded = [sources.load_image(photos / name) for name in NAMES]
     np.testing.assert_allclose(extractor.images(variables, loaded).features, features, atol=2e-6)
-    pixels = np.stack([images.resize(image, 32, 16) for image in loaded]).astype(np.float32) / 255
+    pixels = np.stack([image_io.resize(image, 32, 16) for image in loaded]).astype(np.float32) / 255
     batch = {"image": (pixels - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])}
     model = extractor.model
     by_hand = jax.jit(lambda variables, batch: model.describe(model.apply(variables, batch, train=False)).features)

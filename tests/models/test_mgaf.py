@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors, losses, models, trees
-from reid_jax.benchmarks import macs
-from reid_jax.models import mgaf
+from reid_jax.models import macs, mgaf
 from reid_jax.weights import convert
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent

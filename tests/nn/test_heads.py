@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.nn import heads, pooling
+from reid_jax.nn import global_pool, heads
 
 
 def test_bnneck_has_no_shift_and_no_classifier_bias():
@@ -28,7 +28,7 @@ def test_bnneck_has_no_shift_and_no_classifier_bias():
 @pytest.mark.parametrize(("kind", "parameters"), [("average", 0), ("max", 0), ("gem", 1)])
 def test_global_pool(kind, parameters):
     maps = jnp.asarray(np.random.default_rng(0).uniform(0.1, 1, (2, 3, 4, 5)), jnp.float32)
-    value, variables = pooling.GlobalPool(kind).init_with_output(jax.random.key(0), maps)
+    value, variables = global_pool.GlobalPool(kind).init_with_output(jax.random.key(0), maps)
     assert value.shape == (2, 5)
     assert len(jax.tree.leaves(variables)) == parameters
     expected = {
@@ -41,4 +41,4 @@ def test_global_pool(kind, parameters):
 
 def test_unknown_pooling_is_named():
     with pytest.raises(errors.UserError, match="did you mean 'average'"):
-        pooling.GlobalPool("averege").init(jax.random.key(0), jnp.ones((1, 2, 2, 3)))
+        global_pool.GlobalPool("averege").init(jax.random.key(0), jnp.ones((1, 2, 2, 3)))

@@ -15,7 +15,7 @@ References:
 """
 
 from reid_jax.data.corruptions import blur, digital, frost, noise, weather
-from reid_jax.data.corruptions.common import no_draws
+from reid_jax.data.corruptions.filters import no_draws
 
 # name: (family, sample, apply), in the order of the benchmark.
 CORRUPTIONS = {

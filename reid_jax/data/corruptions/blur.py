@@ -7,8 +7,8 @@ import functools
 import cv2
 import numpy as np
 
-from reid_jax.data.corruptions import common
-from reid_jax.data.corruptions.common import Draws, to_bytes, to_unit
+from reid_jax.data.corruptions import filters
+from reid_jax.data.corruptions.filters import Draws, to_bytes, to_unit
 
 GAUSSIAN_SIGMA = (1, 2, 3, 4, 6)
 DEFOCUS = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))  # radius, sigma of the softened rim
@@ -19,7 +19,7 @@ ZOOM = ((0.01, 12), (0.01, 16), (0.02, 11), (0.02, 13), (0.03, 11))  # step of t
 
 def gaussian(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
     """Gaussian blur."""
-    return to_bytes(common.gaussian_filter(to_unit(image), GAUSSIAN_SIGMA[severity - 1]))
+    return to_bytes(filters.gaussian_filter(to_unit(image), GAUSSIAN_SIGMA[severity - 1]))
 
 
 def defocus(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
@@ -49,14 +49,14 @@ def glass(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
     A pass scans rows and columns backwards; a pixel takes its neighbor's value of that moment.
     """
     sigma, reach, passes = GLASS[severity - 1]
-    blurred = to_bytes(common.gaussian_filter(to_unit(image), sigma))
+    blurred = to_bytes(filters.gaussian_filter(to_unit(image), sigma))
     height, width = image.shape[:2]
     if height > 2 * reach and width > 2 * reach:
         source = np.arange(height * width)
         for offsets in np.split(draws[0], passes):
             source = source[glass_sources(height, width, reach, offsets)]
         blurred = blurred.reshape(-1, 3)[source].reshape(image.shape)
-    return to_bytes(common.gaussian_filter(to_unit(blurred), sigma))
+    return to_bytes(filters.gaussian_filter(to_unit(blurred), sigma))
 
 
 def glass_sources(height: int, width: int, reach: int, offsets: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ def sample_motion(severity: int, shape: tuple[int, int], rng: np.random.Generato
 def motion(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
     """One-sided motion blur along the drawn angle."""
     radius, sigma = MOTION[severity - 1]
-    return to_bytes(common.motion_blur(to_unit(image), radius, sigma, float(draws[0])))
+    return to_bytes(filters.motion_blur(to_unit(image), radius, sigma, float(draws[0])))
 
 
 def zoom(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
@@ -109,5 +109,5 @@ def zoom(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
     total = values.transpose(1, 0, 2).copy()  # turned, as `common.zoom` computes its result
     # The reference's own roundings of the factors: where one divides the size, the cropped size hangs on the last bit.
     for factor in 1 + np.arange(count) * ((1 + step) - 1):
-        total += common.zoom(values, float(factor), crop=True).transpose(1, 0, 2)
+        total += filters.zoom(values, float(factor), crop=True).transpose(1, 0, 2)
     return np.ascontiguousarray(to_bytes(total * np.float32(1 / (count + 1))).transpose(1, 0, 2))

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from reid_jax.data.corruptions import common
-from reid_jax.data.corruptions.common import Draws, to_bytes, to_unit
+from reid_jax.data.corruptions import filters
+from reid_jax.data.corruptions.filters import Draws, to_bytes, to_unit
 
 CONTRAST = (0.4, 0.3, 0.2, 0.1, 0.05)
 ELASTIC_STRENGTH = (12.5, 16.25, 21.25, 25.0, 30.0)
@@ -36,7 +36,7 @@ def elastic(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
     height, width = image.shape[:2]
     strength = ELASTIC_STRENGTH[severity - 1]
     right, down = (
-        common.gaussian_filter(
+        filters.gaussian_filter(
             field.astype(np.float64), (0.01 * height, 0.01 * width), truncate=3, border=cv2.BORDER_REFLECT
         )
         * strength

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import images
-from reid_jax.data.corruptions.common import Draws, gray_level
+from reid_jax.data import image_io
+from reid_jax.data.corruptions.filters import Draws, gray_level
 
 FROST = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))  # share of the picture, of the texture
 COUNT = 5
@@ -69,7 +69,7 @@ def _read(folder: pathlib.Path) -> list[np.ndarray]:
             f"expected {COUNT} frost textures ({', '.join(_SUFFIXES)}) in {folder}, found {len(paths)}; "
             "leave frost_dir empty to use the generated ones."
         )
-    return [images.decode(path.read_bytes(), path.name) for path in paths]
+    return [image_io.decode(path.read_bytes(), path.name) for path in paths]
 
 
 def sample(severity: int, shape: tuple[int, int], rng: np.random.Generator, source: Textures | None = None) -> Draws:

@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from reid_jax.data.corruptions.common import Draws, to_bytes, to_unit
+from reid_jax.data.corruptions.filters import Draws, to_bytes, to_unit
 
 GAUSSIAN_STD = (0.08, 0.12, 0.18, 0.26, 0.38)
 SHOT_RATE = (60, 25, 12, 5, 3)  # photons that a white pixel receives

@@ -17,7 +17,7 @@ import numpy as np
 from reid_jax import errors
 from reid_jax.data import corruptions
 from reid_jax.data.corruptions import frost
-from reid_jax.data.corruptions.common import Draws
+from reid_jax.data.corruptions.filters import Draws
 
 
 def sample(

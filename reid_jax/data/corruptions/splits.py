@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reid_jax.data import images, records
+from reid_jax.data import image_io, records
 from reid_jax.data.corruptions import sampling
 
 
@@ -31,7 +31,7 @@ class CorruptedSource(Sequence):
         filename = self._split.filenames[index]
         image = record["image"]
         if not isinstance(image, np.ndarray):
-            image = images.decode(image, f"image {filename!r} of {self._split.name}")
+            image = image_io.decode(image, f"image {filename!r} of {self._split.name}")
         rng = sampling.generator(self._seed, self._round, self._name, filename)
         record["image"] = self._selection.corrupt(image, rng)
         return record

@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from reid_jax.data.corruptions import common
-from reid_jax.data.corruptions.common import Draws, gray_level, to_bytes, to_unit
+from reid_jax.data.corruptions import filters
+from reid_jax.data.corruptions.filters import Draws, gray_level, to_bytes, to_unit
 
 # mean, std, enlargement, threshold, radius and sigma of the motion, share of the picture
 SNOW = (
@@ -44,9 +44,9 @@ def snow(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
     """Whitens the picture and lays moving flakes over it, once as drawn and once turned by 180 degrees."""
     _, _, factor, threshold, radius, sigma, share = SNOW[severity - 1]
     height, width = image.shape[:2]
-    layer = common.zoom(draws[0].astype(np.float32)[..., None], factor, crop=False)[..., 0]
+    layer = filters.zoom(draws[0].astype(np.float32)[..., None], factor, crop=False)[..., 0]
     layer = np.where(layer < threshold, 0, np.minimum(layer, 1)).astype(np.float32)
-    layer = np.rint(common.motion_blur(layer, radius, sigma, float(draws[1])) * 255) / 255
+    layer = np.rint(filters.motion_blur(layer, radius, sigma, float(draws[1])) * 255) / 255
     layer = layer[:height, :width, None]
     values = to_unit(image)
     white = cv2.cvtColor(values, cv2.COLOR_RGB2GRAY)[..., None] * 1.5 + 0.5
@@ -119,10 +119,10 @@ def sample_spatter(severity: int, shape: tuple[int, int], rng: np.random.Generat
 def spatter(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
     """Drops of water (severities 1 to 3) or splashes of mud (4 and 5)."""
     _, _, sigma, threshold, strength, is_mud = SPATTER[severity - 1]
-    liquid = common.gaussian_filter(draws[0].astype(np.float64), sigma)
+    liquid = filters.gaussian_filter(draws[0].astype(np.float64), sigma)
     values = to_unit(image)
     if is_mud:
-        mask = common.gaussian_filter((liquid > threshold).astype(np.float32), strength)
+        mask = filters.gaussian_filter((liquid > threshold).astype(np.float32), strength)
         mask[mask < 0.8] = 0
         return to_bytes(values * (1 - mask[..., None]) + mask[..., None] * MUD)
     liquid[liquid < threshold] = 0

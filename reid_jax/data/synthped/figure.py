@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 from reid_jax.data.synthped import canvas as canvases
-from reid_jax.data.synthped import heads
+from reid_jax.data.synthped import head_shapes
 from reid_jax.data.synthped.canvas import Canvas, Tube
 from reid_jax.data.synthped.people import Cloth, Person
 from reid_jax.data.synthped.pose import Skeleton, View
@@ -420,8 +420,8 @@ class _Figure:
 
     def head(self) -> None:
         """Head with face, hair and hat."""
-        heads.draw(self.canvas, self.person, self.skeleton, HEAD)
+        head_shapes.draw(self.canvas, self.person, self.skeleton, HEAD)
 
     def long_hair(self) -> None:
         """Hair that falls over the back."""
-        heads.draw_long_hair(self.canvas, self.person, self.skeleton, HEAD)
+        head_shapes.draw_long_hair(self.canvas, self.person, self.skeleton, HEAD)

@@ -21,7 +21,7 @@ from flax import linen as nn
 from reid_jax import errors
 from reid_jax.models.amfor import feature_decoder
 from reid_jax.nn import attention, initializers
-from reid_jax.ops import conv
+from reid_jax.ops import convolution
 from reid_jax.ops import parts as part_ops
 
 MASKS = ("adaptive", "random", "none")
@@ -68,7 +68,7 @@ class VolumeConv(nn.Module):
         band = (before - after + 1 == np.arange(3)[:, None, None]).astype(np.float32)  # [tap, from, to]
         flat = jnp.einsum("tio,tyxcf->yxicof", band, kernel, precision=jax.lax.Precision.HIGHEST)
         flat = flat.reshape(3, 3, slices * channels, slices * self.features)
-        y = conv.convolution(rearrange(x, "b h w p c -> b h w (p c)"), flat)
+        y = convolution.convolution(rearrange(x, "b h w p c -> b h w (p c)"), flat)
         return rearrange(y, "b h w (p f) -> b h w p f", p=slices) + bias.reshape(1, 1, 1, 1, -1)
 
 

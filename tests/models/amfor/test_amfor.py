@@ -15,8 +15,8 @@ from reid_jax import build as build_lib
 from reid_jax import config as config_lib
 from reid_jax import errors, losses, models, trees
 from reid_jax.benchmarks import programs
-from reid_jax.cli import common
-from reid_jax.evaluation import distances
+from reid_jax.cli import command_line
+from reid_jax.evaluation import distance_blocks
 from reid_jax.models.amfor import amfor
 from reid_jax.models.backbones import vit
 from reid_jax.ops import descriptors
@@ -78,7 +78,7 @@ def full_params():
 
 
 def load(variant: str = "", preset: str = "market1501"):
-    return common.load_config(f"{CONFIG}:{preset}{',' + variant if variant else ''}")
+    return command_line.load_config(f"{CONFIG}:{preset}{',' + variant if variant else ''}")
 
 
 TERMS = tuple(config_lib.to_dict(load().losses))
@@ -244,8 +244,8 @@ def test_slots_and_their_distance(at_test_time):
     between = np.linalg.norm(features[:, None] - features[None], axis=-1)
 
     def measured(visibility):
-        side = distances.prepare(features, "euclidean", visibility)
-        return np.asarray(distances.readable(distances.pairwise(side, side), "euclidean", slots=True))
+        side = distance_blocks.prepare(features, "euclidean", visibility)
+        return np.asarray(distance_blocks.readable(distance_blocks.pairwise(side, side), "euclidean", slots=True))
 
     both = seen[:, None] * seen[None]
     np.testing.assert_allclose(measured(seen), (between * both).sum(-1) / both.sum(-1), atol=2e-3)

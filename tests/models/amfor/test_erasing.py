@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reid_jax.data import images, synthped, transforms
+from reid_jax.data import image_io, synthped, transforms
 from reid_jax.models.amfor import part_decoder
 
 GRID, SIZE = (11, 5), (128, 64)
@@ -15,9 +15,9 @@ def person():
     element = synthped.SynthPed("tiny").elements("train")[0]
     parts = element["parts"]
     if isinstance(parts, bytes):
-        parts = images.decode_map(parts)
+        parts = image_io.decode_map(parts)
     image = element["image"]
-    image = images.decode(image) if isinstance(image, bytes) else image
+    image = image_io.decode(image) if isinstance(image, bytes) else image
     return transforms.Resize(*SIZE)({"image": image, "parts": parts})
 
 

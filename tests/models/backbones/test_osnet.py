@@ -14,11 +14,12 @@ from flax import linen as nn
 from PIL import Image
 
 from reid_jax import errors, models
-from reid_jax.benchmarks import macs
+from reid_jax.models import macs
 from reid_jax.models.backbones import osnet
 from reid_jax.nn import conv as conv_layer
 from reid_jax.nn import norm
-from reid_jax.ops import conv, pooling
+from reid_jax.ops import convolution as convolution_lib
+from reid_jax.ops import pooling
 from reid_jax.weights import convert
 from tests.helpers import torchreid_names
 
@@ -203,7 +204,7 @@ def test_near_misses_are_far_off(mistake, golden, native, monkeypatch):
     images = torchreid_names.normalize(torchreid_names.pictures())
     features = lambda: forward("plain")(variables, images)[0]["feature/b"]
     if mistake == "stem":
-        monkeypatch.setattr(conv, "convolution", _same_stem(conv.convolution))
+        monkeypatch.setattr(convolution_lib, "convolution", _same_stem(convolution_lib.convolution))
     elif mistake == "pool":
         monkeypatch.setattr(pooling, "max_pool", _same_pool)
     else:

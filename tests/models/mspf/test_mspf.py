@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from reid_jax import errors, losses, models
-from reid_jax.benchmarks import macs as macs_lib
+from reid_jax.models import macs as macs_lib
 from reid_jax.models.backbones import osnet
 from reid_jax.models.mspf import channel_spatial, mspf, multi_patch
 from reid_jax.nn import attention, norm

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from reid_jax.ops import conv
+from reid_jax.ops import convolution
 
 
 def _native(images, kernel, *, strides=1, padding=((0, 0), (0, 0)), groups=1):
@@ -47,7 +47,7 @@ def test_values_and_gradients_equal_the_native_convolution(case, formulation):
     images, kernel = _arrays(images_shape, kernel_shape)
     expected, expected_pullback = jax.vjp(lambda a, b: _native(a, b, **options), images, kernel)
     value, pullback = jax.vjp(
-        jax.jit(lambda a, b: conv.convolution(a, b, formulation=formulation, **options)), images, kernel
+        jax.jit(lambda a, b: convolution.convolution(a, b, formulation=formulation, **options)), images, kernel
     )
     np.testing.assert_allclose(value, expected, atol=1e-5)
     slope = jnp.cos(jnp.arange(expected.size, dtype=jnp.float32)).reshape(expected.shape)
@@ -61,12 +61,12 @@ def test_bfloat16_stays_bfloat16_and_near_float32(case):
     images, kernel = _arrays(images_shape, kernel_shape, jnp.bfloat16)
 
     def loss(images, kernel):
-        return jnp.sum(jnp.square(conv.convolution(images, kernel, **options).astype(jnp.float32)))
+        return jnp.sum(jnp.square(convolution.convolution(images, kernel, **options).astype(jnp.float32)))
 
     def reference(images, kernel):
         return jnp.sum(jnp.square(_native(images, kernel, **options)))
 
-    assert conv.convolution(images, kernel, **options).dtype == jnp.bfloat16
+    assert convolution.convolution(images, kernel, **options).dtype == jnp.bfloat16
     gradients = jax.grad(loss, (0, 1))(images, kernel)
     exact = jax.grad(reference, (0, 1))(images.astype(jnp.float32), kernel.astype(jnp.float32))
     for ours, theirs in zip(gradients, exact, strict=True):
@@ -77,13 +77,13 @@ def test_bfloat16_stays_bfloat16_and_near_float32(case):
 def test_default_padding_is_symmetric():
     images, kernel = _arrays((1, 8, 4, 3), (7, 7, 3, 2))
     expected = _native(images, kernel, strides=2, padding=((3, 3), (3, 3)))
-    np.testing.assert_allclose(conv.convolution(images, kernel, strides=2), expected, atol=1e-5)
-    assert conv.symmetric_padding((3, 5), dilation=2) == ((2, 2), (4, 4))
+    np.testing.assert_allclose(convolution.convolution(images, kernel, strides=2), expected, atol=1e-5)
+    assert convolution.symmetric_padding((3, 5), dilation=2) == ((2, 2), (4, 4))
 
 
 def test_lowering_chooses_by_platform():
     images, kernel = _arrays((2, 4, 4, 8), (3, 3, 1, 8))
-    traced = jax.jit(lambda a, b: conv.convolution(a, b, groups=8)).trace(images, kernel)
+    traced = jax.jit(lambda a, b: convolution.convolution(a, b, groups=8)).trace(images, kernel)
     assert "convolution" not in traced.lower(lowering_platforms=("cpu",)).as_text()
     for platform in ("cuda", "tpu"):
         assert "stablehlo.convolution" in traced.lower(lowering_platforms=(platform,)).as_text()
@@ -92,4 +92,4 @@ def test_lowering_chooses_by_platform():
 def test_unknown_formulation_is_refused():
     images, kernel = _arrays((1, 2, 2, 1), (1, 1, 1, 1))
     with pytest.raises(ValueError, match="formulation"):
-        conv.convolution(images, kernel, formulation="fast")
+        convolution.convolution(images, kernel, formulation="fast")

@@ -6,36 +6,36 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import contact_sheet, records, synthped
+from reid_jax.data import image_grid, records, synthped
 
 
 @pytest.fixture(scope="module")
 def split() -> records.Split:
-    return contact_sheet.as_split("synthped/train", synthped.SynthPed("tiny").elements("train"))
+    return image_grid.as_split("synthped/train", synthped.SynthPed("tiny").elements("train"))
 
 
 def test_sheet_has_a_row_per_identity_and_columns_per_camera(split):
-    sheet = contact_sheet.draw(split, identities=3, images_per_camera=2, height=128)
-    cell_height, cell_width = 128 + 2 * contact_sheet.MARGIN, 64 + 2 * contact_sheet.MARGIN
-    assert sheet.shape == (contact_sheet.LABEL + 3 * (cell_height + contact_sheet.LABEL), 3 * 2 * cell_width, 3)
+    sheet = image_grid.draw(split, identities=3, images_per_camera=2, height=128)
+    cell_height, cell_width = 128 + 2 * image_grid.MARGIN, 64 + 2 * image_grid.MARGIN
+    assert sheet.shape == (image_grid.LABEL + 3 * (cell_height + image_grid.LABEL), 3 * 2 * cell_width, 3)
     first = int(np.flatnonzero((split.pids == np.unique(split.pids)[0]) & (split.camids == 0))[0])
-    top, left = 2 * contact_sheet.LABEL + contact_sheet.MARGIN, contact_sheet.MARGIN
+    top, left = 2 * image_grid.LABEL + image_grid.MARGIN, image_grid.MARGIN
     np.testing.assert_array_equal(sheet[top : top + 128, left : left + 64], split.source[first]["image"])
 
 
 def test_parts_are_tinted_and_background_is_not(split):
     element = split.source[0]
-    tinted = contact_sheet.overlay_parts(element["image"], element["parts"])
+    tinted = image_grid.overlay_parts(element["image"], element["parts"])
     background = element["parts"] == 0
     np.testing.assert_array_equal(tinted[background], element["image"][background])
     assert (tinted[~background] != element["image"][~background]).any(-1).mean() > 0.9
-    assert contact_sheet.draw(split, identities=1, parts=True).size
+    assert image_grid.draw(split, identities=1, parts=True).size
 
 
 def test_what_cannot_be_shown_is_told(split):
     with pytest.raises(errors.UserError, match="none is left after skipping 50"):
-        contact_sheet.draw(split, first=50)
+        image_grid.draw(split, first=50)
     bare = [{key: value for key, value in split.source[0].items() if key != "parts"}]
     one = records.Split("other/train", bare, split.pids[:1], split.camids[:1], split.filenames[:1])
     with pytest.raises(errors.UserError, match="other/train has no part masks"):
-        contact_sheet.draw(one, parts=True)
+        image_grid.draw(one, parts=True)

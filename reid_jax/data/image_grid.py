@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import images, records
+from reid_jax.data import image_io, records
 
 PAPER = 255
 MARGIN = 3  # pixels around each image
@@ -102,11 +102,11 @@ def draw(
 def _picture(element: dict[str, Any], height: int, parts: bool, name: str) -> np.ndarray:
     image = element["image"]
     if isinstance(image, bytes):
-        image = images.decode(image, element["filename"])
+        image = image_io.decode(image, element["filename"])
     if parts:
         if "parts" not in element:
             raise errors.UserError(f"{name} has no part masks to show; leave out --parts, or use synthped.")
-        image = overlay_parts(image, images.decode_map(element["parts"], element["filename"]))
+        image = overlay_parts(image, image_io.decode_map(element["parts"], element["filename"]))
     width = max(1, round(height * image.shape[1] / image.shape[0]))
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
 

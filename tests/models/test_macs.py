@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from reid_jax.benchmarks import macs
+from reid_jax.models import macs
 from reid_jax.nn import conv
 
 

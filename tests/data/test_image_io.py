@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from reid_jax import errors
-from reid_jax.data import images
+from reid_jax.data import image_io
 
 
 def _picture(height=48, width=24, seed=0):
@@ -41,7 +41,7 @@ def _with_pillow(data):
     ],
 )
 def test_decode_equals_pillow_bit_for_bit(data):
-    decoded = images.decode(data)
+    decoded = image_io.decode(data)
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, _with_pillow(data))
 
@@ -50,7 +50,7 @@ def test_stray_bytes_between_markers_are_forgiven_as_pillow_does():
     data = _encoded()
     start = data.index(b"\xff\xdb")  # before the first quantization table
     damaged = data[:start] + b"\x00\x00\x00" + data[start:]
-    np.testing.assert_array_equal(images.decode(damaged), _with_pillow(damaged))
+    np.testing.assert_array_equal(image_io.decode(damaged), _with_pillow(damaged))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_stray_bytes_between_markers_are_forgiven_as_pillow_does():
 )
 def test_what_is_no_picture_is_named(data, complaint):
     with pytest.raises(errors.UserError, match=complaint) as caught:
-        images.decode(data, "folder/0001_c1.jpg")
+        image_io.decode(data, "folder/0001_c1.jpg")
     assert str(caught.value).startswith("folder/0001_c1.jpg ")
 
 
@@ -75,7 +75,7 @@ def test_sixteen_bits_are_refused_instead_of_clipped():
     buffer = io.BytesIO()
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(buffer, "PNG")
     with pytest.raises(errors.UserError, match="8 bits"):
-        images.decode(buffer.getvalue())
+        image_io.decode(buffer.getvalue())
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -87,7 +87,7 @@ def test_damaged_bytes_end_in_a_picture_or_a_user_error(kind):
         for position in rng.integers(0, len(data), 4):
             damaged[position] = rng.integers(256)
         try:
-            decoded = images.decode(bytes(damaged[: rng.integers(4, len(data))]))
+            decoded = image_io.decode(bytes(damaged[: rng.integers(4, len(data))]))
         except errors.UserError:
             continue
         assert decoded.dtype == np.uint8
@@ -96,14 +96,14 @@ def test_damaged_bytes_end_in_a_picture_or_a_user_error(kind):
 
 def test_encoders_round_trip():
     picture = _picture()
-    np.testing.assert_array_equal(images.decode(images.encode_png(picture)), picture)
-    close = images.decode(images.encode_jpeg(picture, 98)).astype(int)
+    np.testing.assert_array_equal(image_io.decode(image_io.encode_png(picture)), picture)
+    close = image_io.decode(image_io.encode_jpeg(picture, 98)).astype(int)
     assert np.abs(close - picture).max() < 16
     parts = np.random.default_rng(0).integers(0, 9, (20, 10)).astype(np.uint8)
-    np.testing.assert_array_equal(images.decode_map(images.encode_png(parts)), parts)
-    np.testing.assert_array_equal(images.decode_map(parts[..., None]), parts)
+    np.testing.assert_array_equal(image_io.decode_map(image_io.encode_png(parts)), parts)
+    np.testing.assert_array_equal(image_io.decode_map(parts[..., None]), parts)
     with pytest.raises(errors.UserError, match="one 8-bit channel"):
-        images.decode_map(images.encode_png(picture), "parts of 0001.png")
+        image_io.decode_map(image_io.encode_png(picture), "parts of 0001.png")
 
 
 @pytest.mark.parametrize("size", [(96, 48), (61, 33), (24, 12), (20, 40), (100, 20)])
@@ -118,7 +118,7 @@ def test_encoders_round_trip():
 def test_resize_equals_pillow(size, name, filter_, tolerance):
     picture = _picture()
     expected = np.array(Image.fromarray(picture).resize(size[::-1], filter_)).astype(int)
-    found = images.resize(picture, *size, name)
+    found = image_io.resize(picture, *size, name)
     assert found.shape == (*size, 3)
     enlarged = size[0] >= 48 and size[1] >= 24
     assert np.abs(found - expected).max() <= (tolerance if enlarged else 0)
@@ -127,16 +127,16 @@ def test_resize_equals_pillow(size, name, filter_, tolerance):
 def test_area_is_the_mean_of_the_footprint():
     picture = _picture(48, 24)
     expected = picture.reshape(16, 3, 12, 2, 3).mean((1, 3))
-    assert np.abs(images.resize(picture, 16, 12, "area") - expected).max() <= 0.5
+    assert np.abs(image_io.resize(picture, 16, 12, "area") - expected).max() <= 0.5
 
 
 def test_resize_of_maps_and_of_the_same_size():
     parts = np.random.default_rng(0).integers(0, 9, (16, 8)).astype(np.uint8)
-    large = images.resize(parts, 32, 16, "nearest")
+    large = image_io.resize(parts, 32, 16, "nearest")
     np.testing.assert_array_equal(large, parts.repeat(2, 0).repeat(2, 1))
-    assert images.resize(parts, 16, 8, "bilinear") is parts
+    assert image_io.resize(parts, 16, 8, "bilinear") is parts
 
 
 def test_unknown_interpolation_is_named():
     with pytest.raises(errors.UserError, match="did you mean 'bilinear'"):
-        images.resize(_picture(), 10, 10, "bilinaer")
+        image_io.resize(_picture(), 10, 10, "bilinaer")

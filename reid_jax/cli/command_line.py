@@ -44,7 +44,7 @@ def run_with_config(main: Callable[[ConfigDict], int | None], doc: str | None = 
     """Like `run`, for scripts with a `--config FILE[:ARGUMENT]` flag: calls `main(config)`.
 
     The flags are absl's and ml_collections'; `doc` is the text of --help. The config is loaded and its overrides are
-    looked up once before they are parsed, so that a misspelled preset, variant or key is answered with what was probably meant.
+    looked up once before they are parsed, so that a misspelled preset, variant or key is answered with a suggestion.
     """
     allocator.keep_freed_memory()
     # absl shows the docstring of the main module, which is a shell here.
@@ -144,8 +144,8 @@ def _check_config_flags(argv: Sequence[str]) -> None:
             overridden.append(name.removeprefix("config."))
     if config is None:
         raise errors.UserError(
-            "expected --config FILE[:PRESET[,VARIANT...]], got none; try --config configs/mfv.py, or --config mfv outside "
-            "a checkout."
+            "expected --config FILE[:PRESET[,VARIANT...]], got none; try --config configs/mfv.py, or --config mfv "
+            "outside a checkout."
         )
     known = config_lib.flatten(config)
     for key in overridden:

@@ -1,0 +1,74 @@
+"""The apps that the server and the clients of a federation over a network run, see `reid_jax.federated.flower`.
+
+    pip install -e ".[flower]"          # without constraints.txt: Flower wants older protobuf, rich and packaging
+    flower-superlink --insecure --disable-runtime-dependency-installation                # on the server
+    flower-supernode --insecure --superlink HOST:8000 --node-config 'client="camera0"'   # on each client
+    flwr run scripts/flower CONNECTION --run-config run.toml                             # where it is started from
+
+The server and the clients are started in the root of this repository; without `--insecure` they want certificates. A
+CONNECTION is a section [superlink.CONNECTION] of Flower's config.toml with the server's `address`. `run.toml` replaces
+values of scripts/flower/pyproject.toml: `config` as for main.py, `overrides` separated by blanks ("fed.rounds=4
+seed=1"), `workdir` of the server's run folder, `nodes` that have to be there before the first round. Of a node's own
+configuration are read: `client`, which of the simulated clients' data it trains on; or `root`, the folder of its own
+data, with `client` left out.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from reid_jax import config as config_lib
+from reid_jax import errors
+from reid_jax.cli import command_line
+from reid_jax.federated import flower
+from reid_jax.federated import node as node_lib
+from reid_jax.runs import experiment, launch
+from reid_jax.runs import folder as folder_lib
+
+
+def config_of(run_config: Mapping[str, Any], node_config: Mapping[str, Any] | None = None) -> ConfigDict:
+    """The resolved config of the server, or with a node's configuration of that client.
+
+    Raises:
+        UserError: unknown config, preset or key; no config named.
+    """
+    if not run_config.get("config"):
+        raise errors.UserError("expected a config, got none; add --run-config 'config=\"configs/mgaf.py:demo\"'.")
+    config = command_line.load_config(str(run_config["config"]))
+    pairs = str(run_config.get("overrides", "")).split()
+    overrides: dict[str, Any] = {"train.mode": "federated", **command_line.parse_options(pairs)}
+    for key, target in (("client", "fed.client"), ("root", "data.root")):
+        if node_config and key in node_config:
+            overrides[target] = str(node_config[key])
+    config_lib.override(config, overrides)
+    return config
+
+
+@functools.lru_cache(maxsize=1)
+def _node(run_config: tuple[tuple[str, Any], ...], node_config: tuple[tuple[str, Any], ...]) -> node_lib.Node:
+    """Built once per process: a process may serve one round or all of them."""
+    return node_lib.Node(experiment.Experiment(config_of(dict(run_config), dict(node_config))))
+
+
+def client_node(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> node_lib.Node:
+    """The node of a client, from Flower's configurations of the run and of that client."""
+    return _node(tuple(run_config.items()), tuple(node_config.items()))
+
+
+def serve(run_config: Mapping[str, Any], rounds: flower.Rounds) -> None:
+    """The server's part: claims the run folder, has the rounds carried out, saves and evaluates the outcome."""
+    config = config_of(run_config)
+    folder = folder_lib.RunFolder(str(run_config.get("workdir") or launch.default_workdir(config)))
+    folder.claim(config)
+    node = node_lib.Node(experiment.Experiment(config))
+    rounds(node, every=round(config.evals.every_epochs), nodes=int(run_config.get("nodes", 2)))
+    node.save(folder.checkpoints)
+    launch.run(config, workdir=str(folder.path), mode="eval")
+
+
+client_app = flower.client_app(client_node)
+server_app = flower.server_app(serve)
