@@ -1,6 +1,5 @@
 """The benchmark script: real programs at tiny sizes, one table and one JSON file for each, mistakes in one sentence."""
 
-import importlib.util
 import json
 import types
 
@@ -10,6 +9,7 @@ import pytest
 from reid_jax import errors
 from reid_jax.benchmarks import programs, speed
 from reid_jax.benchmarks.torch import counterparts
+from reid_jax.cli import benchmark as benchmark_cli
 
 TINY = [
     "--option=variant=resnet18",
@@ -24,10 +24,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def script(root):
-    spec = importlib.util.spec_from_file_location("tested_benchmark", root / "scripts" / "benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_cli
 
 
 @pytest.mark.parametrize("kind", ["train", "infer"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 
@@ -12,16 +11,14 @@ from PIL import Image
 
 from reid_jax.benchmarks import ranking_speed
 from reid_jax.cli import command_line
+from reid_jax.cli import evaluate as evaluate_cli
 from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import ranking
 
 
 @pytest.fixture(scope="module")
 def script(root):
-    spec = importlib.util.spec_from_file_location("evaluate_script", root / "scripts" / "evaluate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return evaluate_cli
 
 
 @pytest.fixture

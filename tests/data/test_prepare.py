@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
+from reid_jax.cli import command_line, prepare_dataset
 from reid_jax.data import builders, checks, image_io, prepare, records
 
 SMALL = {"train_identities": 3, "test_identities": 2, "height": 32, "width": 16}
@@ -516,7 +516,7 @@ def script(root, capsys, monkeypatch):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["prepare_dataset.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(root / "scripts" / "prepare_dataset.py"), run_name="__main__")
+            command_line.run(prepare_dataset.main)
         captured = capsys.readouterr()
         return ended.value.code or 0, captured.out, captured.err
 

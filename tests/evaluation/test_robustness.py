@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import sys
 
@@ -11,6 +10,7 @@ import pytest
 
 from reid_jax import errors
 from reid_jax.cli import command_line
+from reid_jax.cli import evaluate as evaluate_cli
 from reid_jax.data import image_io, records
 from reid_jax.data.corruptions import sampling
 from reid_jax.evaluation import published_robustness, ranking, robustness
@@ -168,15 +168,13 @@ class RawPixels:
     """Stands for a model's extractor."""
 
     def split(self, variables, split, **_):
-        pictures = np.stack([results_lib._load(split, row, SIZE) for row in range(len(split))])
+        pictures = np.stack([image_io.resize(split.image(row), **SIZE) for row in range(len(split))])
         return extractor.Extracted(baselines.SIMPLE_FEATURES["raw_pixels"](pictures), None, 0.0, 0.0)
 
 
 @pytest.fixture
 def call(root, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("evaluate_script", root / "scripts" / "evaluate.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = evaluate_cli
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT))
 
-import torch_reference  # noqa: E402
+from reid_jax.benchmarks.torch import torch_resnet  # noqa: E402
 
 DEPTHS, WIDTH, BATCH = (2, 1, 2, 1), 8, 3
 
@@ -24,8 +24,8 @@ DEPTHS, WIDTH, BATCH = (2, 1, 2, 1), 8, 3
 def main() -> None:
     """Writes the file beside this script."""
     torch.manual_seed(0)
-    model = torch_reference.ResNet(depths=DEPTHS, width=WIDTH, classes=5)
-    torch_reference.randomize(model, seed=0)
+    model = torch_resnet.ResNet(depths=DEPTHS, width=WIDTH, classes=5)
+    torch_resnet.randomize(model, seed=0)
     with torch.no_grad():
         for value in model.parameters():
             value.copy_((value * 128).round() / 128)  # few distinct values: the file compresses to a third

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
-import torch_transreid  # noqa: E402
-
+from reid_jax.benchmarks.torch import torch_transreid  # noqa: E402
 from tests.helpers import torchreid_names, transreid_names  # noqa: E402
 
 

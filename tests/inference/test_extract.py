@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import importlib.util
 import json
 import types
 
@@ -14,6 +13,7 @@ from PIL import Image
 
 from reid_jax import build, errors, models
 from reid_jax import config as config_lib
+from reid_jax.cli import extract
 from reid_jax.data import builders, image_io, prepare
 from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import ranking
@@ -29,22 +29,15 @@ TINY = {"variant": "resnet18", "depths": (1, 1, 1, 1), "width": 4}
 SIZE = {"data.height": 32, "data.width": 16, "evals.batch_size": 8}
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location(f"tested_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def script(root):
-    return load(root / "scripts" / "extract.py")
+    return extract
 
 
 @pytest.fixture(scope="module")
-def market_folder(root, tmp_path_factory):
+def market_folder(market, tmp_path_factory):
     folder = tmp_path_factory.mktemp("market")
-    load(root / "tests" / "helpers" / "market_folder.py").write(folder, height=40, width=20, shots=2, cameras=2)
+    market.write(folder, height=40, width=20, shots=2, cameras=2)
     return folder
 
 

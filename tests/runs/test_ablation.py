@@ -1,7 +1,6 @@
 """Ablation tables: every cell is one run, finished ones are kept, the table is made of what is there."""
 
 import csv
-import importlib.util
 import json
 import os
 import pathlib
@@ -11,6 +10,7 @@ import textwrap
 import pytest
 
 from reid_jax import errors
+from reid_jax.cli import ablate
 from reid_jax.runs import ablation
 
 # Stands in for `reid-jax train`: writes the result that a run would, scores following row and seed.
@@ -129,9 +129,7 @@ def test_gains_are_paired_by_seed(workdir):
 
 
 def test_the_script_writes_csv_and_markdown(workdir, root, tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("tested_ablate", root / "scripts" / "ablate.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = ablate
     arguments = [
         "--config=configs/toy.py",
         "--rows=full,a",

@@ -1,13 +1,12 @@
 """Published names to our paths and back; every key has a fate; wrong weights are refused with a count."""
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from reid_jax import errors, models
+from reid_jax.cli import convert_weights
 from reid_jax.models.backbones import resnet
 from reid_jax.weights import convert
 
@@ -138,10 +137,7 @@ def test_weights_of_another_model_are_one_sentence():
 
 
 def _script(root):
-    spec = importlib.util.spec_from_file_location("convert_weights", root / "scripts" / "convert_weights.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return convert_weights
 
 
 def test_script_fills_the_backbone_from_a_torchvision_file(tmp_path, root, capsys):

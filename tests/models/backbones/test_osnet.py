@@ -1,7 +1,6 @@
 """OSNet: published sizes, PyTorch's values and gradients, torchreid's files both ways, the gate."""
 
 import functools
-import importlib.util
 import math
 import pathlib
 
@@ -14,6 +13,7 @@ from flax import linen as nn
 from PIL import Image
 
 from reid_jax import errors, models
+from reid_jax.cli import extract
 from reid_jax.models import macs
 from reid_jax.models.backbones import osnet
 from reid_jax.nn import conv as conv_layer
@@ -361,9 +361,7 @@ def test_weights_of_another_width_or_kind_are_refused():
 
 
 def test_extract_gives_pytorchs_features_from_a_torchreid_file(root, golden, tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("tested_extract", root / "scripts" / "extract.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = extract
     np.savez(tmp_path / "weights.npz", **torchreid_names.draw(torchreid_names.shapes("x0_25", "plain", 9)))
     (tmp_path / "images").mkdir()
     for index, picture in enumerate(torchreid_names.pictures()):
