@@ -49,7 +49,7 @@ def test_a_model_is_timed_and_written_down(script, kind, tmp_path, capsys):
 
 
 def test_a_config_is_timed_with_its_own_step(root, script):
-    config = script.cli.load_config(str(root / "configs" / "bot.py"))
+    config = script.command_line.load_config(str(root / "configs" / "bot.py"))
     config.model = {"name": "bot", "variant": "resnet18", "width": 4, "depths": (1, 1, 1, 1)}
     config.data.sampler = {"name": "identity_groups", "identities": 4, "images": 2}
     subject = speed.subject_of_config(config, {"data.height": 32, "data.width": 16, "dtype": None})
@@ -119,7 +119,7 @@ def test_steps_stand_beside_those_of_the_first_subject(monkeypatch):
         speed, "_program", lambda kind, subject, size, classes: types.SimpleNamespace(batch=size, timing=timing)
     )
     walls = {"bot x4": 0.4, "mgn x4": 1.0, "bot x8": 0.5, "mgn x8": 1.0}
-    monkeypatch.setattr(speed.throughput, "alternate", lambda runs, steps: {key: ([walls[key]], []) for key in runs})
+    monkeypatch.setattr(speed.programs, "alternate", lambda runs, steps: {key: ([walls[key]], []) for key in runs})
     subjects = [speed.subject_of_model(name) for name in ("bot", "mgn")]
     rows = speed.measure_models("train", subjects, [4, 8])
     assert [row["times_first"] for row in rows] == pytest.approx([1.0, 2.5, 1.0, 2.0])

@@ -8,15 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from reid_jax import errors
+from reid_jax import build, errors
 from reid_jax.cli import command_line
 from reid_jax.cli import evaluate as evaluate_cli
 from reid_jax.data import image_io, records
 from reid_jax.data.corruptions import sampling
 from reid_jax.evaluation import published_robustness, ranking, robustness
-from reid_jax.inference import extractor, features, published
-from reid_jax.runs import baselines, folder
-from reid_jax.runs import results as results_lib
+from reid_jax.inference import extractor, features
+from reid_jax.runs import baselines, folder, trained
 from tests.helpers import tiny
 
 SIZE = {"height": 32, "width": 16, "interpolation": "bilinear"}
@@ -187,8 +186,8 @@ def call(root, monkeypatch, capsys):
 
 def test_script(call, dataset, tmp_path, monkeypatch):
     folder.RunFolder(tmp_path / "run").claim(tiny.config(tmp_path / "data", data__augment__corrupt=True))
-    monkeypatch.setattr(published, "from_run", lambda path, best=False: (RawPixels(), {}))
-    monkeypatch.setattr(results_lib, "open_data", lambda data: dataset)
+    monkeypatch.setattr(trained, "from_run", lambda path, best=False: (RawPixels(), {}))
+    monkeypatch.setattr(build, "open_data", lambda data: dataset)
     code, out, err = call(
         "--run", tmp_path / "run", "--corruptions", "--rounds", 2, "--families", "noise", "--severities", 5,
         "--output", tmp_path / "deep" / "robust.json",

@@ -313,7 +313,7 @@ def test_untrained_weights_say_so(script, bot, photos, tmp_path, monkeypatch):
         assert batch["image"].shape == (1, 32, 16, 3)
         return bot[1]
 
-    monkeypatch.setattr(published, "init_variables", init)
+    monkeypatch.setattr(build, "init_variables", init)
     output = tmp_path / "features.npz"
     arguments = ["--model=bot", "--random-weights", "--seed=3", f"--images={photos}", f"--output={output}"]
     tiny = [

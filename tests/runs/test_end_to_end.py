@@ -14,7 +14,7 @@ from reid_jax import errors
 from reid_jax.data import prepare
 from reid_jax.runs import launch, results
 from reid_jax.runs import trained as trained_lib
-from reid_jax.runtime import mesh, processes
+from reid_jax.runtime import mesh
 from reid_jax.train import checkpoints, metrics
 from tests.helpers import market_folder, tiny
 
@@ -104,7 +104,7 @@ def test_an_unfinished_run_can_be_evaluated_and_still_be_finished(tmp_path, monk
     """`eval` between two sessions must not make the run look complete; micro-batches, no average, cosine, one
     device of the eight."""
     one = mesh.create_mesh(jax.devices()[:1])
-    monkeypatch.setattr(processes, "mesh", lambda: one)
+    monkeypatch.setattr(mesh, "create_mesh", lambda: one)
     prepare.prepare("synthped", tmp_path / "data", size="tiny")
     options = {"size": "tiny", "seed": 0}
     config = tiny.config(
