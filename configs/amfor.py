@@ -103,7 +103,7 @@ def phases() -> dict[str, dict]:
         },
         "monitors": {},
         # The pass at test time: what the frozen encoder makes of whole images.
-        "passes": {"main": {"view": "", "network": "params", "train": False, "prefix": ""}},
+        "passes": {"main": {"view": "", "network": "params", "train": False, "prefix": "", "mode": "prompts"}},
         "data": {"augment": {}, "views": {}, "maps": ()},
         "optimizer": {
             "name": "adam",

@@ -35,6 +35,7 @@ class Pass:
         train: whether dropout and batch statistics are in training mode.
         prefix: put before the names of its outputs.
         reads: outputs of other passes, which run before it; the model finds them in its batch.
+        mode: passed to the model as its argument `mode` unless empty, for models that run in more ways than one.
     """
 
     view: str | tuple[str, ...] = ""
@@ -42,6 +43,7 @@ class Pass:
     train: bool = True
     prefix: str = ""
     reads: tuple[str, ...] = ()
+    mode: str = ""
 
     def __post_init__(self) -> None:
         if self.network != "params" and not self.network.startswith("extra/"):
@@ -117,11 +119,11 @@ class Objective:
             if name not in extra:
                 raise errors.unknown("extra to run as a network", name, extra)
             variables = jax.lax.stop_gradient(extra[name])
-        rngs = {"dropout": key}
+        options: dict[str, Any] = {"rngs": {"dropout": key}, **({"mode": each.mode} if each.mode else {})}
         if not each.train:
-            outputs = self.apply(variables, batch, train=False, rngs=rngs)
+            outputs = self.apply(variables, batch, train=False, **options)
             return (outputs if trained else jax.lax.stop_gradient(outputs)), batch_stats
-        outputs, updated = self.apply(variables, batch, train=True, rngs=rngs, mutable=["batch_stats"])
+        outputs, updated = self.apply(variables, batch, train=True, mutable=["batch_stats"], **options)
         if trained:
             return outputs, updated.get("batch_stats", batch_stats)
         return jax.lax.stop_gradient(outputs), batch_stats

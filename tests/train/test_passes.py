@@ -91,6 +91,31 @@ def test_views_of_one_pass_share_a_batch():
         assert float(metrics[f"loss/{name}"]) == pytest.approx(float(expected), rel=1e-5)
 
 
+class Modal(toy.Toy):
+    """A network whose mode doubles its logits."""
+
+    @nn.compact
+    def __call__(self, batch, *, train, mode=""):
+        logits = super().__call__(batch, train=train)["logits"]
+        return {"logits": 2.0 * logits if mode == "double" else logits}
+
+
+def test_a_pass_sets_the_mode_of_the_model():
+    model, mesh = Modal(), mesh_lib.create_mesh(jax.devices()[:1])
+    begun = toy.initial_state(model, mesh)
+    terms = {"far": {"loss": "mean_squared", "on": ("logits", "batch/nothing")}}
+    batch = {**toy.batch(1), "nothing": jnp.zeros((16, toy.CLASSES))}
+    values = [
+        toy.objective_of(model, terms, {"main": objective.Pass(mode=mode, train=train)})(
+            begun.params, begun.batch_stats, {}, batch, jax.random.key(0)
+        )[0]
+        for train in (True, False)
+        for mode in ("", "double")
+    ]
+    assert values[0] > 0 and values[2] > 0
+    np.testing.assert_allclose([values[1], values[3]], [4 * values[0], 4 * values[2]], rtol=1e-6)
+
+
 def test_turns_are_updates_one_after_the_other():
     model, mesh = toy.Linear(), mesh_lib.create_mesh(jax.devices()[:1])
     terms = {

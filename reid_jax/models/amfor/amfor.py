@@ -63,6 +63,7 @@ PARSING_SOURCES = ("files", "synthetic", "strips")
 DISTILLATIONS = ("none", "cos", "amgd")
 EVAL_SLOTS = ("all", "global", "parts")
 LAYERS = ("all", "last")
+MODES = ("", "prompts")
 
 
 class AMFOR(nn.Module):
@@ -166,27 +167,37 @@ class AMFOR(nn.Module):
         _check(self)
 
     @nn.compact
-    def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
+    def __call__(self, batch: Mapping[str, jax.Array], *, train: bool, mode: str = "") -> dict[str, jax.Array]:
         """Encodes images.
 
         Args:
             batch: "image" [B, H, W, 3] normalized; "camid" [B] with a camera embedding; in training "parts" [B, H, W]
-                labels 0 ... 8 of pixels, or for strips "erase_box" [B, 4]; for drawn patches "image_clean".
+                labels 0 ... 8 of pixels, or for strips "erase_box" [B, 4]; for drawn patches "image_clean"; in mode
+                "prompts" "label" [B].
             train: batch statistics, stochastic depth, drawn masks; and everything that training alone needs.
+            mode: "" runs the network; "prompts" runs the plain encoder without AMFF and compares its feature with the
+                text of each image's identity, which is how the text prompts are trained (`text_source="clip"`).
 
         Returns:
             Heads h of g (global), s (student) and in training t (teacher), b (pooled parts) and f (foreground):
             "feature/h" [B, D] or for parts [B, 8, D], "neck/h" [B, D] or [B, 8 D], "logits/h" [B, N]. "tokens"
             [B, P, D] and "visibility/s" [B, 8] logits. In training "parsing/logits" and "parsing/masks" [B, P, 9],
             "parsing/labels" [B, P], "visibility/target" [B, 8], "generated" [B, G, D] (AMGD) and "diversity"
-            [B, K, 8, D], the sets of parts that should differ. With "image_clean" what `amfor_pixels` draws.
+            [B, K, 8, D], the sets of parts that should differ. With "image_clean" what `amfor_pixels` draws. In mode
+            "prompts" also "prompt/image" and "prompt/text" [B, D].
+
+        Raises:
+            UserError: an unknown mode, or a model without prompts in mode "prompts".
         """
         training = train or self.is_initializing()
         prompts = self._prompts(name="prompts") if self.amff and self.text_source == "clip" else None
-        memory, tokens = self._encode(batch, prompts, train)  # [B, 1 + P, D], before and behind b1
+        _check_mode(mode, has_prompts=prompts is not None)
+        text = None if prompts is None else prompts.bank()
+        fuse = self.amff and (mode != "prompts" or self.is_initializing())
+        memory, tokens = self._encode(batch, text, train, fuse)  # [B, 1 + P, D], before and behind b1
         feature, patches = tokens[:, 0], tokens[:, 1:]
         outputs = {"tokens": patches.astype(jnp.float32), **self._head("g", feature, train)}
-        if prompts is not None and "label" in batch:
+        if prompts is not None and (mode == "prompts" or self.is_initializing()):
             outputs |= prompts.pairs(batch["label"], outputs["feature/g"])
         if self.pixel:
             outputs |= self._draw(patches, batch, train)
@@ -228,17 +239,21 @@ class AMFOR(nn.Module):
         }
 
     def _encode(
-        self, batch: Mapping[str, jax.Array], prompts: clip_text.PromptLearner | None, train: bool
+        self, batch: Mapping[str, jax.Array], text: jax.Array | None, train: bool, fuse: bool
     ) -> tuple[jax.Array, jax.Array]:
-        """The shared memory F and b1's normalized tokens, both [B, 1 + P, D]."""
+        """Returns the shared memory F and b1's normalized tokens, both [B, 1 + P, D].
+
+        Args:
+            batch: see `__call__`.
+            text: bank of text features [N, D], None without one.
+            train: see `__call__`.
+            fuse: whether AMFF fuses the depths of the encoder.
+        """
         fields = self.encoder()
         last = fields["depth"] - 1
         backbone = vit.ViT(**fields, stop=last, name="backbone")
-        # Prompts are fitted to the plain encoder, in the one pass that has labels and yet is not in training mode.
-        fitting = prompts is not None and "label" in batch and not train and not self.is_initializing()
-        if self.amff and not fitting:
+        if fuse:
             fusion = self._fusion(fields)
-            text = None if prompts is None else prompts.bank()
             depths: list[jax.Array] = []
             memory = backbone(batch, train=train, after=lambda _, tokens: fusion(depths, tokens, text))
         else:
@@ -388,6 +403,16 @@ def fusion_layers(layers: tuple[int, ...] | str, depth: int) -> tuple[int, ...]:
             f"expected amff_layers to rise from 1 to at most {depth - 1} (the blocks before the last), got {layers}."
         )
     return tuple(layers)
+
+
+def _check_mode(mode: str, *, has_prompts: bool) -> None:
+    if mode not in MODES:
+        raise errors.unknown("mode of AMFOR (mode of a pass)", mode, MODES)
+    if mode == "prompts" and not has_prompts:
+        raise errors.UserError(
+            "the mode 'prompts' of a pass trains text prompts, which this model does not have; set "
+            "model.text_source='clip' and model.amff=True, or take the mode out of the pass."
+        )
 
 
 def _check(model: AMFOR) -> None:

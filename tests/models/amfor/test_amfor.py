@@ -426,15 +426,36 @@ def test_labels_never_reach_the_encoder(prompted):
     model, _ = prompted
     variables = programs.random_variables(model, training_batch())
     apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
-    run = compiled(lambda variables, batch: apply(variables, batch, rngs={"dropout": jax.random.key(0)})[0])
+
+    @functools.partial(compiled, static_argnames="mode")
+    def run(variables, batch, mode=""):
+        return apply(variables, batch, mode=mode, rngs={"dropout": jax.random.key(0)})[0]
+
     batch = training_batch()
-    one, other = (run(variables, {**batch, "label": batch["label"] + shift}) for shift in (0, 2))
+    shifted = {**batch, "label": batch["label"] + 2}
+    one, other = run(variables, batch), run(variables, shifted)
     np.testing.assert_array_equal(one["feature/g"], other["feature/g"])
-    assert np.abs(one["prompt/text"] - other["prompt/text"]).max() > 1e-6
+    assert "prompt/text" not in one
+    plain, moved = run(variables, batch, mode="prompts"), run(variables, shifted, mode="prompts")
+    np.testing.assert_array_equal(plain["feature/g"], moved["feature/g"])
+    np.testing.assert_array_equal(plain["prompt/image"], plain["feature/g"])
+    assert np.abs(plain["prompt/text"] - moved["prompt/text"]).max() > 1e-6
     text = np.random.default_rng(2).normal(size=(CLASSES, 64)).astype(np.float32)
     statistics = {**variables["batch_stats"], "prompts": {"bank": text}}
-    told = run({**variables, "batch_stats": statistics}, batch)
-    assert np.abs(told["feature/g"] - one["feature/g"]).max() > 1e-6
+    filled = {**variables, "batch_stats": statistics}
+    assert np.abs(run(filled, batch)["feature/g"] - one["feature/g"]).max() > 1e-6
+    np.testing.assert_array_equal(run(filled, batch, mode="prompts")["feature/g"], plain["feature/g"])
+
+
+def test_modes_that_do_not_fit_are_refused(prompted):
+    model, shapes = prompted
+    apply = lambda model, shapes, mode: jax.eval_shape(
+        functools.partial(model.apply, train=False, mode=mode), shapes, training_batch()
+    )
+    with pytest.raises(errors.UserError, match="did you mean 'prompts'"):
+        apply(model, shapes, "prompt")
+    with pytest.raises(errors.UserError, match=r"set model.text_source='clip'"):
+        apply(tiny(), shapes_of(tiny()), "prompts")
 
 
 def test_stages_of_the_prompts(prompted):
