@@ -232,7 +232,12 @@ def mfv() -> Figure:
     figure = Figure("MFV: levels of ResNet-50 joined stage by stage through transformer blocks with external attention")
     figure.box("image", 0, 0, "image|256 × 128", "input", w=0.85)
     for index, (name, shape) in enumerate(
-        (("stage 1", "64 × 32 × 256"), ("stage 2", "32 × 16 × 512"), ("stage 3", "16 × 8 × 1024"), ("stage 4", "8 × 4 × 2048"))
+        (
+            ("stage 1", "64 × 32 × 256"),
+            ("stage 2", "32 × 16 × 512"),
+            ("stage 3", "16 × 8 × 1024"),
+            ("stage 4", "8 × 4 × 2048"),
+        )
     ):
         figure.box(f"s{index + 1}", 1, index * 1.12, f"{name}|{shape}", "backbone")
     figure.box("stem", 0, 1.12, "stem|no ReLU", "backbone", w=0.85)
@@ -259,7 +264,9 @@ def mfv() -> Figure:
 
 
 def amfor() -> Figure:
-    figure = Figure("AMFOR: a vision transformer with fused depths, a part decoder as teacher and student, reconstruction")
+    figure = Figure(
+        "AMFOR: a vision transformer with fused depths, a part decoder as teacher and student, reconstruction"
+    )
     figure.box("image", 0, 1.1, "image|22 × 11 patches", "input", w=0.95)
     figure.box("text", 0, 0, "text bank|the same for all images", "module", w=1.1)
     figure.box("vit", 1.2, 1.1, "ViT blocks 1–11|AMFF after six of them", "backbone", w=1.15)
@@ -433,7 +440,14 @@ def osnet() -> Figure:
     figure.box("x", 0.3, 3.2, "block input", "note", w=0.85)
     figure.box("in", 1.4, 3.2, "1 × 1|c / 4 channels", "module", w=0.95)
     for index in range(4):
-        figure.box(f"l{index}", 2.65, 1.7 + index, f"light 3 × 3, ×{index + 1}|sees {2 * index + 3} × {2 * index + 3}", "module", w=1.05)
+        figure.box(
+            f"l{index}",
+            2.65,
+            1.7 + index,
+            f"light 3 × 3, ×{index + 1}|sees {2 * index + 3} × {2 * index + 3}",
+            "module",
+            w=1.05,
+        )
         figure.box(f"g{index}", 3.95, 1.7 + index, "gate|shared weights", "module", w=0.95)
         figure.arrow("in", f"l{index}")
         figure.arrow(f"l{index}", f"g{index}")

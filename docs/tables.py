@@ -1,0 +1,506 @@
+"""Tables of the site and of the README, made from the files in `results/` when they are shown.
+
+A page asks for a table by a comment on a line of its own, and the site's build puts the table in its place:
+
+    <!-- table: scores mspf -->
+    <!-- table: gains mspf osfa=mspf_osnet mspf=mspf_p0 -->
+    <!-- table: speed train.json columns=what,step_ms,images_per_s -->
+
+`TABLES` lists the kinds. The README cannot be built, so its one table is written into it:
+
+    python docs/tables.py            # writes the block between `<!-- systems -->` and `<!-- end -->` of README.md
+    python docs/tables.py --check    # exit code 1 where README.md differs
+
+Only the standard library is needed, except by `rows`, which imports the configs.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import math
+import pathlib
+import re
+import shlex
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+DIRECTIVE = re.compile(r"^<!-- table: (.+?) -->$", re.MULTILINE)
+BLOCK = re.compile(r"(<!-- systems -->\n).*?(<!-- end -->)", re.DOTALL)
+
+# Two-sided 95 % quantiles of Student's distribution by degrees of freedom.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+# Training policies that the corruption benchmark allows.
+RULE_ABIDING = ("none", "augmix", "unknown", "-", "")
+METRICS = ("mAP", "rank1", "mINP")
+
+
+def render(markdown: str) -> str:
+    """The page with every directive replaced by its table.
+
+    Raises:
+        ValueError: for a kind, a file, a row or a column that does not exist; the message names it.
+    """
+    return DIRECTIVE.sub(lambda match: table(match[1]), markdown)
+
+
+def table(request: str) -> str:
+    """The table that one directive asks for, such as "scores mspf metrics=mAP,rank1"."""
+    kind, *words = shlex.split(request)
+    if kind not in TABLES:
+        raise ValueError(f"expected one of the tables {', '.join(TABLES)}, got {kind!r} in {request!r}.")
+    return TABLES[kind](*words).rstrip("\n") + "\n"
+
+
+# ---- scores of training runs ----------------------------------------------------------------------------------------
+
+
+def scores(name: str, *options: str) -> str:
+    """Rows of `results/<name>.csv`: mean ± standard deviation over seeds.
+
+    Rows whose training saw the corruptions of the test stand in a table of their own.
+    """
+    given = _options(options)
+    records = _records(name)
+    metrics = given.get("metrics", ",".join(METRICS)).split(",")
+    groups = [
+        [record for record in records if (_policy(record) in RULE_ABIDING) is abiding] for abiding in (True, False)
+    ]
+    policies = any(_policy(record) not in ("none", "unknown", "-", "") for record in records)
+    parts = []
+    for group, note in zip(
+        groups,
+        ("", "Training of these rows saw the corruptions of the test, so they do not compare with the rows above:\n\n"),
+    ):
+        if group:
+            parts.append(note + _score_table(group, metrics, policies))
+    return "\n".join([*parts, _about(records)])
+
+
+def _score_table(records: Sequence[Mapping[str, str]], metrics: Sequence[str], policies: bool) -> str:
+    titles = ["row", "seeds", *(["corruptions in training"] if policies else [])]
+    titles += [*(_title(metric, "%") for metric in metrics), "parameters"]
+    lines = []
+    for row in dict.fromkeys(record["row"] for record in records):
+        runs = [record for record in records if record["row"] == row]
+        cells = [f"`{row}`", str(len(runs)), *([_policy(runs[0])] if policies else [])]
+        cells += [_spread([_number(run, metric) for run in runs], _factor(metric)) for metric in metrics]
+        size = int(float(runs[0].get("parameters") or 0))
+        lines.append([*cells, f"{size:,}" if size else "-"])
+    return grid(titles, lines)
+
+
+def gains(name: str, *words: str) -> str:
+    """Differences of rows over runs of the same seed with their 95 % interval, and what follows from it.
+
+    Each word is a pair `row=baseline`; `metrics=mAP,rank1` chooses the columns, the first decides the verdict.
+    """
+    records = _records(name)
+    metrics, pairs = _pairs(words)
+    titles = ["row", "compared with", "seeds", *(f"{_title(metric, 'points')}" for metric in metrics)]
+    lines = []
+    for row, against in pairs:
+        cells, verdict = [], ""
+        for metric in metrics:
+            low, mean, high, count = difference(records, row, against, metric)
+            cells.append(_interval(low, mean, high))
+            verdict = verdict or f"{_title(metric)}: {_verdict(low, high)}"
+        lines.append([f"`{row}`", f"`{against}`", str(count), *cells, verdict])
+    return (
+        grid([*titles, "reads"], lines)
+        + "\n"
+        + (
+            "Difference of runs of the same seed, with its 95 % interval (Student's distribution). "
+            "*Undecided* means that the interval holds zero: the table says neither that the row helps nor that it does not.\n"
+        )
+    )
+
+
+def statements(name: str, *words: str) -> str:
+    """The differences of `gains` that the seeds decide, as sentences; and the count of those that they do not."""
+    records = _records(name)
+    metrics, pairs = _pairs(words)
+    decided, open_ = [], []
+    for metric in metrics:
+        for row, against in pairs:
+            low, mean, high, count = difference(records, row, against, metric)
+            if mean is None:
+                continue
+            if _verdict(low, high) == "undecided":
+                open_.append(f"`{row}` against `{against}` ({_title(metric)})")
+                continue
+            word = "above" if mean > 0 else "below"
+            decided.append(
+                f"- {_title(metric)} of `{row}` is {word} that of `{against}` by {abs(mean):.1f} points "
+                f"(95 % interval {low:+.1f} to {high:+.1f}, {count} seeds)."
+            )
+    text = "\n".join(decided) if decided else "- No difference in the table is decided by its seeds."
+    if open_:
+        text += "\n- Not decided: " + "; ".join(open_) + "."
+    return text + "\n"
+
+
+def difference(
+    records: Sequence[Mapping[str, str]], row: str, against: str, metric: str
+) -> tuple[float | None, float | None, float | None, int]:
+    """Lower end, mean and upper end of a paired difference in points, and the number of seeds.
+
+    The ends are None for a single seed, all three where a run did not measure the metric.
+    """
+    runs = {(record["row"], record["seed"]): record for record in records}
+    names = {record["row"] for record in records}
+    for one in (row, against):
+        if one not in names:
+            raise ValueError(f"expected a row of the table, got {one!r}; it has {', '.join(sorted(names))}.")
+    seeds = [seed for name, seed in runs if name == row and (against, seed) in runs]
+    values = []
+    for seed in seeds:
+        pair = _number(runs[row, seed], metric), _number(runs[against, seed], metric)
+        if None in pair:
+            return None, None, None, len(seeds)
+        values.append((pair[0] - pair[1]) * _factor(metric))
+    if not values:
+        return None, None, None, 0
+    mean = statistics.mean(values)
+    if len(values) == 1:
+        return None, mean, None, 1
+    half = STUDENT[min(len(values) - 1, len(STUDENT)) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+    return mean - half, mean, mean + half, len(values)
+
+
+def communication(name: str) -> str:
+    """What the federated rows of `results/<name>.csv` sent."""
+    lines, seen = [], set()
+    for record in _records(name):
+        if not record.get("clients") or record["row"] in seen:
+            continue
+        seen.add(record["row"])
+        down, up = (float(record[f"bytes_{way}_per_round"]) / 1e6 for way in ("down", "up"))
+        rounds = int(float(record["steps"]))
+        counts = [record[key] for key in ("clients", "clients_per_round", "steps", "local_steps_per_round")]
+        sizes = [f"{size:,.1f}" for size in (down, up, (down + up) * rounds)]
+        lines.append([f"`{record['row']}`", *(str(int(float(count))) for count in counts), *sizes])
+    titles = ("row", "clients", "in a round", "rounds", "local steps", "MB down", "MB up", "MB in all")
+    return grid(titles, lines)
+
+
+# ---- speed ----------------------------------------------------------------------------------------------------------
+
+UNITS = {
+    "what": "program",
+    "compile_s": "compilation (s)",
+    "step_ms": "step, median (ms)",
+    "fastest_ms": "step, fastest (ms)",
+    "cpu_ms": "processor time (ms)",
+    "images_per_s": "images/s",
+    "images_per_second": "images/s",
+    "gflop": "GFLOP",
+    "gflop_per_s": "GFLOP/s",
+    "program_MB": "memory (MB)",
+    "extra_MB": "extra memory (MB)",
+    "process_MB": "process (MB)",
+    "speed_of_torch": "speed, PyTorch = 1",
+    "fastest_of_torch": "fastest step, PyTorch = 1",
+    "times_first": "time, first row = 1",
+    "core_seconds": "core seconds",
+    "compile_seconds": "compilation (s)",
+    "warm_up_seconds": "warm-up (s)",
+    "mAP_difference": "mAP difference",
+    "ap_rule": "AP rule",
+    "rank1": "Rank-1",
+    "auc": "AUC",
+    "eer": "EER",
+    "milliseconds": "ms per image",
+}
+
+
+def speed(file: str, *options: str) -> str:
+    """The tables of a file that `reid-jax benchmark --output` wrote; `columns=` chooses among theirs."""
+    given = _options(options)
+    document = _json(file)
+    parts = []
+    for records in document["tables"].values():
+        known = list(dict.fromkeys(key for record in records for key in record))
+        shown = given["columns"].split(",") if "columns" in given else known
+        if missing := [column for column in shown if column not in known]:
+            raise ValueError(f"expected columns of results/{file}, got {missing}; it has {known}.")
+        shown = [column for column in shown if any(record.get(column) is not None for record in records)]
+        lines = [[_cell(record.get(column)) for column in shown] for record in records]
+        parts.append(grid([UNITS.get(column, column.replace("_", " ")) for column in shown], lines))
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    about = (
+        f"{document['device']}, {document['cores']} cores, load {document['load']} at the start; {versions}; "
+        f"commit {document['commit']}, {document['date']}; `{document['command']}`."
+    )
+    return "\n".join([*parts, f"<small>{about}</small>\n"])
+
+
+# ---- evaluation -----------------------------------------------------------------------------------------------------
+
+
+def robustness(file: str) -> str:
+    """A run's scores by the corruption benchmark's protocol."""
+    document = _json(file)
+    dataset = next(key for key in document if key.endswith("/clean/mAP")).split("/")[0]
+    names = ("mINP", "mAP", "rank1", "rank5", "rank10")
+    lines = []
+    for side in ("clean", "corrupted", "corrupted_query", "corrupted_gallery"):
+        prefix = f"{dataset}/{side}/"
+        if f"{prefix}mAP" not in document:
+            continue
+        cells = []
+        for metric in names:
+            spread = document.get(f"{prefix}{metric}_std")
+            cells.append(f"{100 * document[prefix + metric]:.1f}" + (f" ± {100 * spread:.1f}" if spread else ""))
+        lines.append([side.replace("_", " "), *cells])
+    about = f"{dataset}; {document['num_query']} queries, {document['num_gallery']} gallery images; AP rule "
+    about += (
+        f"{document['ap_rule']}; frost textures {document['frost_textures']}. Mean ± standard deviation of the rounds."
+    )
+    return grid(["images", *(_title(name, "%") for name in names)], lines) + f"\n<small>{about}</small>\n"
+
+
+def result(file: str) -> str:
+    """The scores of one `result.json`."""
+    document = _json(file)
+    dataset = next(key for key in document if key.endswith("/mAP")).split("/")[0]
+    names = ("mAP", "rank1", "rank5", "rank10", "mINP")
+    cells = [f"{100 * document[f'{dataset}/{name}']:.1f}" for name in names]
+    return grid([_title(name, "%") for name in names], [cells])
+
+
+# ---- what papers state ----------------------------------------------------------------------------------------------
+
+
+def published(system: str) -> str:
+    """The paper's own scores."""
+    entry = _published()[system]
+    titles = ["data set", "mAP", "Rank-1", "setting", "source"]
+    lines = [
+        [
+            score["dataset"],
+            *(_figure(score.get(key)) for key in ("mAP", "rank1")),
+            score.get("setting", ""),
+            score["source"],
+        ]
+        for score in entry["scores"]
+    ]
+    return grid(titles, lines)
+
+
+def published_rows(system: str) -> str:
+    """The rows of the paper's own ablation table."""
+    rows = _published()[system]["rows"]
+    return grid(
+        ["row", *rows["columns"]], [[f"`{name}`", *map(_figure, cells)] for name, cells in rows["table"].items()]
+    )
+
+
+def references(dataset: str) -> str:
+    """Published scores under corruptions, from the package's own list."""
+    from reid_jax.evaluation import published_robustness
+
+    lines = []
+    for entry in published_robustness.REFERENCES:
+        if entry.dataset != dataset:
+            continue
+        clean = " / ".join(f"{score:.2f}" for score in entry.clean) if entry.clean else "-"
+        corrupted = " / ".join(f"{score:.2f}" for score in entry.corrupted)
+        lines.append([entry.method, clean, corrupted, entry.train_corruption, entry.source])
+    titles = ["method", "clean: mINP / mAP / Rank-1", "corrupted", "corruptions in training", "source"]
+    return grid(titles, lines)
+
+
+# ---- configs --------------------------------------------------------------------------------------------------------
+
+
+def rows(system: str) -> str:
+    """Presets and rows of a config, and what each row sets."""
+    spec = importlib.util.spec_from_file_location(f"docs_config_{system}", ROOT / "configs" / f"{system}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    presets = ", ".join(f"`{name}`" for name in module.PRESETS)
+    lines = [[f"`{name}`", _settings(overrides)] for name, overrides in module.VARIANTS.items()]
+    return f"Presets: {presets}.\n\n" + grid(["row", "sets"], lines)
+
+
+def _settings(overrides: Mapping[str, Any]) -> str:
+    if not overrides:
+        return "nothing: the full system"
+    shown = []
+    for key, value in overrides.items():
+        text = "removed" if value is None else str(value) if not isinstance(value, Mapping) else "…"
+        shown.append(f"`{key}` removed" if value is None else f"`{key}={text if len(text) < 50 else '…'}`")
+    return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
+
+
+def systems() -> str:
+    """All systems with the paper's scores, parameters and command: the README's table."""
+    sizes = _json("sizes.json") if (RESULTS / "sizes.json").is_file() else {"systems": {}}
+    lines = []
+    for name, entry in _published().items():
+        size = sizes["systems"].get(name, {}).get("parameters")
+        parameters = f"{size / 1e6:.1f} M" if size else "-"
+        lines.append(
+            [
+                f"[{entry['title']}](docs/systems/{name}.md)",
+                entry["summary"],
+                entry["headline"],
+                parameters,
+                f"`{entry['config']}`",
+            ]
+        )
+    return grid(["system", "what it is", "paper's mAP / Rank-1", "parameters", "`--config`"], lines)
+
+
+def sizes() -> str:
+    """Parameters, operations and embedding size of every system's published recipe."""
+    document = _json("sizes.json")
+    lines = [
+        [f"`{name}`", f"{entry['parameters']:,}", f"{entry['macs'] / 1e9:.2f}", entry["image"], str(entry["embedding"])]
+        for name, entry in document["systems"].items()
+    ]
+    titles = ["config", f"parameters ({document['identities']} identities)", "GMAC per image", "image", "embedding"]
+    return grid(titles, lines) + f"\n<small>Counted from shapes by `{document['command']}`.</small>\n"
+
+
+TABLES: dict[str, Callable[..., str]] = {
+    "scores": scores,
+    "gains": gains,
+    "statements": statements,
+    "communication": communication,
+    "speed": speed,
+    "robustness": robustness,
+    "result": result,
+    "published": published,
+    "published_rows": published_rows,
+    "references": references,
+    "rows": rows,
+    "systems": systems,
+    "sizes": sizes,
+}
+
+
+# ---- parts ----------------------------------------------------------------------------------------------------------
+
+
+def grid(titles: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A markdown table; cells that hold a vertical bar have it escaped."""
+    body = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
+    return "\n".join([f"| {' | '.join(titles)} |", "|" + "---|" * len(titles), *body]) + "\n"
+
+
+def _options(words: Sequence[str]) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def _pairs(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    options = [word.split("=", 1) for word in words]
+    metrics = next((value.split(",") for key, value in options if key == "metrics"), list(METRICS))
+    return metrics, [(row, against) for row, against in options if row != "metrics"]
+
+
+def _records(name: str) -> list[dict[str, str]]:
+    path = RESULTS / f"{name}.csv"
+    if not path.is_file():
+        raise ValueError(f"expected the table results/{name}.csv, there is none; make it or drop the directive.")
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _json(file: str) -> dict[str, Any]:
+    path = RESULTS / file
+    if not path.is_file():
+        raise ValueError(f"expected the file results/{file}, there is none; make it or drop the directive.")
+    return json.loads(path.read_text())
+
+
+def _published() -> dict[str, Any]:
+    return json.loads((ROOT / "docs" / "published.json").read_text())
+
+
+def _about(records: Sequence[Mapping[str, str]]) -> str:
+    values = lambda key: ", ".join(dict.fromkeys(record[key] for record in records if record.get(key)))
+    return (
+        f"<small>{values('dataset')}; seeds {values('seed')}; device {values('device')}; commit {values('commit')}. "
+        "Mean ± standard deviation over seeds.</small>\n"
+    )
+
+
+def _policy(record: Mapping[str, str]) -> str:
+    return record.get("train_corruption") or ""
+
+
+def _title(metric: str, unit: str = "") -> str:
+    names = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10"}
+    *path, leaf = metric.split("/")
+    if leaf.endswith("psnr"):
+        leaf, unit = "PSNR of the mean color" if "mean_fill" in leaf else "PSNR", "dB" if unit else ""
+        path = []
+    name = " ".join([*path, names.get(leaf, leaf)])
+    return f"{name} ({unit})" if unit else name
+
+
+def _factor(metric: str) -> float:
+    return 1.0 if metric.endswith("psnr") else 100.0
+
+
+def _number(record: Mapping[str, str], metric: str) -> float | None:
+    if metric not in record:
+        raise ValueError(f"expected a column of the table, got {metric!r}; it has {', '.join(record)}.")
+    return float(record[metric]) if record[metric] not in ("", None) else None
+
+
+def _spread(values: Sequence[float | None], factor: float) -> str:
+    shown = [factor * value for value in values if value is not None]
+    if len(shown) < len(values) or not shown:
+        return "-"
+    mean = f"{statistics.mean(shown):.1f}"
+    return mean if len(shown) == 1 else f"{mean} ± {statistics.stdev(shown):.1f}"
+
+
+def _interval(low: float | None, mean: float | None, high: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:+.1f}" if low is None or high is None else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _verdict(low: float | None, high: float | None) -> str:
+    if low is None or high is None or low <= 0 <= high:
+        return "undecided"
+    return "higher" if low > 0 else "lower"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _figure(value: Any) -> str:
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def main(arguments: list[str]) -> int:
+    """Writes or checks the README's table; the exit code."""
+    path = ROOT / "README.md"
+    text = path.read_text()
+    filled = BLOCK.sub(lambda match: match[1] + "\n" + systems() + "\n" + match[2], text)
+    if "--check" not in arguments:
+        path.write_text(filled)
+    elif filled != text:
+        print("README.md differs from its table; run python docs/tables.py.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
