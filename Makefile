@@ -1,4 +1,5 @@
-# make demo: train and evaluate MFV on the embedded data set; make test: the whole suite. Both make the environment.
+# make demo: train and evaluate MFV on the embedded data set; make test: the whole suite; make docs: the site.
+# Each makes the environment.
 # Needs Python 3.11 or newer and make. Pins are in constraints.txt; EXTRAS=cuda12 installs JAX for NVIDIA GPUs.
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ WORKERS ?= 2
 comma := ,
 ALL_EXTRAS := dev$(if $(EXTRAS),$(comma)$(EXTRAS))
 
-.PHONY: env demo test lint clean
+.PHONY: env demo test lint docs clean
 
 env: $(STAMP)
 
@@ -32,5 +33,10 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site goes to site/; a broken link, a missing table or a docstring that does not parse fails.
+docs: env
+	test -x $(BIN)/mkdocs || $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache
+	rm -rf site $(VENV) .cache .mypy_cache .ruff_cache
