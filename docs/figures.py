@@ -142,7 +142,8 @@ class Figure:
             'orient="auto"><path d="M0 0 L10 5 L0 10 z" fill="#51606f"/></marker></defs>',
             f"<style>text {{ font-family: {FONT}; fill: #1d2733; }} .bold {{ font-size: 13px; font-weight: 600; }} "
             ".small { font-size: 11px; fill: #45525f; } .label { font-size: 11px; fill: #45525f; stroke: #fff; "
-            "stroke-width: 3px; paint-order: stroke; } .arrow { fill: none; stroke: #51606f; stroke-width: 1.5; }</style>",
+            "stroke-width: 3px; paint-order: stroke; } .arrow { fill: none; stroke: #51606f; stroke-width: 1.5; }"
+            "</style>",
             f'<rect x="0.5" y="0.5" width="{width - 1:.0f}" height="{height - 1:.0f}" rx="10" fill="#fff" '
             'stroke="#dfe4ea"/>',
             *self.paths,

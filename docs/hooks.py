@@ -68,8 +68,8 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 def _moved(text: str) -> str:
     """A README's links as they read on the site."""
-    text = re.sub(r"\]\((\w+)/README\.md", r"](\1.md", text)
-    text = text.replace("](../README.md", "](index.md")
+    text = text.replace("](../README.md", "](index.md").replace("](datasets/README.md", "](datasets/index.md")
+    text = re.sub(r"\]\((?:\.\./)?(\w+)/README\.md", r"](\1.md", text)
     return re.sub(r"\]\(docs/([\w/-]+\.md)", r"](\1", text)
 
 

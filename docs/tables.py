@@ -116,7 +116,8 @@ def gains(name: str, *words: str) -> str:
         + "\n"
         + (
             "Difference of runs of the same seed, with its 95 % interval (Student's distribution). "
-            "*Undecided* means that the interval holds zero: the table says neither that the row helps nor that it does not.\n"
+            "*Undecided* means that the interval holds zero: the table says neither that the row helps nor that it "
+            "does not.\n"
         )
     )
 
@@ -322,7 +323,8 @@ def references(dataset: str) -> str:
 def rows(system: str) -> str:
     """Presets and rows of a config, and what each row sets."""
     spec = importlib.util.spec_from_file_location(f"docs_config_{system}", ROOT / "configs" / f"{system}.py")
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     presets = ", ".join(f"`{name}`" for name in module.PRESETS)
@@ -340,8 +342,12 @@ def _settings(overrides: Mapping[str, Any]) -> str:
     return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
 
 
-def systems() -> str:
-    """All systems with the paper's scores, parameters and command: the README's table."""
+def systems(folder: str = "") -> str:
+    """All systems with the paper's scores, parameters and command.
+
+    Args:
+        folder: where their pages stand, from the page that shows the table.
+    """
     sizes = _json("sizes.json") if (RESULTS / "sizes.json").is_file() else {"systems": {}}
     lines = []
     for name, entry in _published().items():
@@ -349,7 +355,7 @@ def systems() -> str:
         parameters = f"{size / 1e6:.1f} M" if size else "-"
         lines.append(
             [
-                f"[{entry['title']}](docs/systems/{name}.md)",
+                f"[{entry['title']}]({folder}{name}.md)",
                 entry["summary"],
                 entry["headline"],
                 parameters,
@@ -493,7 +499,7 @@ def main(arguments: list[str]) -> int:
     """Writes or checks the README's table; the exit code."""
     path = ROOT / "README.md"
     text = path.read_text()
-    filled = BLOCK.sub(lambda match: match[1] + "\n" + systems() + "\n" + match[2], text)
+    filled = BLOCK.sub(lambda match: match[1] + "\n" + systems("docs/systems/") + "\n" + match[2], text)
     if "--check" not in arguments:
         path.write_text(filled)
     elif filled != text:
