@@ -36,7 +36,7 @@ lint: env
 # The site goes to site/; a broken link, a missing table or a docstring that does not parse fails.
 docs: env
 	test -x $(BIN)/mkdocs || $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf site $(VENV) .cache .mypy_cache .ruff_cache

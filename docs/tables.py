@@ -337,7 +337,7 @@ def _settings(overrides: Mapping[str, Any]) -> str:
         return "nothing: the full system"
     shown = []
     for key, value in overrides.items():
-        text = "removed" if value is None else str(value) if not isinstance(value, Mapping) else "…"
+        text = f"{value:.4g}" if isinstance(value, float) else "…" if isinstance(value, Mapping) else str(value)
         shown.append(f"`{key}` removed" if value is None else f"`{key}={text if len(text) < 50 else '…'}`")
     return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
 
