@@ -15,14 +15,6 @@ from typing import Any
 import numpy as np
 from reid_datasets import common
 
-ABOUT = {
-    "title": "CUHK03-NP",
-    "needs": "cuhk03-np.zip, or cuhk-03.mat with the two protocol files (and `pip install h5py scipy`)",
-    "license": "academic research only; no license text",
-    "status": "available",
-}
-# Keyword arguments of `scan` that a data set's name stands for.
-VARIANTS = {"cuhk03_np_labeled": {"boxes": "labeled"}, "cuhk03_np_detected": {"boxes": "detected"}}
 DISJOINT_IDENTITIES = True
 
 _SPLITS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}

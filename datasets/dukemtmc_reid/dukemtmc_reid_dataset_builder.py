@@ -11,12 +11,6 @@ import re
 
 from reid_datasets import common
 
-ABOUT = {
-    "title": "DukeMTMC-reID",
-    "needs": "DukeMTMC-reID.zip, if you hold a copy",
-    "license": "CC BY-NC-SA 4.0 while it was published",
-    "status": "withdrawn by its authors over privacy",
-}
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 PUBLISHED = {
     "train": {"images": 16_522, "identities": 702, "cameras": 8},

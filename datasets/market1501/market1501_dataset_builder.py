@@ -10,12 +10,6 @@ import re
 
 from reid_datasets import common
 
-ABOUT = {
-    "title": "Market-1501",
-    "needs": "Market-1501-v15.09.15.zip, from its authors",
-    "license": "academic research only; no license text",
-    "status": "available",
-}
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 
 # What the authors' README states; preparation compares the files found with it.

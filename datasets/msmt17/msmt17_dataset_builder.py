@@ -13,12 +13,6 @@ from typing import Any
 
 from reid_datasets import common
 
-ABOUT = {
-    "title": "MSMT17",
-    "needs": "version 1, or version 2 with masked faces (option version), from its authors",
-    "license": "non-commercial research, by signed agreement",
-    "status": "on request",
-}
 # Folders of the training and the test half.
 VERSIONS = {"v1": ("train", "test"), "v2": ("mask_train_v2", "mask_test_v2")}
 _LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")

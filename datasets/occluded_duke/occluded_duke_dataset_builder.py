@@ -10,12 +10,6 @@ import re
 
 from reid_datasets import common
 
-ABOUT = {
-    "title": "Occluded-DukeMTMC",
-    "needs": "folders made from DukeMTMC-reID by the authors' name lists",
-    "license": "that of DukeMTMC-reID",
-    "status": "withdrawn with DukeMTMC",
-}
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 PUBLISHED = {
     "train": {"images": 15_618, "identities": 702, "cameras": 8},

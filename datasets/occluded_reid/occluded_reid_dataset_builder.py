@@ -9,12 +9,6 @@ import pathlib
 
 from reid_datasets import common
 
-ABOUT = {
-    "title": "Occluded-REID",
-    "needs": "Occluded_REID, from its authors",
-    "license": "academic research only; no license text",
-    "status": "available; no training split",
-}
 FOLDERS = {"query": "occluded_body_images", "gallery": "whole_body_images"}
 # No camera is labeled: the protocol takes queries and gallery as two cameras, so that its camera rule removes nothing.
 PUBLISHED = {

@@ -9,12 +9,6 @@ import pathlib
 
 from reid_datasets import common
 
-ABOUT = {
-    "title": "P-DukeMTMC-reID",
-    "needs": "P-DukeMTMC-reID.zip, if you hold a copy",
-    "license": "that of DukeMTMC-reID",
-    "status": "withdrawn with DukeMTMC",
-}
 # No published counts: the ones commonly quoted (README) have no source that states them.
 DISJOINT_IDENTITIES = True
 

@@ -13,12 +13,6 @@ from typing import NamedTuple
 
 from reid_datasets import common
 
-ABOUT = {
-    "title": "your own images",
-    "needs": "a folder or a CSV file of path,pid,camid,split",
-    "license": "yours",
-    "status": "as long as you may use them",
-}
 SPLITS = ("train", "query", "gallery")
 INDEX_FILE = "index.csv"
 

@@ -7,7 +7,7 @@ Layout, protocol and counts are in the README beside this file; the drawing is i
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,12 +15,6 @@ import tensorflow_datasets as tfds
 
 from reid_jax.data import synthped
 
-ABOUT = {
-    "title": "SynthPed, SynthPed occluded",
-    "needs": "nothing: drawn from a seed (options size and seed)",
-    "license": "MIT",
-    "status": "depicts nobody",
-}
 SPLITS = ("train", "query", "gallery")
 DISJOINT_IDENTITIES = True  # nobody is in both the training and the test half
 
@@ -44,9 +38,9 @@ class SynthPedConfig(tfds.core.BuilderConfig):
         super().__init__(**kwargs)
 
 
-def make_config(name: str, options: Mapping[str, Any]) -> SynthPedConfig:
-    """Returns the configuration of a data set name ("synthped", "synthped_occluded") and its options."""
-    config = SynthPedConfig(occluded=name == "synthped_occluded", **options)
+def make_config(*, size: str = "demo", seed: int = 0, occluded: bool = False) -> SynthPedConfig:
+    """Returns the configuration of a size, a seed and a variant."""
+    config = SynthPedConfig(size=size, seed=seed, occluded=occluded)
     # TFDS refuses a second object under the name of a listed configuration.
     return next((listed for listed in Builder.BUILDER_CONFIGS if listed.name == config.name), config)
 

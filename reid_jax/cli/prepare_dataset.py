@@ -16,7 +16,7 @@ import sys
 
 from reid_jax import errors
 from reid_jax.cli import command_line
-from reid_jax.data import builders, prepare
+from reid_jax.data import builders, catalog, prepare
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,8 +39,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list() -> str:
     rows = []
-    for name in builders.available():
-        about = builders.load(name).ABOUT
+    known = catalog.entries()
+    for name in sorted(known):
+        about = known[name].about
         rows.append((name, about["needs"], about["license"], about["status"]))
     lines = []
     for name, needs, license, status in rows:

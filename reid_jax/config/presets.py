@@ -17,29 +17,13 @@ from ml_collections import ConfigDict
 
 from reid_jax import errors
 from reid_jax.config import values
+from reid_jax.data import catalog
 
 Overrides = Mapping[str, Any]
 
 
-# What a data set needs to be opened under a preset's name; every system offers all of them.
-DATASETS: dict[str, Overrides] = {
-    "market1501": {"data.name": "market1501"},
-    # The same with body-part labels, see datasets/README.md.
-    "market1501_part_labels": {"data.name": "market1501", "data.options": {"part_labels": True}},
-    "dukemtmc_reid": {"data.name": "dukemtmc_reid"},
-    "cuhk03_np_labeled": {"data.name": "cuhk03_np_labeled"},
-    "cuhk03_np_detected": {"data.name": "cuhk03_np_detected"},
-    "msmt17": {"data.name": "msmt17", "data.options": {"version": "v1"}},
-    "msmt17_v2": {"data.name": "msmt17", "data.options": {"version": "v2"}},
-    "occluded_duke": {"data.name": "occluded_duke"},
-    # It has no training images; published numbers come from models trained on Market-1501.
-    "occluded_reid": {"data.name": "occluded_reid", "data.sources": ("market1501",)},
-    "p_dukemtmc_reid": {"data.name": "p_dukemtmc_reid"},
-    "reid_folder": {"data.name": "reid_folder"},
-    "synthped": {"data.name": "synthped", "data.options": {"size": "demo", "seed": 0}},
-    "synthped_large": {"data.name": "synthped", "data.options": {"size": "large", "seed": 0}},
-    "synthped_occluded": {"data.name": "synthped_occluded", "data.options": {"size": "demo", "seed": 0}},
-}
+# Presets of the data sets by name, from the builders' `dataset.toml` files; every system offers all of them.
+DATASETS: dict[str, Overrides] = {**catalog.presets()}
 
 # What the demos of all systems share: SynthPed at its own size, from scratch, minutes on two CPU cores. Without
 # pretrained weights a higher rate is needed, warmed up within an epoch.

@@ -16,24 +16,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from reid_jax import errors
-
-PACKAGE = "reid_datasets"
-
-# Data sets whose builder lives in another one's folder.
-BUILDERS = {
-    "synthped_occluded": "synthped",
-    "cuhk03_np_labeled": "cuhk03_np",
-    "cuhk03_np_detected": "cuhk03_np",
-}
-# Builders that are no data set under their own name.
-_HOMES_ONLY = ("cuhk03_np",)
+from reid_jax.data import catalog
 
 
 def available() -> list[str]:
-    """Returns the names that can be prepared."""
-    folder = _builders_folder()
-    own = {path.parent.name for path in folder.glob("*/*_dataset_builder.py")}
-    return sorted((own | {name for name, home in BUILDERS.items() if home in own}) - set(_HOMES_ONLY))
+    """Returns the names of the data sets that can be prepared, sorted."""
+    return sorted(catalog.entries())
 
 
 def load(name: str) -> types.ModuleType:
@@ -42,56 +30,52 @@ def load(name: str) -> types.ModuleType:
     Raises:
         UserError: there is no such builder.
     """
-    if name not in available():
-        raise errors.unknown("data set", name, available())
-    home = BUILDERS.get(name, name)
-    if importlib.util.find_spec(PACKAGE) is None:
-        _import_package(_builders_folder())
-    return importlib.import_module(f"{PACKAGE}.{home}.{home}_dataset_builder")
+    known = catalog.entries()
+    if name not in known:
+        raise errors.unknown("data set", name, known)
+    if importlib.util.find_spec(catalog.PACKAGE) is None:
+        _import_package(catalog.folder())
+    builder = known[name].builder
+    return importlib.import_module(f"{catalog.PACKAGE}.{builder}.{builder}_dataset_builder")
 
 
 def _import_package(folder: pathlib.Path) -> None:
     """Gives the builders beside an uninstalled checkout the name they have when installed."""
     spec = importlib.util.spec_from_file_location(
-        PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        catalog.PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
     assert spec is not None
     assert spec.loader is not None
     package = importlib.util.module_from_spec(spec)
-    sys.modules[PACKAGE] = package
+    sys.modules[catalog.PACKAGE] = package
     try:
         spec.loader.exec_module(package)
     except BaseException:
-        del sys.modules[PACKAGE]
+        del sys.modules[catalog.PACKAGE]
         raise
 
 
-def _builders_folder() -> pathlib.Path:
-    """The installed builders, or `datasets/` beside the package where it runs from a checkout without installation."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is not None and spec.submodule_search_locations:
-        return pathlib.Path(next(iter(spec.submodule_search_locations)))
-    return pathlib.Path(__file__).resolve().parents[2] / "datasets"
-
-
-def arguments(function: Callable, name: str, module: types.ModuleType, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments that a builder's function takes of a data set's options and of what its name stands for."""
-    known = inspect.signature(function).parameters
-    given = {**getattr(module, "VARIANTS", {}).get(name, {}), **options}
-    return {key: value for key, value in given.items() if key in known}
+def arguments(function: Callable[..., Any], name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of a data set's arguments (from the catalog) and options that a builder's function accepts."""
+    known = catalog.entries()
+    given = {**(known[name].arguments if name in known else {}), **options}
+    accepted = inspect.signature(function).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in accepted.values()):
+        return given
+    return {key: value for key, value in given.items() if key in accepted}
 
 
 def published(name: str, module: types.ModuleType, options: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """The counts that a data set's authors state, by split; empty where none are known."""
     if hasattr(module, "published"):
-        return module.published(**arguments(module.published, name, module, options))
+        return module.published(**arguments(module.published, name, options))
     return getattr(module, "PUBLISHED", {})
 
 
 def layouts(name: str, module: types.ModuleType, options: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """What must lie in the raw folder: alternatives, each a tuple of folders and files; empty for free layouts."""
     if hasattr(module, "layouts"):
-        return module.layouts(**arguments(module.layouts, name, module, options))
+        return module.layouts(**arguments(module.layouts, name, options))
     folders = tuple(getattr(module, "FOLDERS", {}).values())
     return [folders] if folders else []
 
@@ -187,7 +171,7 @@ def read(
     """
     try:
         origin = locate(name, module, source, options)
-        rows = module.scan(origin, **arguments(module.scan, name, module, options or {}))
+        rows = module.scan(origin, **arguments(module.scan, name, options or {}))
     except (ValueError, csv.Error) as error:
         raise errors.UserError(str(error)) from None
     except OSError as error:

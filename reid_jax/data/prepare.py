@@ -114,7 +114,7 @@ def prepare(
         force: build again although it is there.
         check_only: look at everything and write nothing.
         progress: show a bar on stderr while images are checked.
-        **options: the data set's options (`records.OPTIONS`).
+        **options: the data set's options (`catalog.Entry.options`).
 
     Returns:
         The report; `report.dataset` is the opened data set.
@@ -289,9 +289,9 @@ def _build(
     import tensorflow_datasets as tfds
 
     if hasattr(module, "make_config"):
-        config = {"config": module.make_config(name, options)}
+        config = {"config": module.make_config(**builders.arguments(module.make_config, name, options))}
     else:
-        config = {"options": builders.arguments(module.scan, name, module, options)}
+        config = {"options": builders.arguments(module.scan, name, options)}
     with _quiet_tfds():
         builder = module.Builder(data_dir=str(temporary), file_format="array_record", **config)
         if rows is not None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import image_io
+from reid_jax.data import catalog, image_io
 
 SPLITS = ("train", "query", "gallery")
 JUNK = -1  # pid of a detection that shows nobody in particular: dropped from the gallery before ranking
@@ -27,20 +27,6 @@ DISTRACTOR = 0  # pid of a person who is nobody's match: stays in the gallery as
 
 # Written beside the records by `reid_jax.data.prepare`: where they come from, what was found, the size of every file.
 REPORT_FILE = "preparation.json"
-
-# Options a data set may be prepared with, and their defaults; each combination has a prepared folder of its own.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "synthped": {"size": "demo", "seed": 0},
-    "synthped_occluded": {"size": "demo", "seed": 0},
-    "reid_folder": {"title": ""},
-    # part_labels: store the body-part labels that lie in masks/ beside the images.
-    "market1501": {"part_labels": False},
-    "dukemtmc_reid": {"part_labels": False},
-    "occluded_duke": {"part_labels": False},
-    "p_dukemtmc_reid": {"part_labels": False},
-    # v1: as first published, v2: faces masked; train_only: without list_val.txt.
-    "msmt17": {"version": "v1", "train_only": False},
-}
 
 
 class RecordSource(Sequence):
@@ -244,7 +230,8 @@ def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: an option that the data set does not have, or a value of another kind than the default.
     """
-    defaults = OPTIONS.get(name, {})
+    known = catalog.entries()
+    defaults = known[name].options if name in known else {}
     resolved = dict(defaults)
     for key, value in options.items():
         if key not in defaults:

@@ -16,16 +16,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import records
-
-# Data sets that show the same people: joined, one person would be two classes.
-SAME_PEOPLE = (
-    frozenset({"dukemtmc_reid", "occluded_duke", "p_dukemtmc_reid"}),
-    frozenset({"cuhk03_np_labeled", "cuhk03_np_detected"}),
-    frozenset({"synthped", "synthped_occluded"}),
-)
-# Data sets of the same cameras under the same numbers. P-DukeMTMC-reID is not among them: its cameras are pretended.
-SAME_CAMERAS = (frozenset({"dukemtmc_reid", "occluded_duke"}), *SAME_PEOPLE[1:])
+from reid_jax.data import catalog, records
 
 _LARGEST = 2**31 - 1
 
@@ -127,7 +118,7 @@ def transfer(target: records.ReIDDataset, sources: Sequence[records.ReIDDataset]
 def _same_cameras(source: records.ReIDDataset, target: records.ReIDDataset) -> bool:
     if source.name == target.name:
         return source.index_hash() == target.index_hash()
-    return any({source.name, target.name} <= family for family in SAME_CAMERAS)
+    return catalog.related(source.name, target.name, "cameras")
 
 
 def _move_cameras(split: records.Split, offset: int) -> records.Split:
@@ -164,7 +155,7 @@ def _refuse_same_people(datasets: Sequence[records.ReIDDataset]) -> None:
         raise errors.UserError("expected at least one data set to join, got none; name them in data.sources.")
     for place, one in enumerate(datasets):
         for other in datasets[:place]:
-            related = one.name != other.name and any({one.name, other.name} <= family for family in SAME_PEOPLE)
+            related = one.name != other.name and catalog.related(one.name, other.name, "people")
             if related or one.index_hash() == other.index_hash():
                 raise errors.UserError(
                     f"{other.name} and {one.name} show the same people, who would each become two classes; train on "

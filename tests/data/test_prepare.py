@@ -458,9 +458,8 @@ def _generated_builder():
                         },
                     )
 
-    def make_config(name, options):
-        assert name == "synthped"
-        return tfds.core.BuilderConfig(name=f"{options['size']}_seed{options['seed']}", version="2.0.0")
+    def make_config(size, seed):
+        return tfds.core.BuilderConfig(name=f"{size}_seed{seed}", version="2.0.0")
 
     return types.SimpleNamespace(Builder=Builder, make_config=make_config)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import builders, checks, image_io, prepare, records
+from reid_jax.data import builders, catalog, checks, image_io, prepare, records
 from tests.helpers import benchmark_folders
 
 NAMES = sorted(benchmark_folders.WRITERS)
@@ -254,14 +254,14 @@ def test_switch_with_another_value():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_has_a_readme_and_says_what_it_needs(root, name):
-    home = builders.BUILDERS.get(name, name)
+    home = catalog.entries()[name].builder
     text = (root / "datasets" / home / "README.md").read_text(encoding="utf-8")
     for heading in ("## Getting it", "## License and status", "## What is stored", "## Protocol"):
         assert heading in text
     assert f"python scripts/prepare_dataset.py {name}" in text
     assert f"({home}/README.md)" in (root / "datasets" / "README.md").read_text(encoding="utf-8")
     assert (root / "datasets" / home / "CITATIONS.bib").read_text(encoding="utf-8").count("@") >= 1
-    about = builders.load(name).ABOUT
+    about = catalog.entries()[name].about
     assert set(about) == {"title", "needs", "license", "status"}
     if "duke" in name:
         assert "withdrawn" in about["status"]
@@ -272,9 +272,7 @@ def test_user_code_reaches_the_builders_through_tfds(tmp_path):
     import reid_datasets
     import tensorflow_datasets as tfds
 
-    assert set(reid_datasets.__all__) == {
-        f"{builders.BUILDERS.get(one, one)}_dataset_builder" for one in builders.available()
-    }
+    assert set(reid_datasets.__all__) == {f"{entry.builder}_dataset_builder" for entry in catalog.entries().values()}
     expected = benchmark_folders.dukemtmc_reid(tmp_path / "raw")
     tfds.disable_progress_bar()
     builder = tfds.builder("dukemtmc_reid", data_dir=tmp_path / "built", file_format="array_record")
