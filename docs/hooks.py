@@ -115,5 +115,10 @@ def _api_page(room: str) -> str:
 
 
 def _summary(path: pathlib.Path) -> str:
+    """What a room holds: the first line of its docstring, or its row in the table of rooms of the design."""
     match = re.match(r'"""(.+?)(?:"""|\n\n)', path.read_text(), re.DOTALL)
-    return " ".join(match[1].split()) if match else ""
+    if match:
+        return " ".join(match[1].split())
+    room = f"`{path.parent.name}/`"
+    rows = [line.split("|") for line in (ROOT / "docs" / "design.md").read_text().splitlines() if line.startswith("|")]
+    return next((cells[2].strip() for cells in rows if room in cells[1]), "")

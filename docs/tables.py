@@ -492,7 +492,7 @@ def _cell(value: Any) -> str:
 
 
 def _figure(value: Any) -> str:
-    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+    return "-" if value is None else str(value)
 
 
 def main(arguments: list[str]) -> int:
