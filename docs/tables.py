@@ -33,6 +33,7 @@ RESULTS = ROOT / "results"
 DIRECTIVE = re.compile(r"^<!-- table: (.+?) -->$", re.MULTILINE)
 BLOCK = re.compile(r"(<!-- systems -->\n).*?(<!-- end -->)", re.DOTALL)
 
+SPACE = "\u00a0"  # keeps a number and its spread on one line
 # Two-sided 95 % quantiles of Student's distribution by degrees of freedom.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 # Training policies that the corruption benchmark allows.
@@ -257,7 +258,9 @@ def robustness(file: str) -> str:
         cells = []
         for metric in names:
             spread = document.get(f"{prefix}{metric}_std")
-            cells.append(f"{100 * document[prefix + metric]:.1f}" + (f" ± {100 * spread:.1f}" if spread else ""))
+            cells.append(
+                f"{100 * document[prefix + metric]:.1f}" + (f"{SPACE}±{SPACE}{100 * spread:.1f}" if spread else "")
+            )
         lines.append([side.replace("_", " "), *cells])
     about = f"{dataset}; {document['num_query']} queries, {document['num_gallery']} gallery images; AP rule "
     about += (
@@ -468,13 +471,13 @@ def _spread(values: Sequence[float | None], factor: float) -> str:
     if len(shown) < len(values) or not shown:
         return "-"
     mean = f"{statistics.mean(shown):.1f}"
-    return mean if len(shown) == 1 else f"{mean} ± {statistics.stdev(shown):.1f}"
+    return mean if len(shown) == 1 else f"{mean}{SPACE}±{SPACE}{statistics.stdev(shown):.1f}"
 
 
 def _interval(low: float | None, mean: float | None, high: float | None) -> str:
     if mean is None:
         return "-"
-    return f"{mean:+.1f}" if low is None or high is None else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{mean:+.1f}" if low is None or high is None else f"{mean:+.1f}{SPACE}[{low:+.1f},{SPACE}{high:+.1f}]"
 
 
 def _verdict(low: float | None, high: float | None) -> str:
