@@ -1,7 +1,6 @@
 """Each loss against numpy and the stored PyTorch values, on ordinary and on degenerate batches."""
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -41,14 +40,10 @@ def numpy_triplet(features: np.ndarray, labels: np.ndarray, margin: float | str 
     return float(np.mean(losses)) if losses else 0.0
 
 
-@pytest.fixture(scope="module", params=["kept", "beside"])
-def golden(request: pytest.FixtureRequest) -> dict[str, np.ndarray]:
-    """Losses of the TransReID code: the part kept here, and the whole file beside the repository."""
-    if request.param == "kept":
-        path = pathlib.Path(__file__).parent.parent / "golden" / "transreid_losses.npz"
-    else:
-        path = request.getfixturevalue("golden_folder") / "transreid_parts.npz"
-    with np.load(path) as file:
+@pytest.fixture(scope="module")
+def golden(golden_folder) -> dict[str, np.ndarray]:
+    """Losses of the TransReID code."""
+    with np.load(golden_folder / "transreid_parts.npz") as file:
         return {name: file[name] for name in file.files if name.startswith("loss/")}
 
 

@@ -25,13 +25,6 @@ def golden(root) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def released(golden_folder) -> dict[str, np.ndarray]:
-    """The whole file, with the generator's weights."""
-    with np.load(golden_folder / "cfat_losses.npz") as file:
-        return dict(file)
-
-
-@pytest.fixture(scope="module")
 def pair() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     return tuple(rng.normal(size=(2, 6, 10)).astype(np.float32))
@@ -77,12 +70,12 @@ def test_bridges_equal_the_stored_ones(golden, t):
 # ---- generator
 
 
-def test_generator_has_the_published_size_and_reads_the_released_weights(released):
+def test_generator_has_the_published_size_and_reads_the_released_weights(golden):
     """Properties 15 and 17."""
     generator = cfat.Generator(768, sigma="raw", out="sigmoid")
     variables = jax.eval_shape(generator.init, jax.random.key(0), jnp.zeros((1, 768)))
     assert trees.count_parameters(variables["params"]) == 203_808
-    weights = {name.removeprefix("bfg_sd/"): value for name, value in released.items() if name.startswith("bfg_sd/")}
+    weights = {name.removeprefix("bfg_sd/"): value for name, value in golden.items() if name.startswith("bfg_sd/")}
     student = {"params": {"bfg": variables["params"]}}
     loaded, report = convert.load_into(student, weights, cfat.TORCH_RULES)
     assert len(report.named("loaded")) == len(weights) == 10
@@ -92,11 +85,11 @@ def test_generator_has_the_published_size_and_reads_the_released_weights(release
 
     run = lambda x, eps: generator.apply({"params": loaded["params"]["bfg"]}, x, eps, method=_with_noise)
     with jax.default_matmul_precision("highest"):
-        for name, feature in (("clean", released["in/feat_clean"]), ("cor", released["in/feat_cor"])):
-            feature, mean, sigma = run(feature, released[f"bfg/{name}/eps"])
-            np.testing.assert_allclose(mean, released[f"bfg/{name}/mu"], atol=2e-6)
-            np.testing.assert_allclose(sigma, released[f"bfg/{name}/sigma"], atol=2e-6)
-            np.testing.assert_allclose(feature, released[f"bfg/{name}/recon"], atol=1e-6)
+        for name, feature in (("clean", golden["in/feat_clean"]), ("cor", golden["in/feat_cor"])):
+            feature, mean, sigma = run(feature, golden[f"bfg/{name}/eps"])
+            np.testing.assert_allclose(mean, golden[f"bfg/{name}/mu"], atol=2e-6)
+            np.testing.assert_allclose(sigma, golden[f"bfg/{name}/sigma"], atol=2e-6)
+            np.testing.assert_allclose(feature, golden[f"bfg/{name}/recon"], atol=1e-6)
 
 
 def _with_noise(generator: cfat.Generator, feature, eps):

@@ -14,7 +14,7 @@ from reid_jax.errors import UserError
 from reid_jax.train import optimizer
 
 # Learning rates and an SGD trace of the TransReID code under PyTorch.
-GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "transreid_training.npz"
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "transreid_parts.npz"
 CONSTANT = {"name": "constant"}
 
 

@@ -11,7 +11,7 @@ from reid_jax.errors import UserError
 from reid_jax.train import schedules
 
 # Learning rates and an SGD trace of the TransReID code under PyTorch: epochs 0..125 (weights, biases), 4 updates.
-GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "transreid_training.npz"
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "transreid_parts.npz"
 
 MFV = {
     "name": "warmup_multistep",
