@@ -26,6 +26,7 @@ import shlex
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -323,13 +324,19 @@ def references(dataset: str) -> str:
 # ---- configs --------------------------------------------------------------------------------------------------------
 
 
-def rows(system: str) -> str:
-    """Presets and rows of a config, and what each row sets."""
+def config_module(system: str) -> ModuleType:
+    """The module `configs/<system>.py`, with its `PRESETS` and `VARIANTS`."""
     spec = importlib.util.spec_from_file_location(f"docs_config_{system}", ROOT / "configs" / f"{system}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def rows(system: str) -> str:
+    """Presets and rows of a config, and what each row sets."""
+    module = config_module(system)
     presets = ", ".join(f"`{name}`" for name in module.PRESETS)
     lines = [[f"`{name}`", _settings(overrides)] for name, overrides in module.VARIANTS.items()]
     return f"Presets: {presets}.\n\n" + grid(["row", "sets"], lines)

@@ -66,13 +66,12 @@ def test_every_script_file_and_link_exists(path):
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_commands_name_configs_presets_and_rows_that_exist(path):
+def test_commands_name_configs_presets_and_rows_that_exist(path, tables):
     unknown = []
     for system, argument in re.findall(r"configs/(\w+)\.py(?::([\w,]+))?", path.read_text()):
-        config = ROOT / "configs" / f"{system}.py"
-        names = set(re.findall(r"\w+", config.read_text()))
-        shared = set(re.findall(r"\w+", (PACKAGE / "config" / "presets.py").read_text()))
-        unknown += [name for name in filter(None, argument.split(",")) if name not in names | shared | {"help"}]
+        config = tables.config_module(system)
+        known = {*config.PRESETS, *config.VARIANTS, "help"}
+        unknown += [f"{system}:{name}" for name in filter(None, argument.split(",")) if name not in known]
     assert not unknown
 
 
