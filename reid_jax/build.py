@@ -82,7 +82,15 @@ def init_variables(model: Any, settings: Mapping[str, Any], batch: Mapping[str, 
     # A hundred random draws that run once: optimizing them would take most of a small run's start-up.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     variables = jax.jit(init, compiler_options=quick)(jax.random.key(settings["seed"]))
-    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    # What `sow` leaves behind is no state.
+    unknown = set(variables) - {"params", "batch_stats", "constants", "intermediates"}
+    if unknown:
+        raise errors.UserError(
+            "expected a model to keep its variables in the collections params, batch_stats and constants, got "
+            f"{', '.join(sorted(unknown))} as well; keep what no step changes in constants."
+        )
+    kept = {"batch_stats": {}, **variables}
+    return {name: kept[name] for name in ("params", "batch_stats", "constants") if name in kept}
 
 
 def open_data(data: Mapping[str, Any]) -> records.ReIDDataset:

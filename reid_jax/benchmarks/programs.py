@@ -151,12 +151,13 @@ def train_program(model: Any, batch: Mapping[str, jax.Array]) -> Program:
     variables = random_variables(model, batch)
     optimizer = optax.sgd(0.01, momentum=0.9)
     state = (variables["params"], variables.get("batch_stats", {}), optimizer.init(variables["params"]))
+    constants = {name: tree for name, tree in variables.items() if name not in ("params", "batch_stats")}
 
     def step(state: tuple, batch: dict[str, jax.Array], key: jax.Array) -> tuple:
         params, statistics, moments = state
 
         def loss_of(params: Any) -> tuple[jax.Array, Any]:
-            full = {"params": params, "batch_stats": statistics}
+            full = {**constants, "params": params, "batch_stats": statistics}
             outputs, update = model.apply(full, batch, train=True, mutable=["batch_stats"], rngs={"dropout": key})
             logits = [value for name, value in outputs.items() if name.startswith("logits/")]
             losses = [optax.softmax_cross_entropy_with_integer_labels(one, batch["label"]).mean() for one in logits]

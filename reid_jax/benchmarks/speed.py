@@ -157,7 +157,6 @@ def _config_program(config: ConfigDict, batch: int | None, classes: int) -> prog
     made = experiment.Experiment(config, drawn_dataset(classes))
     example = jax.tree.map(np.asarray, made.preprocess(made.extractor.example_batch()))
     variables = programs.random_variables(made.model, example)
-    variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     train_state = state.create(mesh.replicate(variables, made.mesh))
     phase = made.phases(train_state.variables)[0]
     stream = phase.open_batches(0)

@@ -95,10 +95,8 @@ class Node:
         """
         flat = trees.flatten(self.state.variables)
         _check_fit(theta, {path: leaf for path, leaf in flat.items() if path not in self._rounds.personal})
-        variables = trees.unflatten({**flat, **theta})
-        self.state = self.state.replace(
-            step=np.asarray(number, np.int32), params=variables["params"], batch_stats=variables.get("batch_stats", {})
-        )
+        received = self.state.with_variables(trees.unflatten({**flat, **theta}))
+        self.state = received.replace(step=np.asarray(number, np.int32))
 
     def recall(self, kept: Arrays) -> None:
         """Takes over what `kept` gave before, in another process perhaps."""

@@ -168,6 +168,8 @@ class Rounds:
     classifiers, and the average of the clients' batch normalization); `extra["clients"]` what the clients keep, each
     array with the clients as first axis.
 
+    Constants of the model travel with theta and are not averaged.
+
     Args:
         federation: clients and plan.
         objective: local loss; its classifiers are narrowed to a client's own identities where they are personal.
@@ -194,7 +196,8 @@ class Rounds:
         flat = trees.flatten(dict(variables))
         self.personal = personal_paths(variables, options)
         # What is averaged; local batch normalization too, for evaluation.
-        self.averaged = frozenset(flat) - personal_paths(variables, dataclasses.replace(options, bn="average"))
+        trained = frozenset(path for path in flat if not path.startswith("constants/"))
+        self.averaged = trained - personal_paths(variables, dataclasses.replace(options, bn="average"))
         clients = federation.clients
         sizes = [client.images if options.weights == "samples" else 1 for client in clients]
         self._about = {
@@ -253,13 +256,10 @@ class Rounds:
         opt_state = kept.get("opt_state")
         if opt_state is None:
             opt_state = self._optimizer.init(variables["params"])
-        return state_lib.TrainState(
+        return state_lib.create(variables).replace(
             step=number * client["steps"],
-            params=variables["params"],
-            batch_stats=variables.get("batch_stats", {}),
             # The rate follows the rounds, whatever became of the moments.
             opt_state=_at_position(opt_state, number * self.federation.steps),
-            extra={},
         )
 
     def _update(
@@ -275,11 +275,11 @@ class Rounds:
         return update(local, batch, step_lib.step_key(client["seed"], local.step))
 
     def _with_proximity(
-        self, objective: Callable[..., Any], shared: Flat, params: Any, batch_stats: Any, extra: Any, *rest: Any
+        self, objective: Callable[..., Any], shared: Flat, variables: Mapping[str, Any], *rest: Any
     ) -> Any:
         """The objective and FedProx's term."""
-        total, (batch_stats, metrics) = objective(params, batch_stats, extra, *rest)
-        flat = trees.flatten({"params": params})
+        total, (batch_stats, metrics) = objective(variables, *rest)
+        flat = trees.flatten({"params": variables["params"]})
         away = [jnp.sum(jnp.square(leaf - shared[path])) for path, leaf in flat.items() if path in shared]
         distance = sum(away, start=jnp.zeros((), jnp.float32))
         return total + 0.5 * self.options.prox_mu * distance, (batch_stats, {**metrics, "fed/proximity": distance})
@@ -318,13 +318,8 @@ class Rounds:
         if self.options.weights == "cdw":
             share = jnp.where(total["weight"] > 0, total["weight"], 1.0)
             new = {path: jnp.where(total["weight"] > 0, leaf / share, flat[path]) for path, leaf in new.items()}
-        variables = trees.unflatten({**flat, **new})
-        return state.replace(
-            step=state.step + 1,
-            params=variables["params"],
-            batch_stats=variables.get("batch_stats", {}),
-            extra={**state.extra, "clients": kept},
-        )
+        averaged = state.with_variables(trees.unflatten({**flat, **new}))
+        return averaged.replace(step=state.step + 1, extra={**state.extra, "clients": kept})
 
     # ---- a round as one program -------------------------------------------------------------------------------------
 

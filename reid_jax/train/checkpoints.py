@@ -161,11 +161,12 @@ def restore_variables(
         directory: the folder of checkpoints.
         step: a step, `"best"`, or `None` for the newest.
         extra: also give the state's `extra`.
-        average: name of an entry of `extra` (an averaged model's variables) given in place of `params` and
-            `batch_stats` where the checkpoint has it.
+        average: name of an entry of `extra` (an averaged model's variables) given in place of the trained variables
+            where the checkpoint has it.
 
     Returns:
-        `{"params": ..., "batch_stats": ...}` (and `"extra"`) as numpy, and the `meta` of the checkpoint.
+        `{"params": ..., "batch_stats": ...}` (and `"constants"` of a model that has some, `"extra"`) as numpy, and the
+        `meta` of the checkpoint.
 
     Raises:
         UserError: there is no such checkpoint.
@@ -183,7 +184,7 @@ def restore_variables(
     stored = _stored(folder)
     replacement = f"extra/{average}/"
     averaged = average is not None and any(path.startswith(replacement) for path in stored)
-    heads: tuple[str, ...] = (replacement,) if averaged else ("params/", "batch_stats/")
+    heads: tuple[str, ...] = (replacement,) if averaged else ("params/", "batch_stats/", "constants/")
     heads += ("extra/",) if extra else ()
     wanted = trees.unflatten({path: leaf for path, leaf in stored.items() if path.startswith(heads)})
     flat = _read_numpy(folder, wanted)

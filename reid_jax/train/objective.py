@@ -69,9 +69,15 @@ class Objective:
     monitors: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def __call__(
-        self, params: Any, batch_stats: Any, extra: Mapping[str, Any], batch: Batch, key: jax.Array
+        self, variables: Mapping[str, Any], extra: Mapping[str, Any], batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         """Computes the loss of a batch.
+
+        Args:
+            variables: of the trained network, by collection.
+            extra: what the method keeps beside it, by name.
+            batch: images (uint8) and labels, by name.
+            key: random key of this step.
 
         Returns:
             The total loss [] and `(new batch statistics, metrics by name)`.
@@ -82,15 +88,16 @@ class Objective:
         keys = dict(zip(self.passes, pass_keys, strict=True))
         for name, each in in_order(self.passes):
             seen = {**batch, **{one: _read(name, one, values) for one in each.reads}}
-            outputs, batch_stats = self._run(each, params, batch_stats, extra, seen, keys[name])
+            outputs, batch_stats = self._run(each, variables, extra, seen, keys[name])
+            variables = {**variables, "batch_stats": batch_stats}
             values |= {f"{each.prefix}{name}": value for name, value in outputs.items()}
         total, metrics = losses.evaluate_terms(self.terms, values)
         _, monitored = losses.evaluate_terms(self.monitors, jax.lax.stop_gradient(values))
         metrics |= {name.replace("loss/", "monitor/", 1): value for name, value in monitored.items()}
-        return total, (batch_stats, metrics)
+        return total, (variables.get("batch_stats", {}), metrics)
 
     def _run(
-        self, each: Pass, params: Any, batch_stats: Any, extra: Mapping[str, Any], batch: Batch, key: jax.Array
+        self, each: Pass, variables: Mapping[str, Any], extra: Mapping[str, Any], batch: Batch, key: jax.Array
     ) -> tuple[dict[str, jax.Array], Any]:
         """One pass over its view or views; only the trained network in training mode moves the batch statistics."""
         views = (each.view,) if isinstance(each.view, str) else tuple(each.view)
@@ -100,7 +107,7 @@ class Objective:
         else:
             batch = {name: jnp.concatenate([value] * len(views)) for name, value in batch.items()}
             batch["image"] = jnp.concatenate(images)
-        outputs, batch_stats = self._apply(each, params, batch_stats, extra, batch, key)
+        outputs, batch_stats = self._apply(each, variables, extra, batch, key)
         if len(views) == 1:
             return outputs, batch_stats
         parts = {name: jnp.split(value, len(views)) for name, value in outputs.items()}
@@ -108,13 +115,12 @@ class Objective:
         return {f"{place}{name}": part[index] for index, place in named for name, part in parts.items()}, batch_stats
 
     def _apply(
-        self, each: Pass, params: Any, batch_stats: Any, extra: Mapping[str, Any], batch: Batch, key: jax.Array
+        self, each: Pass, variables: Mapping[str, Any], extra: Mapping[str, Any], batch: Batch, key: jax.Array
     ) -> tuple[dict[str, jax.Array], Any]:
         """The outputs of a pass's network, and the batch statistics after it."""
         trained = each.network == "params"
-        if trained:
-            variables = {"params": params, "batch_stats": batch_stats}
-        else:
+        batch_stats = variables.get("batch_stats", {})
+        if not trained:
             name = each.network.removeprefix("extra/")
             if name not in extra:
                 raise errors.unknown("extra to run as a network", name, extra)

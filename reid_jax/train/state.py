@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -20,6 +21,8 @@ class TrainState(flax.struct.PyTreeNode):
         step: int32 [], updates made so far.
         params: parameters of the model, float32.
         batch_stats: running statistics of its normalization layers.
+        constants: the model's other variables, such as a bank of text features: saved and used in every forward pass,
+            changed by no step, replaced between phases at most (`start_from`); {} for most models.
         opt_state: state of the optax transformation of the current phase.
         extra: by name, what a method owns beside its model: class centers, an averaged or frozen teacher.
     """
@@ -29,22 +32,27 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: Any
     opt_state: Any
     extra: dict[str, Any]
+    constants: Any = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, Any]:
         """The model's variables as `model.apply` takes them."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        constants = {"constants": self.constants} if self.constants else {}
+        return {"params": self.params, "batch_stats": self.batch_stats, **constants}
+
+    def with_variables(self, variables: Mapping[str, Any]) -> TrainState:
+        """Returns the state with other variables of the model; a collection that is not there becomes empty."""
+        return self.replace(
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            constants=variables.get("constants", {}),
+        )
 
 
-def create(variables: dict[str, Any]) -> TrainState:
+def create(variables: Mapping[str, Any]) -> TrainState:
     """The state before the first phase: no optimizer state, no extras yet."""
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=(),
-        extra={},
-    )
+    empty = TrainState(step=jnp.zeros((), jnp.int32), params={}, batch_stats={}, opt_state=(), extra={})
+    return empty.with_variables(variables)
 
 
 def begin_phase(
@@ -71,7 +79,7 @@ def begin_phase(
         UserError: there is no such extra, or it holds no variables of the model; or the model has no such method.
     """
     if start_from.startswith("model/"):
-        state = state.replace(**_prepared_variables(state, start_from, model))
+        state = state.with_variables(_prepared_variables(state, start_from, model))
     made = {
         name: extra.init(jax.random.fold_in(key, index), state.variables)
         for index, (name, extra) in enumerate(sorted(extras.items()))
@@ -79,7 +87,7 @@ def begin_phase(
     }
     state = state.replace(extra={**state.extra, **made})
     if start_from and not start_from.startswith("model/"):
-        state = state.replace(**_held_variables(state, start_from))
+        state = state.with_variables(_held_variables(state, start_from))
     return state.replace(opt_state=optimizer.init(state.params))
 
 
@@ -89,7 +97,7 @@ def _held_variables(state: TrainState, name: str) -> dict[str, Any]:
         raise errors.unknown("variables to start a phase from (start_from)", name, holders)
     held = state.extra[name.removeprefix("extra/")]
     # Copies: the state is donated to the step, so two of its entries must never share a buffer.
-    return jax.tree.map(jnp.copy, {"params": held["params"], "batch_stats": held["batch_stats"]})
+    return jax.tree.map(jnp.copy, dict(held))
 
 
 def _prepared_variables(state: TrainState, name: str, model: Any) -> dict[str, Any]:
@@ -99,5 +107,4 @@ def _prepared_variables(state: TrainState, name: str, model: Any) -> dict[str, A
             f"expected start_from={name!r} to name a method of the model that prepares its variables, "
             f"{type(model).__name__} has none of that name; take start_from out of the phase."
         )
-    made = prepare(state.variables)
-    return {"params": made["params"], "batch_stats": made["batch_stats"]}
+    return dict(prepare(state.variables))

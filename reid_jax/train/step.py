@@ -81,7 +81,8 @@ def make_update(
     ) -> Any:
         def loss(trained: tuple[Any, dict[str, Any]]) -> Any:
             params, learned_extra = trained
-            return objective(params, batch_stats, {**state.extra, **learned_extra}, batch, key)
+            variables = {**state.variables, "params": params, "batch_stats": batch_stats}
+            return objective(variables, {**state.extra, **learned_extra}, batch, key)
 
         trained = (state.params, {name: state.extra[name] for name in learned})
         return jax.value_and_grad(loss, has_aux=True)(trained)
@@ -113,10 +114,11 @@ def make_update(
             (loss, (batch_stats, metrics)), grads = accumulated(objective, state, batch, key)
         param_grads, extra_grads = grads
         updates, opt_state = optimizer.update(param_grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        variables = {"params": params, "batch_stats": batch_stats}
+        state = state.replace(
+            params=optax.apply_updates(state.params, updates), batch_stats=batch_stats, opt_state=opt_state
+        )
         extra = {
-            name: extras[name].update(value, extra_grads.get(name), variables) if name in extras else value
+            name: extras[name].update(value, extra_grads.get(name), state.variables) if name in extras else value
             for name, value in state.extra.items()
         }
         metrics = {
@@ -125,7 +127,7 @@ def make_update(
             "gradient_norm": trees.global_norm(param_grads),
             "update_norm": trees.global_norm(updates),
         }
-        return state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state, extra=extra), metrics
+        return state.replace(extra=extra), metrics
 
     def update(state: state_lib.TrainState, batch: Any, key: jax.Array) -> tuple[state_lib.TrainState, Metrics]:
         state, metrics = one_update(objectives[0], state, batch, key)

@@ -275,8 +275,8 @@ def test_proximity_pulls_towards_the_rounds_theta():
     made, _ = rounds_of(plan(), mesh_lib.create_mesh(jax.devices()[:1]), prox_mu=0.5)
     shared = {"params/embed/kernel": jnp.ones((2, 3)), "batch_stats/neck/mean": jnp.ones(3)}
     params = {"embed": {"kernel": jnp.full((2, 3), 3.0)}, "classifier": {"kernel": jnp.full((3, 3), 7.0)}}
-    nothing = lambda params, *rest: (jnp.float32(2.0), ({}, {"loss/ce": 2.0}))
-    loss = lambda params: made._with_proximity(nothing, shared, params, {}, {}, None, None)
+    nothing = lambda variables, *rest: (jnp.float32(2.0), ({}, {"loss/ce": 2.0}))
+    loss = lambda params: made._with_proximity(nothing, shared, {"params": params}, {}, None, None)
     (total, (_, told)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
     assert float(total) == pytest.approx(2.0 + 0.25 * 6 * 4)
     assert float(told["fed/proximity"]) == pytest.approx(24.0)

@@ -53,7 +53,7 @@ def test_a_pass_finds_what_it_reads_in_its_batch():
 
     def loss(params, teacher):
         goal = toy.objective_of(model, terms, READS)
-        return goal(params, {}, {"teacher": teacher}, batch, jax.random.key(0))[0]
+        return goal({"params": params}, {"teacher": teacher}, batch, jax.random.key(0))[0]
 
     value, (to_student, to_teacher) = jax.jit(jax.value_and_grad(loss, (0, 1)))(variables["params"], teacher)
     outputs = [model.apply(v, {"image": batch[n]}, train=False)["feature"] for v, n in (
@@ -73,7 +73,7 @@ def test_passes_run_after_what_they_read():
     model, mesh = toy.Linear(), mesh_lib.create_mesh(jax.devices()[:1])
     goal = toy.objective_of(model, {}, {"main": objective.Pass(reads=("teacher/feature",))})
     with pytest.raises(errors.UserError, match="pass 'main': unknown output to read 'teacher/feature'"):
-        goal(toy.initial_state(model, mesh).params, {}, {}, toy.batch(1), jax.random.key(0))
+        goal(toy.initial_state(model, mesh).variables, {}, toy.batch(1), jax.random.key(0))
 
 
 def test_views_of_one_pass_share_a_batch():
@@ -82,7 +82,7 @@ def test_views_of_one_pass_share_a_batch():
     batch = toy.batch(1, views=("other",))
     terms = {"ce": toy.TERMS["ce"], "far": {**toy.TERMS["ce"], "on": "other/logits"}}
     goal = toy.objective_of(model, terms, {"main": objective.Pass(view=("", "other"))})
-    _, (statistics, metrics) = goal(begun.params, begun.batch_stats, {}, batch, jax.random.key(0))
+    _, (statistics, metrics) = goal(begun.variables, {}, batch, jax.random.key(0))
     both = {"image": np.concatenate((batch["image"], batch["image_other"]))}
     outputs, updated = model.apply(begun.variables, both, train=True, mutable=["batch_stats"])
     assert same(statistics, updated["batch_stats"])
@@ -107,12 +107,13 @@ def test_a_pass_sets_the_mode_of_the_model():
     batch = {**toy.batch(1), "nothing": jnp.zeros((16, toy.CLASSES))}
     values = [
         toy.objective_of(model, terms, {"main": objective.Pass(mode=mode, train=train)})(
-            begun.params, begun.batch_stats, {}, batch, jax.random.key(0)
+            begun.variables, {}, batch, jax.random.key(0)
         )[0]
         for train in (True, False)
         for mode in ("", "double")
     ]
-    assert values[0] > 0 and values[2] > 0
+    assert values[0] > 0
+    assert values[2] > 0
     np.testing.assert_allclose([values[1], values[3]], [4 * values[0], 4 * values[2]], rtol=1e-6)
 
 

@@ -161,7 +161,7 @@ def test_monitors_are_logged_and_not_trained_on():
     model, mesh = toy.Toy(), mesh_lib.create_mesh(jax.devices()[:1])
     goal = toy.objective_of(model, monitors={"tri": toy.TERMS["tri"]}, terms={"ce": toy.TERMS["ce"]})
     train_state = toy.initial_state(model, mesh)
-    total, (_, metrics) = goal(train_state.params, train_state.batch_stats, {}, toy.batch(1), jax.random.key(0))
+    total, (_, metrics) = goal(train_state.variables, {}, toy.batch(1), jax.random.key(0))
     assert float(total) == pytest.approx(float(metrics["loss/ce"]))
     assert metrics["monitor/tri"] > 0
 

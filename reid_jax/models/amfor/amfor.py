@@ -84,7 +84,7 @@ class AMFOR(nn.Module):
         amff_reuse_fused: see `amfor_fusion.AMFF`.
         text_source: what AMFF asks first. "learned": a trainable bank of `text_rows` vectors. "clip": features of all
             training identities' prompts, learned in a phase before and then constant (see `clip_text`); they lie in
-            `batch_stats/prompts/bank`, so that they are saved and used at test time like running statistics. "none".
+            the collection `constants` ("constants/prompts/bank"), are saved and used at test time. "none".
         text_rows: see `text_source`.
         text_sizes: fields of `clip_text.TextEncoder` that are not CLIP's.
         parsing: mask generator, weighted means, heads f and b.

@@ -10,9 +10,9 @@ How a model uses it, with `T` the bank of text features [N, D], one row per trai
         return clip_text.fill_bank(PromptLearner(..., parent=None), variables, "prompts")
 
 Stage 1 is a phase whose terms read those pairs and whose optimizer freezes all but prompts and projection; the phase
-after it says `start_from="model/fill_text_bank"` and freezes the prompts (`phases` of configs/amfor.py). T lives in the
-variables as `batch_stats/prompts/bank`: beside the running statistics, the other values that are kept, saved and used
-at test time and that no optimizer sees.
+after it says `start_from="model/fill_text_bank"` and freezes the prompts (`phases` of configs/amfor.py). T is
+`constants/prompts/bank` in the variables: the collection of values that are saved and used at test time and that
+neither the optimizer nor a forward pass changes.
 
 The model's file says `PART_LOADERS = {"text_weights": clip_text.load_weights}`, so that `init.text_weights` names the
 file; `model.text_source="clip"` without it, or without `init.weights`, is refused (`reid_jax.runs.settings`).
@@ -276,7 +276,7 @@ class PromptLearner(nn.Module):
         self.vectors = self.param("vectors", nn.initializers.normal(0.02), shape, jnp.float32)
         # One linear between text and image features; the published run's module tree has two in a row.
         self.text_proj = nn.Dense(self.features)
-        self.kept = self.variable("batch_stats", "bank", jnp.zeros, (self.num_classes, self.features), jnp.float32)
+        self.kept = self.variable("constants", "bank", jnp.zeros, (self.num_classes, self.features), jnp.float32)
 
     def _fields(self) -> dict[str, Any]:
         return {"dtype": self.dtype, **(self.sizes or {})}
@@ -328,11 +328,11 @@ def fill_bank(learner: PromptLearner, variables: Mapping[str, Any], path: str = 
 
     Args:
         learner: as in the model, unbound (`parent=None`).
-        variables: {"params": ..., "batch_stats": ...} of the model.
+        variables: {"params": ..., "constants": ..., ...} of the model.
         path: where the learner stands in it.
 
     Returns:
-        New variables; all but `batch_stats/<path>/bank` as given.
+        New variables; all but `constants/<path>/bank` as given.
     """
     flat = convert.flatten(variables)
     inside = lambda collection: {
@@ -340,7 +340,7 @@ def fill_bank(learner: PromptLearner, variables: Mapping[str, Any], path: str = 
         for name, leaf in flat.items()
         if name.startswith(f"{collection}/{path}/")
     }
-    own = {collection: convert.unflatten(inside(collection)) for collection in ("params", "batch_stats")}
+    own = {collection: convert.unflatten(inside(collection)) for collection in ("params", "constants")}
 
     def bank(own: Mapping[str, Any]) -> jax.Array:
         text_of = lambda vectors: learner.apply(own, vectors[None], method="text_of")[0]
@@ -349,4 +349,4 @@ def fill_bank(learner: PromptLearner, variables: Mapping[str, Any], path: str = 
         plain = nn.LayerNorm(epsilon=1e-5, use_bias=False, use_scale=False, use_fast_variance=False, parent=None)
         return jnp.asarray(plain.apply({}, text))
 
-    return {**dict(variables), **convert.unflatten({**flat, f"batch_stats/{path}/bank": jax.jit(bank)(own)})}
+    return {**dict(variables), **convert.unflatten({**flat, f"constants/{path}/bank": jax.jit(bank)(own)})}

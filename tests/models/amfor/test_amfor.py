@@ -381,7 +381,7 @@ def test_terms_find_what_they_read(variant):
     def run(key):
         made = model.init(key, images(), train=False)
         extra = dict.fromkeys(settings["extras"], made)
-        return goal(made["params"], made["batch_stats"], extra, batch, key)
+        return goal(made, extra, batch, key)
 
     total, (_, metrics) = jax.eval_shape(run, jax.random.key(0))
     assert total.shape == ()
@@ -441,8 +441,7 @@ def test_labels_never_reach_the_encoder(prompted):
     np.testing.assert_array_equal(plain["prompt/image"], plain["feature/g"])
     assert np.abs(plain["prompt/text"] - moved["prompt/text"]).max() > 1e-6
     text = np.random.default_rng(2).normal(size=(CLASSES, 64)).astype(np.float32)
-    statistics = {**variables["batch_stats"], "prompts": {"bank": text}}
-    filled = {**variables, "batch_stats": statistics}
+    filled = {**variables, "constants": {"prompts": {"bank": text}}}
     assert np.abs(run(filled, batch)["feature/g"] - one["feature/g"]).max() > 1e-6
     np.testing.assert_array_equal(run(filled, batch, mode="prompts")["feature/g"], plain["feature/g"])
 
@@ -479,7 +478,7 @@ def test_stages_of_the_prompts(prompted):
     assert set(build(first).trainable) == {"prompts/text_proj/bias", "prompts/text_proj/kernel", "prompts/vectors"}
     assert not [name for name in build(second).trainable if name.startswith("prompts")]
     assert set(build(second).frozen) == {name for name in trees_paths(shapes["params"]) if name.startswith("prompts/")}
-    assert shapes["batch_stats"]["prompts"]["bank"].shape == (CLASSES, 64)
+    assert shapes["constants"]["prompts"]["bank"].shape == (CLASSES, 64)
     filled = jax.eval_shape(model.fill_text_bank, shapes)
     assert jax.tree.structure(filled) == jax.tree.structure(shapes)
 
