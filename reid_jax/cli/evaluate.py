@@ -24,10 +24,10 @@ import numpy as np
 from reid_jax import errors
 from reid_jax.data import image_io
 from reid_jax.data.feature_set import FeatureSet
-from reid_jax.evaluation import distance_blocks, image_files, ranking, report, suite
+from reid_jax.evaluation import distance_blocks, image_files, own_scores, ranking, report, suite
 
 # Options of the plain evaluation that the corrupted one does not have.
-PLAIN_ONLY = ("rerank", "expand", "verification", "exact_verification", "single_shot", "html")
+PLAIN_ONLY = ("rerank", "expand", "verification", "exact_verification", "single_shot", "score", "html")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,7 +38,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--best", action="store_true", help="with --run: the checkpoint with the best mAP instead")
     parser.add_argument("--dataset", metavar="PRESET", help="with --run: another data set than the run's own")
     parser.add_argument(
-        "--metric", help=f"{' or '.join(distance_blocks.METRICS)}; default: what the features were made for"
+        "--metric",
+        help=f"{', '.join(distance_blocks.METRICS)} or package.module:Name; default: what the features were made for",
+    )
+    parser.add_argument(
+        "--score",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="also own scores, package.module:Name; repeatable",
     )
     parser.add_argument("--ap", default="step", help=f"AP rule, {' or '.join(ranking.AP_RULES)} (default: step)")
     parser.add_argument("--no-same-camera-filter", action="store_true", help="rank images of the query's camera, too")
@@ -104,6 +112,7 @@ def _check(args: argparse.Namespace) -> None:
         raise errors.UserError("--html draws one test set: give one features file with it.")
     if args.metric is not None:
         distance_blocks.check_metric(args.metric)
+    own_scores.find(args.score)
     if args.ap not in ranking.AP_RULES:
         raise errors.unknown("AP rule", args.ap, ranking.AP_RULES)
     if args.dataset and not args.run:
@@ -179,6 +188,7 @@ def main(arguments: list[str]) -> int:
         single_shot_draws=args.single_shot,
         rounds=args.rounds or 0,
         seed=args.seed,
+        scores=tuple(args.score),
     )
     if args.html and args.images:
         load_image = image_files.ImageFiles(args.images, next(iter(sets.values())))

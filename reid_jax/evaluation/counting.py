@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from reid_jax.evaluation import candidates, distance_blocks
+from reid_jax.evaluation import candidates, distance_blocks, own_metrics
 
 Array = distance_blocks.Array
 
@@ -26,6 +26,7 @@ _COMPARED_AT_ONCE = 16  # gallery rows per inner step on CPU: the running counts
 _CHUNK_BYTES = 2**25  # of gallery features on a device at a time
 _WIDEST = 512  # candidates of a query beyond which sorting a row beats comparing all of it with each of them
 _SMALLEST = np.finfo(np.float32).tiny
+_NOT_FINITE = -(2**24)  # count of a query with a NaN among its distances; no number of later images lifts it to zero
 
 
 def _on_cpu() -> bool:
@@ -128,10 +129,17 @@ def _count_chunk(
 ) -> Array:
     def step(number: Array, partial: Array) -> Array:
         side, ids, places = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, number, keepdims=False), chunk[:3])
-        return _add_counts(partial, distance_blocks.block(side, query), ids, places, tile, on_cpu)
+        values = distance_blocks.block(side, query)
+        if query.measure is None:
+            return _add_counts(partial, values, ids, places, tile, on_cpu)
+        broken = jnp.any(~jnp.isfinite(values) & (places >= 0)[:, None], axis=0)
+        return jnp.where(broken, _NOT_FINITE, _add_counts(partial, values, ids, places, tile, on_cpu))
 
     found = lax.fori_loop(0, chunk.used[0], step, jnp.zeros_like(counts))
-    return counts + (found if axis is None else lax.psum(found, axis))
+    found = found if axis is None else lax.psum(found, axis)
+    if query.measure is None:
+        return counts + found
+    return jnp.maximum(counts + found, _NOT_FINITE)
 
 
 @functools.lru_cache(maxsize=8)
@@ -199,7 +207,10 @@ def stream_counts(
             side = put(query.take(tile.rows).pad(len(tile.ids)))
             counts[number] = counter(counts[number], chunk, side, put((tile.ids, tile.places, threshold[number])))
         jax.block_until_ready(counts)  # before the next chunk takes its place in memory
-    return [np.asarray(one) for one in counts]
+    found = [np.asarray(count) for count in counts]
+    if query.measure is not None and any((count[:, : len(tile.rows)] < 0).any() for count, tile in zip(found, tiles)):
+        raise own_metrics.not_finite(query.measure)
+    return found
 
 
 # ---- the same from given distances

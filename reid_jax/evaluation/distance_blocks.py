@@ -1,21 +1,23 @@
-"""Distances between queries and gallery, computed in blocks whose results do not depend on how they were cut.
+"""Distances between queries and gallery, computed in blocks; the result does not depend on the block size.
 
-Three kinds, one per descriptor:
+Three kinds are built in:
 
 * `euclidean`: squared Euclidean distance of the features as stored, `|q|^2 + |g|^2 - 2 q.g`.
 * `cosine`: the same on unit vectors, that is `2 - 2 cos`.
 * slots: `sum_s v_q v_g |q_s - g_s| / sum_s v_q v_g` over the S slots of a descriptor, `v` their visibility
   (AMFOR, inference); with `cosine` each slot is first brought to unit length.
 
-All three rise with the distance people quote, so they rank alike; `readable` turns them into it.
+Each is a monotonic function of the distance usually reported, so the ranking is the same; `readable` converts it. A
+fourth kind is a function of the user's own, see `own_metrics`.
 
-Reproducibility. Ties are decided by gallery order, so a distance must be the same number wherever its image stands.
-Products of blocks whose sides are multiples of `QUERY_UNIT` and `GALLERY_UNIT` are: every entry is accumulated in the
-same order. `Side.pad` sees to it that no other shape is ever multiplied; the tests hold it to that.
+Reproducibility. Ties are decided by gallery order (the rule is in `ranking`), so a distance must be the same number
+wherever its image stands. That holds for products of blocks whose sides are multiples of `QUERY_UNIT` and
+`GALLERY_UNIT`: every entry is accumulated in the same order. `Side.pad` ensures that no other shape is ever multiplied.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -27,6 +29,8 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from reid_jax import errors
+from reid_jax.evaluation import own_metrics
+from reid_jax.plugins import names
 
 Array = Any  # numpy on the host, jax inside programs
 
@@ -36,26 +40,35 @@ GALLERY_UNIT = 256
 
 _AHEAD = 3  # blocks the device may run ahead of the host, which bounds their memory
 
-# What two descriptors without a common visible slot are apart: the end of the ranking, yet below infinity (padding).
+# Distance of two descriptors without a common visible slot: the end of the ranking, yet below infinity (padding).
 NOTHING_IN_COMMON = np.float32(3e38)
 
 
-class Side(NamedTuple):
-    """One side of a distance block.
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["features", "squares", "visibility"],
+    meta_fields=["measure"],
+)
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One side of a distance block: queries or gallery images.
 
     Attributes:
         features: [N, D] or [N, S, D] float32, of unit length for `cosine`.
         squares: [N] or [N, S] float32, squared lengths.
         visibility: [N, S] float32, or None for plain vectors.
+        measure: the user's own distance function, the same on both sides; None for the built-in distances. It is part
+            of the tree's structure, hence a compiled program belongs to one function.
     """
 
     features: Array
     squares: Array
     visibility: Array | None = None
+    measure: own_metrics.Measure | None = None
 
     @property
     def num_rows(self) -> int:
-        """Rows on this side."""
+        """Number of rows."""
         return int(self.features.shape[0])
 
     @property
@@ -64,20 +77,29 @@ class Side(NamedTuple):
         return int(np.prod(self.features.shape[1:], dtype=np.int64)) * 4
 
     def map(self, function: Callable[[Array], Array]) -> Side:
-        """Applies a function to the arrays there are."""
-        return Side(*(None if array is None else function(array) for array in self))
+        """Returns a side whose arrays went through a function."""
+        visibility = None if self.visibility is None else function(self.visibility)
+        return Side(function(self.features), function(self.squares), visibility, self.measure)
 
     def take(self, rows: np.ndarray | slice) -> Side:
-        """The given rows."""
+        """Returns the given rows."""
         return self.map(lambda array: array[rows])
 
     def pad(self, count: int) -> Side:
-        """The same rows followed by zeros, `count` in all."""
+        """Returns the same rows followed by zeros, `count` in all."""
         return self.map(lambda array: pad_rows(array, count))
+
+    def join(self, other: Side) -> Side:
+        """Returns the rows of this side followed by those of the other, on the host."""
+        visibility = None
+        if self.visibility is not None and other.visibility is not None:
+            visibility = np.concatenate([self.visibility, other.visibility])
+        features = np.concatenate([self.features, other.features])
+        return Side(features, np.concatenate([self.squares, other.squares]), visibility, self.measure)
 
 
 def pad_rows(array: np.ndarray, count: int, value: float = 0) -> np.ndarray:
-    """Appends rows of `value` until there are `count`."""
+    """Returns the array with rows of `value` appended, `count` rows in all."""
     missing = count - len(array)
     if missing == 0:
         return array
@@ -85,23 +107,35 @@ def pad_rows(array: np.ndarray, count: int, value: float = 0) -> np.ndarray:
 
 
 def round_up(number: int, unit: int) -> int:
-    """The least multiple of `unit` not below `number` (and not below `unit`)."""
+    """Returns the least multiple of `unit` not below `number` (and not below `unit`)."""
     return max(1, -(-number // unit)) * unit
 
 
 def power_of_two(number: int) -> int:
-    """The least power of two not below `number`."""
+    """Returns the least power of two not below `number`."""
     return 1 << max(0, number - 1).bit_length()
 
 
 def check_metric(metric: str) -> None:
-    """Refuses an unknown metric."""
+    """Raises a `UserError` for a metric that is neither in `METRICS` nor the path of a function."""
+    find_measure(metric)
+
+
+def find_measure(metric: str) -> own_metrics.Measure | None:
+    """Returns the function of a metric named by path, None for a built-in one.
+
+    Raises:
+        UserError: the metric is unknown, or its path leads nowhere.
+    """
+    if names.is_path(metric):
+        return own_metrics.find(metric)
     if metric not in METRICS:
-        raise errors.unknown("metric", metric, METRICS)
+        raise errors.unknown("metric", metric, [*METRICS, "package.module:Name"])
+    return None
 
 
 def unit_length(features: np.ndarray) -> np.ndarray:
-    """Scales the last axis to unit length (float32); zero vectors stay zero."""
+    """Returns the features with the last axis scaled to unit length (float32); zero vectors stay zero."""
     out = np.empty(features.shape, np.float32)
     for part, place in zip(_parts(features), _parts(out), strict=True):
         length = np.linalg.norm(part, axis=-1, keepdims=True)
@@ -110,11 +144,11 @@ def unit_length(features: np.ndarray) -> np.ndarray:
 
 
 def prepare(features: np.ndarray, metric: str, visibility: np.ndarray | None = None) -> Side:
-    """Brings features into the form the block functions read; here and nowhere else they are normalized.
+    """Returns features in the form the block functions read; this is the only place that normalizes them.
 
     Args:
         features: [N, D] or [N, S, D] float32.
-        metric: "euclidean" or "cosine".
+        metric: "euclidean", "cosine", or the path of a function (`own_metrics`).
         visibility: [N, S] in [0, 1]; None counts every slot.
 
     Returns:
@@ -123,20 +157,20 @@ def prepare(features: np.ndarray, metric: str, visibility: np.ndarray | None = N
     Raises:
         UserError: the metric is unknown or the squared lengths overflow float32.
     """
-    check_metric(metric)
+    measure = find_measure(metric)
     features = np.asarray(features, dtype=np.float32)
     if metric == "cosine":
         features = unit_length(features)
     with np.errstate(over="ignore"):
         squares = np.concatenate([(part**2).sum(axis=-1) for part in _parts(features)])
-    if not np.all(squares < 1e37):
+    if measure is None and not np.all(squares < 1e37):
         raise errors.UserError(
             "features must have squared lengths below 1e37 to be compared in float32, but larger ones came: "
             "scale them down or use the cosine metric."
         )
     if features.ndim == 3 and visibility is None:
         visibility = np.ones(features.shape[:2], np.float32)
-    return Side(features, squares, visibility)
+    return Side(features, squares, visibility, measure)
 
 
 def _parts(features: np.ndarray, rows: int = 4096) -> Iterator[np.ndarray]:
@@ -145,7 +179,7 @@ def _parts(features: np.ndarray, rows: int = 4096) -> Iterator[np.ndarray]:
 
 
 def block(gallery: Side, query: Side) -> Array:
-    """Distances of one block, either side first; traced inside the callers' programs.
+    """Returns the distances of one block, a row per gallery image; traced inside the callers' programs.
 
     Args:
         gallery: [g, ...] rows, g a multiple of `GALLERY_UNIT`.
@@ -154,9 +188,29 @@ def block(gallery: Side, query: Side) -> Array:
     Returns:
         [g, q] float32.
     """
-    if query.visibility is None:
-        return _squared_euclidean(gallery.features, gallery.squares, query.features, query.squares)
-    return _slots(gallery, query)
+    return _distances(gallery, query, _measured(query.measure, query_first=False))
+
+
+def block_by_query(query: Side, gallery: Side) -> Array:
+    """Returns the distances of one block, a row per query: like `block`, with [q, g] float32."""
+    return _distances(query, gallery, _measured(query.measure, query_first=True))
+
+
+def _measured(measure: own_metrics.Measure | None, query_first: bool) -> own_metrics.Measure | None:
+    """Returns the own metric as a function of (rows, columns); the metric itself always takes the queries first."""
+    if measure is None:
+        return None
+    if query_first:
+        return lambda rows, columns: own_metrics.apply(measure, rows, columns)
+    return lambda rows, columns: own_metrics.apply(measure, columns, rows).T
+
+
+def _distances(rows: Side, columns: Side, measure: own_metrics.Measure | None) -> Array:
+    if columns.visibility is not None:
+        return _slots(rows, columns, measure)
+    if measure is not None:
+        return measure(rows.features, columns.features)
+    return _squared_euclidean(rows.features, rows.squares, columns.features, columns.squares)
 
 
 def _squared_euclidean(x: Array, x_squares: Array, y: Array, y_squares: Array) -> Array:
@@ -166,27 +220,31 @@ def _squared_euclidean(x: Array, x_squares: Array, y: Array, y_squares: Array) -
     return (x_squares[:, None] + y_squares[None, :]) - 2.0 * product
 
 
-def _slots(gallery: Side, query: Side) -> Array:
+def _slots(rows: Side, columns: Side, measure: own_metrics.Measure | None) -> Array:
     def add(carry: tuple[Array, Array], slot: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
         total, weight = carry
         x, x_squares, x_visible, y, y_squares, y_visible = slot
         both = x_visible[:, None] * y_visible[None, :]
-        distance = jnp.sqrt(jnp.maximum(_squared_euclidean(x, x_squares, y, y_squares), 0.0))
+        if measure is None:
+            distance = jnp.sqrt(jnp.maximum(_squared_euclidean(x, x_squares, y, y_squares), 0.0))
+        else:
+            # Hidden slots are often zero vectors, for which an own metric need not be defined.
+            distance = jnp.where(both > 0, measure(x, y), 0.0)
         return (total + both * distance, weight + both), None
 
-    arrays: tuple[Array, ...] = (*gallery, *query)
+    arrays = [array for side in (rows, columns) for array in (side.features, side.squares, side.visibility)]
     by_slot = [jnp.moveaxis(array, 1, 0) for array in arrays]
-    zeros = jnp.zeros((gallery.features.shape[0], query.features.shape[0]), jnp.float32)
+    zeros = jnp.zeros((rows.features.shape[0], columns.features.shape[0]), jnp.float32)
     (total, weight), _ = lax.scan(add, (zeros, zeros), tuple(by_slot))
     return jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1.0), NOTHING_IN_COMMON)
 
 
 def readable(distances: np.ndarray, metric: str, slots: bool = False) -> np.ndarray:
-    """The number people quote: Euclidean distance, `1 - cos`, or the mean slot distance.
+    """Returns the distance usually reported: Euclidean, `1 - cos`, the mean slot distance, or that of an own metric.
 
     Args:
         distances: values of `block`.
-        metric: "euclidean" or "cosine".
+        metric: "euclidean", "cosine" or the path of a function.
         slots: whether the descriptors were slots.
 
     Returns:
@@ -195,16 +253,19 @@ def readable(distances: np.ndarray, metric: str, slots: bool = False) -> np.ndar
     distances = np.asarray(distances, dtype=np.float64)
     if slots:
         return np.where(distances >= NOTHING_IN_COMMON, np.inf, distances)
+    if names.is_path(metric):
+        return distances
     if metric == "cosine":
         return distances / 2
-    return np.sqrt(np.maximum(distances, 0.0))
+    return np.asarray(np.sqrt(np.maximum(distances, 0.0)))
 
 
 jitted_block = jax.jit(block)
+_jitted_block_by_query = jax.jit(block_by_query)
 
 
 def pairs(x: Side, y: Side) -> np.ndarray:
-    """Distances of row i of one side to row i of the other, on the host.
+    """Returns the distances of row i of one side to row i of the other, computed on the host for built-in metrics.
 
     Args:
         x: [N, ...] rows.
@@ -213,28 +274,55 @@ def pairs(x: Side, y: Side) -> np.ndarray:
     Returns:
         [N] float32.
     """
-    squared = x.squares + y.squares - 2 * np.einsum("...d,...d->...", x.features, y.features)
+    if x.measure is not None:
+        return _own_pairs(x, y)
+    squared: np.ndarray = x.squares + y.squares - 2 * np.einsum("...d,...d->...", x.features, y.features)
     if x.visibility is None:
         return squared
-    both = x.visibility * y.visibility
-    weight = both.sum(axis=1)
-    total = (both * np.sqrt(np.maximum(squared, 0))).sum(axis=1)
+    return _weighted_mean(np.sqrt(np.maximum(squared, 0)), x.visibility * y.visibility)
+
+
+def _own_pairs(x: Side, y: Side) -> np.ndarray:
+    assert x.measure is not None
+    count = power_of_two(x.num_rows)  # few shapes, few programs
+    arrays = (pad_rows(side.features, count) for side in (x, y))
+    values = np.asarray(_measured_pairs(*arrays, x.measure))[: x.num_rows]
+    if x.visibility is None:
+        return values
+    return _weighted_mean(values, x.visibility * y.visibility)
+
+
+@functools.partial(jax.jit, static_argnames="measure")
+def _measured_pairs(x: Array, y: Array, measure: own_metrics.Measure) -> Array:
+    """Distances [N] or [N, S] of an own metric, one pair of vectors at a time."""
+
+    def single(x: Array, y: Array) -> Array:
+        return own_metrics.apply(measure, x[None], y[None])[0, 0]
+
+    return jax.vmap(jax.vmap(single) if x.ndim == 3 else single)(x, y)
+
+
+def _weighted_mean(distances: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean over the slots [N, S]; pairs without weight have nothing in common."""
+    weight = weights.sum(axis=1)
+    total = (weights * np.where(weights > 0, distances, 0)).sum(axis=1)
     return np.where(weight > 0, total / np.where(weight > 0, weight, 1), NOTHING_IN_COMMON).astype(np.float32)
 
 
 def _placed(tree: Any, mesh: Mesh | None) -> Any:
-    """Rows spread over the devices of a mesh, or on the default device."""
+    """Puts rows on the devices of a mesh, each on one of them, or on the default device."""
     return jax.device_put(tree, None if mesh is None else NamedSharding(mesh, PartitionSpec(mesh.axis_names[0])))
 
 
 def _everywhere(tree: Any, mesh: Mesh | None) -> Any:
+    """Puts arrays on every device of a mesh, or on the default device."""
     return jax.device_put(tree, None if mesh is None else NamedSharding(mesh, PartitionSpec()))
 
 
 def pairwise(
     query: Side, gallery: Side, *, query_block: int = 256, gallery_block: int = 4096, mesh: Mesh | None = None
 ) -> np.ndarray:
-    """The whole matrix, for sets small enough to hold it.
+    """Returns the whole distance matrix, for sets small enough to fit into memory.
 
     Args:
         query: Q rows from `prepare`.
@@ -254,9 +342,10 @@ def pairwise(
         placed = _placed(other.pad(gallery_block), mesh)
         for row in range(0, query.num_rows, query_block):
             part = query.take(slice(row, row + query_block))
-            values = np.asarray(jitted_block(_everywhere(part.pad(query_block), mesh), placed))
+            values = np.asarray(_jitted_block_by_query(_everywhere(part.pad(query_block), mesh), placed))
             place = (slice(row, row + part.num_rows), slice(column, column + other.num_rows))
             out[place] = values[: part.num_rows, : other.num_rows]
+    own_metrics.refuse_not_finite(query.measure, out)
     return out
 
 
@@ -278,8 +367,8 @@ class Neighbors(NamedTuple):
 def _nearest_in_chunk(
     best: tuple[Array, Array, Array], gallery: Side, first: Array, stop: Array, query: Side, k: int, full: bool
 ) -> tuple[Array, Array, Array]:
-    """Merges the k best so far with one gallery chunk; `top_k` keeps lower positions first, hence gallery order."""
-    values = block(query, gallery)
+    """Merges the k nearest so far with one gallery chunk; `top_k` keeps lower positions first, hence gallery order."""
+    values = block_by_query(query, gallery)
     if full:
         negative, farthest = -values, jnp.max(values, axis=1)
     else:
@@ -302,7 +391,7 @@ def nearest(
     gallery_block: int = 4096,
     mesh: Mesh | None = None,
 ) -> Neighbors:
-    """The k nearest gallery rows of every query; ties in gallery order.
+    """Returns the k nearest gallery rows of every query, ties in gallery order.
 
     Args:
         query: Q rows from `prepare`.
@@ -336,5 +425,7 @@ def nearest(
             best[number] = _nearest_in_chunk(before, chunk, *bounds, part, k, full)
             if number >= _AHEAD:
                 jax.block_until_ready(best[number - _AHEAD])
-    values, rows, farthest = (np.concatenate([np.asarray(one[i]) for one in best]) for i in range(3))
-    return Neighbors(rows[: query.num_rows], values[: query.num_rows], farthest[: query.num_rows])
+    joined = (np.concatenate([np.asarray(part[i]) for part in best]) for i in range(3))
+    values, rows, farthest = (array[: query.num_rows] for array in joined)
+    own_metrics.refuse_not_finite(query.measure, values, farthest)
+    return Neighbors(rows, values, farthest)

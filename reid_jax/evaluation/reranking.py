@@ -74,10 +74,9 @@ class Reranker:
         """
         _check(k1, k2, original_weight, gallery.num_rows)
         _refuse_too_large(query, gallery, k1, k2)
-        everything = distance_blocks.Side(
-            *(None if a is None else np.concatenate([a, b]) for a, b in zip(query, gallery, strict=True))  # type: ignore[arg-type]
-        )
+        everything = query.join(gallery)
         near = distance_blocks.nearest(everything, everything, max(k1 + 1, k2), mesh=mesh)
+        _refuse_negative(near, query.measure is not None)
         encodings = _encode(everything, near, k1)
         if k2 > 1:
             encodings = _average(encodings, near.rows[:, :k2])
@@ -189,6 +188,15 @@ def _check(k1: int, k2: int, original_weight: float, num_gallery: int) -> None:
         )
     if not 0 <= original_weight <= 1:
         raise errors.UserError(f"lambda must lie in [0, 1], but it is {original_weight}: choose another --lambda.")
+
+
+def _refuse_negative(near: distance_blocks.Neighbors, own_metric: bool) -> None:
+    """The encodings weigh by exp(-distance / largest distance): similarities with a minus sign mean nothing there."""
+    if own_metric and near.distances.min() < -1e-3 * np.abs(near.farthest).max():
+        raise errors.UserError(
+            f"re-ranking needs distances that are not negative, the metric gave {near.distances.min():.3g}; add a "
+            "constant to it, or rank without re-ranking."
+        )
 
 
 def memory_estimate(num_images: int, k1: int, k2: int, num_gallery: int | None = None) -> int:

@@ -1,4 +1,7 @@
-"""Everything one may want to know of one feature set under one protocol, as numbers and as a table."""
+"""The evaluation report of a feature set: all scores that a protocol asks for, as numbers and as a table.
+
+`run` measures, `Report.flat` gives the keys of `result.json`, `table` the text for the screen.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from reid_jax.data.feature_set import FeatureSet
-from reid_jax.evaluation import expansion, protocols, ranking, reranking, verification
+from reid_jax.evaluation import expansion, own_scores, protocols, ranking, reranking, verification
 
 Flat = dict[str, Any]
 
@@ -19,7 +22,7 @@ class Protocol:
     """What to measure and how.
 
     Attributes:
-        metric: "euclidean" or "cosine"; None takes what the features were made for.
+        metric: "euclidean", "cosine" or the path of a function; None takes what the features were made for.
         ap: "step" or "trapezoid".
         same_camera_filter: leave out gallery images of the query's identity and camera.
         max_rank: length of CMC curves.
@@ -34,6 +37,7 @@ class Protocol:
         single_shot_draws: draws of the single-gallery-shot protocol; 0 for none.
         rounds: random galleries of one image per identity and camera; 0 for none.
         seed: of the draws.
+        scores: functions of the user's own (`package.module:Name`) whose scores are added, see `own_scores`.
     """
 
     metric: str | None = None
@@ -51,6 +55,7 @@ class Protocol:
     single_shot_draws: int = 0
     rounds: int = 0
     seed: int = 0
+    scores: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +66,12 @@ class Report:
         name: of the test set.
         feature_set: what was ranked (after query expansion).
         plain: the ranking.
-        unweighted: the ranking when hidden slots count like visible ones; None where descriptors say nothing of it.
+        unweighted: the ranking when hidden slots count like visible ones; None for descriptors without visibility.
         reranked: after re-ranking, or None.
         verified: verification, or None.
         single_shot: single-gallery-shot protocol, or None.
         rounds: one result per random gallery.
+        scores: scores of the user's own functions, by name.
     """
 
     name: str
@@ -76,9 +82,10 @@ class Report:
     verified: verification.VerificationResult | None = None
     single_shot: protocols.SingleShotResult | None = None
     rounds: tuple[ranking.RankingResult, ...] = ()
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def flat(self) -> Flat:
-        """All numbers under their names, the keys of `result.json`. Scores are fractions."""
+        """Returns all numbers by name, the keys of `result.json`. Scores are fractions."""
         values: Flat = self.plain.as_dict(self.name)
         if "train_corruption" in self.feature_set.meta:
             values["train_corruption"] = self.feature_set.meta["train_corruption"]
@@ -92,18 +99,23 @@ class Report:
             values |= self.single_shot.as_dict(f"{self.name}/single_shot")
         if self.rounds:
             values |= protocols.mean_and_spread(self.rounds, f"{self.name}/rounds")
+        values |= {f"{self.name}/{key}": value for key, value in self.scores.items()}
         return values
 
 
 def run(name: str, feature_set: FeatureSet, protocol: Protocol, mesh: Mesh | None = None) -> Report:
-    """Measures what the protocol asks for.
+    """Returns the report of one feature set: all that the protocol asks for.
 
     Args:
         name: of the test set.
         feature_set: descriptors, identities and cameras.
         protocol: what to measure.
         mesh: devices to spread the gallery over.
+
+    Raises:
+        UserError: an unknown metric, rule or score, or a feature set that cannot be scored.
     """
+    own_scores.find(protocol.scores)  # refused before a distance is computed
     common: dict[str, Any] = {"metric": protocol.metric, "same_camera_filter": protocol.same_camera_filter}
     ranked: dict[str, Any] = {**common, "ap": protocol.ap, "max_rank": protocol.max_rank}
     if protocol.expand:
@@ -127,11 +139,12 @@ def run(name: str, feature_set: FeatureSet, protocol: Protocol, mesh: Mesh | Non
     rounds: tuple[ranking.RankingResult, ...] = ()
     if protocol.rounds:
         rounds = tuple(protocols.repeated_rounds(feature_set, rounds=protocol.rounds, seed=protocol.seed, **ranked))
-    return Report(name, feature_set, plain, unweighted, reranked, verified, single_shot, rounds)
+    scores = own_scores.compute(protocol.scores, feature_set, plain)
+    return Report(name, feature_set, plain, unweighted, reranked, verified, single_shot, rounds, scores)
 
 
 def merge(reports: Mapping[str, Report] | list[Report]) -> Flat:
-    """One flat dict; with several test sets the counts carry the set's name, too."""
+    """Returns the numbers of all reports; with several test sets the counts carry the set's name, too."""
     reports = list(reports.values()) if isinstance(reports, Mapping) else reports
     values: Flat = {}
     for report in reports:
@@ -147,7 +160,7 @@ def merge(reports: Mapping[str, Report] | list[Report]) -> Flat:
 
 
 def table(reports: list[Report]) -> str:
-    """Scores in per cent, with the AP rule and the protocol beneath."""
+    """Returns the scores as text, in per cent, with the AP rule and the protocol below."""
     rows: list[tuple[str, ranking.RankingResult]] = []
     for report in reports:
         rows.append((report.name, report.plain))
@@ -191,19 +204,24 @@ def _notes(reports: list[Report]) -> list[str]:
 
 
 def _extra(report: Report) -> list[str]:
+    """Returns the lines of what a report holds beside its rankings."""
     lines = []
+    if report.scores:
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in report.scores.items())
+        lines += ["", f"{report.name}, own scores (not in per cent): {shown}"]
     if report.verified is not None:
-        one = report.verified
-        kind = "sorted" if one.exact else f"in bins of {one.resolution:.1e}"
+        verified = report.verified
+        kind = "sorted" if verified.exact else f"in bins of {verified.resolution:.1e}"
         lines += [
             "",
-            f"{report.name}, verification: AUC {100 * one.auc:.3f}, EER {100 * one.eer:.2f} at distance "
-            f"{one.eer_threshold:.4f} ({one.num_same} pairs of one person, {one.num_different} others; {kind})",
+            f"{report.name}, verification: AUC {100 * verified.auc:.3f}, EER {100 * verified.eer:.2f} at distance "
+            f"{verified.eer_threshold:.4f} ({verified.num_same} pairs of one person, "
+            f"{verified.num_different} others; {kind})",
             f"{'  false positive rate':<24}{'true positive rate':>20}{'threshold':>12}",
         ]
         lines += [
             f"  {point.false_positive_rate:<22.0e}{100 * point.true_positive_rate:>20.2f}{point.threshold:>12.4f}"
-            for point in one.points
+            for point in verified.points
         ]
     if report.single_shot is not None:
         shot = report.single_shot

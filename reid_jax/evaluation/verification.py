@@ -18,7 +18,7 @@ import numpy as np
 
 from reid_jax import errors
 from reid_jax.data.feature_set import UNKNOWN_CAMERA, FeatureSet
-from reid_jax.evaluation import distance_blocks, reranking
+from reid_jax.evaluation import distance_blocks, own_metrics, reranking
 
 FALSE_POSITIVE_RATES = (1e-1, 1e-2, 1e-3, 1e-4)
 _BINS = 2**18
@@ -114,11 +114,13 @@ def verify(
     if exact:
         _refuse_too_large(query.num_rows, gallery.num_rows)
         same, different = _collect(blocks())
+        own_metrics.refuse_not_finite(query.measure, same, different)
         curve = _exact_curve(same, different)
         between = _thresholds(same, different, rates)
         edges = None
     else:
-        edges = np.linspace(0, _upper_bound(query, gallery), bins + 1)
+        low, high = (0.0, _upper_bound(query, gallery)) if query.measure is None else _range(blocks(), query.measure)
+        edges = np.linspace(low, high, bins + 1)
         same, different = _histograms(blocks(), edges)
         curve = _histogram_curve(same, different, edges)
         between = []
@@ -154,7 +156,7 @@ def _result(
     eer, eer_threshold = _equal_error(curve, true_positive, false_positive)
     resolution = 0.0
     if edges is not None:
-        around = np.asarray([eer_threshold, eer_threshold + edges[1]])
+        around = np.asarray([eer_threshold, eer_threshold + edges[1] - edges[0]])
         resolution = float(np.diff(quote(around))[0])
     kept = _thinned(false_positive, true_positive)
     return VerificationResult(
@@ -243,20 +245,34 @@ def _upper_bound(query: distance_blocks.Side, gallery: distance_blocks.Side) -> 
     return max(bound if query.visibility is not None else bound**2, 1e-6) * 1.0001
 
 
+def _range(blocks: Iterator[tuple[jax.Array, jax.Array]], measure: own_metrics.Measure) -> tuple[float, float]:
+    """Smallest and largest distance of an own metric, whose values are known only by computing them once more."""
+    low, high = [], []
+    for values, kind in blocks:
+        some = np.asarray(values)[np.asarray(kind) != _LEFT_OUT]
+        some = some[(some < distance_blocks.NOTHING_IN_COMMON) | np.isnan(some)]
+        if some.size:
+            low.append(some.min())
+            high.append(some.max())
+    own_metrics.refuse_not_finite(measure, np.asarray(low), np.asarray(high))
+    bottom, top = float(min(low, default=0.0)), float(max(high, default=0.0))
+    return bottom, max(top, bottom + 1e-6) + 1e-4 * (top - bottom)
+
+
 @functools.partial(jax.jit, static_argnames="bins")
-def _codes(values: jax.Array, kind: jax.Array, scale: jax.Array, bins: int) -> jax.Array:
+def _codes(values: jax.Array, kind: jax.Array, low: jax.Array, scale: jax.Array, bins: int) -> jax.Array:
     """Bin of each pair; same-person pairs use a second set of bins and left-out ones the last number."""
-    number = jnp.clip(jnp.floor(values * scale), 0, bins - 1).astype(jnp.int32)
+    number = jnp.clip(jnp.floor((values - low) * scale), 0, bins - 1).astype(jnp.int32)
     return jnp.where(kind == _LEFT_OUT, 2 * bins, number + bins * kind)
 
 
 def _histograms(blocks: Iterator[tuple[jax.Array, jax.Array]], edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     bins = len(edges) - 1
-    scale = np.float32(bins / edges[-1])
+    low, scale = np.float32(edges[0]), np.float32(bins / (edges[-1] - edges[0]))
     total = np.zeros(2 * bins + 1, np.int64)
     waiting = None
     for values, kind in blocks:
-        codes = _codes(values, kind, scale, bins)
+        codes = _codes(values, kind, low, scale, bins)
         if waiting is not None:  # counted on the host while the device makes the next block
             total += np.bincount(np.asarray(waiting).reshape(-1), minlength=len(total))
         waiting = codes
