@@ -24,7 +24,14 @@ from reid_jax import config as config_lib
 
 TEACHER_FEATURE = "teacher/feature/align"
 TEACHER = {"view": "", "network": "extra/teacher", "train": False, "prefix": "teacher/"}
-STUDENT = {"view": "corrupted", "network": "params", "train": True, "prefix": "", "reads": (TEACHER_FEATURE,)}
+STUDENT = {
+    "view": "corrupted",
+    "network": "params",
+    "train": True,
+    "prefix": "",
+    "after": ("teacher",),
+    "reads": (TEACHER_FEATURE,),
+}
 
 
 def recipe() -> ConfigDict:

@@ -4,10 +4,10 @@ A *pass* runs one network on one view of the batch. The default is a single pass
 view. A teacher and a student on two views are two passes:
 
     passes.teacher = dict(view="clean", network="extra/teacher", train=False, prefix="teacher/")
-    passes.student = dict(view="corrupted", network="params", train=True, reads=("teacher/feature/b",))
+    passes.student = dict(view="corrupted", network="params", after=("teacher",), reads=("teacher/feature/b",))
 
-Here the student finds the teacher's feature in its batch, under that name. Loss terms name what they read: outputs
-("logits/b", "teacher/feature/b"), the batch ("batch/camid") and extras ("extra/centers").
+Here the student runs after the teacher and finds the teacher's feature in its batch, under that name. Loss terms name
+what they read: outputs ("logits/b", "teacher/feature/b"), the batch ("batch/camid") and extras ("extra/centers").
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Pass:
         network: "params" (trained) or "extra/<name>" (no gradient reaches it).
         train: whether dropout and batch statistics are in training mode.
         prefix: put before the names of its outputs.
-        reads: outputs of other passes, which run before it; the model finds them in its batch.
+        after: names of the passes that run before this one.
+        reads: outputs of earlier passes that the model finds in its batch.
         mode: passed to the model as its argument `mode` unless empty, for models that run in more ways than one.
     """
 
@@ -42,6 +43,7 @@ class Pass:
     network: str = "params"
     train: bool = True
     prefix: str = ""
+    after: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     mode: str = ""
 
@@ -136,33 +138,37 @@ class Objective:
 
 
 def in_order(passes: Mapping[str, Pass]) -> list[tuple[str, Pass]]:
-    """The passes by name, each after those whose outputs it reads; otherwise in the order given.
-
-    An output belongs to the pass with the longest prefix that its name begins with.
+    """Returns the passes by name, each behind those it runs `after`; otherwise in the order given.
 
     Raises:
-        UserError: passes that read each other's outputs.
+        UserError: an unknown name in `after`, or passes that wait for each other.
     """
-
-    def owner(output: str, reader: str) -> str | None:
-        owners = [name for name, one in passes.items() if name != reader and output.startswith(one.prefix)]
-        return max(owners, key=lambda name: len(passes[name].prefix), default=None)
-
+    for name, each in passes.items():
+        for earlier in each.after:
+            if earlier not in passes:
+                raise _in_pass(name, errors.unknown("pass to run after", earlier, passes))
     waiting, ordered = dict(passes), []
     while waiting:
-        ready = [
-            name for name, one in waiting.items() if not any(owner(output, name) in waiting for output in one.reads)
-        ]
-        if not ready:
-            raise errors.UserError(f"the passes {', '.join(waiting)} read each other's outputs; take one read out.")
-        ordered.append((ready[0], waiting.pop(ready[0])))
+        ready = next((name for name, each in waiting.items() if not waiting.keys() & set(each.after)), None)
+        if ready is None:
+            raise errors.UserError(
+                f"expected passes that can run one after another, but {', '.join(waiting)} wait for each other; take a "
+                "name out of `after`."
+            )
+        ordered.append((ready, waiting.pop(ready)))
     return ordered
 
 
 def _read(reader: str, output: str, values: Mapping[str, jax.Array]) -> jax.Array:
+    """Returns the output of an earlier pass."""
     if output not in values:
-        raise errors.UserError(f"pass {reader!r}: {errors.unknown('output to read', output, values)}")
+        raise _in_pass(reader, errors.unknown("output of an earlier pass (see `after`)", output, values))
     return values[output]
+
+
+def _in_pass(name: str, error: errors.UserError) -> errors.UserError:
+    """Returns the same error with the name of the pass."""
+    return errors.UserError(f"pass {name!r}: {error}")
 
 
 def _images(view: str, batch: Batch) -> jax.Array:

@@ -19,7 +19,7 @@ from tests.train import toy
 
 READS = {
     # By name the student comes first; it runs after the teacher that it reads.
-    "student": objective.Pass(view="corrupted", reads=("teacher/feature",)),
+    "student": objective.Pass(view="corrupted", after=("teacher",), reads=("teacher/feature",)),
     "teacher": objective.Pass(network="extra/teacher", train=False, prefix="teacher/"),
 }
 
@@ -64,16 +64,26 @@ def test_a_pass_finds_what_it_reads_in_its_batch():
     assert float(trees.global_norm(to_teacher)) == 0
 
 
-def test_passes_run_after_what_they_read():
-    make = lambda prefix, *reads: objective.Pass(prefix=prefix, reads=reads)
-    passes = {"a": make("a/", "b/deep/x"), "b": make("b/"), "c": make("b/deep/", "b/x"), "d": make("", "a/x")}
+def test_passes_run_after_those_they_name():
+    make = lambda *after: objective.Pass(after=after)
+    passes = {"a": make("b", "c"), "b": make(), "c": make("b"), "d": make("a")}
     assert [name for name, _ in objective.in_order(passes)] == ["b", "c", "a", "d"]
-    with pytest.raises(errors.UserError, match="a, b read each other's outputs"):
-        objective.in_order({"a": make("a/", "b/x"), "b": make("b/", "a/x")})
-    model, mesh = toy.Linear(), mesh_lib.create_mesh(jax.devices()[:1])
-    goal = toy.objective_of(model, {}, {"main": objective.Pass(reads=("teacher/feature",))})
-    with pytest.raises(errors.UserError, match="pass 'main': unknown output to read 'teacher/feature'"):
-        goal(toy.initial_state(model, mesh).variables, {}, toy.batch(1), jax.random.key(0))
+    assert [name for name, _ in objective.in_order({"b": make(), "a": make()})] == ["b", "a"]
+    with pytest.raises(errors.UserError, match="but a, b wait for each other; take a name out of `after`"):
+        objective.in_order({"a": make("b"), "b": make("a"), "c": make()})
+    with pytest.raises(errors.UserError, match="'student': unknown pass to run after 'techer'; did you mean 'teacher'"):
+        objective.in_order({"student": make("techer"), "teacher": make()})
+
+
+def test_a_pass_reads_outputs_of_earlier_passes_only():
+    """The teacher's feature is there, but the student that reads it runs first: it does not name the teacher."""
+    model, mesh = Guided(), mesh_lib.create_mesh(jax.devices()[:1])
+    variables = toy.initial_state(model, mesh).variables
+    passes = {**READS, "student": objective.Pass(view="corrupted", reads=("teacher/feature",))}
+    goal = toy.objective_of(model, {}, passes)
+    batch = toy.batch(1, views=("corrupted",))
+    with pytest.raises(errors.UserError, match="pass 'student': unknown output of an earlier pass .*'teacher/feature'"):
+        goal(variables, {"teacher": variables}, batch, jax.random.key(0))
 
 
 def test_views_of_one_pass_share_a_batch():
