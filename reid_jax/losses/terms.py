@@ -1,20 +1,20 @@
-"""Loss terms of a config: which function, on which outputs, with which weight.
+"""Weighted sum of the loss terms that a config lists.
 
     losses = dict(
         ce_b=dict(loss="cross_entropy", on="logits/b", weight=1.0, label_smoothing=0.1),
         tri_b=dict(loss="triplet", on="feature/b", margin=0.3),
         cen_b=dict(loss="center", on=("feature/b", "extra/centers"), weight=5e-4),
+        circle=dict(loss="my_project.losses:circle", on="feature/b", scale=64.0),
     )
 
-A loss is `fn(*arrays, labels, **options) -> float32 scalar`; its positional arguments are the outputs the term names,
-its keyword-only arguments are the options of the term. A loss without a `labels` argument gets none.
+`reid_jax.losses` says what a loss function looks like.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +35,9 @@ from reid_jax.losses import (
     supcon,
     triplet,
 )
+from reid_jax.plugins import names
 
-LOSSES: dict[str, Callable[..., jax.Array]] = {
+LOSSES: dict[str, Callable[..., Any]] = {
     "accuracy": accuracy.accuracy,
     "center": center.center,
     "consistency": consistency.consistency,
@@ -61,27 +62,27 @@ RESERVED = ("loss", "on", "weight", "labels", "turn")
 def of_turn(
     terms: Mapping[str, Mapping[str, Any] | None], turn: str, turns: Sequence[str]
 ) -> dict[str, Mapping[str, Any]]:
-    """The terms of one of several updates that a step makes: those of its `turn`, and those that name none.
+    """Returns the terms of one of several updates that a step makes: those of its `turn` and those without a turn.
 
     Args:
         terms: as in `evaluate_terms`.
-        turn: the update's name; "" takes all terms.
-        turns: all names.
+        turn: name of the update; "" selects all terms.
+        turns: names of all updates of a step.
 
     Raises:
-        UserError: a term of a turn that does not exist.
+        UserError: a term of an unknown turn.
     """
-    named = {name: term for name, term in terms.items() if term is not None}
-    for name, term in named.items():
+    active = {name: term for name, term in terms.items() if term is not None}
+    for name, term in active.items():
         if turns and term.get("turn", turn) not in turns:
-            raise _of_term(name, errors.unknown("turn", str(term["turn"]), turns))
-    return {name: term for name, term in named.items() if not turn or term.get("turn", turn) == turn}
+            raise _in_term(name, errors.unknown("turn", str(term["turn"]), turns))
+    return {name: term for name, term in active.items() if not turn or term.get("turn", turn) == turn}
 
 
 def evaluate_terms(
     terms: Mapping[str, Mapping[str, Any] | None], values: Mapping[str, jax.Array]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Adds up the weighted terms.
+    """Returns the weighted sum of the terms, and each term's value.
 
     Args:
         terms: name -> `dict(loss=..., on=..., weight=1.0, labels="batch/label", **options)`; None switches a term off.
@@ -90,61 +91,96 @@ def evaluate_terms(
     Returns:
         total: float32 scalar, the sum of `weight * value`. A term of weight zero is reported but neither added nor
             differentiated.
-        values: {"loss/<term>": unweighted float32 scalar}.
+        metrics: {"loss/<term>": unweighted float32 scalar}, and "loss/<term>/<metric>" for each metric that the loss
+            function returns beside its value.
 
     Raises:
         UserError: an unknown loss, output or option, or too few or too many outputs; raised while tracing.
     """
     total = jnp.zeros((), jnp.float32)
-    reported = {}
+    metrics: dict[str, jax.Array] = {}
     for name, term in terms.items():
         if term is None:
             continue
         weight = term.get("weight", 1.0)
-        value = _evaluate(name, term, values).astype(jnp.float32)
+        value, details = _evaluate(name, term, values)
         if isinstance(weight, (int, float)) and weight == 0:
             value = jax.lax.stop_gradient(value)
         else:
             total = total + weight * value
-        reported[f"loss/{name}"] = value
-    return total, reported
+        metrics[f"loss/{name}"] = value
+        metrics |= {f"loss/{name}/{key}": jnp.asarray(detail, jnp.float32) for key, detail in details.items()}
+    return total, metrics
 
 
-def _evaluate(name: str, term: Mapping[str, Any], values: Mapping[str, jax.Array]) -> jax.Array:
-    """Looks up one term's loss, inputs and options, and calls it."""
+def _evaluate(
+    name: str, term: Mapping[str, Any], values: Mapping[str, jax.Array]
+) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+    """Returns a term's float32 value and the metrics beside it."""
     for key in ("loss", "on"):
         if key not in term:
             raise errors.UserError(f"loss term {name!r} needs {key!r}; it has {', '.join(sorted(term)) or 'nothing'}.")
-    if term["loss"] not in LOSSES:
-        raise _of_term(name, errors.unknown("loss", term["loss"], LOSSES))
-    function = LOSSES[term["loss"]]
-    parameters = inspect.signature(function).parameters.values()
-    inputs = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
-    options = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+    function = _function(name, term["loss"])
+    outputs = (term["on"],) if isinstance(term["on"], str) else tuple(term["on"])
+    options = _options(name, term, function, outputs)
+    if _takes_labels(function):
+        options["labels"] = _pick(name, term.get("labels", "batch/label"), values)
+    returned = function(*(_pick(name, output, values) for output in outputs), **options)
+    value, details = returned if isinstance(returned, tuple) else (returned, {})
+    if jnp.shape(value):
+        raise errors.UserError(
+            f"loss term {name!r}: expected {term['loss']!r} to return a scalar, got shape {jnp.shape(value)}; average "
+            "over the batch in the loss function."
+        )
+    return jnp.asarray(value).astype(jnp.float32), details
 
+
+def _function(name: str, loss: str) -> Callable[..., Any]:
+    """Returns the loss function of a term."""
+    try:
+        function = names.find("loss", loss, LOSSES)
+    except errors.UserError as error:
+        raise _in_term(name, error) from error
+    if not callable(function):
+        raise errors.UserError(
+            f"loss term {name!r}: expected {loss!r} to be a function, got {type(function).__name__}; name a function."
+        )
+    return cast(Callable[..., Any], function)
+
+
+def _options(
+    name: str, term: Mapping[str, Any], function: Callable[..., Any], outputs: Sequence[str]
+) -> dict[str, Any]:
+    """Returns a term's options after checking them, and the number of outputs, against the function's signature."""
+    parameters = inspect.signature(function).parameters.values()
+    inputs = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    accepted = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     given = {key: value for key, value in term.items() if key not in RESERVED}
     for key in given:
-        if key not in options:
-            known = [*RESERVED, *(one for one in options if one != "labels")]
-            raise _of_term(name, errors.unknown(f"setting of the {term['loss']!r} loss", key, known))
-    names = (term["on"],) if isinstance(term["on"], str) else tuple(term["on"])
-    if len(names) != len(inputs):
+        if key not in accepted:
+            known = [*RESERVED, *(option for option in accepted if option != "labels")]
+            raise _in_term(name, errors.unknown(f"setting of the {term['loss']!r} loss", key, known))
+    if len(outputs) != len(inputs):
         wanted = f"{len(inputs)} output{'s' * (len(inputs) > 1)} ({', '.join(inputs)})"
         raise errors.UserError(
-            f"loss term {name!r}: {term['loss']!r} reads {wanted}, `on` names {len(names)}: {names}."
+            f"loss term {name!r}: {term['loss']!r} reads {wanted}, `on` names {len(outputs)}: {tuple(outputs)}."
         )
-    if "labels" in options:
-        given["labels"] = _pick(name, term.get("labels", "batch/label"), values)
-    return function(*(_pick(name, one, values) for one in names), **given)
+    return given
+
+
+def _takes_labels(function: Callable[..., Any]) -> bool:
+    """Returns whether a loss function has the keyword-only argument `labels`."""
+    labels = inspect.signature(function).parameters.get("labels")
+    return labels is not None and labels.kind is labels.KEYWORD_ONLY
 
 
 def _pick(term: str, name: str, values: Mapping[str, jax.Array]) -> jax.Array:
-    """The named array, or an error that lists those there are."""
+    """Returns the named array, or raises an error that lists those there are."""
     if name not in values:
-        raise _of_term(term, errors.unknown("output", name, values))
+        raise _in_term(term, errors.unknown("output", name, values))
     return values[name]
 
 
-def _of_term(name: str, error: errors.UserError) -> errors.UserError:
-    """The same error, saying whose it is."""
+def _in_term(name: str, error: errors.UserError) -> errors.UserError:
+    """Returns the same error with the name of the term."""
     return errors.UserError(f"loss term {name!r}: {error}")

@@ -7,14 +7,16 @@ A config names them: `config.extras.teacher = dict(kind="moving_average", decay=
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
 from reid_jax import errors
+from reid_jax.plugins import names
 
 Load = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
 
@@ -119,6 +121,8 @@ class Centers:
         return value if gradient is None else value - self.learning_rate * self.scale * gradient
 
 
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 EXTRAS: dict[str, type] = {"moving_average": MovingAverage, "frozen_copy": FrozenCopy, "centers": Centers}
 
 
@@ -130,28 +134,31 @@ def _parameter(params: Mapping[str, Any], path: str) -> jax.Array:
 
 
 def build(config: Mapping[str, Mapping[str, Any]], *, num_classes: int, load: Load | None = None) -> dict[str, Extra]:
-    """Builds the extras a config lists; centers learn the number of classes from the data.
+    """Returns the extras that a config lists.
 
     Args:
-        config: by name, kind and options.
-        num_classes: training identities.
-        load: reads weights files, for copies that ask for one.
+        config: by name, `kind` (a key of `EXTRAS`, or `package.module:Name` of a class of the form `Extra`) and the
+            options of its constructor.
+        num_classes: training identities; passed to kinds with the option `num_classes`.
+        load: reads weights files; passed to kinds with an argument `load`.
 
     Raises:
-        UserError: for an unknown kind or a misspelled option.
+        UserError: an unknown kind, or an unknown or missing option.
     """
-    built: dict[str, Extra] = {}
-    for name, options in config.items():
-        options = dict(options)
-        kind = options.pop("kind", "")
-        if kind not in EXTRAS:
-            raise errors.unknown(f"kind of extra {name!r}", kind, EXTRAS)
-        fields = [field.name for field in dataclasses.fields(EXTRAS[kind]) if field.name != "load"]
-        if kind == "centers":
-            options.setdefault("num_classes", num_classes)
-        for option in options:
-            if option not in fields:
-                raise errors.unknown(f"option of extra {name!r}", option, fields)
-        given = {"load": load} if kind == "frozen_copy" else {}
-        built[name] = EXTRAS[kind](**options, **given)
-    return built
+    return {name: _build(name, dict(options), num_classes, load) for name, options in config.items()}
+
+
+def _build(name: str, options: dict[str, Any], num_classes: int, load: Load | None) -> Extra:
+    kind = options.pop("kind", "")
+    constructor = names.find(f"kind of extra {name!r}", kind, EXTRAS)
+    parameters = inspect.signature(constructor).parameters
+    for option in options:
+        if option not in parameters or option == "load":
+            raise errors.unknown(f"option of extra {name!r}", option, [key for key in parameters if key != "load"])
+    given = {"num_classes": num_classes, "load": load}
+    options = {key: value for key, value in given.items() if key in parameters} | options
+    required = [key for key, one in parameters.items() if one.default is one.empty and one.kind not in _VARIADIC]
+    missing = [key for key in required if key not in options]
+    if missing:
+        raise errors.UserError(f"expected the option {missing[0]!r} of extra {name!r} ({kind}); add it to the config.")
+    return cast(Extra, constructor(**options))

@@ -14,6 +14,10 @@ and never move.
 The arithmetic follows PyTorch where the published recipes come from it: for `adam`, `amsgrad`, `sgd` and `rmsprop`
 weight decay is *coupled* (added to the gradient as an L2 term), for `adamw` decoupled (multiplied by the group's
 rate); the learning rate multiplies the momentum buffer and is not accumulated in it; clipping comes before the decay.
+
+An optimizer by path (`name="my_project.optimizers:sign"`, `name="optax:scale_by_lion"`) is a function of its options
+that returns an `optax.GradientTransformation` without a learning rate. The decay of `weight_decays` is coupled for it;
+a decoupled one is part of the function (`optax.add_decayed_weights`).
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ import optax
 
 from reid_jax import errors, trees
 from reid_jax.errors import UserError
+from reid_jax.plugins import names
 from reid_jax.train import schedules
 
 logger = logging.getLogger(__name__)
@@ -165,10 +170,11 @@ def build(
     """Builds the optimizer of a run or of one of its phases.
 
     Args:
-        config: `name` (a key of `OPTIMIZERS`), `learning_rate`, the pattern lists `learning_rate_multipliers`,
-            `weight_decays` and `frozen`, `clip_norm` (largest global gradient norm, 0 or `None` for no clipping), and
-            the options of the named optimizer (`b1`, `b2`, `epsilon`, `momentum`, `nesterov`, `decay`), here or in
-            a mapping `options`. Without a list all factors are 1, all decays 0, nothing is frozen.
+        config: `name` (a key of `OPTIMIZERS`, or `package.module:Name`), `learning_rate`, the pattern lists
+            `learning_rate_multipliers`, `weight_decays` and `frozen`, `clip_norm` (largest global gradient norm, 0 or
+            `None` for no clipping), and the options of the named optimizer (`b1`, `b2`, `epsilon`, `momentum`,
+            `nesterov`, `decay`), here or in a mapping `options`. Without a list all factors are 1, all decays 0,
+            nothing is frozen.
         schedule_config: see `schedules.build`.
         params: the parameter tree (nested dicts); leaves need only `shape`.
         total_steps: steps of the run or phase.
@@ -184,8 +190,7 @@ def build(
     given = dict(config)
     given |= dict(given.pop("options", None) or {})
     name = given.pop("name", None)
-    if name not in OPTIMIZERS:
-        raise errors.unknown("optimizer", str(name), OPTIMIZERS)
+    function = names.find("optimizer", str(name), OPTIMIZERS)
     base_lr = given.pop("learning_rate", None)
     if not isinstance(base_lr, (int, float)) or base_lr < 0:
         raise UserError(f"optimizer.learning_rate must be a number of at least 0, but came as {base_lr!r}.")
@@ -193,7 +198,7 @@ def build(
     decays = _pairs("weight_decays", given.pop("weight_decays", None), ((".*", 0.0),))
     frozen = tuple(given.pop("frozen", None) or ())
     clip_norm = given.pop("clip_norm", None)
-    direction = OPTIMIZERS[name](**_options(name, given))
+    direction = function(**_options(str(name), function, given))
 
     groups = _assign(params, multipliers, decays, frozen)
     by_factor = {
@@ -221,9 +226,9 @@ def _pairs(name: str, value: Any, default: Sequence) -> tuple[tuple[str, float],
     return tuple((pattern, float(number)) for pattern, number in pairs)
 
 
-def _options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _options(name: str, function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Checks that the optimizer reads each option; `None` means "not set"."""
-    accepted = list(inspect.signature(OPTIMIZERS[name]).parameters)
+    accepted = list(inspect.signature(function).parameters)
     for key, value in given.items():
         if key not in accepted and value is not None:
             common = ["learning_rate", "learning_rate_multipliers", "weight_decays", "frozen", "clip_norm"]

@@ -23,6 +23,7 @@ import numpy as np
 
 from reid_jax import errors
 from reid_jax.errors import UserError
+from reid_jax.plugins import names
 
 
 def steps(value: float, unit: str, steps_per_epoch: int) -> int:
@@ -189,9 +190,10 @@ def build(
     """Builds the schedule of one parameter group.
 
     Args:
-        config: `name` (a key of `SCHEDULES`), `granularity` ("epoch" or "step", default "epoch"), `first_epoch`
-            (default 0), and the formula's options, durations as `<option>_epochs` or `<option>_steps`. `total`
-            defaults to the run. The options may also stand in a mapping of their own, `options`.
+        config: `name` (a key of `SCHEDULES`, or `package.module:Name` of a formula of the same form), `granularity`
+            ("epoch" or "step", default "epoch"), `first_epoch` (default 0), and the formula's options, durations as
+            `<option>_epochs` or `<option>_steps`. `total` defaults to the run. The options may also stand in a mapping
+            of their own, `options`.
         base_lr: the base learning rate.
         multiplier: the group's factor.
         total_steps: steps of the run (or phase).
@@ -207,8 +209,7 @@ def build(
     given |= dict(given.pop("options", None) or {})
     given = {key: value for key, value in given.items() if value is not None}
     name = given.pop("name", None)
-    if name not in SCHEDULES:
-        raise errors.unknown("schedule", str(name), SCHEDULES)
+    function = names.find("schedule", str(name), SCHEDULES)
     granularity = given.pop("granularity", "epoch")
     if granularity not in ("epoch", "step"):
         raise errors.unknown("schedule granularity", str(granularity), ("epoch", "step"))
@@ -217,24 +218,26 @@ def build(
         raise UserError(
             f"a run needs steps, but {total_steps} of them and {steps_per_epoch} to the epoch were asked for."
         )
-    options = _options(name, given, total_steps, steps_per_epoch)
+    options = _options(str(name), function, given, total_steps, steps_per_epoch)
     rate = base_lr * multiplier
 
     def formula(xp: Any, position: Any) -> Any:
-        return SCHEDULES[name](xp, position, base_lr, rate, **options)
+        return function(xp, position, base_lr, rate, **options)
 
     formula(np, np.float64(0))  # wrong options show here, not at the first step
     table = None
     if granularity == "epoch":
         # Two epochs past the end, so that the floor of a schedule that ends with the run is in the table.
-        epochs = max(total_steps, options["total"]) // steps_per_epoch + 2
+        epochs = max(total_steps, options.get("total", 0)) // steps_per_epoch + 2
         table = np.asarray(formula(np, (np.arange(epochs, dtype=np.float64) + first_epoch) * steps_per_epoch))
     return Schedule(formula, steps_per_epoch, granularity == "epoch", first_epoch, table)
 
 
-def _options(name: str, given: dict[str, Any], total_steps: int, steps_per_epoch: int) -> dict[str, Any]:
+def _options(
+    name: str, function: Callable[..., Any], given: dict[str, Any], total_steps: int, steps_per_epoch: int
+) -> dict[str, Any]:
     """Checks the options of a formula and turns its durations into steps."""
-    parameters = inspect.signature(SCHEDULES[name]).parameters.values()
+    parameters = inspect.signature(function).parameters.values()
     accepted = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     lasting = [option for option in accepted if option in _DURATIONS]
     keys = [option for option in accepted if option not in _DURATIONS]

@@ -1,4 +1,6 @@
-"""Loss terms of a config: their sum, their report, and what is said of a mistake in them."""
+"""Loss terms of a config: their weighted sum, the metrics they log, own loss functions, and errors."""
+
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -88,3 +90,51 @@ def test_mistakes_are_named(values, change, parts):
 def test_a_term_without_its_loss_is_named(values):
     with pytest.raises(errors.UserError, match="'ce_b' needs 'loss'"):
         losses.evaluate_terms({"ce_b": {"on": "logits/b"}}, values)
+
+
+OWN = """
+import jax.numpy as jnp
+
+def spread(feature, *, labels, scale=2.0):
+    distance = jnp.abs(feature).mean()
+    return scale * distance, {"labels": labels.sum(), "distance": distance}
+
+def rows(feature):
+    return feature.mean(axis=1)
+
+NUMBER = 3
+"""
+
+
+@pytest.fixture
+def own_losses(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "own_losses_project.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "own_losses_project"
+
+
+def test_a_loss_of_an_own_module(values, own_losses):
+    term = {"loss": f"{own_losses}:spread", "on": "feature/b", "weight": 0.5, "scale": 3.0}
+    total, reported = jax.jit(lambda v: losses.evaluate_terms({"own": term}, v))(values)
+    distance = float(jnp.abs(values["feature/b"]).mean())
+    assert float(total) == pytest.approx(1.5 * distance, rel=1e-6)
+    assert {name: float(value) for name, value in reported.items()} == pytest.approx(
+        {"loss/own": 3 * distance, "loss/own/labels": 14.0, "loss/own/distance": distance}, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": "own_losses_project:spred"}, "'own': unknown loss in the module .*did you mean 'spread'"),
+        ({"loss": "own_losses_projects:spread"}, "'own': expected the module 'own_losses_projects'"),
+        ({"loss": "own_losses_project:NUMBER"}, "'own': expected .* to be a function, got int"),
+        ({"loss": "own_losses_project:rows"}, r"'own': expected .* to return a scalar, got shape \(8,\)"),
+        ({"size": 2}, "'own': unknown setting of the 'own_losses_project:spread' loss 'size'"),
+    ],
+    ids=["name", "module", "no function", "no scalar", "option"],
+)
+def test_mistakes_in_a_loss_of_an_own_module(values, own_losses, change, message):
+    term = {"loss": f"{own_losses}:spread", "on": "feature/b", **change}
+    with pytest.raises(errors.UserError, match=message):
+        losses.evaluate_terms({"own": term}, values)

@@ -82,7 +82,9 @@ def test_a_pass_reads_outputs_of_earlier_passes_only():
     passes = {**READS, "student": objective.Pass(view="corrupted", reads=("teacher/feature",))}
     goal = toy.objective_of(model, {}, passes)
     batch = toy.batch(1, views=("corrupted",))
-    with pytest.raises(errors.UserError, match="pass 'student': unknown output of an earlier pass .*'teacher/feature'"):
+    with pytest.raises(
+        errors.UserError, match=r"pass 'student': unknown output of an earlier pass .*'teacher/feature'"
+    ):
         goal(variables, {"teacher": variables}, batch, jax.random.key(0))
 
 
