@@ -15,6 +15,7 @@ from reid_jax import config as config_lib
 from reid_jax import errors, models
 from reid_jax.data import prepare, records, union
 from reid_jax.ops import images as image_ops
+from reid_jax.plugins import names as names_lib
 from reid_jax.runtime import processes
 
 LOG = logging.getLogger(__name__)
@@ -111,12 +112,20 @@ def open_others(settings: Mapping[str, Any]) -> list[records.ReIDDataset]:
     trained_on = [_open_preset(name, data["root"], tell=False) for name in data.get("sources", ())]
     trained_on = trained_on or [_open(data["name"], data["root"], data["options"], tell=False)]
     opened = [(name, union.transfer(_open_preset(name, data["root"]), trained_on)) for name in names]
-    return [dataclasses.replace(dataset, name=name, train=None) for name, dataset in opened]
+    # A preset's scores stand under its name, those of a user's data set under the name that it has itself.
+    called = [dataset.name if names_lib.is_path(name) else name for name, dataset in opened]
+    if len(set(called)) < len(called):
+        raise errors.UserError(f"evals.datasets names data sets that go by one name ({', '.join(called)}); rename one.")
+    return [dataclasses.replace(dataset, name=name, train=None) for name, (_, dataset) in zip(called, opened)]
 
 
 def _open_preset(name: str, root: str, tell: bool = True) -> records.ReIDDataset:
+    if names_lib.is_path(name):
+        return _open(name, root, {}, tell)
     if name not in config_lib.DATASETS:
-        raise errors.unknown("data set (data.sources, evals.datasets)", str(name), config_lib.DATASETS)
+        raise errors.unknown(
+            "data set (data.sources, evals.datasets)", str(name), [*config_lib.DATASETS, "package.module:Name"]
+        )
     preset = config_lib.DATASETS[name]
     return _open(preset["data.name"], root, preset.get("data.options", {}), tell)
 
@@ -129,7 +138,7 @@ def _open(name: str, root: str, options: Mapping[str, Any], tell: bool = True) -
             LOG.warning("warning: %s", warning)
     processes.barrier("data prepared")
     if not processes.is_main():
-        dataset = records.open_dataset(name, root, **options)
+        dataset = prepare.open_prepared(name, root, **options)
     return dataset
 
 

@@ -1,6 +1,7 @@
-"""The builders in `datasets/`: which there are, importing one, and finding the folder it reads.
+"""The builders of data sets: which there are, importing one, and finding the raw folder that it reads.
 
-What a builder's module has to offer is written in `datasets/README.md`.
+They stand in `datasets/`, or in a user's own project under `package.module:Name`. What a builder's module has to offer
+is written in `datasets/README.md`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import csv
 import importlib
 import importlib.util
-import inspect
 import pathlib
 import sys
 import types
@@ -17,6 +17,8 @@ from typing import Any
 
 from reid_jax import errors
 from reid_jax.data import catalog
+from reid_jax.data import options as options_lib
+from reid_jax.plugins import names
 
 
 def available() -> list[str]:
@@ -27,16 +29,98 @@ def available() -> list[str]:
 def load(name: str) -> types.ModuleType:
     """Imports the module of a data set's builder, always under the same name.
 
+    Args:
+        name: a name of the catalog, or the path of a builder class; the attribute `Builder` of what is returned is
+            then that class.
+
     Raises:
         UserError: there is no such builder.
     """
+    if names.is_path(name):
+        return _described(name)
     known = catalog.entries()
     if name not in known:
-        raise errors.unknown("data set", name, known)
-    if importlib.util.find_spec(catalog.PACKAGE) is None:
-        _import_package(catalog.folder())
+        raise errors.unknown("data set", name, [*known, "package.module:Name"])
+    _make_importable()
     builder = known[name].builder
     return importlib.import_module(f"{catalog.PACKAGE}.{builder}.{builder}_dataset_builder")
+
+
+def function_of(name: str) -> Callable[..., Any] | None:
+    """Returns the function that a data set's name is the path of, None for builders and names of the catalog.
+
+    Raises:
+        UserError: the path leads nowhere, or to something that is neither a builder class nor a function.
+    """
+    if not names.is_path(name):
+        return None
+    target = _load_path(name)
+    return None if _is_builder(target) else target
+
+
+def title(name: str) -> str:
+    """Returns the short name of a data set, used in scores: that of the builder class where the name is a path."""
+    return str(_load_path(name).name) if names.is_path(name) else name
+
+
+def option_defaults(name: str) -> Mapping[str, Any] | None:
+    """Returns the options of a data set with their defaults; None where any are accepted."""
+    if not names.is_path(name):
+        known = catalog.entries()
+        return known[name].options if name in known else {}
+    module = load(name)
+    for function in ("scan", "make_config"):
+        if hasattr(module, function):
+            return options_lib.defaults(getattr(module, function))
+    return None
+
+
+def _load_path(name: str) -> Any:
+    _make_importable()  # a builder may import `reid_datasets.common`
+    target = names.load("data set", name)
+    if not callable(target):
+        raise errors.UserError(
+            f"expected a function or a builder class of TensorFlow Datasets as data set {name!r}, got "
+            f"{type(target).__name__}; see datasets/README.md."
+        )
+    return target
+
+
+def _is_builder(target: Any) -> bool:
+    if not isinstance(target, type):
+        return False
+    import tensorflow_datasets as tfds
+
+    return issubclass(target, tfds.core.GeneratorBasedBuilder)
+
+
+def _described(name: str) -> types.ModuleType:
+    """Returns what the module of a user's builder class offers, under the names that modules of `datasets/` use."""
+    target = _load_path(name)
+    if not _is_builder(target):
+        raise errors.UserError(f"data set {name!r} is opened by a function and has nothing to prepare; train with it.")
+    from reid_datasets import common
+
+    source = sys.modules[target.__module__]
+    found = types.ModuleType(source.__name__, source.__doc__)
+    for attribute in ("scan", "layouts", "FOLDERS", "published", "PUBLISHED", "DISJOINT_IDENTITIES", "make_config"):
+        if hasattr(source, attribute):
+            setattr(found, attribute, getattr(source, attribute))
+    if not issubclass(target, common.RowBuilder):
+        vars(found).pop("scan", None)
+    elif not hasattr(found, "scan"):
+        raise errors.UserError(
+            f"expected the function scan(folder) in the module of the data set {name!r}, which is a RowBuilder; see "
+            "datasets/README.md."
+        )
+    found.Builder = target  # type: ignore[attr-defined]  # a module made here has no declared attributes
+    return found
+
+
+def _make_importable() -> None:
+    """Makes `import reid_datasets` work, also from a checkout that is not installed."""
+    if importlib.util.find_spec(catalog.PACKAGE) is None:
+        _import_package(catalog.folder())
 
 
 def _import_package(folder: pathlib.Path) -> None:
@@ -59,10 +143,7 @@ def arguments(function: Callable[..., Any], name: str, options: Mapping[str, Any
     """Returns those of a data set's arguments (from the catalog) and options that a builder's function accepts."""
     known = catalog.entries()
     given = {**(known[name].arguments if name in known else {}), **options}
-    accepted = inspect.signature(function).parameters
-    if any(one.kind is one.VAR_KEYWORD for one in accepted.values()):
-        return given
-    return {key: value for key, value in given.items() if key in accepted}
+    return options_lib.select(function, given)
 
 
 def published(name: str, module: types.ModuleType, options: Mapping[str, Any]) -> dict[str, dict[str, int]]:
@@ -101,7 +182,7 @@ def locate(
     """
     source = source.expanduser()
     wanted = layouts(name, module, options or {})
-    todo = " ".join(module.Builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+    todo = " ".join((module.Builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "put them there.").split())
     todo = todo[0].lower() + todo[1:]
     if not source.exists():
         raise errors.UserError(

@@ -204,7 +204,14 @@ class _TrainStep:
         self._seed, self._share = seed, share
 
     def __call__(self, step: int) -> Batch:
-        indices = self._sampler.indices(step)[self._share]
+        indices = self._sampler.indices(step)
+        images = len(self._columns["label"])
+        if indices.min() < 0 or indices.max() >= images:
+            raise errors.UserError(
+                f"expected places in a split of {images} images from the sampler {type(self._sampler).__name__}, got "
+                f"{indices.min()} to {indices.max()}; repair its method `plan`."
+            )
+        indices = indices[self._share]
         batch: Batch = {name: column[indices] for name, column in self._columns.items()}
         batch["index"] = indices.astype(np.int32)
         first = step * self._sampler.batch_size + self._share.start

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import builders, checks, records
+from reid_jax.data import builders, checks, records, user_datasets
+from reid_jax.plugins import names
 
 ON_BAD_IMAGE = ("fail", "skip")
 
@@ -60,7 +61,7 @@ class PreparationReport:
         """The prepared data set, opened."""
         if self.path is None:
             raise errors.UserError(f"data set {self.name!r} was checked, not prepared; run without --check.")
-        return records.open_folder(self.name, self.path)
+        return records.open_folder(builders.title(self.name), self.path)
 
     def text(self) -> str:
         """Returns the report as a person reads it."""
@@ -86,8 +87,21 @@ def ensure(name: str, root: str | pathlib.Path = "data", **options: Any) -> reco
     Raises:
         UserError: it is not prepared and cannot be; the sentence says which folder was expected.
     """
+    if user_datasets.is_function(name):
+        return user_datasets.open_function(name, root, options)
     if records.prepared_version(records.prepared_folder(name, root, **options)) is None:
         return prepare(name, root, **options).dataset
+    return records.open_dataset(name, root, **options)
+
+
+def open_prepared(name: str, root: str | pathlib.Path = "data", **options: Any) -> records.ReIDDataset:
+    """Opens a data set that another process has prepared (or a user's function opens).
+
+    Raises:
+        UserError: it is not prepared.
+    """
+    if user_datasets.is_function(name):
+        return user_datasets.open_function(name, root, options)
     return records.open_dataset(name, root, **options)
 
 
@@ -106,9 +120,10 @@ def prepare(
     """Prepares a data set once; a second call finds it done and returns at once.
 
     Args:
-        name: one of `builders.available()`.
+        name: one of `builders.available()`, or `package.module:Builder`.
         root: the prepared folder is `<root>/prepared/<name>[-<options>]/<version>`.
-        source: the raw folder (or CSV file); None is `<root>/<name>`. Generated data sets have none.
+        source: the raw folder (or CSV file); None is `<root>/<name>`, where a user's builder goes by its TFDS name.
+            Generated data sets of this project have none.
         on_bad_image: "fail" stops at images that do not decode and names them, "skip" leaves them out and lists them.
         strict_counts: stop where counts differ from the published ones, instead of warning.
         force: build again although it is there.
@@ -130,7 +145,7 @@ def prepare(
     folder = records.prepared_folder(name, root, **options)
     target = folder / str(module.Builder.VERSION)
     is_made_of_files = hasattr(module, "scan")
-    if source is not None and not is_made_of_files:
+    if source is not None and not is_made_of_files and not names.is_path(name):
         raise errors.UserError(f"data set {name!r} is generated and takes no source folder; leave out --source.")
     done = records.prepared_version(folder) == target and not force and not check_only
     if done:
@@ -139,9 +154,10 @@ def prepare(
     rows: dict[str, list[Any]] | None = None
     skipped: list[str] = []
     warnings: list[str] = []
+    default_source = pathlib.Path(root) / builders.title(name)
     table, details, origin, listing = "", "", None, None
     if is_made_of_files:
-        origin, rows = builders.read(name, module, pathlib.Path(source or pathlib.Path(root) / name), options)
+        origin, rows = builders.read(name, module, pathlib.Path(source or default_source), options)
         _refuse_other_data_set(name, rows, origin, builders.published(name, module, options))
         listing = _listing_hash(name, rows)
         looked = _look_at_images(rows, progress)
@@ -159,11 +175,13 @@ def prepare(
             name, None, origin_text, table, tuple(warnings), tuple(skipped), seconds, False, details
         )
     with _temporary_folder(folder) as temporary:
-        built = _build(name, module, temporary, options, rows)
+        manual = None if is_made_of_files else pathlib.Path(source or default_source).expanduser()
+        built = _build(name, module, temporary, options, rows, manual)
         if rows is None:
-            table, warnings = _judge(name, records.open_folder(name, built).splits(), module, options, strict_counts)
+            opened = records.open_folder(builders.title(name), built)
+            table, warnings = _judge(name, opened.splits(), module, options, strict_counts)
         facts = {
-            "name": name,
+            "name": builders.title(name),
             "source": str(origin.resolve()) if origin else None,
             "listing": listing,
             "table": table,
@@ -283,21 +301,49 @@ def _temporary_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _build(
-    name: str, module: types.ModuleType, temporary: pathlib.Path, options: Mapping[str, Any], rows: Any
+    name: str,
+    module: types.ModuleType,
+    temporary: pathlib.Path,
+    options: Mapping[str, Any],
+    rows: Any,
+    manual: pathlib.Path | None,
 ) -> pathlib.Path:
-    """Runs the builder and returns the folder it made."""
+    """Runs the builder and returns the folder it wrote."""
     import tensorflow_datasets as tfds
 
     if hasattr(module, "make_config"):
         config = {"config": module.make_config(**builders.arguments(module.make_config, name, options))}
-    else:
+    elif hasattr(module, "scan"):
         config = {"options": builders.arguments(module.scan, name, options)}
+    else:
+        config = dict(options)
+    manual_dir = str(manual) if manual is not None and manual.is_dir() else None
     with _quiet_tfds():
         builder = module.Builder(data_dir=str(temporary), file_format="array_record", **config)
         if rows is not None:
             builder.rows = rows
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(compute_stats="skip"))
+        settings = tfds.download.DownloadConfig(compute_stats="skip", manual_dir=manual_dir)
+        builder.download_and_prepare(download_config=settings)
+    _check_schema(name, builder.info)
     return pathlib.Path(builder.data_dir)
+
+
+def _check_schema(name: str, info: Any) -> None:
+    """Makes sure that a builder stored what training reads.
+
+    Raises:
+        UserError: a feature or a list of the metadata is missing, or the order of the records was not kept.
+    """
+    missing = [f"the feature {key}" for key in ("image", "pid", "camid", "filename") if key not in info.features]
+    metadata = info.metadata or {}
+    for key in ("pids", "camids", "filenames"):
+        missing += [f"metadata[{key!r}][{split!r}]" for split in info.splits if split not in metadata.get(key, {})]
+    missing += [] if info.disable_shuffling else ["disable_shuffling=True"]
+    if missing:
+        raise errors.UserError(
+            f'expected {", ".join(missing)} in the builder of the data set {name!r}, not found; see "Writing another '
+            'builder" in datasets/README.md.'
+        )
 
 
 @contextlib.contextmanager
@@ -338,7 +384,7 @@ def _report_again(
         UserError: it was prepared from another source than the one now named.
     """
     report = _report_of(name, path)
-    if source is None:
+    if source is None or not hasattr(module, "scan"):
         return report
     now, then = pathlib.Path(source).expanduser().resolve(), pathlib.Path(report.source or ".")
     if now != then and now not in then.parents and then not in now.parents:

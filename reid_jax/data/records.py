@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import catalog, image_io
+from reid_jax.data import builders, image_io
 
 SPLITS = ("train", "query", "gallery")
 JUNK = -1  # pid of a detection that shows nobody in particular: dropped from the gallery before ranking
@@ -230,13 +230,17 @@ def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: an option that the data set does not have, or a value of another kind than the default.
     """
-    known = catalog.entries()
-    defaults = known[name].options if name in known else {}
+    defaults = builders.option_defaults(name)
+    if defaults is None:
+        return dict(options)
     resolved = dict(defaults)
     for key, value in options.items():
         if key not in defaults:
             raise errors.unknown(f"option of data set {name!r}:", key, defaults)
         kind = type(defaults[key])
+        if defaults[key] is None:
+            resolved[key] = value
+            continue
         try:
             resolved[key] = _SWITCH[str(value).lower()] if kind is bool else kind(value)
             if kind is int and resolved[key] != float(value):
@@ -250,7 +254,7 @@ def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def folder_name(name: str, options: Mapping[str, Any]) -> str:
     """Returns the name of the prepared folder, which tells options apart: "synthped-demo-seed0"."""
-    parts = [name]
+    parts = [name.replace(":", ".")]
     for key, value in resolve_options(name, options).items():
         if isinstance(value, bool):
             text = key if value else ""
@@ -307,7 +311,7 @@ def open_dataset(name: str, root: str | pathlib.Path = "data", **options: Any) -
             f"data set {name!r} is not prepared: there is no {folder}; run "
             f"`{prepare_command(name, root, options)}` first."
         )
-    return open_folder(name, path)
+    return open_folder(builders.title(name), path)
 
 
 def open_folder(name: str, path: pathlib.Path) -> ReIDDataset:

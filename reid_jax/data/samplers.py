@@ -11,7 +11,6 @@ Images with a negative label belong to nobody and are never drawn.
 from __future__ import annotations
 
 import collections
-import inspect
 import threading
 import zlib
 from collections.abc import Callable, Mapping
@@ -20,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
+from reid_jax.data import options as options_lib
+from reid_jax.plugins import names
 
 _PLANS_KEPT = 2  # threads at the end of one epoch and at the start of the next work at the same time
 
@@ -62,10 +63,20 @@ class Sampler:
         epoch, batch = divmod(int(step), self.batches_per_epoch)
         with self._lock:
             if epoch not in self._plans:
-                self._plans[epoch] = self.plan(epoch)
+                self._plans[epoch] = self._checked(self.plan(epoch))
                 if len(self._plans) > _PLANS_KEPT:
                     self._plans.popitem(last=False)
             return self._plans[epoch][batch]
+
+    def _checked(self, plan: np.ndarray) -> np.ndarray:
+        """Returns a plan, after making sure that it has the shape that was announced and holds whole numbers."""
+        expected = (self.batches_per_epoch, self.batch_size)
+        if plan.shape != expected or not np.issubdtype(plan.dtype, np.integer):
+            raise errors.UserError(
+                f"expected integers of shape {list(expected)} from the method `plan` of the sampler "
+                f"{type(self).__name__}, got {plan.dtype} of shape {list(plan.shape)}; repair that method."
+            )
+        return plan
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_plans": collections.OrderedDict(), "_lock": None}
@@ -245,6 +256,7 @@ class Shuffle(Sampler):
         return shuffled[: self.batches_per_epoch * self.batch_size].reshape(-1, self.batch_size)
 
 
+# What a config's `data.sampler.name` may be; a path `package.module:Name` stands for a user's own.
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "identity_groups": IdentityGroups,
     "identity_epoch": IdentityEpoch,
@@ -254,24 +266,33 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 
 
 def build(config: Mapping[str, Any], labels: np.ndarray, seed: int) -> Sampler:
-    """Makes the sampler that `config` names.
+    """Builds the sampler that a config names.
 
     Args:
-        config: `name`, one of `SAMPLERS` (default "identity_groups"), and its options, e.g.
-            `dict(name="identity_groups", identities=16, images=4)` or `dict(name="shuffle", batch_size=64)`.
+        config: `name`, a key of `SAMPLERS` (default "identity_groups") or `package.module:Name`, and the sampler's
+            options, for example `dict(name="identity_groups", identities=16, images=4)` or
+            `dict(name="shuffle", batch_size=64)`. A path leads to a subclass of `Sampler`, or to a function that
+            returns one; it is called with labels, seed, and the options as keyword arguments.
         labels: int `[N]`, one per image of the split.
         seed: seed of the run.
 
     Raises:
-        UserError: unknown name or option, or labels the sampler cannot serve.
+        UserError: unknown name or option, or labels that the sampler cannot serve.
     """
     options = dict(config.items())
     name = options.pop("name", "identity_groups")
-    if name not in SAMPLERS:
-        raise errors.unknown("sampler", name, SAMPLERS)
-    signature = inspect.signature(SAMPLERS[name])
-    known = [one.name for one in signature.parameters.values() if one.kind is one.KEYWORD_ONLY]
-    for key in options:
-        if key not in known:
-            raise errors.unknown(f"option of the sampler {name!r}", key, [*known, "name"])
-    return SAMPLERS[name](labels, seed, **options)
+    factory = names.find("sampler", name, SAMPLERS)
+    options_lib.check(f"sampler {name!r}", factory, options, positional=2, also=("name",))
+    sampler = factory(labels, seed, **options)
+    if not isinstance(sampler, Sampler):
+        raise errors.UserError(
+            f"expected a subclass of reid_jax.data.samplers.Sampler from the sampler {name!r}, got "
+            f"{type(sampler).__name__}; derive it from that class."
+        )
+    for field in ("batch_size", "batches_per_epoch"):
+        if not isinstance(getattr(sampler, field, None), int | np.integer) or getattr(sampler, field) < 1:
+            raise errors.UserError(
+                f"expected a whole number >= 1 in the attribute {field!r} of the sampler {name!r}, got "
+                f"{getattr(sampler, field, None)!r}; set it in its __init__."
+            )
+    return sampler

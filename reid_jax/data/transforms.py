@@ -21,9 +21,11 @@ import cv2
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import augmentations, image_io
+from reid_jax.data import augmentations, image_io, user_transforms
+from reid_jax.data import options as options_lib
 from reid_jax.data.corruptions import training
 from reid_jax.data.elements import Box, Element, Transform, clear_maps, draw_box, map_names, require, require_box_ranges
+from reid_jax.plugins import names
 
 # Labels of `parts` are 1 + the place in: head, left arm, right arm, torso, left leg, right leg, left foot, right foot.
 LEFT_RIGHT_PAIRS = ((2, 3), (5, 6), (7, 8))
@@ -295,38 +297,45 @@ class Chain:
 
 
 def build_transform(name: str, options: Mapping[str, Any]) -> Transform:
-    """Makes one transform of the table.
+    """Builds one transform.
+
+    Args:
+        name: a key of `TRANSFORMS` or `package.module:Name`; a label where the options hold a `name` themselves.
+        options: the transform's options.
 
     Raises:
         UserError: unknown name, misspelled option, or a value out of range.
     """
-    if name not in TRANSFORMS:
-        raise errors.unknown("transform", name, TRANSFORMS)
     if not hasattr(options, "items"):
         raise errors.UserError(
             f"options of the transform {name!r} should be a dictionary, True or None, got {options!r}."
         )
-    known = [field.name for field in dataclasses.fields(TRANSFORMS[name])]
-    for key in options:
-        if key not in known:
-            raise errors.unknown(f"option of the transform {name!r}", key, known)
+    settings = {key: _plain(value) for key, value in options.items()}
+    name = settings.pop("name", name)
+    target = names.find("transform", name, TRANSFORMS)
     try:
-        return TRANSFORMS[name](**{key: _plain(value) for key, value in options.items()})
+        if names.is_path(name):
+            return user_transforms.build(name, target, settings)
+        options_lib.check(f"transform {name!r}", target, settings)
+        return target(**settings)
     except TypeError as error:  # a value of the wrong type, met in a comparison
-        raise errors.UserError(f"transform {name!r} does not take {dict(options)}: {error}.") from error
+        raise errors.UserError(f"transform {name!r} does not take {settings}: {error}.") from error
 
 
 def build_chain(config: Mapping[str, Any] | None, height: int, width: int, interpolation: str = "bilinear") -> Chain:
-    """Makes a chain from plain data.
+    """Builds a chain from plain data.
 
     Args:
-        config: transform name -> its options (`{}` or True: the defaults; None or False: left out). The key `order`
-            may list the names in another order than the canonical one (that of `TRANSFORMS`). The resize is always
-            part of it and takes its options from the other arguments; an order that does not list it has it first,
-            or second behind a leading `corrupt`.
+        config: transform name -> its options (`{}` or True: the defaults; None or False: left out). Where the options
+            hold a `name`, that is the transform (a key of `TRANSFORMS` or `package.module:Name`) and the key is a
+            label: `{"my_blur": {"name": "my_project.transforms:Blur", "strength": 2}}`. The key `order` may list the
+            keys in another order than the canonical one: that of `TRANSFORMS`, with transforms of the user's own
+            before `erase`, and by label where several have one place. The resize is always part of it and takes its
+            options from the other arguments; an order that does not list it has it first, or second behind a leading
+            `corrupt`.
         height: rows of the result.
         width: columns of the result.
-        interpolation: name of `images.INTERPOLATIONS`.
+        interpolation: name of `image_io.INTERPOLATIONS`.
 
     Returns:
         The chain.
@@ -336,30 +345,48 @@ def build_chain(config: Mapping[str, Any] | None, height: int, width: int, inter
     """
     settings = dict((config or {}).items())
     order = settings.pop("order", None)
-    if "resize" in settings:
+    options = {label: ({} if value is True else value) for label, value in settings.items() if _is_on(value)}
+    kinds = {label: _kind(label, value) for label, value in options.items()}
+    if "resize" in (*settings, *kinds.values()):
         raise errors.UserError(
             "data.height, data.width and data.interpolation set the resize; take `resize` out of the augment section."
         )
-    for name in settings:
-        if name not in TRANSFORMS:
-            raise errors.unknown("transform", name, [*TRANSFORMS, "order"])
-    options = {name: ({} if value is True else value) for name, value in settings.items() if _is_on(value)}
+    for label in settings:
+        if kinds.get(label, label) not in TRANSFORMS and not names.is_path(kinds.get(label, label)):
+            raise errors.unknown("transform", kinds.get(label, label), [*TRANSFORMS, "order", "package.module:Name"])
     options["resize"] = {"height": height, "width": width, "interpolation": interpolation}
-    names = [name for name in TRANSFORMS if name in options]
+    kinds["resize"] = "resize"
+    labels = sorted(options, key=lambda label: (_place(kinds[label]), label))
     if order is not None:
         chosen = list(order)
         if "resize" not in chosen:
             chosen.insert(1 if chosen[:1] == ["corrupt"] else 0, "resize")
-        if sorted(chosen) != sorted(names):
+        if sorted(chosen) != sorted(labels):
             raise errors.UserError(
-                f"the transform order {tuple(order)} must list each transform in use once: {', '.join(names)}."
+                f"the transform order {tuple(order)} must list each transform in use once: {', '.join(labels)}."
             )
-        names = chosen
-    return Chain(tuple(build_transform(name, options[name]) for name in names))
+        labels = chosen
+    chain = [build_transform(label, options[label]) for label in labels]
+    for position in range(labels.index("resize"), len(chain)):
+        transform = chain[position]
+        if isinstance(transform, user_transforms.UserTransform):
+            chain[position] = dataclasses.replace(transform, size=(height, width))
+    return Chain(tuple(chain))
 
 
 def _is_on(value: Any) -> bool:
     return value is not None and value is not False
+
+
+def _kind(label: str, options: Any) -> str:
+    """Returns the name of the transform that a key of the augment section stands for."""
+    return str(options.get("name", label)) if hasattr(options, "get") else label
+
+
+def _place(kind: str) -> float:
+    """Returns the canonical place of a transform; those of the user's own come right before `erase`."""
+    table = list(TRANSFORMS)
+    return table.index(kind) if kind in TRANSFORMS else table.index("erase") - 0.5
 
 
 def _plain(value: Any) -> Any:

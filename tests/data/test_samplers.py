@@ -1,12 +1,13 @@
 """Samplers: pure in (seed, step), full batches of different identities, the epoch lengths of the papers."""
 
 import pickle
+import sys
 
 import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import samplers
+from reid_jax.data import pipeline, records, samplers
 
 P, K = 4, 3
 IDENTITY_SAMPLERS = ("identity_groups", "identity_epoch", "image_epoch")
@@ -168,3 +169,78 @@ def test_mistakes_are_named(config, words):
         samplers.build(config, make_labels(UNEVEN), 0)
     with pytest.raises(errors.UserError, match="0"):
         samplers.build({"identities": 2}, np.full(6, -1), 0)
+
+
+OWN = """
+import numpy as np
+from reid_jax.data import pipeline, records, samplers
+
+
+class InOrder(samplers.Sampler):
+    def __init__(self, labels, seed, *, batch_size=4):
+        super().__init__(seed)
+        self.batch_size, self.batches_per_epoch = batch_size, len(labels) // batch_size
+
+    def plan(self, epoch):
+        return np.arange(self.batches_per_epoch * self.batch_size).reshape(-1, self.batch_size)
+
+
+class Flat(InOrder):
+    def plan(self, epoch):
+        return super().plan(epoch).ravel()
+
+
+class Outside(InOrder):
+    def plan(self, epoch):
+        return super().plan(epoch) + 1000
+
+
+class Unset(samplers.Sampler):
+    def __init__(self, labels, seed):
+        super().__init__(seed)
+
+
+def build_in_order(labels, seed, **options):
+    return InOrder(labels, seed, **options)
+
+
+def other(labels, seed):
+    return labels
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_samplers.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "own_samplers"
+    sys.modules.pop("own_samplers", None)
+
+
+@pytest.mark.parametrize("name", ["InOrder", "build_in_order"])
+def test_a_sampler_of_the_users_own(own, name):
+    sampler = samplers.build({"name": f"{own}:{name}", "batch_size": 5}, make_labels(UNEVEN), 0)
+    assert sampler.indices(1).tolist() == [5, 6, 7, 8, 9]
+    assert pickle.loads(pickle.dumps(sampler)).indices(sampler.batches_per_epoch).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("InOrdr", {}, "did you mean 'InOrder'"),
+        ("InOrder", {"batchsize": 3}, "did you mean 'batch_size'"),
+        ("other", {}, "expected a subclass of reid_jax.data.samplers.Sampler .* got ndarray"),
+        ("Unset", {}, "expected a whole number >= 1 in the attribute 'batch_size' .* got None"),
+        ("Flat", {}, r"expected integers of shape \[\d+, 4\] from the method `plan` of the sampler Flat"),
+    ],
+)
+def test_mistakes_of_the_users_own_are_named(own, name, options, words):
+    with pytest.raises(errors.UserError, match=words):
+        samplers.build({"name": f"{own}:{name}", **options}, make_labels(UNEVEN), 0).indices(0)
+
+
+def test_places_outside_the_split_are_named(own):
+    split = records.Split("own/train", [{}] * 8, np.zeros(8, np.int32), np.zeros(8, np.int32), tuple("abcdefgh"))
+    batches = pipeline.train_batches(split, split.pids, sampler={"name": f"{own}:Outside"}, threads=0)
+    with batches, pytest.raises(errors.UserError, match=r"expected places in a split of 8 images .* got 1000 to 1003"):
+        next(batches)
