@@ -17,7 +17,7 @@ path); the 1.14 mAP that the paper attributes to attention belongs to its own mo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -104,6 +104,23 @@ def backbone_parts(variables: convert.Variables, names: Collection[str]) -> list
     return parts
 
 
+def start_equal(variables: convert.Variables, branches: Sequence[str]) -> dict[str, Any]:
+    """Returns initial variables in which every branch has the parameters of the first one.
+
+    Branches of a pretrained network start as copies of the same layers; from scratch they do so as well.
+
+    Args:
+        variables: as drawn, each branch at random.
+        branches: names of the branches, in their order.
+    """
+    params = dict(variables["params"])
+    # A larger branch 3 begins with a block that the other branches share in the trunk.
+    layers = {**params["trunk"], **params[f"branch_{branches[0]}"]}
+    for branch in branches[1:]:
+        params[f"branch_{branch}"] = {name: layers[name] for name in params[f"branch_{branch}"]}
+    return {**variables, "params": params}
+
+
 def _around_one(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Initial gain of the reductions' normalization: N(1, 0.02)."""
     return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
@@ -152,6 +169,14 @@ class MGN(nn.Module):
     features: int = 256
     pool: str = "max"
     global_ce_input: str = "pooled"
+
+    @nn.nowrap
+    def init(self, *arguments: Any, **options: Any) -> Any:
+        """Returns initial variables in which all branches start equal (`start_equal`); arguments are those of Flax.
+
+        `init_with_output` returns the independent draws, to which its output belongs.
+        """
+        return start_equal(super().init(*arguments, **options), self.branches)
 
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
@@ -202,20 +227,7 @@ class MGN(nn.Module):
             dtype=self.dtype,
             name=f"branch_{name}",
         )
-        if self.is_initializing():
-            self._begin_alike(name, start)
         return branch(maps["stage3" if start == (3, 1) else "stage2"], train=train)["stage4"]
-
-    def _begin_alike(self, name: str, start: tuple[int, int]) -> None:
-        """Gives a branch the first branch's random parameters, before it would draw its own: all start as copies."""
-        if name == self.branches[0]:
-            return
-        copied = dict(self.variables["params"][f"branch_{self.branches[0]}"])
-        if start == (3, 0):
-            copied["layer3_0"] = self.variables["params"]["trunk"]["layer3_0"]
-        elif "layer3_0" in copied:
-            del copied["layer3_0"]
-        self.put_variable("params", f"branch_{name}", copied)
 
     def windows(self, branch: str, x: jax.Array, train: bool) -> dict[str, jax.Array]:
         """What each head of a branch pools: the whole map [B, H, W, C] and its stripes [B, H / n, W, C]."""

@@ -48,9 +48,8 @@ def config_of(name: str) -> Any:
 def tiny(**changes: Any) -> tuple[mgaf.MGAF, dict, dict]:
     """A narrow MGAF, its initial variables and outputs for `BATCH`."""
     model = mgaf.MGAF(**{**TINY, **changes})
-    start = compiled(functools.partial(model.init_with_output, train=False))
-    outputs, variables = start(jax.random.key(0), BATCH)
-    return model, variables, outputs
+    variables = compiled(functools.partial(model.init, train=False))(jax.random.key(0), BATCH)
+    return model, variables, compiled(functools.partial(model.apply, train=False))(variables, BATCH)
 
 
 # ---- sizes ----------------------------------------------------------------------------------------------------------
