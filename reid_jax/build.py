@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from reid_jax import config as config_lib
 from reid_jax import errors, models
+from reid_jax.config import sections
 from reid_jax.data import prepare, records, union
 from reid_jax.ops import images as image_ops
 from reid_jax.plugins import names as names_lib
@@ -31,24 +32,23 @@ def compute_dtype(name: str) -> Any:
     return jnp.dtype(name).type
 
 
-def build_model(settings: Mapping[str, Any], num_classes: int, num_cameras: int = 0) -> Any:
+def build_model(settings: config_lib.Settings, num_classes: int, num_cameras: int = 0) -> Any:
     """The model of a resolved config.
 
     Args:
-        settings: resolved config; read are `model`, `dtype` and the images' size.
+        settings: read are `model`, `dtype` and the images' size.
         num_classes: training identities.
         num_cameras: cameras of the training data, for models that tell them apart; `model.num_cameras` overrules it.
     """
-    options = dict(settings["model"])
+    options = dict(settings.model)
     name = options.pop("name")
-    data = settings["data"]
-    known = {"num_cameras": num_cameras, "image_size": (data["height"], data["width"])}
-    told = {key: value for key, value in known.items() if key in models.fields(name)}
-    dtype = compute_dtype(settings["dtype"])
-    return models.build(name, **{**told, "num_classes": num_classes, "dtype": dtype, **options})
+    known = {"num_cameras": num_cameras, "image_size": (settings.data.height, settings.data.width)}
+    accepted = {key: value for key, value in known.items() if key in models.fields(name)}
+    dtype = compute_dtype(settings.dtype)
+    return models.build(name, **{**accepted, "num_classes": num_classes, "dtype": dtype, **options})
 
 
-def make_preprocess(settings: Mapping[str, Any]) -> Callable[..., dict[str, jax.Array]]:
+def make_preprocess(settings: sections.Preprocess) -> Callable[..., dict[str, jax.Array]]:
     """The one place where images are normalized: uint8 [B, H, W, 3] to float32, then boxes to erase are filled.
 
     Args:
@@ -62,19 +62,19 @@ def make_preprocess(settings: Mapping[str, Any]) -> Callable[..., dict[str, jax.
     def preprocess(batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> dict[str, jax.Array]:
         done = dict(batch)
         for index, name in enumerate(sorted(name for name in batch if name == "image" or name.startswith("image_"))):
-            images = image_ops.normalize(batch[name], settings["mean"], settings["std"])
+            images = image_ops.normalize(batch[name], settings.mean, settings.std)
             boxes = batch.get(name.replace("image", "erase_box", 1))
             if key is not None and boxes is not None:
-                images = image_ops.fill_boxes(images, boxes, settings["erase_fill"], jax.random.fold_in(key, index))
+                images = image_ops.fill_boxes(images, boxes, settings.erase_fill, jax.random.fold_in(key, index))
             done[name] = images
         return done
 
     return preprocess
 
 
-def init_variables(model: Any, settings: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+def init_variables(model: Any, settings: config_lib.Settings, batch: Mapping[str, Any]) -> dict[str, Any]:
     """Random variables, the same for a seed on any number of devices."""
-    preprocess = make_preprocess(settings["preprocess"])
+    preprocess = make_preprocess(settings.preprocess)
 
     def init(key: jax.Array) -> Any:
         params_key, dropout_key = jax.random.split(key)
@@ -82,7 +82,7 @@ def init_variables(model: Any, settings: Mapping[str, Any], batch: Mapping[str, 
 
     # A hundred random draws that run once: optimizing them would take most of a small run's start-up.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    variables = jax.jit(init, compiler_options=quick)(jax.random.key(settings["seed"]))
+    variables = jax.jit(init, compiler_options=quick)(jax.random.key(settings.seed))
     # What `sow` leaves behind is no state.
     unknown = set(variables) - {"params", "batch_stats", "constants", "intermediates"}
     if unknown:
@@ -94,24 +94,24 @@ def init_variables(model: Any, settings: Mapping[str, Any], batch: Mapping[str, 
     return {name: kept[name] for name in ("params", "batch_stats", "constants") if name in kept}
 
 
-def open_data(data: Mapping[str, Any]) -> records.ReIDDataset:
+def open_data(data: sections.Data) -> records.ReIDDataset:
     """Opens the data set a config's `data` section names, with the training images of others where it says so."""
-    dataset = _open(data["name"], data["root"], data["options"])
-    sources = [_open_preset(name, data["root"]) for name in data.get("sources", ())]
+    dataset = _open(data.name, data.root, data.options)
+    sources = [_open_preset(name, data.root) for name in data.sources]
     return union.transfer(dataset, sources) if sources else dataset
 
 
-def open_others(settings: Mapping[str, Any]) -> list[records.ReIDDataset]:
+def open_others(settings: config_lib.Settings) -> list[records.ReIDDataset]:
     """The further data sets that a config asks to be scored on (`evals.datasets`), under their presets' names."""
-    data, names = settings["data"], settings["evals"].get("datasets", ())
+    data, names = settings.data, settings.evals.datasets
     if not names:
         return []
-    if data["name"] in names:
-        raise errors.UserError(f"evals.datasets names {data['name']!r}, which is scored anyway; take it out.")
+    if data.name in names:
+        raise errors.UserError(f"evals.datasets names {data.name!r}, which is scored anyway; take it out.")
     # `open_data` has told what is odd about these.
-    trained_on = [_open_preset(name, data["root"], tell=False) for name in data.get("sources", ())]
-    trained_on = trained_on or [_open(data["name"], data["root"], data["options"], tell=False)]
-    opened = [(name, union.transfer(_open_preset(name, data["root"]), trained_on)) for name in names]
+    trained_on = [_open_preset(name, data.root, tell=False) for name in data.sources]
+    trained_on = trained_on or [_open(data.name, data.root, data.options, tell=False)]
+    opened = [(name, union.transfer(_open_preset(name, data.root), trained_on)) for name in names]
     # A preset's scores stand under its name, those of a user's data set under the name that it has itself.
     called = [dataset.name if names_lib.is_path(name) else name for name, dataset in opened]
     if len(set(called)) < len(called):
@@ -148,8 +148,8 @@ def _warnings_of(dataset: records.ReIDDataset) -> list[str]:
     return json.loads(report.read_text(encoding="utf-8"))["warnings"] if report and report.is_file() else []
 
 
-def evaluation_data(settings: Mapping[str, Any], dataset: str | None = None) -> records.ReIDDataset:
+def evaluation_data(settings: config_lib.Settings, dataset: str | None = None) -> records.ReIDDataset:
     """The data set a run is tested on: its own, or another preset's under that name."""
-    if dataset in (None, settings["data"]["name"]):
-        return open_data(settings["data"])
-    return open_others({**settings, "evals": {**settings["evals"], "datasets": (dataset,)}})[0]
+    if dataset in (None, settings.data.name):
+        return open_data(settings.data)
+    return open_others(dataclasses.replace(settings, evals=dataclasses.replace(settings.evals, datasets=(dataset,))))[0]

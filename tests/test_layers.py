@@ -31,7 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "train": TRAINING,
     "evaluation": {"ops", "runtime", "data"},
     "inference": {"build", "config", "data", "models", "ops", "runtime", "trees", "weights"},
-    "federated": {"data", "train", *TRAINING},
+    "federated": {"config", "data", "train", *TRAINING},
 }
 # The rooms above those may import all that stand before them here, and nothing behind.
 UPPER = ("runs", "benchmarks", "cli")

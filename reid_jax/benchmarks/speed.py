@@ -28,6 +28,7 @@ from reid_jax.benchmarks import input_speed, programs, ranking_speed
 from reid_jax.benchmarks.torch import counterparts
 from reid_jax.data import records
 from reid_jax.runs import experiment, folder
+from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import mesh, provenance
 from reid_jax.train import state
 from reid_jax.weights import zoo
@@ -62,7 +63,7 @@ class Subject:
     """
 
     name: str
-    settings: Mapping[str, Any]
+    settings: config_lib.Settings
     config: ConfigDict | None = None
 
 
@@ -78,7 +79,7 @@ def subject_of_config(config: ConfigDict, overrides: Mapping[str, Any] | None = 
     changed = config.copy_and_resolve_references()
     config_lib.override(changed, {key: value for key, value in (overrides or {}).items() if value is not None})
     name = ":".join((changed.system, ",".join([changed.preset, *changed.variants])))
-    return Subject(name, config_lib.to_dict(changed), changed)
+    return Subject(name, settings_lib.of(changed), changed)
 
 
 # ---- train and infer ------------------------------------------------------------------------------------------------
@@ -136,11 +137,11 @@ def measure_models(
 def _program(kind: str, subject: Subject, batch: int | None, classes: int) -> programs.Program:
     if kind == "train" and subject.config is not None:
         return _config_program(subject.config, batch, classes)
-    data = subject.settings["data"]
-    sampler = data["sampler"]
+    data = subject.settings.data
+    sampler = data.sampler
     batch = batch or (8 if subject.config is None else sampler["identities"] * sampler["images"])
     model = build.build_model(subject.settings, classes)
-    arrays = programs.random_batch(batch, data["height"], data["width"], classes)
+    arrays = programs.random_batch(batch, data.height, data.width, classes)
     return (programs.train_program if kind == "train" else programs.inference_program)(model, arrays)
 
 
@@ -193,15 +194,15 @@ def _model_row(
     reference: tuple[list[float], list[float]] | None,
 ) -> Row:
     timing = program.timing(*seconds)
-    dtype = np.dtype(build.compute_dtype(subject.settings["dtype"])).name
-    data = subject.settings["data"]
+    dtype = np.dtype(build.compute_dtype(subject.settings.dtype)).name
+    data = subject.settings.data
     flops_per_second = timing.flops / timing.median_seconds
     peak = peak_flops(jax.devices()[0].device_kind) if dtype == "bfloat16" else None
     row = {
         "what": f"{kind} {subject.name}",
         "step": "own" if subject.config is not None and kind == "train" else "plain",
         "batch": program.batch,
-        "image": f"{data['height']}x{data['width']}",
+        "image": f"{data.height}x{data.width}",
         "dtype": dtype,
         "compile_s": timing.compile_seconds,
         "step_ms": 1e3 * timing.median_seconds,

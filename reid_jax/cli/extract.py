@@ -125,7 +125,7 @@ def main(arguments: list[str]) -> int:
     else:
         extractor, variables = published.from_weights(args.model, args.weights, options=options, overrides=overrides)
     if source is None:
-        source = sources.of_dataset(build.open_data(extractor.settings["data"]))
+        source = sources.of_dataset(build.open_data(extractor.settings.data))
     counts = ", ".join(f"{len(split):,} {name}" for name, split in source.splits.items())
     print(f"{source.kind}: {counts}")
     outcome = features.write_features(

@@ -1,7 +1,8 @@
 """Configs: shared defaults, presets and variants, plain values; what `configs/*.py` import."""
 
-from reid_jax.config.defaults import IMAGENET_MEAN, IMAGENET_STD, defaults
+from reid_jax.config.defaults import defaults
 from reid_jax.config.presets import DATASETS, DEMO, FEDERATED, HelpRequested, Overrides, compose, override
+from reid_jax.config.sections import IMAGENET_MEAN, IMAGENET_STD, Settings
 from reid_jax.config.values import PRESENTATION, config_hash, differences, flatten, to_dict, to_json
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "PRESENTATION",
     "HelpRequested",
     "Overrides",
+    "Settings",
     "compose",
     "config_hash",
     "defaults",

@@ -16,36 +16,38 @@ A config without `phase_order` is a single phase with no name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 from reid_jax import errors
+from reid_jax.config.sections import SECTIONS, Settings
 
-# Sections a phase replaces whole; in every other section it replaces the keys it names.
+# What a phase replaces whole; in every other section it replaces the keys it names.
 WHOLE = ("losses", "monitors", "passes", "extras", "schedule", "start_from")
 REFINABLE = (*WHOLE, "optimizer", "train", "data")
 
 
-def phase_configs(config: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Returns `(name, resolved config)` of each phase in order; plain dictionaries.
-
-    Args:
-        config: the experiment's config as nested dictionaries.
+def resolve(settings: Settings) -> list[tuple[str, Settings]]:
+    """Returns the name and the settings of each phase in order; one phase without a name where none is listed.
 
     Raises:
-        UserError: when `phase_order` names a phase that is not there, or a phase refines an unknown section.
+        UserError: `phase_order` names a phase that does not exist, or a phase refines an unknown section or holds a
+            value that is refused.
     """
-    order = config["phase_order"]
-    if not order:
-        return [("", dict(config))]
-    resolved = []
-    for name in order:
-        if name not in config["phases"]:
-            raise errors.unknown("phase", name, config["phases"])
-        phase = dict(config)
-        for section, values in config["phases"][name].items():
-            if section not in REFINABLE:
-                raise errors.unknown(f"section of phase {name!r}", section, REFINABLE)
-            phase[section] = values if section in WHOLE else {**config[section], **values}
-        resolved.append((name, phase))
-    return resolved
+    if not settings.phase_order:
+        return [("", settings)]
+    return [(name, _phase(settings, name)) for name in settings.phase_order]
+
+
+def _phase(settings: Settings, name: str) -> Settings:
+    if name not in settings.phases:
+        raise errors.unknown("phase", name, settings.phases)
+    changes: dict[str, Any] = {}
+    for section, values in settings.phases[name].items():
+        if section not in REFINABLE:
+            raise errors.unknown(f"section of phase {name!r}", section, REFINABLE)
+        if section not in WHOLE:
+            refined = {**getattr(settings, section).as_dict(), **values}
+            values = SECTIONS[section].of(refined, f"phases.{name}.{section}.")
+        changes[section] = values
+    return dataclasses.replace(settings, **changes)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from reid_jax import errors, trees
+from reid_jax.config.sections import Settings
 from reid_jax.federated import phase
 from reid_jax.federated import rounds as rounds_lib
 from reid_jax.runtime import mesh as mesh_lib
@@ -27,7 +28,7 @@ Arrays = Mapping[str, np.ndarray]  # by path
 class Experiment(Protocol):
     """What a node needs of `reid_jax.runs.experiment.Experiment`."""
 
-    settings: Mapping[str, Any]
+    settings: Settings
     mesh: jax.sharding.Mesh
 
     def initial_state(self) -> state_lib.TrainState:
@@ -59,7 +60,7 @@ class Node:
         settings = self.experiment.settings
         if not phase.is_federated(settings):
             raise errors.UserError("expected train.mode='federated', got 'joint'; set it, or train with main.py.")
-        self.options = rounds_lib.Options.of(settings["fed"])
+        self.options = rounds_lib.Options.of(settings.fed)
         if self.options.bn == "local" or self.options.weights == "cdw":
             raise errors.UserError(
                 "over a network clients send theta and their number of images: expected fed.bn='average' and "

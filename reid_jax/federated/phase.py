@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reid_jax import errors
+from reid_jax.config.sections import Data, Settings
 from reid_jax.data import records
 from reid_jax.federated import clients
 from reid_jax.federated import rounds as rounds_lib
@@ -20,32 +22,32 @@ from reid_jax.train import loop, objective, optimizer
 LOG = logging.getLogger(__name__)
 
 # `(data section with a sampler, seed, first step) -> stream`, see `reid_jax.runs.experiment.Experiment`.
-Opener = Callable[[Mapping[str, Any], int, int], Any]
+Opener = Callable[[Data, int, int], Any]
 
 
-def is_federated(settings: Mapping[str, Any]) -> bool:
+def is_federated(settings: Settings) -> bool:
     """Whether a config asks for clients in place of one trainer.
 
     Raises:
         UserError: `train.mode` is neither "joint" nor "federated", or goes with what a federation does not do.
     """
-    mode = settings["train"].get("mode", "joint")
+    mode = settings.train.mode
     if mode not in ("joint", "federated"):
         raise errors.unknown("way to train (train.mode)", str(mode), ("joint", "federated"))
     if mode == "joint":
         return False
-    if "fed" not in settings:
+    if not settings.fed:
         raise errors.UserError(
-            f"expected a section fed beside train.mode='federated', but the config of {settings['system']!r} has none; "
+            f"expected a section fed beside train.mode='federated', but the config of {settings.system!r} has none; "
             "add reid_jax.config.FEDERATED to it."
         )
-    train = settings["train"]
+    train = settings.train
     unfit = {
-        "phase_order": bool(settings["phase_order"]),
-        "extras": bool(settings["extras"]),
-        "train.ema_decay": bool(train["ema_decay"]),
-        "train.accumulate": train["accumulate"] != 1,
-        "train.turns": bool(train.get("turns")),
+        "phase_order": bool(settings.phase_order),
+        "extras": bool(settings.extras),
+        "train.ema_decay": bool(train.ema_decay),
+        "train.accumulate": train.accumulate != 1,
+        "train.turns": bool(train.turns),
     }
     for key, given in unfit.items():
         if given:
@@ -54,7 +56,7 @@ def is_federated(settings: Mapping[str, Any]) -> bool:
 
 
 def phase(
-    settings: Mapping[str, Any],
+    settings: Settings,
     split: records.Split,
     labels: np.ndarray,
     goal: objective.Objective,
@@ -62,7 +64,7 @@ def phase(
     variables: Mapping[str, Any],
     mesh: jax.sharding.Mesh,
     open_batches: Opener,
-    example: Callable[[Mapping[str, Any], int], dict[str, np.ndarray]],
+    example: Callable[[Data, int], dict[str, np.ndarray]],
     margins: Mapping[str, float],
 ) -> loop.Phase:
     """The one phase of a federated run; its steps, and epochs, are rounds.
@@ -82,8 +84,8 @@ def phase(
     Raises:
         UserError: options that do not fit each other, the data or the devices.
     """
-    options = rounds_lib.Options.of(settings["fed"])
-    seed, data = settings["seed"], settings["data"]
+    options = rounds_lib.Options.of(settings.fed)
+    seed, data = settings.seed, settings.data
     plan = clients.build(
         split,
         labels,
@@ -92,7 +94,7 @@ def phase(
         num_clients=options.num_clients,
         fraction=options.fraction,
         local_epochs=options.local_epochs,
-        sampler=data["sampler"],
+        sampler=data.sampler,
         seed=seed,
     )
     if plan.rows % mesh.size:
@@ -101,8 +103,8 @@ def phase(
             "change data.sampler, or use fewer devices."
         )
     transformation, groups = optimizer.build(
-        settings["optimizer"],
-        options.schedule(settings["schedule"]),
+        settings.optimizer.as_dict(),
+        options.schedule(settings.schedule),
         variables["params"],
         options.rounds * plan.steps,
         plan.steps,
@@ -120,7 +122,7 @@ def phase(
         "federation of %d clients, %d in each round, %.1f MB down and up each round:\n%s",
         *(len(plan.clients), plan.per_round, sent["up"] / 1e6, plan.describe()),
     )
-    stream = {**data, "sampler": clients.SlotSampler(plan)}
+    stream = dataclasses.replace(data, sampler=clients.SlotSampler(plan))
     return loop.Phase(
         name="",
         first_step=0,

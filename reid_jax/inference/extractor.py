@@ -10,12 +10,13 @@ import collections
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
 
 from reid_jax import build, errors
+from reid_jax import config as config_lib
 from reid_jax.data import feature_set as feature_set_lib
 from reid_jax.data import pipeline, records
 from reid_jax.ops.descriptors import Descriptor
@@ -25,6 +26,14 @@ Batch = Mapping[str, Any]
 Describe = Callable[[Batch], Descriptor]
 
 _IN_FLIGHT = 2  # batches the device may run ahead of the host
+
+
+class ImageSize(TypedDict):
+    """Rows and columns of the images that a model sees, and how images are resized to them."""
+
+    height: int
+    width: int
+    interpolation: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +206,7 @@ class Extractor:
 
     Args:
         model: a model of `reid_jax.models`.
-        settings: resolved config; read are `data` (size, interpolation), `preprocess` and `evals` (batch size, flip).
+        settings: read are `data` (size, interpolation), `preprocess` and `evals` (batch size, flip).
         mesh: devices the batch is split over.
         origin: where the variables come from, as JSON values, for the record.
     """
@@ -205,23 +214,23 @@ class Extractor:
     def __init__(
         self,
         model: Any,
-        settings: Mapping[str, Any],
+        settings: config_lib.Settings,
         mesh: jax.sharding.Mesh,
         origin: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.settings, self.mesh, self.origin = model, settings, mesh, dict(origin or {})
-        data, evals = settings["data"], settings["evals"]
-        self.size = {
-            "height": data["height"],
-            "width": data["width"],
-            "interpolation": data["test_interpolation"] or data["interpolation"],
-        }
-        self.batch_size = -(-evals["batch_size"] // mesh.size) * mesh.size
-        preprocess = build.make_preprocess(settings["preprocess"])
+        data, evals = settings.data, settings.evals
+        self.size = ImageSize(
+            height=data.height,
+            width=data.width,
+            interpolation=data.test_interpolation or data.interpolation,
+        )
+        self.batch_size = -(-evals.batch_size // mesh.size) * mesh.size
+        preprocess = build.make_preprocess(settings.preprocess)
 
         def describe(variables: build.Variables, batch: Mapping[str, jax.Array]) -> Descriptor:
             once = lambda batch: model.describe(model.apply(variables, batch, train=False))
-            return (flip_average(once) if evals["flip"] else once)(preprocess(batch))
+            return (flip_average(once) if evals.flip else once)(preprocess(batch))
 
         self._describe = jax.jit(describe, out_shardings=mesh_lib.sharded(mesh))
 
@@ -243,7 +252,8 @@ class Extractor:
 
         def describe(batch: Mapping[str, np.ndarray]) -> Descriptor:
             described = self._describe(variables, mesh_lib.to_global(dict(batch), self.mesh))
-            return jax.tree.map(mesh_lib.local_rows, described)
+            local: Descriptor = jax.tree.map(mesh_lib.local_rows, described)
+            return local
 
         share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         with pipeline.eval_batches(split, **self.size, batch_size=self.batch_size, **share) as batches:

@@ -15,6 +15,7 @@ import numpy as np
 import tqdm
 
 from reid_jax import build, errors
+from reid_jax import config as config_lib
 from reid_jax.config import phases
 from reid_jax.data import feature_set as feature_set_lib
 from reid_jax.data import records
@@ -121,7 +122,7 @@ def write_features(
         }
         if described["images"].visibility is not None:
             arrays["visibility"] = described["images"].visibility
-        _write(output, lambda file: np.savez(file, allow_pickle=False, **arrays))  # type: ignore[arg-type]
+        _write(output, lambda file: np.savez(file, allow_pickle=False, **arrays))
     else:
         query, gallery = (_labels(source.splits[name], kept[name]) for name in ("query", "gallery"))
         extractor_lib.feature_set(described["query"], described["gallery"], query, gallery, meta).save(output)
@@ -155,7 +156,7 @@ def _meta(
         "weights": extractor.origin,
         "metric": metric or meta["metric"],
         "normalized": bool(np.all(np.abs(lengths - 1) < 1e-3)),
-        "dtype": np.dtype(build.compute_dtype(extractor.settings["dtype"])).name,
+        "dtype": np.dtype(build.compute_dtype(extractor.settings.dtype)).name,
         "device": provenance.device_name(),
         "commit": provenance.commit(),
     }
@@ -193,34 +194,33 @@ def describe_dataset(
     )
 
 
-def feature_meta(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a features file says of itself."""
-    data = settings["data"]
+def feature_meta(settings: config_lib.Settings) -> dict[str, Any]:
+    """Returns what a features file records about its origin, as JSON values."""
     # Of published weights (no preset) it is not known.
-    corruption = {"train_corruption": train_corruption(settings)} if settings["preset"] else {}
+    corruption = {"train_corruption": train_corruption(settings)} if settings.preset else {}
+    size = {key: getattr(settings.data, key) for key in ("height", "width", "interpolation")}
     return {
         **corruption,
-        "system": settings["system"],
-        "model": settings["model"],
-        "dataset": data["name"],
-        "preprocessing": {**settings["preprocess"], **{key: data[key] for key in ("height", "width", "interpolation")}},
-        "flip": settings["evals"]["flip"],
-        "metric": settings["evals"]["metric"],
+        "system": settings.system,
+        "model": dict(settings.model),
+        "dataset": settings.data.name,
+        "preprocessing": {**settings.preprocess.as_dict(), **size},
+        "flip": settings.evals.flip,
+        "metric": settings.evals.metric,
     }
 
 
-def train_corruption(settings: Mapping[str, Any]) -> str:
-    """Which corruptions a config's training sees: "none", "augmix", "all20", "leave_family_out(noise)", ...
+def train_corruption(settings: config_lib.Settings) -> str:
+    """Returns which corruptions training images have: "none", "augmix", "all20", "leave_family_out(noise)", ...
 
     Looks at the transforms of the main view and of all further views, in every phase that is run. Several are joined by
-    "+". A number under corruptions means little without it.
+    "+". A score under corruptions means little without it.
     """
     found: set[str] = set()
-    for _, resolved in phases.phase_configs(settings):
-        data = resolved["data"]
-        augment = data.get("augment", {})
+    for _, phase in phases.resolve(settings):
+        augment = phase.data.augment
         # A view without transforms of its own has those of the main one.
-        for chain in (augment, *(view.get("augment", augment) for view in data.get("views", {}).values())):
+        for chain in (augment, *(view.get("augment", augment) for view in phase.data.views.values())):
             corrupt = (chain or {}).get("corrupt")
             if corrupt is not None and corrupt is not False:
                 options = {} if corrupt is True else corrupt

@@ -75,7 +75,7 @@ def _fill(
 ) -> tuple[dict[str, Any], convert.Report]:
     """The variables of a row of the zoo from a file; layers that the file may lack do nothing."""
     keys = jax.eval_shape(lambda: {"params": jax.random.key(0), "dropout": jax.random.key(1)})
-    preprocess = build.make_preprocess(extractor.settings["preprocess"])
+    preprocess = build.make_preprocess(extractor.settings.preprocess)
     shapes = jax.eval_shape(
         lambda keys, batch: extractor.model.init(keys, preprocess(batch), train=False), keys, extractor.example_batch()
     )
@@ -88,7 +88,7 @@ def _fill(
         allow_missing=entry.classifiers,
     )
 
-    def concrete(leaf: Any, name: str) -> np.ndarray:
+    def concrete(leaf: Any, name: str) -> Any:
         if not isinstance(leaf, jax.ShapeDtypeStruct):
             return leaf
         return np.full(leaf.shape, float(name.endswith(("/scale", "/var"))), leaf.dtype)

@@ -28,7 +28,7 @@ ON_BAD_IMAGE = ("fail", "skip")
 PLAIN = "plain"  # as a name of a data set: images without identities, whatever the folders are called
 
 
-class Files(Sequence):
+class Files(Sequence[dict[str, Any]]):
     """Image files as a split's source, read and decoded at each access.
 
     Args:

@@ -286,7 +286,10 @@ def document(plan: Plan, records: Sequence[Mapping[str, Any]], metrics: Sequence
     command += [f"--metrics {','.join(metrics)}"] if tuple(metrics) != SHOWN else []
     command += [f"--compare {','.join('='.join(pair) for pair in plan.pairs)}"] if plan.pairs else []
     command += [f"--override {one.removeprefix('--config.')}" for one in plan.overrides]
-    values = lambda key: ", ".join(dict.fromkeys(str(record[key]) for record in records))
+
+    def values(key: str) -> str:
+        return ", ".join(dict.fromkeys(str(record[key]) for record in records))
+
     sent = communication(records)
     return "\n".join(
         [

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from reid_jax import build
-from reid_jax.config import phases
-from reid_jax.data import elements, pipeline, records
+from reid_jax import config as config_lib
+from reid_jax.config import phases, sections
+from reid_jax.data import elements, pipeline, records, transforms
 from reid_jax.evaluation import image_quality
 from reid_jax.losses import masked_patches
 from reid_jax.ops import images as image_ops
@@ -26,7 +27,7 @@ AREA, ASPECT = (0.1, 0.33), (0.3, 1 / 0.3)
 
 
 def evaluate(
-    model: Any, variables: Mapping[str, Any], dataset: records.ReIDDataset, settings: Mapping[str, Any]
+    model: Any, variables: Mapping[str, Any], dataset: records.ReIDDataset, settings: config_lib.Settings
 ) -> image_quality.Reconstruction | None:
     """Draws what is hidden in test images.
 
@@ -41,8 +42,8 @@ def evaluate(
     """
     if not getattr(model, "reconstructs", False):
         return None
-    batch = _erased(dataset.split("gallery"), settings["data"])
-    preprocess = build.make_preprocess(settings["preprocess"])
+    batch = _erased(dataset.split("gallery"), settings.data)
+    preprocess = build.make_preprocess(settings.preprocess)
     normalized = _normalized(settings)
 
     def draw(variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
@@ -57,27 +58,23 @@ def evaluate(
         return batch["image"], whole[0], clean, whole[1][..., 0] > 0
 
     *pictures, mask = jax.device_get(jax.jit(draw)(variables, batch))
-    mean, std = (np.asarray(settings["preprocess"][key], np.float32) for key in ("mean", "std"))
+    mean, std = (np.asarray(each, np.float32) for each in (settings.preprocess.mean, settings.preprocess.std))
     seen, drawn, true = (picture * std + mean for picture in pictures)
     return image_quality.Reconstruction(seen, drawn, true, mask, comparable=not normalized)
 
 
-def _erased(split: records.Split, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _erased(split: records.Split, data: sections.Data) -> dict[str, np.ndarray]:
     """Images [n, H, W, 3] uint8 as "image" and "image_clean", a box to erase in each, and their cameras."""
     chosen = np.unique(np.linspace(0, len(split) - 1, min(IMAGES, len(split))).astype(int))
-    resize = pipeline.transforms.Resize(
-        data["height"], data["width"], data.get("test_interpolation") or data["interpolation"]
-    )
+    resize = transforms.Resize(data.height, data.width, data.test_interpolation or data.interpolation)
     reader, rng = pipeline.Reader(split), np.random.default_rng(0)
     images = np.stack([resize(reader.read(int(index)))["image"] for index in chosen])
-    boxes = [
-        elements.draw_box(data["height"], data["width"], rng, area=AREA, aspect=ASPECT, log_aspect=True) for _ in chosen
-    ]
+    boxes = [elements.draw_box(data.height, data.width, rng, area=AREA, aspect=ASPECT, log_aspect=True) for _ in chosen]
     camids = np.asarray(split.camids, np.int32)[chosen]
     return {"image": images, "image_clean": images, "erase_box": np.asarray(boxes, np.int32), "camid": camids}
 
 
-def _normalized(settings: Mapping[str, Any]) -> bool:
+def _normalized(settings: config_lib.Settings) -> bool:
     """Whether training compared patches of mean 0 and variance 1."""
-    terms = [term for _, resolved in phases.phase_configs(settings) for term in resolved["losses"].values()]
+    terms = [term for _, phase in phases.resolve(settings) for term in phase.losses.values()]
     return any(term and term["loss"] == "masked_patches" and term.get("normalize", False) for term in terms)

@@ -1,55 +1,153 @@
-"""Scores of a model on a data set: features of query and gallery, ranking, the page of ranked lists, the table.
-
-Used at the end of a run, by `scripts/evaluate.py --run DIR` and by `scripts/extract.py`.
-"""
+"""Results of a run: final scores, `result.json`, the page of ranked lists, and the table on the screen."""
 
 from __future__ import annotations
 
 import logging
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from reid_jax import build
+from reid_jax import config as config_lib
+from reid_jax.config import sections
 from reid_jax.data import feature_set, records
-from reid_jax.evaluation import ranking, report, suite
+from reid_jax.evaluation import ranking, report, robustness, suite
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
+from reid_jax.runs import drawn_patches
+from reid_jax.runs import folder as folder_lib
+from reid_jax.runtime import processes, provenance
 
 LOG = logging.getLogger(__name__)
+
+
+class Evaluated(Protocol):
+    """What `finish` needs of a `reid_jax.runs.experiment.Experiment`."""
+
+    config: Any
+    settings: config_lib.Settings
+    dataset: records.ReIDDataset
+    others: list[records.ReIDDataset]
+    model: Any
+    extractor: extractor_lib.Extractor
+
+    def features(self, variables: build.Variables) -> feature_set.FeatureSet:
+        """Features of query and gallery."""
+
+
+def finish(
+    run: Evaluated,
+    folder: folder_lib.RunFolder,
+    variables: build.Variables,
+    history: Mapping[str, Any],
+    *,
+    complete: bool,
+) -> dict[str, Any]:
+    """Measures everything that the config asks for at the end of a run, and writes it.
+
+    Args:
+        run: model and data.
+        folder: of the run; gets the page of ranked lists, pictures of drawn patches, and `result.json`.
+        variables: that are evaluated.
+        history: numbers about the training, for the result.
+        complete: whether training reached its end: `result.json` is written then alone, its presence says so.
+
+    Returns:
+        The content of `result.json`.
+    """
+    settings, dataset = run.settings, run.dataset
+    began = time.perf_counter()
+    features = run.features(variables)
+    seconds = time.perf_counter() - began
+    drawn = drawn_patches.evaluate(run.model, variables, dataset, settings)
+    drawn_scores = {} if drawn is None else drawn.scores()
+    measured = suite.run(dataset.name, features, protocol(settings.evals))
+    result = {
+        "dataset": dataset.name,
+        **corrupted_scores(run, variables, features),
+        **measured.flat(),
+        **measure_others(run.extractor, variables, run.others, settings),
+        **{f"{dataset.name}/reconstruction/{name}": value for name, value in drawn_scores.items()},
+        **history,
+        "extract_images_per_second": round((features.num_query + features.num_gallery) / seconds, 1),
+        "seed": settings.seed,
+        "config_hash": config_lib.config_hash(run.config),
+        "index_hash": dataset.index_hash(),
+        "device": provenance.device_name(),
+        "commit": provenance.commit(),
+    }
+    if processes.is_main():
+        if settings.evals.ranked_lists:
+            write_page(folder.ranked_lists, measured, dataset, settings.evals.ranked_lists)
+        if drawn is not None:
+            drawn.write(folder.reconstructions)
+        if complete:
+            folder.write_result(result)
+        else:
+            LOG.warning("evaluated after %d steps: training is not complete, so no result.json.", history["steps"])
+    return result
+
+
+def corrupted_scores(run: Evaluated, variables: build.Variables, clean: feature_set.FeatureSet) -> dict[str, Any]:
+    """Returns scores of corrupted images where the config asks for them; the clean features are used as they are."""
+    evals, settings = run.settings.evals, run.settings
+    if not evals.corruption_rounds:
+        return {}
+    meta = features_lib.feature_meta(settings)
+
+    def extract(data: records.ReIDDataset) -> feature_set.FeatureSet:
+        if data is run.dataset:
+            return clean
+        return features_lib.describe_dataset(run.extractor, variables, data, meta)
+
+    return robustness.evaluate(
+        extract,
+        run.dataset,
+        rounds=evals.corruption_rounds,
+        train_corruption=features_lib.train_corruption(settings),
+        progress=LOG.info,
+        metric=evals.metric,
+        ap=evals.ap,
+        same_camera_filter=evals.same_camera_filter,
+    ).as_dict()
 
 
 def measure_others(
     extractor: extractor_lib.Extractor,
     variables: build.Variables,
     others: Sequence[records.ReIDDataset],
-    settings: Mapping[str, Any],
+    settings: config_lib.Settings,
 ) -> dict[str, Any]:
-    """All that the config's protocol asks for, on further data sets; the keys begin with their names."""
+    """Returns all scores of the config's protocol on further data sets; the keys begin with their names."""
     values: dict[str, Any] = {}
+    meta = features_lib.feature_meta(settings)
     for other in others:
-        features = features_lib.describe_dataset(extractor, variables, other, features_lib.feature_meta(settings))
-        measured = suite.run(other.name, features, protocol(settings["evals"])).flat()
+        features = features_lib.describe_dataset(extractor, variables, other, meta)
+        measured = suite.run(other.name, features, protocol(settings.evals)).flat()
         # Counts without a name belong to the run's own data set.
         values |= {key: value for key, value in measured.items() if key.startswith(f"{other.name}/")}
     return values
 
 
-def protocol(evals: Mapping[str, Any]) -> suite.Protocol:
-    """What a config's `evals` section asks to measure."""
-    keys = ("metric", "ap", "same_camera_filter", "rerank", "verification")
-    return suite.Protocol(**{key: evals[key] for key in keys})
-
-
-def rank(features: feature_set.FeatureSet, evals: Mapping[str, Any]) -> ranking.RankingResult:
-    """The plain ranking alone, for scores during training."""
-    return ranking.evaluate(
-        features, metric=evals["metric"], ap=evals["ap"], same_camera_filter=evals["same_camera_filter"]
+def protocol(evals: sections.Evals) -> suite.Protocol:
+    """Returns what a config's `evals` section asks to measure at the end of a run."""
+    return suite.Protocol(
+        metric=evals.metric,
+        ap=evals.ap,
+        same_camera_filter=evals.same_camera_filter,
+        rerank=evals.rerank,
+        verification=evals.verification,
     )
 
 
+def rank(features: feature_set.FeatureSet, evals: sections.Evals) -> ranking.RankingResult:
+    """Returns the plain ranking alone, for scores during training."""
+    return ranking.evaluate(features, metric=evals.metric, ap=evals.ap, same_camera_filter=evals.same_camera_filter)
+
+
 def write_page(path: pathlib.Path, measured: suite.Report, dataset: records.ReIDDataset, queries: int) -> None:
-    """Writes the page of ranked lists: query, top ten, right and wrong ones framed."""
+    """Writes the page of ranked lists: query, top ten, right and wrong images framed."""
     report.write_ranked_lists(
         path,
         measured.feature_set,
@@ -60,7 +158,7 @@ def write_page(path: pathlib.Path, measured: suite.Report, dataset: records.ReID
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """The final table of a run, in per cent."""
+    """Returns the final table of a run, in per cent."""
     dataset = result["dataset"]
     columns = ("mAP", "rank1", "rank5", "rank10", "mINP")
     lines = [f"{dataset} ({result['ap_rule']} AP, %)".ljust(36) + "".join(f"{column:>9}" for column in columns)]

@@ -13,8 +13,10 @@ from reid_jax.data import records
 from reid_jax.evaluation import robustness, suite
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
+from reid_jax.plugins import record
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runs import results
+from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import checkpoints
 
@@ -34,9 +36,10 @@ def from_run(
     """
     folder = folder_lib.RunFolder(path)
     config = folder.read_config()
+    record.restore(config.get("code", ()))
     origin = {"run": folder.path.resolve().name, "config_hash": config_lib.config_hash(config)}
     config_lib.override(config, {key: value for key, value in (overrides or {}).items() if value is not None})
-    settings = config_lib.to_dict(config)
+    settings = settings_lib.of(config)
     known = checkpoints.steps(folder.checkpoints)
     step = checkpoints.best_step(folder.checkpoints) if best else known[-1] if known else None
     variables, meta = checkpoints.restore_variables(
@@ -45,6 +48,22 @@ def from_run(
     model = build.build_model(settings, meta["num_classes"], meta.get("num_cameras", 0))
     mesh = mesh_lib.create_mesh()
     return extractor_lib.Extractor(model, settings, mesh, {**origin, "step": step}), mesh_lib.replicate(variables, mesh)
+
+
+def settings_of(path: str | pathlib.Path, **evals: Any) -> config_lib.Settings:
+    """Returns the settings of a run folder.
+
+    Args:
+        path: run folder.
+        **evals: replace keys of the config's `evals` section.
+
+    Raises:
+        UserError: the folder is no run folder, or own modules of the run are gone or have changed.
+    """
+    config = folder_lib.RunFolder(path).read_config()
+    record.restore(config.get("code", ()))
+    config_lib.override(config, {f"evals.{key}": value for key, value in evals.items()})
+    return settings_lib.of(config)
 
 
 def evaluate_run(path: str | pathlib.Path, *, best: bool = False, **evals: Any) -> dict[str, Any]:
@@ -59,12 +78,12 @@ def evaluate_run(path: str | pathlib.Path, *, best: bool = False, **evals: Any) 
         Scores as in `result.json`.
     """
     features, dataset, settings = features_of_run(path, best=best, **evals)
-    return suite.run(dataset.name, features, results.protocol(settings["evals"])).flat()
+    return suite.run(dataset.name, features, results.protocol(settings.evals)).flat()
 
 
 def features_of_run(
     path: str | pathlib.Path, *, best: bool = False, dataset: str | None = None, **evals: Any
-) -> tuple[feature_set_lib.FeatureSet, records.ReIDDataset, dict[str, Any]]:
+) -> tuple[feature_set_lib.FeatureSet, records.ReIDDataset, config_lib.Settings]:
     """Features of a data set by a run's model, the data set, and the settings used.
 
     Args:
@@ -73,8 +92,7 @@ def features_of_run(
         dataset: a preset of `reid_jax.config.DATASETS`; None is the run's own.
         **evals: replace keys of the config's `evals` section.
     """
-    settings = config_lib.to_dict(folder_lib.RunFolder(path).read_config())
-    settings["evals"].update(evals)
+    settings = settings_of(path, **evals)
     extractor, variables = from_run(path, best=best)
     opened = build.evaluation_data(settings, dataset)
     meta = {**features_lib.feature_meta(settings), "dataset": opened.name}
@@ -102,11 +120,11 @@ def evaluate_robustness(
         same_camera_filter: replaces the run's own rule.
         **options: of `evaluate` (selection, rounds, seed, progress).
     """
-    settings = config_lib.to_dict(folder_lib.RunFolder(path).read_config())
+    given = {"metric": metric, "ap": ap, "same_camera_filter": same_camera_filter}
+    settings = settings_of(path, **{key: value for key, value in given.items() if value is not None})
     extractor, variables = from_run(path, best=best)
     meta = features_lib.feature_meta(settings)
-    given = {"metric": metric, "ap": ap, "same_camera_filter": same_camera_filter}
-    protocol: dict[str, Any] = {key: settings["evals"][key] if value is None else value for key, value in given.items()}
+    protocol: dict[str, Any] = {key: getattr(settings.evals, key) for key in given}
     return robustness.evaluate(
         lambda data: features_lib.describe_dataset(extractor, variables, data, meta),
         build.evaluation_data(settings, dataset),

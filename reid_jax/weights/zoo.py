@@ -155,7 +155,7 @@ def lookup(name: str) -> Entry:
 
 def settings(
     name: str, options: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+) -> config_lib.Settings:
     """A row as the settings of a run (`reid_jax.config.defaults`), for `inference.Extractor`.
 
     Args:
@@ -181,4 +181,4 @@ def settings(
     }
     row |= {key: value for key, value in (overrides or {}).items() if value is not None}
     config_lib.override(config, row)
-    return config_lib.to_dict(config)
+    return config_lib.Settings.of(config_lib.to_dict(config))

@@ -16,7 +16,7 @@ import pytest
 
 from reid_jax import errors
 from reid_jax.data import image_io, prepare
-from reid_jax.runs import baselines, experiment, launch
+from reid_jax.runs import baselines, experiment, launch, results
 from reid_jax.train import loop
 from tests.helpers import tiny
 
@@ -153,7 +153,7 @@ def test_one_camera_is_explained_and_its_way_out_works(tmp_path):
     assert not (tmp_path / "run").exists()
     made = experiment.Experiment(config(tmp_path / "data", evals__same_camera_filter=False, **own))
     pixels = baselines.extract_simple(baselines.SIMPLE_FEATURES["raw_pixels"], made.dataset, made.extractor.size)
-    assert made.rank(pixels).scores()["mAP"] == 1.0
+    assert results.rank(pixels, made.settings.evals).scores()["mAP"] == 1.0
 
 
 def test_identity_with_one_image_is_said_when_training_starts(tmp_path, caplog):

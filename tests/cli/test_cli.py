@@ -83,7 +83,7 @@ def test_options_are_literals_or_text():
 FREED = """
 import sys
 import numpy as np
-from reid_jax import allocator
+from reid_jax.runtime import allocator
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
 if sys.argv[1] == "keep":
     assert allocator.keep_freed_memory()

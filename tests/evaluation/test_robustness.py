@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from reid_jax import build, errors
+from reid_jax import config as config_lib
 from reid_jax.cli import command_line
 from reid_jax.cli import evaluate as evaluate_cli
 from reid_jax.data import image_io, records
@@ -145,12 +146,12 @@ def test_published_rows():
 )
 def test_training_policy_is_read_from_the_config(changes, expected):
     data = {"augment": {"flip": {}}, "views": {}, **changes}
-    assert features.train_corruption({"data": data, "phase_order": ()}) == expected
+    assert features.train_corruption(config_lib.Settings.of({"data": data})) == expected
     phases = {"early": {}, "late": {"data": data}}
-    settings = {"data": {"augment": {}, "views": {}}, "phases": phases, "phase_order": ("early", "late")}
+    settings = config_lib.Settings.of({"data": {"augment": {}}, "phases": phases, "phase_order": ("early", "late")})
     assert features.train_corruption(settings) == expected
     # A phase that is not run does not count.
-    assert features.train_corruption({**settings, "phase_order": ("early",)}) == "none"
+    assert features.train_corruption(dataclasses.replace(settings, phase_order=("early",))) == "none"
 
 
 def test_mistakes(dataset):

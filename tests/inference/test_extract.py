@@ -301,7 +301,7 @@ def test_a_run_folder_newest_and_best(script, bot, photos, tmp_path, capsys):
         meta = json.loads(str(file["meta"]))
         assert file["features"].shape == (5, 32)
     assert meta["weights"] == {"run": "run", "step": 10, "config_hash": config_lib.config_hash(config)}
-    assert trained.from_run(folder.path, overrides={"evals.flip": True})[0].settings["evals"]["flip"] is True
+    assert trained.from_run(folder.path, overrides={"evals.flip": True})[0].settings.evals.flip is True
     assert "5 images: 32 values each" in capsys.readouterr().out
 
 
@@ -309,7 +309,7 @@ def test_untrained_weights_say_so(script, bot, photos, tmp_path, monkeypatch):
     drawn = []
 
     def init(model, settings, batch):  # compiling the random numbers takes longer than all else here
-        drawn.append(settings["seed"])
+        drawn.append(settings.seed)
         assert batch["image"].shape == (1, 32, 16, 3)
         return bot[1]
 
@@ -382,5 +382,5 @@ def test_every_row_of_the_zoo_can_be_built(script, capsys):
         assert name in printed
         settings = zoo.settings(name)
         assert build.build_model(settings, 1) is not None
-        assert settings["data"]["height"] == entry.height
-        assert settings["evals"]["metric"] in ("cosine", "euclidean")
+        assert settings.data.height == entry.height
+        assert settings.evals.metric in ("cosine", "euclidean")

@@ -12,7 +12,7 @@ import pytest
 
 from reid_jax import errors
 from reid_jax.data import prepare
-from reid_jax.runs import launch, results
+from reid_jax.runs import launch
 from reid_jax.runs import trained as trained_lib
 from reid_jax.runtime import mesh
 from reid_jax.train import checkpoints, metrics
@@ -74,7 +74,7 @@ def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
         assert last[f"synthped/{score}"] == result[f"synthped/{score}"] == again[f"synthped/{score}"]
     features, dataset, _ = trained_lib.features_of_run(workdir)
     assert features.query_features.shape == (18, 4 * 32 + 16)
-    pictures = [results._load(dataset.query, index) for index in range(3)]
+    pictures = [dataset.query.image(index) for index in range(3)]
     described = extractor.images(variables, pictures).features
     np.testing.assert_allclose(described, features.query_features[:3], rtol=0, atol=1e-6)
     # Flipping is on: a mirrored picture has the same descriptor.

@@ -35,7 +35,7 @@ def test_trained_on_one_set_and_scored_on_two_others(root, tmp_path):
     folder.claim(config)
     # The end of a run and an evaluation in its middle, of a network before its first step.
     state = built.initial_state()
-    built._finish(folder, state.variables, {"steps": 0}, complete=True)
+    results.finish(built, folder, state.variables, {"steps": 0}, complete=True)
     result = json.loads((folder.path / "result.json").read_text())
     assert result["dataset"] == "occluded_reid"
     assert (result["num_query"], result["num_gallery"]) == (4, 4)

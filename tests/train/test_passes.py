@@ -13,6 +13,7 @@ import pytest
 
 from reid_jax import errors, losses, trees
 from reid_jax.config import phases
+from reid_jax.config.sections import Settings
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import extras, objective, state, step
 from tests.train import toy
@@ -176,8 +177,8 @@ def test_a_phase_starts_from_variables_kept_aside():
 
 
 def test_phases_say_where_they_start():
-    config = {"phase_order": ("a", "b"), "phases": {"a": {}, "b": {"start_from": "extra/initial"}}}
-    assert [settings.get("start_from") for _, settings in phases.phase_configs(config)] == [None, "extra/initial"]
+    settings = Settings.of({"phase_order": ("a", "b"), "phases": {"a": {}, "b": {"start_from": "extra/initial"}}})
+    assert [phase.start_from for _, phase in phases.resolve(settings)] == ["", "extra/initial"]
 
 
 def test_a_teacher_may_come_from_a_file():

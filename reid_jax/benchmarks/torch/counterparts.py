@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from reid_jax import build, errors
+from reid_jax import config as config_lib
 from reid_jax.benchmarks import ranking_speed
 
 
@@ -115,7 +116,7 @@ class Counterpart:
         return Run(run, batch, first.seconds, about)
 
 
-def of(name: str, settings: Mapping[str, Any]) -> Counterpart:
+def of(name: str, settings: config_lib.Settings) -> Counterpart:
     """The counterpart of a model's backbone.
 
     Args:
@@ -125,14 +126,14 @@ def of(name: str, settings: Mapping[str, Any]) -> Counterpart:
     Raises:
         UserError: there is none.
     """
-    data = settings["data"]
+    data = settings.data
     image = {
-        "height": data["height"],
-        "width": data["width"],
-        "bfloat16": np.dtype(build.compute_dtype(settings["dtype"])).name == "bfloat16",
+        "height": data.height,
+        "width": data.width,
+        "bfloat16": np.dtype(build.compute_dtype(settings.dtype)).name == "bfloat16",
     }
     model = build.build_model(settings, 1)
-    system = settings["model"]["name"]
+    system = settings.model["name"]
     if system == "osnet":
         size = {"width": model.width, "kind": model.kind}
         return Counterpart("torch_osnet", "OSNet", f"osnet {model.width} {model.kind}", size, **image)

@@ -367,7 +367,7 @@ def test_terms_find_what_they_read(variant):
     settings = config_lib.to_dict(load(variant))
     settings["data"] |= {"height": 32, "width": 16}
     settings["model"] |= TINY
-    model = build_lib.build_model(settings, CLASSES, 2)
+    model = build_lib.build_model(config_lib.Settings.of(settings), CLASSES, 2)
     batch = {name: value for name, value in training_batch().items() if name != "parts" or settings["data"]["maps"]}
     batch |= {f"image_{view}": batch["image"] for view in settings["data"]["views"]}
     goal = objective.Objective(

@@ -160,10 +160,10 @@ def test_prompts_without_pretrained_encoders_are_refused(lacking):
     settings = config.to_dict(made)
     settings["model"] = {"name": "bot", "text_source": "clip"}
     settings["init"] |= {"weights": "vit.pth", "text_weights": "clip.pth"}
-    settings_lib.check(settings)
+    settings_lib.of(settings)
     settings["init"][lacking] = ""
     with pytest.raises(errors.UserError, match=r"init.weights and init.text_weights, or set model.text_source"):
-        settings_lib.check(settings)
+        settings_lib.of(settings)
 
 
 # ---- stage 1 (properties of section 12, group 16)

@@ -1,0 +1,107 @@
+"""Own code of a run: which modules its config names, where they were found, and whether they are still the same.
+
+A run folder holds these records, so that `evaluate.py --run`, `extract.py --run` and resuming find the modules again
+from any folder, and refuse others of the same name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from reid_jax import errors
+from reid_jax.plugins import names
+
+Record = dict[str, str]  # "module", "folder" that it is imported from, "sha256" of its file
+
+
+def modules(config: Any) -> list[str]:
+    """Returns the modules that a config names as `package.module:Name`, sorted.
+
+    Args:
+        config: nested dictionaries and tuples; free text under the key `notes` is left out.
+    """
+    return sorted({text.partition(":")[0] for text in _texts(config) if names.is_path(text)})
+
+
+def _texts(config: Any) -> Iterator[str]:
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, Mapping):
+        for key, value in config.items():
+            if key not in ("notes", "code"):
+                yield from _texts(key)
+                yield from _texts(value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            yield from _texts(value)
+
+
+def of(config: Any) -> tuple[Record, ...]:
+    """Returns the records of the modules that a config names.
+
+    Raises:
+        UserError: a module cannot be found.
+    """
+    return tuple(_of_module(module) for module in modules(config))
+
+
+def _of_module(module: str) -> Record:
+    path = _find(module)
+    if path is None:
+        raise errors.UserError(
+            f"expected the module {module!r} that the config names, it cannot be found; start where it can be "
+            "imported, or add its folder to PYTHONPATH."
+        )
+    levels = module.count(".") + (path.name == "__init__.py")
+    return {"module": module, "folder": str(path.resolve().parents[levels]), "sha256": _sha256(path)}
+
+
+def restore(records: Sequence[Mapping[str, str]]) -> None:
+    """Makes the modules of a run importable, and checks that they are those that it was trained with.
+
+    Args:
+        records: of the run, see `of`.
+
+    Raises:
+        UserError: a module cannot be found, or its file has another content.
+    """
+    for record in records:
+        module, folder = record["module"], record["folder"]
+        path = _find(module)
+        if path is None and pathlib.Path(folder).is_dir():
+            sys.path.append(folder)
+            importlib.invalidate_caches()
+            path = _find(module)
+        if path is None:
+            raise errors.UserError(
+                f"the run uses the module {module!r} from {folder}, it cannot be found; put it back, or add its folder "
+                "to PYTHONPATH."
+            )
+        if _sha256(path) != record["sha256"]:
+            raise errors.UserError(
+                f"the module {module!r} ({path}) has changed since the run; restore it, or start a new --workdir."
+            )
+
+
+def _find(module: str) -> pathlib.Path | None:
+    """The file of a module, without executing the module itself."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    except Exception as error:  # a package around it fails when it is imported
+        reason = " ".join(str(error).split()) or "no message"
+        raise errors.UserError(
+            f"looking for the module {module!r} failed with {type(error).__name__}: {reason}; repair its package."
+        ) from error
+    return pathlib.Path(spec.origin) if spec is not None and spec.origin and spec.has_location else None
+
+
+def _sha256(path: pathlib.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,247 @@
+"""From a config to what a run trains: its phases, as compiled steps and streams of batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from reid_jax import config as config_lib
+from reid_jax import errors, losses
+from reid_jax.config import phases as phases_lib
+from reid_jax.config import sections
+from reid_jax.data import pipeline, records, samplers
+from reid_jax.federated import phase as federated_phase
+from reid_jax.runtime import mesh as mesh_lib
+from reid_jax.train import extras, loop, objective, optimizer, state, step
+
+LOG = logging.getLogger(__name__)
+
+Variables = Mapping[str, Any]
+# Each phase reads its own stream of batches.
+_SEED_OF_PHASE = 1000
+# Keys of phases stand apart from those of steps, which are derived from the same seed.
+_KEY_OF_PHASES = 2**20
+
+
+class Plan:
+    """The phases of a run.
+
+    Args:
+        settings: of the run.
+        dataset: with a training split.
+        labels: int [N], the class of each training image.
+        num_classes: training identities.
+        model: of the config.
+        preprocess: `(batch, key) -> batch`, see `reid_jax.build.make_preprocess`.
+        load: `(variables, path) -> variables`, reads a weights file of the model.
+        mesh: devices.
+    """
+
+    def __init__(
+        self,
+        settings: config_lib.Settings,
+        dataset: records.ReIDDataset,
+        labels: np.ndarray,
+        num_classes: int,
+        model: Any,
+        preprocess: Callable[..., Any],
+        load: extras.Load,
+        mesh: jax.sharding.Mesh,
+    ) -> None:
+        self.settings, self.dataset, self.labels, self.num_classes = settings, dataset, labels, num_classes
+        self.model, self.preprocess, self.load, self.mesh = model, preprocess, load, mesh
+
+    def phases(self, variables: Variables) -> list[loop.Phase]:
+        """Returns the phases in order, covering all steps of the run.
+
+        Args:
+            variables: of the model; shapes will do.
+
+        Raises:
+            UserError: settings that do not fit each other, the data or the devices.
+        """
+        built: list[loop.Phase] = []
+        first_step = 0
+        for index, (name, settings) in enumerate(phases_lib.resolve(self.settings)):
+            phase = self._phase(index, name, settings, variables, first_step)
+            built.append(phase)
+            first_step = phase.last_step
+        return built
+
+    def _phase(
+        self, index: int, name: str, settings: config_lib.Settings, variables: Variables, first_step: int
+    ) -> loop.Phase:
+        if federated_phase.is_federated(settings):
+            return federated_phase.phase(
+                settings,
+                self.dataset.split("train"),
+                self.labels,
+                self._objective(settings, settings.losses),
+                self.model.describe,
+                variables,
+                self.mesh,
+                self.open_batches,
+                self.example,
+                margins(settings.losses),
+            )
+        return self._joint_phase(index, name, settings, variables["params"], first_step)
+
+    def _joint_phase(
+        self, index: int, name: str, settings: config_lib.Settings, params: Any, first_step: int
+    ) -> loop.Phase:
+        seed = settings.seed + _SEED_OF_PHASE * index
+        sampler = samplers.build(settings.data.sampler, self.labels, seed)
+        self._check_batch(sampler.batch_size)
+        steps_per_epoch = sampler.batches_per_epoch
+        total = max(1, round(settings.train.epochs * steps_per_epoch))
+        turns = settings.train.turns
+        # Schedules count updates, of which a step makes one for each turn.
+        updates = max(1, len(turns))
+        transformation, groups = optimizer.build(
+            settings.optimizer.as_dict(), settings.schedule, params, total * updates, steps_per_epoch * updates
+        )
+        LOG.info("parameter groups%s:\n%s", f" of phase {name}" if name else "", groups.describe())
+        owned = extras.build(_extras(settings), num_classes=self.num_classes, load=self.load)
+        terms = [losses.of_turn(settings.losses, turn, turns) for turn in turns or ("",)]
+        train_step = step.make_train_step(
+            [self._objective(settings, each) for each in terms],
+            transformation,
+            owned,
+            seed=settings.seed,
+            mesh=self.mesh,
+            accumulate=settings.train.accumulate,
+            group_size=settings.data.sampler.get("images", 1),
+        )
+        key = jax.random.fold_in(jax.random.key(settings.seed), _KEY_OF_PHASES + index)
+        return loop.Phase(
+            name=name,
+            first_step=first_step,
+            last_step=first_step + total,
+            steps_per_epoch=steps_per_epoch,
+            begin=lambda old: state.begin_phase(old, transformation, owned, key, settings.start_from, self.model),
+            step=train_step,
+            open_batches=functools.partial(self.open_batches, settings.data, seed),
+            batch_size=sampler.batch_size,
+            learning_rates=lambda at: groups.learning_rates(at * updates),
+            margins=margins(settings.losses),
+            example=functools.partial(self.example, settings.data, seed),
+        )
+
+    def _check_batch(self, images: int) -> None:
+        if images % self.mesh.size:
+            raise errors.UserError(
+                f"a batch of {images} images does not divide evenly over {self.mesh.size} devices; change data.sampler "
+                "so that the batch is a multiple of their number, or use fewer devices."
+            )
+
+    def _objective(self, settings: config_lib.Settings, terms: Mapping[str, Any]) -> objective.Objective:
+        return objective.Objective(
+            apply=self.model.apply,
+            preprocess=self.preprocess,
+            passes={name: objective.Pass(**fields) for name, fields in settings.passes.items()},
+            terms=terms,
+            monitors=settings.monitors,
+        )
+
+    # ---- batches ----------------------------------------------------------------------------------------------------
+
+    def open_batches(self, data: sections.Data, seed: int, start_step: int) -> pipeline.TrainBatches:
+        """Opens a stream of training batches.
+
+        Args:
+            data: section of the phase.
+            seed: of sampler and augmentation.
+            start_step: number of the first batch.
+        """
+        return pipeline.train_batches(
+            self.dataset.split("train"),
+            self.labels,
+            sampler=data.sampler,
+            augment=data.augment,
+            views=data.views,
+            maps=data.maps,
+            height=data.height,
+            width=data.width,
+            interpolation=data.interpolation,
+            cache=data.cache,
+            cache_folder=self.dataset.path / "decoded" if self.dataset.path else None,
+            workers=data.workers,
+            threads=data.threads,
+            seed=seed,
+            start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def example(self, data: sections.Data, seed: int) -> dict[str, Any]:
+        """Returns the first batch of a stream, read without threads or caches."""
+        plain = dataclasses.replace(data, workers=0, threads=0, cache="none")
+        with self.open_batches(plain, seed, 0) as batches:
+            return next(batches)
+
+    # ---- before the first step --------------------------------------------------------------------------------------
+
+    def rehearse(self, initial: state.TrainState, schedule: list[loop.Phase], first_step: int = 0) -> None:
+        """Traces what is left to train on shapes, and reads one batch of each phase.
+
+        A mistake in a later phase, in a loss term or in an augmentation is thus reported at the start. The traced
+        programs are kept by jit: the first real step does not trace again.
+
+        Raises:
+            UserError: for such a mistake.
+        """
+        sharded, replicated = mesh_lib.sharded(self.mesh), mesh_lib.replicated(self.mesh)
+        abstract = initial
+        for phase in schedule:
+            abstract = jax.eval_shape(phase.begin, abstract)
+            if phase.last_step <= first_step or phase.example is None:
+                continue
+            shares = jax.process_count()
+            batch = {
+                name: jax.ShapeDtypeStruct((shares * len(value), *value.shape[1:]), value.dtype, sharding=sharded)
+                for name, value in phase.example().items()
+            }
+            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract)
+            jax.eval_shape(phase.step, abstract, batch)
+
+
+def state_at(initial: state.TrainState, schedule: list[loop.Phase], at_step: int) -> state.TrainState:
+    """Returns the shape of the state after some steps: every phase begun until then has added its part.
+
+    Args:
+        initial: before the first step; shapes will do.
+        schedule: all phases.
+        at_step: number of steps.
+    """
+    train_state = initial
+    for phase in schedule:
+        if phase.first_step < at_step:
+            train_state = phase.begin(train_state)
+    return train_state
+
+
+def images_until(steps: int, schedule: list[loop.Phase]) -> int:
+    """Returns the number of training images seen in the first `steps` steps."""
+    return sum(max(0, min(steps, phase.last_step) - phase.first_step) * phase.batch_size for phase in schedule)
+
+
+def margins(terms: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Returns the value of each triplet term when all embeddings are one point: log 2 for a soft margin."""
+    return {
+        f"loss/{name}": math.log(2) if term.get("margin") == "soft" else float(term.get("margin", 0.3))
+        for name, term in terms.items()
+        if term and term.get("loss") == "triplet"
+    }
+
+
+def _extras(settings: config_lib.Settings) -> dict[str, Any]:
+    decay = settings.train.ema_decay
+    average = {"average": {"kind": "moving_average", "decay": decay}} if decay else {}
+    return {**settings.extras, **average}
