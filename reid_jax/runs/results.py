@@ -138,6 +138,7 @@ def protocol(evals: sections.Evals) -> suite.Protocol:
         same_camera_filter=evals.same_camera_filter,
         rerank=evals.rerank,
         verification=evals.verification,
+        scores=tuple(evals.scores),
     )
 
 
