@@ -264,4 +264,5 @@ class Occlude:
         mean = values.mean()
         values = mean + np.float32(contrast) * (values - mean)
         gray = values.mean(axis=2, keepdims=True)
-        return np.clip(gray + np.float32(saturation) * (values - gray) + 0.5, 0, 255).astype(np.uint8)
+        blended: np.ndarray = np.clip(gray + np.float32(saturation) * (values - gray) + 0.5, 0, 255).astype(np.uint8)
+        return blended

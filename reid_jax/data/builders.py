@@ -149,14 +149,16 @@ def arguments(function: Callable[..., Any], name: str, options: Mapping[str, Any
 def published(name: str, module: types.ModuleType, options: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """The counts that a data set's authors state, by split; empty where none are known."""
     if hasattr(module, "published"):
-        return module.published(**arguments(module.published, name, options))
+        counts: dict[str, dict[str, int]] = module.published(**arguments(module.published, name, options))
+        return counts
     return getattr(module, "PUBLISHED", {})
 
 
 def layouts(name: str, module: types.ModuleType, options: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """What must lie in the raw folder: alternatives, each a tuple of folders and files; empty for free layouts."""
     if hasattr(module, "layouts"):
-        return module.layouts(**arguments(module.layouts, name, options))
+        alternatives: list[tuple[str, ...]] = module.layouts(**arguments(module.layouts, name, options))
+        return alternatives
     folders = tuple(getattr(module, "FOLDERS", {}).values())
     return [folders] if folders else []
 

@@ -184,7 +184,7 @@ def queries_without_match(query: records.Split, gallery: records.Split, same_cam
     """
     people = collections.Counter(gallery.pids.tolist())
     people[records.JUNK] = 0
-    same_camera: collections.Counter = collections.Counter()
+    same_camera: collections.Counter[tuple[int, int]] = collections.Counter()
     if same_camera_filter:
         pairs = zip(gallery.pids.tolist(), gallery.camids.tolist())
         same_camera.update((pid, camid) for pid, camid in pairs if camid != records.UNKNOWN_CAMERA)

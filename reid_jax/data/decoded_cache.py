@@ -99,7 +99,7 @@ def _is_complete(path: pathlib.Path, shape: tuple[int, ...]) -> bool:
         array = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return False
-    return array.shape == shape and array.dtype == np.uint8
+    return bool(array.shape == shape and array.dtype == np.uint8)
 
 
 def _make(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,7 +21,9 @@ class Transform(Protocol):
     `donor` (uint8 `[h, w, 3]`), which the transform takes out.
     """
 
-    geometric: ClassVar[bool]
+    @property
+    def geometric(self) -> bool:
+        """Whether views of one image may have to share this transform's random draws."""
 
     def __call__(self, element: Element, rng: np.random.Generator) -> Element: ...
 

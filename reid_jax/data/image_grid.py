@@ -108,13 +108,14 @@ def _picture(element: dict[str, Any], height: int, parts: bool, name: str) -> np
             raise errors.UserError(f"{name} has no part masks to show; leave out --parts, or use synthped.")
         image = overlay_parts(image, image_io.decode_map(element["parts"], element["filename"]))
     width = max(1, round(height * image.shape[1] / image.shape[0]))
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    resized: np.ndarray = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    return resized
 
 
 def _write(sheet: np.ndarray, text: str, x: int, y: int) -> None:
     cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (60, 60, 60), 1, cv2.LINE_AA)
 
 
-def as_split(name: str, elements: Sequence) -> records.Split:
+def as_split(name: str, elements: Sequence[Any]) -> records.Split:
     """Wraps a sequence with `pids`, `camids` and `filenames` (such as `synthped.Elements`) as a split."""
     return records.Split(name, elements, elements.pids, elements.camids, elements.filenames)  # type: ignore[attr-defined]

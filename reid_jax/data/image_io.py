@@ -43,7 +43,8 @@ def decode(data: bytes, name: str = "an image") -> np.ndarray:
             _, _, colors, _ = simplejpeg.decode_jpeg_header(data)
             # CMYK goes through Pillow, whose conversion to RGB is the reference.
             if colors in ("YCbCr", "RGB", "Gray", "GRAY"):
-                return simplejpeg.decode_jpeg(data, "RGB")
+                decoded: np.ndarray = simplejpeg.decode_jpeg(data, "RGB")
+                return decoded
         except ValueError:
             pass  # Pillow forgives more (stray bytes between markers) and words the rest.
     return _decode_with_pillow(data, name)
@@ -92,7 +93,8 @@ def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
 
 def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
     """Encodes uint8 [H, W, 3] as JPEG with full-resolution color (4:4:4): small persons are mostly color."""
-    return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, "RGB", "444")
+    encoded: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, "RGB", "444")
+    return encoded
 
 
 def encode_png(image: np.ndarray) -> bytes:

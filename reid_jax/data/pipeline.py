@@ -21,7 +21,7 @@ import grain
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import decoded_cache, image_io, records, samplers, transforms
+from reid_jax.data import decoded_cache, elements, image_io, records, samplers, transforms
 
 Batch = dict[str, np.ndarray]
 
@@ -147,7 +147,7 @@ class Reader:
             self._store = {"image": np.empty((*shape, 3), np.uint8), **{n: np.empty(shape, np.uint8) for n in maps}}
             self._filled = np.zeros(len(split), bool)
 
-    def read(self, index: int) -> transforms.Element:
+    def read(self, index: int) -> elements.Element:
         """The element of image `index`: `image`, maps, `index` and `filename`. Its arrays must not be written to."""
         if self._keep is None:
             return self._decode(index)
@@ -161,13 +161,13 @@ class Reader:
         kept_arrays = {name: kept[index] for name, kept in self._store.items()}
         return {"index": index, "filename": self._split.filenames[index], **kept_arrays}
 
-    def _decode(self, index: int) -> transforms.Element:
+    def _decode(self, index: int) -> elements.Element:
         label = f"image {self._split.filenames[index]!r} of {self._split.name}"
         try:
             record = self._split.source[index]
             image = record["image"]
             decoded = image if isinstance(image, np.ndarray) else image_io.decode(image, label)
-            element: transforms.Element = {
+            element: elements.Element = {
                 "index": index,
                 "filename": self._split.filenames[index],
                 "image": decoded,
@@ -222,8 +222,8 @@ class _TrainStep:
         return batch
 
     def _augment(
-        self, element: transforms.Element, chain: transforms.Chain, view: str, position: int
-    ) -> transforms.Element:
+        self, element: elements.Element, chain: transforms.Chain, view: str, position: int
+    ) -> elements.Element:
         owner = "" if self._shared_geometry[view] else view
         rng = samplers.generator(self._seed, f"appearance/{view}", position)
         geometry_rng = samplers.generator(self._seed, f"geometry/{owner}", position)
@@ -232,7 +232,7 @@ class _TrainStep:
             element = {**element, "donor": self._reader.read(int(place))["image"]}
         return chain(element, rng, geometry_rng)
 
-    def _write(self, batch: Batch, row: int, rows: int, view: str, element: transforms.Element) -> None:
+    def _write(self, batch: Batch, row: int, rows: int, view: str, element: elements.Element) -> None:
         suffix = f"_{view}" if view else ""
         if "erase_box" not in element:
             element = {**element, "erase_box": np.zeros(4, np.int32)}

@@ -407,7 +407,8 @@ def _listing_hash(name: str, rows: Mapping[str, Sequence[Any]]) -> str:
 
 def _read_facts(path: pathlib.Path) -> dict[str, Any]:
     try:
-        return json.loads((path / records.REPORT_FILE).read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json.loads((path / records.REPORT_FILE).read_text(encoding="utf-8"))
+        return facts
     except (OSError, ValueError):
         raise errors.UserError(
             f"{path} is damaged ({records.REPORT_FILE}); remove that folder and prepare it again."

@@ -29,7 +29,7 @@ DISTRACTOR = 0  # pid of a person who is nobody's match: stays in the gallery as
 REPORT_FILE = "preparation.json"
 
 
-class RecordSource(Sequence):
+class RecordSource(Sequence[dict[str, Any]]):
     """Random access to the records of one split; small to pickle, safe to read from several threads.
 
     `source[i]` is a dict: `image` bytes (JPEG or PNG), `pid` int, `camid` int, `filename` str, and whatever else the
@@ -86,7 +86,7 @@ class Split:
     """
 
     name: str
-    source: Sequence
+    source: Sequence[Any]
     pids: np.ndarray
     camids: np.ndarray
     filenames: tuple[str, ...]
@@ -156,7 +156,7 @@ class ReIDDataset:
         Raises:
             UserError: it is absent.
         """
-        split = getattr(self, name)
+        split: Split | None = getattr(self, name)
         if split is None:
             raise errors.UserError(
                 f"data set {self.name!r} has no {name} split (it has: {', '.join(self.splits()) or 'none'}); "

@@ -66,7 +66,8 @@ class Sampler:
                 self._plans[epoch] = self._checked(self.plan(epoch))
                 if len(self._plans) > _PLANS_KEPT:
                     self._plans.popitem(last=False)
-            return self._plans[epoch][batch]
+            indices: np.ndarray = self._plans[epoch][batch]
+            return indices
 
     def _checked(self, plan: np.ndarray) -> np.ndarray:
         """Returns a plan, after making sure that it has the shape that was announced and holds whole numbers."""

@@ -27,7 +27,8 @@ def raw_pixels(images: np.ndarray, height: int = 32, width: int = 16) -> np.ndar
     if rows % height or columns % width:
         raise ValueError(f"a {height}x{width} grid does not divide {rows}x{columns} images; choose divisors.")
     blocks = images.reshape(count, height, rows // height, width, columns // width, channels)
-    return blocks.mean(axis=(2, 4), dtype=np.float32).reshape(count, -1) / np.float32(255.0)
+    means: np.ndarray = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(count, -1)
+    return means / np.float32(255.0)
 
 
 def hsv(images: np.ndarray) -> np.ndarray:

@@ -198,7 +198,8 @@ def turn_hue(image: np.ndarray, turn: float) -> np.ndarray:
 
 
 def _blend_table(base: int, factor: float) -> np.ndarray:
-    return np.clip(base + factor * (np.arange(256) - base), 0, 255).astype(np.uint8)
+    table: np.ndarray = np.clip(base + factor * (np.arange(256) - base), 0, 255).astype(np.uint8)
+    return table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,7 +318,8 @@ def build_transform(name: str, options: Mapping[str, Any]) -> Transform:
         if names.is_path(name):
             return user_transforms.build(name, target, settings)
         options_lib.check(f"transform {name!r}", target, settings)
-        return target(**settings)
+        transform: Transform = target(**settings)
+        return transform
     except TypeError as error:  # a value of the wrong type, met in a comparison
         raise errors.UserError(f"transform {name!r} does not take {settings}: {error}.") from error
 

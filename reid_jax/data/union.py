@@ -21,7 +21,7 @@ from reid_jax.data import catalog, records
 _LARGEST = 2**31 - 1
 
 
-class JoinedSource(Sequence):
+class JoinedSource(Sequence[dict[str, Any]]):
     """The records of several splits one after the other, under their new names and numbers."""
 
     def __init__(self, splits: Sequence[records.Split], pids: np.ndarray, camids: np.ndarray, names: tuple[str, ...]):

@@ -88,5 +88,5 @@ def build(name: str, target: Any, options: Mapping[str, Any]) -> UserTransform:
     else:
         options_lib.check(owner, target, options, positional=2, also=("name",))
         function = functools.partial(target, **options)
-    flags = {flag: bool(getattr(target, flag, False)) for flag in ("geometric", "needs_donor")}
-    return UserTransform(name, function, **flags)
+    geometric, needs_donor = (bool(getattr(target, flag, False)) for flag in ("geometric", "needs_donor"))
+    return UserTransform(name, function, geometric=geometric, needs_donor=needs_donor)

@@ -33,7 +33,8 @@ def _disk(radius: int, sigma: float) -> np.ndarray:
     half, size = (8, 3) if radius <= 8 else (radius, 5)
     axis = np.arange(-half, half + 1)
     disk = (axis[:, None] ** 2 + axis[None] ** 2 <= radius**2).astype(np.float32)
-    return cv2.GaussianBlur(disk / disk.sum(), (size, size), sigma)
+    kernel: np.ndarray = cv2.GaussianBlur(disk / disk.sum(), (size, size), sigma)
+    return kernel
 
 
 def sample_glass(severity: int, shape: tuple[int, int], rng: np.random.Generator) -> Draws:

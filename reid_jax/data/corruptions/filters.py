@@ -22,12 +22,14 @@ def to_unit(image: np.ndarray) -> np.ndarray:
 
 def to_bytes(values: np.ndarray) -> np.ndarray:
     """[0, 1] to uint8: clipped, times 255, truncated (not rounded), as the benchmark has it."""
-    return (np.clip(values, 0, 1) * 255).astype(np.uint8)
+    rounded: np.ndarray = (np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return rounded
 
 
 def gray_level(values: np.ndarray) -> np.ndarray:
     """0..255 to uint8: clipped and truncated."""
-    return np.clip(values, 0, 255).astype(np.uint8)
+    clipped: np.ndarray = np.clip(values, 0, 255).astype(np.uint8)
+    return clipped
 
 
 def no_draws(severity: int, shape: tuple[int, int], rng: np.random.Generator) -> Draws:

@@ -108,7 +108,8 @@ def draw_texture(index: int, height: int = 350, width: int = 500) -> np.ndarray:
     ice = 0.6 * _stretch(streaks) + 0.7 * _stretch(ridges)
     ice = np.clip(ice + 0.04 * rng.standard_normal((height, width)), 0, 1)
     tint = np.array([0.86, 0.94, 1.0]) * 235  # cold white
-    return (ice[..., None] * tint + 15).astype(np.uint8)
+    texture: np.ndarray = (ice[..., None] * tint + 15).astype(np.uint8)
+    return texture
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, cells: int, angle: float, stretch: float) -> np.ndarray:
@@ -123,4 +124,5 @@ def _noise(rng: np.random.Generator, height: int, width: int, cells: int, angle:
 
 def _stretch(values: np.ndarray) -> np.ndarray:
     low, high = np.quantile(values, [0.01, 0.99])
-    return np.clip((values - low) / (high - low), 0, 1)
+    stretched: np.ndarray = np.clip((values - low) / (high - low), 0, 1)
+    return stretched

@@ -44,7 +44,8 @@ def sample(
         UserError: unknown name or severity.
     """
     _, draw, _ = _lookup(name, severity)
-    return draw(severity, (int(shape[0]), int(shape[1])), rng, **_extra(name, textures))
+    drawn: tuple[Any, ...] = draw(severity, (int(shape[0]), int(shape[1])), rng, **_extra(name, textures))
+    return drawn
 
 
 def apply(
@@ -63,7 +64,8 @@ def apply(
         uint8 `[H, W, 3]`; rain enlarges images of up to 60 rows.
     """
     _, _, change = _lookup(name, severity)
-    return change(severity, image, draws, **_extra(name, textures))
+    changed: np.ndarray = change(severity, image, draws, **_extra(name, textures))
+    return changed
 
 
 def _lookup(name: str, severity: int) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from reid_jax.data import image_io, records
 from reid_jax.data.corruptions import sampling
 
 
-class CorruptedSource(Sequence):
+class CorruptedSource(Sequence[dict[str, Any]]):
     """Answers `[i]` with the record of the split's image i, its `image` decoded and corrupted at native size.
 
     It holds no state of its own: each access draws anew from the image's stream and so gives the same bytes, from any

@@ -88,5 +88,6 @@ class Corrupt:
         if rng.random() >= self.probability:
             return element
         if self._selection is None:
-            return self._augmix(element, rng)
+            mixed: Element = self._augmix(element, rng)
+            return mixed
         return {**element, "image": self._selection.corrupt(element["image"], rng)}

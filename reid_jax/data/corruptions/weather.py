@@ -98,7 +98,8 @@ def plasma(size: int, decay: float, draws: Draws) -> np.ndarray:
         grid[::2, ::2], grid[1::2, 1::2], grid[::2, 1::2], grid[1::2, ::2] = corners, centers, horizontal, vertical
         wide, used = wide / decay, used + 3
     grid -= grid.min()
-    return (grid / max(grid.max(), 1e-30)).astype(np.float32)
+    scaled: np.ndarray = (grid / max(grid.max(), 1e-30)).astype(np.float32)
+    return scaled
 
 
 def brightness(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:

@@ -71,7 +71,8 @@ def noise_field(seed: int, index: int, amplitude: int, size: int = 384) -> np.nd
     rng = randomness.generator(seed, "noise", index)
     grain = rng.integers(-amplitude, amplitude + 1, (2, size, size, 1))
     color = rng.integers(-amplitude, amplitude + 1, (size, size, 3))
-    return (grain[0] + grain[1] + color // 2).astype(np.int16)
+    noise: np.ndarray = (grain[0] + grain[1] + color // 2).astype(np.int16)
+    return noise
 
 
 def tone_table(camera: Camera, exposure: float, cast: float) -> np.ndarray:
@@ -106,11 +107,13 @@ def expose(image: np.ndarray, camera: Camera, table: np.ndarray, blur: int, nois
     image = cv2.LUT(cv2.transform(image, camera.mix), table)
     for _ in range(blur):
         image = _binomial_blur(image)
-    return np.clip(image.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+    noisy: np.ndarray = np.clip(image.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+    return noisy
 
 
 def _binomial_blur(image: np.ndarray) -> np.ndarray:
     """Blur by (1, 2, 1)/4 in both directions, in integers."""
     wide = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_REPLICATE).astype(np.uint16)
     rows = wide[:-2] + 2 * wide[1:-1] + wide[2:]
-    return ((rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:] + 8) >> 4).astype(np.uint8)
+    blurred: np.ndarray = ((rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:] + 8) >> 4).astype(np.uint8)
+    return blurred

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -280,7 +281,7 @@ class SynthPed:
         drawing.parts[:] = 0
 
 
-class Elements(Sequence):
+class Elements(Sequence[dict[str, Any]]):
     """A split as elements `image` uint8 `[H, W, 3]`, `parts` uint8 `[H, W]`, `pid`, `camid`, `filename`."""
 
     def __init__(self, data: SynthPed, specs: Sequence[SampleSpec]) -> None:
@@ -292,7 +293,7 @@ class Elements(Sequence):
     def __len__(self) -> int:
         return len(self.specs)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+    def __getitem__(self, index: Any) -> dict[str, Any]:  # type: ignore[override]  # no slices
         spec = self.specs[index]
         image, parts = self._data.render(spec)
         return {"image": image, "parts": parts, "pid": spec.pid, "camid": spec.camid, "filename": spec.filename}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from reid_jax.data.synthped import canvas as canvases
 from reid_jax.data.synthped import head_shapes
 from reid_jax.data.synthped.canvas import Canvas, Tube
 from reid_jax.data.synthped.people import Cloth, Person
-from reid_jax.data.synthped.pose import Skeleton, View
+from reid_jax.data.synthped.pose import Joint, Skeleton, View
 
 # Labels of the parts mask; left and right are the wearer's own.
 PARTS = ("head", "left_arm", "right_arm", "torso", "left_leg", "right_leg", "left_foot", "right_foot")
@@ -64,7 +64,7 @@ class _Figure:
         for joints, leg, foot in sides:
             self._leg(joints, leg, foot)
 
-    def _leg(self, joints: tuple, leg: int, foot: int) -> None:
+    def _leg(self, joints: Sequence[Joint], leg: int, foot: int) -> None:
         canvas, person, scale = self.canvas, self.person, self.scale
         hip, knee, ankle, _ = points = [self.skeleton.project(joint) for joint in joints]
         thick = scale * person.girth
@@ -106,7 +106,7 @@ class _Figure:
             if patch:
                 self.canvas.polygon(patch, self.person.bottom_cloth.second)
 
-    def _foot(self, points: list, foot: int) -> None:
+    def _foot(self, points: Sequence[tuple[float, float]], foot: int) -> None:
         canvas, person, scale = self.canvas, self.person, self.scale
         _, _, (ax, ay), (tx, ty) = points
         heel = (ax - 0.22 * (tx - ax), ay + 0.012 * scale)
@@ -308,7 +308,7 @@ class _Figure:
 
     # Arms and bags --------------------------------------------------------------------------------------------------
 
-    def _arm_joints(self, side: int) -> tuple:
+    def _arm_joints(self, side: int) -> tuple[Joint, Joint, Joint, Joint]:
         return self.skeleton.left_arm if side > 0 else self.skeleton.right_arm
 
     def arm_depth(self, side: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -256,7 +257,7 @@ DETAILS = (
 )
 
 
-def _another(rng: np.random.Generator, choices: tuple, present: object) -> Color:
+def _another(rng: np.random.Generator, choices: Sequence[Color], present: object) -> Color:
     rest = [one for one in choices if one != present]
     return rest[int(rng.integers(len(rest)))]
 

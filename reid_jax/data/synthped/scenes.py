@@ -59,7 +59,8 @@ def make_scene(seed: int, camera: int, height: int, width: int) -> np.ndarray:
     soft = np.asarray(cv2.GaussianBlur(image, (0, 0), height / 110.0))
     grain = rng.integers(-7, 8, ((h + 1) // 2, (w + 1) // 2, 1)).astype(np.int16)
     grain = grain.repeat(2, 0).repeat(2, 1)[:h, :w]
-    return np.clip(soft.astype(np.int16) + grain, 0, 255).astype(np.uint8)
+    textured: np.ndarray = np.clip(soft.astype(np.int16) + grain, 0, 255).astype(np.uint8)
+    return textured
 
 
 def _gradient(area: np.ndarray, color: Color, change: int, rng: np.random.Generator) -> None:
