@@ -307,18 +307,23 @@ def published_rows(system: str) -> str:
 
 
 def references(dataset: str) -> str:
-    """Published scores under corruptions, from the package's own list."""
+    """Published scores under corruptions, from the package's own list; models that saw the test's stand apart."""
     from reid_jax.evaluation import published_robustness
 
-    lines = []
-    for entry in published_robustness.REFERENCES:
-        if entry.dataset != dataset:
-            continue
-        clean = " / ".join(f"{score:.2f}" for score in entry.clean) if entry.clean else "-"
-        corrupted = " / ".join(f"{score:.2f}" for score in entry.corrupted)
-        lines.append([entry.method, clean, corrupted, entry.train_corruption, entry.source])
-    titles = ["method", "clean: mINP / mAP / Rank-1", "corrupted", "corruptions in training", "source"]
-    return grid(titles, lines)
+    titles = ["method", "clean: mINP / mAP / Rank-1", "corrupted: mINP / mAP / Rank-1", "source"]
+    entries = [entry for entry in published_robustness.REFERENCES if entry.dataset == dataset]
+    if not entries:
+        raise ValueError(f"expected published scores of {dataset!r}, there are none.")
+    parts = []
+    for policy in dict.fromkeys(entry.train_corruption for entry in entries):
+        lines = []
+        for entry in entries:
+            if entry.train_corruption == policy:
+                scores = [" / ".join(f"{one:.2f}" for one in side) for side in (entry.clean or (), entry.corrupted)]
+                lines.append([entry.method, *(score or "-" for score in scores), entry.source])
+        note = "" if policy == "none" else f"Trained on corruptions of the test (`{policy}`):\n\n"
+        parts.append(note + grid(titles, lines))
+    return "\n".join(parts)
 
 
 # ---- configs --------------------------------------------------------------------------------------------------------
