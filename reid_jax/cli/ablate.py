@@ -13,11 +13,12 @@ import argparse
 import pathlib
 
 from reid_jax import errors
+from reid_jax.cli import command_line
 from reid_jax.runs import ablation
 
 
-def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser() -> argparse.ArgumentParser:
+    parser = command_line.parser(__doc__)
     parser.add_argument("--config", required=True, help="config file, without preset or variants")
     parser.add_argument("--preset", default="demo", help="preset of every row (default: demo)")
     parser.add_argument(
@@ -40,7 +41,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
     parser.add_argument("--override", action="append", default=[], help="e.g. train.epochs=10; may be repeated")
     parser.add_argument("--table", action="store_true", help="run nothing, make the table of what is finished")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the rows and writes the table; returns the exit code."""
+    given = _parser().parse_args(arguments)
     name = given.name or pathlib.Path(given.config).stem
     plan = ablation.Plan(
         config=given.config,
@@ -61,6 +67,7 @@ def main(arguments: list[str]) -> None:
     print(ablation.markdown(records, metrics))
     if plan.pairs:
         print(ablation.comparison(records, plan.pairs, metrics))
+    return 0
 
 
 def _pair(text: str) -> tuple[str, str]:

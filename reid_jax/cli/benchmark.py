@@ -27,7 +27,7 @@ DEMO = "mfv"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("kind", choices=("train", "infer", "input", "rank", "rerank", "verify", "all"))
     parser.add_argument("--model", metavar="NAMES", help=f"train, infer: of {', '.join(zoo.ZOO)}, by commas")
     parser.add_argument("--config", action="append", default=[], metavar="FILE[:PRESET]", help="train, infer: a config")

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
+from reid_jax.cli import command_line
 from reid_jax.data import records
 from reid_jax.train import checkpoints, metrics
 
@@ -32,7 +33,7 @@ TIMES = ("time", "images_per_second", "data_wait_percent")
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Own arguments and those of main.py."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--workdir", required=True, help="folder for the two run folders; must be new")
     parser.add_argument("--kills", type=int, default=5, help="how often to kill (default: 5)")
     parser.add_argument("--devices", type=int, default=1, help="pretended CPU devices (default: 1)")

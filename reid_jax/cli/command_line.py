@@ -1,11 +1,17 @@
-"""What every script shares: a user's mistake is one sentence and exit code 2, never a traceback."""
+"""Shared by all commands: flags, configs by name, help texts, and errors as one sentence with exit code 2.
+
+A command is a module of this folder with `main(arguments)`; `reid-jax NAME` and `scripts/NAME.py` both run it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib.util
 import pathlib
+import re
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,8 +23,9 @@ from reid_jax import errors
 from reid_jax.runtime import allocator
 
 USER_MISTAKE = 2
+HELP_FLAGS = {"-h", "-?", "--help", "-help"}
 
-# Sections whose keys are the keyword arguments of one constructor, which knows them and answers a misspelled one.
+# Sections whose keys are the keyword arguments of one constructor, which knows them and refuses a misspelled one.
 OPEN_SECTIONS = ("model.", "data.options.", "data.sampler.", "data.augment.", "schedule.")
 
 
@@ -28,7 +35,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     Exit code 0 (or what `main` returns) on success, 2 after a `UserError`, whose sentence goes to stderr, and 130 when
     interrupted at the keyboard.
     """
-    allocator.keep_freed_memory()
+    _prepare_process()
     try:
         code = main(sys.argv[1:]) or 0
     except errors.UserError as error:
@@ -41,29 +48,35 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 
 def run_with_config(main: Callable[[ConfigDict], int | None], doc: str | None = None) -> None:
-    """Like `run`, for scripts with a `--config FILE[:ARGUMENT]` flag: calls `main(config)`.
+    """Like `run`, for commands with a `--config FILE[:ARGUMENT]` flag: calls `main(config)`.
 
-    The flags are absl's and ml_collections'; `doc` is the text of --help. The config is loaded and its overrides are
-    looked up once before they are parsed, so that a misspelled preset, variant or key is answered with a suggestion.
+    The flags are absl's and ml_collections'. The config is loaded and its overrides are looked up once before they are
+    parsed, so that the error for a misspelled preset, variant or key suggests the nearest name.
+
+    Args:
+        main: the command; its module defines further flags.
+        doc: text of --help.
     """
-    allocator.keep_freed_memory()
-    # absl shows the docstring of the main module, which is a shell here.
-    sys.modules["__main__"].__doc__ = doc
+    _prepare_process()
     holder = config_flags.DEFINE_config_file(
         "config",
         None,
-        "Config file, FILE[:PRESET[,VARIANT...]].",
+        "Config file or name of a packaged config, FILE[:PRESET[,VARIANT...]]; FILE:help lists presets and variants. "
+        "--config.KEY=VALUE replaces a value.",
         # `_check_config_flags` says which keys may be new; ml_collections alone knows all or none.
         lock_config=False,
         accept_new_attributes=True,
     )
 
     def parse(argv: Sequence[str]) -> list[str]:
+        if HELP_FLAGS & set(argv[1:]):
+            print(_help_text(doc or "", main.__module__))
+            sys.exit(0)
         try:
             _check_config_flags(argv)
-            return flags.FLAGS(list(argv))
+            return flags.FLAGS(_with_config_file(argv))
         except config_lib.HelpRequested as text:
-            print(text)
+            print(for_caller(str(text)))
             sys.exit(0)
         except errors.UserError as error:
             sys.exit(_complain(error))
@@ -86,16 +99,55 @@ def run_with_config(main: Callable[[ConfigDict], int | None], doc: str | None = 
     app.run(guarded, flags_parser=parse)
 
 
+def _prepare_process() -> None:
+    """Sets what all commands share: kept memory, and imports of the user's own code from the current folder.
+
+    A console script or `python scripts/evaluate.py` has its own folder on the path, not the one it is called in, where
+    `--config.evals.metric=my_project.distances:angular` is looked for. Installed packages come first.
+    """
+    allocator.keep_freed_memory()
+    if not {"", str(pathlib.Path.cwd())} & set(sys.path):
+        sys.path.append(str(pathlib.Path.cwd()))
+
+
 def _complain(error: object) -> int:
     print(f"error: {error}", file=sys.stderr)
     return USER_MISTAKE
 
 
+def _help_text(doc: str, module: str) -> str:
+    """The help of a command with a config; absl's own lists the flags of all imported modules or of the shell only."""
+    lines = [for_caller(doc).strip(), "", "flags:"]
+    for flag in [flags.FLAGS["config"], *flags.FLAGS.get_flags_for_module(module)]:
+        lines += textwrap.wrap(f"--{flag.name}: {flag.help}", 100, initial_indent="  ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Returns an argument parser whose help shows a command's docstring as it stands, see `for_caller`."""
+    return argparse.ArgumentParser(
+        description=for_caller(doc or ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def for_caller(doc: str) -> str:
+    """Returns a help text whose examples can be typed where the command was called.
+
+    Docstrings show the scripts of a checkout; started as `reid-jax`, the same examples read `reid-jax evaluate ...`
+    and name the packaged configs.
+    """
+    if not pathlib.Path(sys.argv[0]).name.startswith("reid-jax"):
+        return doc
+    doc = doc.replace("python scripts/main.py", "reid-jax train").replace("scripts/main.py", "reid-jax train")
+    doc = re.sub(r"(?:python )?scripts/(\w+)\.py", lambda found: f"reid-jax {found[1].replace('_', '-')}", doc)
+    return re.sub(r"configs/(\w+)\.py", r"\1", doc)
+
+
 def load_config(text: str) -> ConfigDict:
-    """Loads `FILE[:ARGUMENT]`.
+    """Returns the config that `FILE[:ARGUMENT]` or `NAME[:ARGUMENT]` stands for.
 
     Raises:
-        UserError: when the file is absent or has no `get_config`, or the argument names no preset or variant.
+        UserError: the file is absent or has no `get_config`, or the argument names no preset or variant.
         HelpRequested: for the argument `help`.
     """
     name, _, argument = text.partition(":")
@@ -111,7 +163,7 @@ def load_config(text: str) -> ConfigDict:
 
 
 def _config_path(name: str) -> pathlib.Path:
-    """The file that a config's name stands for: a path, or the name of a packaged config ("mfv")."""
+    """Returns the file that a config's name stands for: a path, or the name of a packaged config ("mfv")."""
     path = pathlib.Path(name)
     if path.is_file():
         return path
@@ -126,14 +178,33 @@ def _config_path(name: str) -> pathlib.Path:
 
 
 def config_folders() -> list[pathlib.Path]:
-    """Folders of the configs that go by name: installed with the package, or beside it in a checkout."""
+    """Returns the folders of the configs known by name: installed with the package, or beside it in a checkout."""
     spec = importlib.util.find_spec("reid_configs")
     installed = list(spec.submodule_search_locations or ()) if spec is not None else []
     beside = pathlib.Path(__file__).resolve().parents[2] / "configs"
     return [pathlib.Path(folder) for folder in installed] or [beside]
 
 
+def _with_config_file(argv: Sequence[str]) -> list[str]:
+    """Returns the arguments with the name of a packaged config replaced by its file, which is what the flag reads."""
+    changed = list(argv)
+    for place, argument in enumerate(argv):
+        flag, equals, text = argument.partition("=")
+        if flag.lstrip("-") != "config" or not flag.startswith("-") or not (equals or place + 1 < len(argv)):
+            continue
+        name, colon, preset = (text if equals else argv[place + 1]).partition(":")
+        text = f"{_config_path(name)}{colon}{preset}"
+        changed[place if equals else place + 1] = f"{flag}={text}" if equals else text
+    return changed
+
+
 def _check_config_flags(argv: Sequence[str]) -> None:
+    """Loads the config and looks up the overridden keys.
+
+    Raises:
+        UserError: there is no config, or it has no such key.
+        HelpRequested: for `FILE:help`.
+    """
     config, overridden = None, []
     arguments = iter(argv[1:])
     for argument in arguments:
@@ -154,7 +225,7 @@ def _check_config_flags(argv: Sequence[str]) -> None:
 
 
 def _near(key: str, known: Mapping[str, Any]) -> list[str]:
-    """The keys of the same section, or all sections' names where the section itself is misspelled."""
+    """Returns the keys of the same section, or of all sections where the section itself is misspelled."""
     section = key.rpartition(".")[0]
     same = [name for name in known if section and name.startswith(section + ".")]
     leaf = key.rpartition(".")[2]
@@ -162,7 +233,7 @@ def _near(key: str, known: Mapping[str, Any]) -> list[str]:
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """`key=value` arguments as a dictionary; values are read as Python literals where they are, else as text."""
+    """Returns `key=value` arguments as a dictionary; values that are no Python literals are text."""
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

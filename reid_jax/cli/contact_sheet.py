@@ -20,7 +20,7 @@ from reid_jax.data import image_grid, prepare
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("name", help="the data set's name")
     parser.add_argument("--output", required=True, help="the picture to write (.png or .jpg)")
     parser.add_argument("--root", default="data", help="the folder that holds prepared/ (default: data)")

@@ -21,7 +21,7 @@ from reid_jax.weights import convert, torch_files
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--model", required=True, help=f"one of {', '.join(sorted(models.MODELS))}")
     parser.add_argument("--weights", required=True, help="file ending in .pth, .pt, .tar, .bin, .safetensors or .npz")
     parser.add_argument("--output", required=True, help="folder for weights.npz and report.txt")

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
+from reid_jax.cli import command_line
 from reid_jax.data import image_io
 from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import distance_blocks, image_files, own_scores, ranking, report, suite
@@ -31,7 +32,7 @@ PLAIN_ONLY = ("rerank", "expand", "verification", "exact_verification", "single_
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--features", nargs="+", metavar="FILE", help="features files (.npz), one per test set")
     source.add_argument("--run", metavar="DIR", help="run folder: its newest checkpoint on its own data set")

@@ -26,7 +26,7 @@ OF_MODEL = ("weights", "random_weights", "height", "width", "interpolation", "op
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--run", metavar="DIR", help="run folder: its newest checkpoint")
     parser.add_argument("--best", action="store_true", help="with --run: the checkpoint with the best mAP instead")
     parser.add_argument("--model", metavar="NAME", help=f"one of {', '.join(zoo.ZOO)}; needs --weights")

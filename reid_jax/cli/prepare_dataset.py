@@ -20,7 +20,7 @@ from reid_jax.data import builders, catalog, prepare
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("name", nargs="?", help="the data set's name, see --list")
     parser.add_argument("--source", help="raw folder or CSV file (default: ROOT/NAME)")
     parser.add_argument("--root", default="data", help="the folder that holds prepared/ (default: data)")

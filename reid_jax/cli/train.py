@@ -15,13 +15,23 @@ from absl import flags
 from ml_collections import ConfigDict
 
 flags.DEFINE_string("workdir", None, "Run folder (default: runs/<system>-<preset>[-<variant>...]).")
-flags.DEFINE_enum("mode", "train_and_eval", ["train", "eval", "train_and_eval"], "What to do.")
+flags.DEFINE_enum(
+    "mode",
+    "train_and_eval",
+    ["train", "eval", "train_and_eval"],
+    "Train, evaluate the newest checkpoint, or both (default).",
+)
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for several processes started by hand.")
 flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
 flags.DEFINE_integer("process_id", None, "Number of this process, from 0, with --coordinator.")
 
 
 def main(config: ConfigDict) -> int:
+    """Trains, evaluates or both, as the flags say, and returns the exit code.
+
+    Args:
+        config: the resolved config.
+    """
     # Flags are parsed and a misspelled one is answered before JAX takes its seconds to load.
     from reid_jax.runs import launch
     from reid_jax.runtime import processes
