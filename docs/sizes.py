@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from reid_jax import build, config
-from reid_jax.cli import command_line
+from reid_jax.config import files
 from reid_jax.models import macs
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -32,7 +32,7 @@ def size(system: str) -> dict[str, Any]:
     Args:
         system: name of its config.
     """
-    settings = config.to_dict(command_line.load_config(f"{ROOT}/configs/{system}.py:{PRESET}"))
+    settings = config.to_dict(files.load_config(f"{ROOT}/configs/{system}.py:{PRESET}"))
     height, width = settings["data"]["height"], settings["data"]["width"]
     model = build.build_model(settings, IDENTITIES, CAMERAS)
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from reid_jax import errors
 from reid_jax.cli import command_line
+from reid_jax.config import files
 from reid_jax.weights import zoo
 
 DEMO = "mfv"
@@ -87,7 +88,7 @@ def _measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
             return speed.measure_input(quick=args.quick, corruptions=True)
         return speed.measure_input(quick=args.quick, **{key: value for key, value in given.items() if value})
     overrides = {"data.height": args.height, "data.width": args.width, "dtype": args.dtype}
-    configs = [command_line.load_config(text) for text in [*args.config, *([DEMO] if args.demo else [])]]
+    configs = [files.load_config(text) for text in [*args.config, *([DEMO] if args.demo else [])]]
     subjects = [speed.subject_of_config(config, overrides) for config in configs]
     names = args.model or ("" if subjects else "bot")
     options = command_line.parse_options(args.option)

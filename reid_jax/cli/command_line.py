@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib.util
 import pathlib
 import re
 import sys
@@ -20,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 from reid_jax import config as config_lib
 from reid_jax import errors
+from reid_jax.config import files
 from reid_jax.runtime import allocator
 
 USER_MISTAKE = 2
@@ -143,48 +143,6 @@ def for_caller(doc: str) -> str:
     return re.sub(r"configs/(\w+)\.py", r"\1", doc)
 
 
-def load_config(text: str) -> ConfigDict:
-    """Returns the config that `FILE[:ARGUMENT]` or `NAME[:ARGUMENT]` stands for.
-
-    Raises:
-        UserError: the file is absent or has no `get_config`, or the argument names no preset or variant.
-        HelpRequested: for the argument `help`.
-    """
-    name, _, argument = text.partition(":")
-    path = _config_path(name)
-    spec = importlib.util.spec_from_file_location("reid_jax_config_file", path)
-    if spec is None or spec.loader is None:
-        raise errors.UserError(f"expected a Python file with get_config(argument), got {name}; see configs/mfv.py.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise errors.UserError(f"expected {name} to define get_config(argument), it does not; see configs/mfv.py.")
-    return module.get_config(argument)
-
-
-def _config_path(name: str) -> pathlib.Path:
-    """Returns the file that a config's name stands for: a path, or the name of a packaged config ("mfv")."""
-    path = pathlib.Path(name)
-    if path.is_file():
-        return path
-    packaged = {file.stem: file for folder in config_folders() for file in sorted(folder.glob("*.py"))}
-    if name in packaged:
-        return packaged[name]
-    there = ", ".join(sorted(str(one) for one in path.parent.glob("*.py"))) or "none in that folder"
-    raise errors.UserError(
-        f"expected a config file, found nothing at {name}; config files there: {there}; configs by name: "
-        f"{', '.join(sorted(packaged)) or 'none'}."
-    )
-
-
-def config_folders() -> list[pathlib.Path]:
-    """Returns the folders of the configs known by name: installed with the package, or beside it in a checkout."""
-    spec = importlib.util.find_spec("reid_configs")
-    installed = list(spec.submodule_search_locations or ()) if spec is not None else []
-    beside = pathlib.Path(__file__).resolve().parents[2] / "configs"
-    return [pathlib.Path(folder) for folder in installed] or [beside]
-
-
 def _with_config_file(argv: Sequence[str]) -> list[str]:
     """Returns the arguments with the name of a packaged config replaced by its file, which is what the flag reads."""
     changed = list(argv)
@@ -193,7 +151,7 @@ def _with_config_file(argv: Sequence[str]) -> list[str]:
         if flag.lstrip("-") != "config" or not flag.startswith("-") or not (equals or place + 1 < len(argv)):
             continue
         name, colon, preset = (text if equals else argv[place + 1]).partition(":")
-        text = f"{_config_path(name)}{colon}{preset}"
+        text = f"{files.path_of(name)}{colon}{preset}"
         changed[place if equals else place + 1] = f"{flag}={text}" if equals else text
     return changed
 
@@ -210,7 +168,7 @@ def _check_config_flags(argv: Sequence[str]) -> None:
     for argument in arguments:
         name, equals, value = argument.lstrip("-").partition("=")
         if name == "config":
-            config = load_config(value if equals else next(arguments, ""))
+            config = files.load_config(value if equals else next(arguments, ""))
         elif name.startswith("config."):
             overridden.append(name.removeprefix("config."))
     if config is None:

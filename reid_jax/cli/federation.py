@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from reid_jax import config as config_lib
 from reid_jax import errors
 from reid_jax.cli import command_line
+from reid_jax.config import files
 from reid_jax.federated import flower
 from reid_jax.federated import node as node_lib
 from reid_jax.runs import experiment, launch
@@ -38,7 +39,7 @@ def config_of(run_config: Mapping[str, Any], node_config: Mapping[str, Any] | No
     """
     if not run_config.get("config"):
         raise errors.UserError("expected a config, got none; add --run-config 'config=\"configs/mgaf.py:demo\"'.")
-    config = command_line.load_config(str(run_config["config"]))
+    config = files.load_config(str(run_config["config"]))
     pairs = str(run_config.get("overrides", "")).split()
     overrides: dict[str, Any] = {"train.mode": "federated", **command_line.parse_options(pairs)}
     for key, target in (("client", "fed.client"), ("root", "data.root")):

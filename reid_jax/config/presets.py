@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reid_jax import errors
-from reid_jax.config import values
+from reid_jax.config import sections, values
 from reid_jax.data import catalog
 
 Overrides = Mapping[str, Any]
@@ -120,7 +120,9 @@ def _help_text(system: str, presets: Mapping[str, Overrides], variants: Mapping[
 
 
 def override(config: ConfigDict, overrides: Overrides) -> None:
-    """Applies dotted overrides in place; a value of None removes the key.
+    """Applies dotted overrides in place.
+
+    A value of None removes an entry, such as a loss term; a key of a typed section is set back to None.
 
     Raises:
         UserError: where a key's section does not exist; with what was probably meant.
@@ -132,7 +134,7 @@ def override(config: ConfigDict, overrides: Overrides) -> None:
             if not isinstance(section.get(name), ConfigDict):
                 raise errors.unknown("config key", key, values.flatten(config))
             section = section[name]
-        if value is None:
+        if value is None and not (len(path) == 1 and path[0] in sections.SECTIONS):
             if leaf in section:
                 del section[leaf]
             continue

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 # Keys that change where or how often something is written, not what is computed: a run may be resumed with others.
 PRESENTATION = (
-    *("data.root", "data.workers", "data.threads", "data.cache", "log.", "checkpoint.", "notes"),
+    *("code", "data.root", "data.workers", "data.threads", "data.cache", "log.", "checkpoint.", "notes"),
     *("evals.every_epochs", "evals.batch_size", "evals.baselines", "evals.ranked_lists", "evals.rerank"),
     *("evals.verification", "evals.datasets", "evals.corruption_rounds"),
 )

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
 from reid_jax import errors
+from reid_jax.plugins import record
 
 
 class RunFolder:
@@ -42,6 +43,8 @@ class RunFolder:
         if self.config.is_file():
             stored = self.read_config()
             changed = config_lib.differences(config, stored)
+            if self.has_checkpoint():
+                record.restore(stored.get("code", ()))
             # A folder without a checkpoint holds nothing to protect: a mistake in its config was found at once.
             if changed and self.has_checkpoint():
                 raise errors.UserError(

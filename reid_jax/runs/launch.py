@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
 from reid_jax import errors
+from reid_jax.config import files
+from reid_jax.plugins import record
 from reid_jax.runs import experiment, results
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runtime import processes
@@ -36,10 +38,12 @@ def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_an
         The exit code, 0.
     """
     metrics.quiet_libraries()
+    config = _with_code(config)
     folder = folder_lib.RunFolder(workdir or default_workdir(config))
     if mode == "eval":
         folder.read_config()
     processes.agree("the config", config_lib.config_hash(config))
+    processes.agree("own code", " ".join(one["sha256"] for one in config.get("code", ())))
     fresh = not folder.path.exists()
     if processes.is_main():
         folder.claim(config)
@@ -65,13 +69,24 @@ def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_an
     return 0
 
 
+def _with_code(config: ConfigDict) -> ConfigDict:
+    """The config with a record of the modules that it names; unchanged for a config that names none."""
+    records = record.of(config_lib.to_dict(config))
+    if not records:
+        return config
+    recorded = config.copy_and_resolve_references()
+    recorded.unlock()
+    recorded.code = records
+    return recorded
+
+
 def _headline(config: ConfigDict, folder: folder_lib.RunFolder) -> str:
     lines = [
         f"{config.system}:{','.join([config.preset, *config.variants])} on {config.data.name} -> {folder.path} "
         f"({jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es), "
         f"config {config_lib.config_hash(config)})"
     ]
-    if config.preset == "demo":
+    if config.preset == "demo" and config.system in files.packaged():
         lines.append(
             "demo: a narrow version on drawn people, not a published score; the paper's recipe is "
             f"python scripts/main.py --config configs/{config.system}.py:market1501"

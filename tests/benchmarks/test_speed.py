@@ -10,6 +10,7 @@ from reid_jax import errors
 from reid_jax.benchmarks import programs, speed
 from reid_jax.benchmarks.torch import counterparts
 from reid_jax.cli import benchmark as benchmark_cli
+from reid_jax.config import files
 
 TINY = [
     "--option=variant=resnet18",
@@ -49,7 +50,7 @@ def test_a_model_is_timed_and_written_down(script, kind, tmp_path, capsys):
 
 
 def test_a_config_is_timed_with_its_own_step(root, script):
-    config = script.command_line.load_config(str(root / "configs" / "bot.py"))
+    config = files.load_config(str(root / "configs" / "bot.py"))
     config.model = {"name": "bot", "variant": "resnet18", "width": 4, "depths": (1, 1, 1, 1)}
     config.data.sampler = {"name": "identity_groups", "identities": 4, "images": 2}
     subject = speed.subject_of_config(config, {"data.height": 32, "data.width": 16, "dtype": None})

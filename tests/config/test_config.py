@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from reid_jax import config, errors, models
-from reid_jax.cli import command_line
+from reid_jax.config import files
 from reid_jax.data import records
 from reid_jax.losses import terms
 from reid_jax.train import extras
@@ -19,7 +19,7 @@ FILES = sorted((ROOT / "configs").glob("*.py"))
 
 def _arguments(path: pathlib.Path) -> list[str]:
     try:
-        command_line.load_config(f"{path}:help")
+        files.load_config(f"{path}:help")
     except config.HelpRequested as text:
         listed = str(text).split("variants:")
         presets = [line.strip() for line in listed[0].splitlines()[2:]]
@@ -32,7 +32,7 @@ CASES = [(path, argument) for path in FILES for argument in _arguments(path)]
 
 @pytest.mark.parametrize(("path", "argument"), CASES, ids=[f"{path.stem}:{argument}" for path, argument in CASES])
 def test_every_config_builds_and_names_only_what_exists(path, argument):
-    built = command_line.load_config(f"{path}:{argument}")
+    built = files.load_config(f"{path}:{argument}")
     settings = config.to_dict(built)
     assert json.loads(json.dumps(settings))["system"] == path.stem
     options = dict(settings["model"])
@@ -45,13 +45,13 @@ def test_every_config_builds_and_names_only_what_exists(path, argument):
 
 
 def test_no_argument_is_the_demo():
-    built = command_line.load_config(str(ROOT / "configs" / "mfv.py"))
+    built = files.load_config(str(ROOT / "configs" / "mfv.py"))
     assert built.preset == "demo"
     assert built.data.name == "synthped"
 
 
 def test_a_variant_alone_is_a_variant_of_the_demo():
-    built = command_line.load_config(f"{ROOT / 'configs' / 'mfv.py'}:mfv_sdfa")
+    built = files.load_config(f"{ROOT / 'configs' / 'mfv.py'}:mfv_sdfa")
     assert (built.preset, built.variants) == ("demo", ("mfv_sdfa",))
 
 
@@ -85,7 +85,7 @@ def test_variants_apply_in_order_and_none_removes():
 def test_wrong_names_are_answered(argument, message, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(errors.UserError, match=message):
-        command_line.load_config(argument)
+        files.load_config(argument)
 
 
 def test_override_of_an_unknown_section_is_refused():

@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
-from reid_jax.cli import command_line
+from reid_jax.config import files
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -72,7 +72,7 @@ def config(
     root: pathlib.Path, name: str = "mfv:synthped", base: Mapping[str, Any] = MFV, **overrides: Any
 ) -> ConfigDict:
     """The config of a run; keys of `overrides` have `__` for the dot."""
-    made = command_line.load_config(str(ROOT / "configs" / name.replace(":", ".py:", 1)))
+    made = files.load_config(str(ROOT / "configs" / name.replace(":", ".py:", 1)))
     config_lib.override(made, {**base, "data.root": str(root)})
     config_lib.override(made, {key.replace("__", "."): value for key, value in overrides.items()})
     return made

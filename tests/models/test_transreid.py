@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 from reid_jax import errors, losses, models, trees
-from reid_jax.cli import command_line
+from reid_jax.config import files
 from reid_jax.models import transreid
 from reid_jax.models.backbones import vit
 from reid_jax.weights import convert
@@ -292,7 +292,7 @@ def test_objective_of_the_config(parts):
     ):
         for jpm, rows in (("jpm", "transreid_star"), ("global", "baseline")):
             # Rows that take terms away come last: a switch sets what is still there.
-            terms = command_line.load_config(f"{ROOT}/configs/transreid.py:market1501{variants},{rows}").losses
+            terms = files.load_config(f"{ROOT}/configs/transreid.py:market1501{variants},{rows}").losses
             terms = {name: term for name, term in terms.to_dict().items() if term is not None and "loss" in term}
             total, _ = losses.evaluate_terms(terms, outputs)
             wanted = float(parts[f"loss/total_{jpm}_smooth-{smoothing}_softtriplet-{soft}"])
@@ -301,7 +301,7 @@ def test_objective_of_the_config(parts):
 
 def test_optimizer_of_the_config():
     """Property 9 at the recipe's level: momentum, decay of every parameter, biases at twice the rate."""
-    config = command_line.load_config(f"{ROOT}/configs/transreid.py:market1501")
+    config = files.load_config(f"{ROOT}/configs/transreid.py:market1501")
     assert (config.optimizer.name, config.optimizer.momentum, config.optimizer.learning_rate) == ("sgd", 0.9, 0.008)
     assert config.optimizer.learning_rate_multipliers == ((".*bias", 2.0), (".*", 1.0))
     assert config.optimizer.weight_decays == ((".*", 1e-4),)

@@ -15,7 +15,7 @@ from reid_jax import build as build_lib
 from reid_jax import config as config_lib
 from reid_jax import errors, losses, models, trees
 from reid_jax.benchmarks import programs
-from reid_jax.cli import command_line
+from reid_jax.config import files
 from reid_jax.evaluation import distance_blocks
 from reid_jax.models.amfor import amfor
 from reid_jax.models.backbones import vit
@@ -78,7 +78,7 @@ def full_params():
 
 
 def load(variant: str = "", preset: str = "market1501"):
-    return command_line.load_config(f"{CONFIG}:{preset}{',' + variant if variant else ''}")
+    return files.load_config(f"{CONFIG}:{preset}{',' + variant if variant else ''}")
 
 
 TERMS = tuple(config_lib.to_dict(load().losses))

@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 from reid_jax import config, errors, losses
-from reid_jax.cli import command_line
+from reid_jax.config import files
 from reid_jax.models.backbones import clip_text
 from reid_jax.runs import settings as settings_lib
 from reid_jax.train import optimizer
@@ -171,7 +171,7 @@ def test_prompts_without_pretrained_encoders_are_refused(lacking):
 
 def test_stage_one_trains_prompts_and_projection_alone(learner, variables, root):
     """Property 16, with the terms and the frozen parameters of the published recipe."""
-    stage = config.to_dict(command_line.load_config(f"{root}/configs/amfor.py:market1501,clip"))["phases"]["prompts"]
+    stage = config.to_dict(files.load_config(f"{root}/configs/amfor.py:market1501,clip"))["phases"]["prompts"]
     settings = {
         "name": "adam",
         "learning_rate": 0.02,

@@ -1,0 +1,67 @@
+"""Config files: found by path or by name, loaded with their argument."""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+import sys
+
+from ml_collections import ConfigDict
+
+from reid_jax import errors
+
+
+def load_config(text: str) -> ConfigDict:
+    """Loads `FILE[:ARGUMENT]` or `NAME[:ARGUMENT]`.
+
+    The working directory and the file's folder join the places that modules are imported from, so that a project of
+    one's own is found: `my_project.nets:Tiny`.
+
+    Args:
+        text: path of a config file, or name of a packaged one ("mfv"); behind a colon its preset and variants.
+
+    Raises:
+        UserError: the file is absent, fails, or has no `get_config`; or the argument names no preset or variant.
+        HelpRequested: for the argument `help`.
+    """
+    name, _, argument = text.partition(":")
+    path = path_of(name)
+    for folder in (str(pathlib.Path.cwd()), str(path.resolve().parent)):
+        if folder not in sys.path:
+            sys.path.append(folder)
+    spec = importlib.util.spec_from_file_location("reid_jax_config_file", path)
+    if spec is None or spec.loader is None:
+        raise errors.UserError(f"expected a Python file with get_config(argument), got {name}; see configs/mfv.py.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise errors.UserError(f"expected {name} to define get_config(argument), it does not; see configs/mfv.py.")
+    config: ConfigDict = module.get_config(argument)
+    return config
+
+
+def packaged() -> dict[str, pathlib.Path]:
+    """Returns the configs that go by name: those installed with the package, or those beside it in a checkout."""
+    spec = importlib.util.find_spec("reid_configs")
+    installed = list(spec.submodule_search_locations or ()) if spec is not None else []
+    folders = [pathlib.Path(one) for one in installed] or [pathlib.Path(__file__).resolve().parents[2] / "configs"]
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.py"))}
+
+
+def path_of(name: str) -> pathlib.Path:
+    """Returns the file that a config's name stands for: a path, or the name of a packaged config ("mfv").
+
+    Raises:
+        UserError: there is none.
+    """
+    path = pathlib.Path(name)
+    if path.is_file():
+        return path
+    known = packaged()
+    if name in known:
+        return known[name]
+    there = ", ".join(sorted(str(one) for one in path.parent.glob("*.py"))) or "none in that folder"
+    raise errors.UserError(
+        f"expected a config file, found nothing at {name}; config files there: {there}; configs by name: "
+        f"{', '.join(sorted(known)) or 'none'}."
+    )
