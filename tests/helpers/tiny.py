@@ -87,9 +87,14 @@ def write(made: ConfigDict, path: pathlib.Path) -> str:
 
 def start(arguments: list[str], devices: int = 8, script: str = "main.py", **popen: Any) -> subprocess.Popen[str]:
     """Starts a script in a process of its own; compiled programs come from the suite's cache."""
+    return start_python([str(ROOT / "scripts" / script), *arguments], devices, **popen)
+
+
+def start_python(arguments: list[str], devices: int = 1, **popen: Any) -> subprocess.Popen[str]:
+    """Starts Python in a process of its own, as `start` does."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / script), *arguments],
+        [sys.executable, *arguments],
         **{"cwd": ROOT, "env": environment, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | popen,
     )
 

@@ -1,0 +1,54 @@
+"""Records of own code: which modules a config names, and whether they are still the same."""
+
+import sys
+
+import pytest
+
+from reid_jax import errors
+from reid_jax.plugins import record
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    folder = tmp_path / "recorded_project"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "nets.py").write_text("class Tiny: ...\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    yield folder
+    for name in [name for name in sys.modules if name.startswith("recorded_project")]:
+        del sys.modules[name]
+
+
+CONFIG = {
+    "model": {"name": "recorded_project.nets:Tiny"},
+    "phases": {"a": {"losses": {"x": {"loss": "recorded_project:loss", "on": ("feature/b", "batch/camid")}}}},
+    "notes": "see some.page:Here",
+    "init": {"weights": "extra/initial"},
+}
+
+
+def test_modules_are_found_at_any_depth_and_free_text_is_left_out():
+    assert record.modules(CONFIG) == ["recorded_project", "recorded_project.nets"]
+    assert record.modules({"notes": "a:b", "seed": 0}) == []
+
+
+def test_a_module_is_recorded_and_found_again_from_elsewhere(project, monkeypatch):
+    records = record.of(CONFIG)
+    assert [each["module"] for each in records] == ["recorded_project", "recorded_project.nets"]
+    assert {each["folder"] for each in records} == {str(project.parent)}
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one != str(project.parent)])
+    record.restore(records)
+    assert str(project.parent) in sys.path
+
+
+def test_a_module_that_changed_or_went_is_refused_in_one_sentence(project, monkeypatch):
+    records = record.of(CONFIG)
+    (project / "nets.py").write_text("class Tiny: ...  # other\n")
+    with pytest.raises(errors.UserError, match=r"'recorded_project\.nets' .* has changed since the run; restore it"):
+        record.restore(records)
+    (project / "nets.py").unlink()
+    with pytest.raises(errors.UserError, match=r"uses the module 'recorded_project\.nets' from .* cannot be found"):
+        record.restore(records)
+    with pytest.raises(errors.UserError, match=r"expected the module 'recorded_project\.nets' that the config names"):
+        record.of(CONFIG)
