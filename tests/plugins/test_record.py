@@ -16,6 +16,11 @@ def project(tmp_path, monkeypatch):
     (folder / "nets.py").write_text("class Tiny: ...\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     yield folder
+    forget()
+
+
+def forget() -> None:
+    """Takes back what was imported, as another process would find it."""
     for name in [name for name in sys.modules if name.startswith("recorded_project")]:
         del sys.modules[name]
 
@@ -37,7 +42,8 @@ def test_a_module_is_recorded_and_found_again_from_elsewhere(project, monkeypatc
     records = record.of(CONFIG)
     assert [each["module"] for each in records] == ["recorded_project", "recorded_project.nets"]
     assert {each["folder"] for each in records} == {str(project.parent)}
-    monkeypatch.setattr(sys, "path", [one for one in sys.path if one != str(project.parent)])
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(project.parent)])
+    forget()
     record.restore(records)
     assert str(project.parent) in sys.path
 

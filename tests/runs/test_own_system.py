@@ -49,7 +49,7 @@ def test_own_system_is_trained_killed_resumed_evaluated_and_described(project, t
     process.kill()
     assert tiny.finish(process)[0] == -signal.SIGKILL
 
-    code, out, err = finished(*train, cwd=project)
+    code, _, err = finished(*train, cwd=project)
     assert code == 0, err
     assert "resumed at step" in err
     result = json.loads((run / "result.json").read_text())
@@ -63,10 +63,10 @@ def test_own_system_is_trained_killed_resumed_evaluated_and_described(project, t
     }
 
     # From a folder that knows nothing of the project.
-    code, out, err = finished("evaluate", f"--run={run}", f"--output={tmp_path / 'again.json'}", cwd=elsewhere)
+    code, _, err = finished("evaluate", f"--run={run}", f"--output={tmp_path / 'again.json'}", cwd=elsewhere)
     assert code == 0, err
     assert json.loads((tmp_path / "again.json").read_text())["people/mAP"] == pytest.approx(result["people/mAP"])
-    code, out, err = finished("extract", f"--run={run}", f"--output={tmp_path / 'people.npz'}", cwd=elsewhere)
+    code, _, err = finished("extract", f"--run={run}", f"--output={tmp_path / 'people.npz'}", cwd=elsewhere)
     assert code == 0, err
     with np.load(tmp_path / "people.npz") as file:
         assert file["query_features"].shape == (8, 32)
@@ -76,11 +76,11 @@ def test_own_system_is_trained_killed_resumed_evaluated_and_described(project, t
     losses = project / "my_project" / "losses.py"
     losses.write_text(losses.read_text() + "\n# another version\n")
     for arguments in ((*train,), ("evaluate", f"--run={run}")):
-        code, out, err = finished(*arguments, cwd=project)
+        code, _, err = finished(*arguments, cwd=project)
         assert (code, "Traceback" in err) == (2, False)
         assert "has changed since the run" in err
     shutil.rmtree(project / "my_project")
-    code, out, err = finished("evaluate", f"--run={run}", cwd=elsewhere)
+    code, _, err = finished("evaluate", f"--run={run}", cwd=elsewhere)
     assert (code, "Traceback" in err) == (2, False)
     assert "cannot be found" in err
 
