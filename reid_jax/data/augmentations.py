@@ -1,6 +1,6 @@
-"""Augmentations of particular systems, as transforms: AugMix, soft erasing, self-patch mixing, pasted occluders.
+"""Transforms of particular papers: AugMix, soft erasing, self-patch mixing, and pasted occluders.
 
-They work on bytes, after the geometric transforms: `reid_jax.data.transforms` names them and sets their places.
+They work on uint8 images after the geometric transforms; `reid_jax.data.transforms` defines their names and order.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _sign(rng: np.random.Generator) -> int:
 
 
 def _warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Reads output pixel (x, y) at `matrix @ (x, y, 1)`; black outside."""
+    """Returns the image with output pixel (x, y) sampled at `matrix @ (x, y, 1)`; black outside."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(image, np.asarray(matrix, np.float64), image.shape[1::-1], flags=flags)
 
@@ -72,7 +72,7 @@ def _translate_y(image: np.ndarray, strength: float, rng: np.random.Generator) -
     return _warp(image, np.array([[1, 0, 0], [0, 1, _sign(rng) * int(strength * image.shape[0] / 3)]]))
 
 
-# Nothing here is among the twenty test corruptions: no color, contrast, brightness or sharpness.
+# None of these is among the twenty test corruptions: no color, contrast, brightness or sharpness.
 OPERATIONS: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
     "autocontrast": _autocontrast,
     "equalize": _equalize,
@@ -88,21 +88,21 @@ OPERATIONS: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndar
 
 @dataclasses.dataclass(frozen=True)
 class AugMix:
-    """Blends the image with a mixture of chains of operations.
+    """Blends the image with a mixture of random chains of operations.
 
-    `(1 - m) x + m sum_i w_i chain_i(x)`, w from a Dirichlet, m from a Beta distribution; rounded to bytes once. Maps
-    stay with the untouched image.
+    The result is `(1 - m) x + m sum_i w_i chain_i(x)`, with w from a Dirichlet and m from a Beta distribution, rounded
+    to uint8 once. Maps stay unchanged.
 
     Attributes:
         width: number of chains.
         depth: range of the number of operations in a chain.
-        severity: operations get a strength of U(0.1, severity) tenths.
+        severity: the strength of an operation is drawn from U(0.1, severity) / 10.
         alpha: parameter of both distributions.
         operations: keys of `OPERATIONS`.
 
     References:
-        Hendrycks et al., AugMix, ICLR 2020; the list as in Chen et al., NeurIPS 2021, without what overlaps the test
-        corruptions.
+        Hendrycks et al., AugMix, ICLR 2020; the operations are those of Chen et al., NeurIPS 2021, which do not overlap
+        the test corruptions.
     """
 
     geometric: ClassVar[bool] = False
@@ -120,6 +120,7 @@ class AugMix:
         require(known, self, f"operations among {', '.join(OPERATIONS)}")
 
     def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        """Returns the element with its image blended."""
         image = np.ascontiguousarray(element["image"])
         weights = rng.dirichlet([self.alpha] * self.width)
         share = rng.beta(self.alpha, self.alpha)
@@ -138,14 +139,15 @@ class AugMix:
 
 @dataclasses.dataclass(frozen=True)
 class SoftErase:
-    """Blends a region with noise: `(1 - m) x + m n`, n ~ N(0, 1) on the [0, 1] scale, m ~ Beta(mix).
+    """Blends a random region with noise: `(1 - m) x + m n`, n ~ N(0, 1) for values in [0, 1], m ~ Beta(mix).
 
-    The result is clipped, since bytes travel to the device. Maps stay: the person shines through.
+    The result is clipped, because images are sent to the device as uint8. Maps stay unchanged, since the person remains
+    visible.
 
     Attributes:
-        probability: how often.
-        mix: parameters of the Beta distribution of m; None always replaces the region (m = 1).
-        area: range of the region's share of the image.
+        probability: probability of a change, in [0, 1].
+        mix: parameters of the Beta distribution of m; None replaces the region (m = 1).
+        area: range of the region's fraction of the image.
         aspect: range of height / width.
         tries: regions drawn until one fits.
 
@@ -153,7 +155,7 @@ class SoftErase:
         Chen et al., NeurIPS 2021 (their code).
     """
 
-    geometric: ClassVar[bool] = True  # views that are to be consistent must hide the same
+    geometric: ClassVar[bool] = True  # consistent views must hide the same region
     probability: float = 0.5
     mix: Sequence[float] | None = (0.5, 1.0)
     area: Sequence[float] = (0.02, 0.4)
@@ -166,6 +168,7 @@ class SoftErase:
         require_box_ranges(self, self.area, self.aspect, self.tries)
 
     def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        """Returns the element with a region blended, or as it is."""
         if rng.random() >= self.probability:
             return element
         image = element["image"]
@@ -177,17 +180,17 @@ class SoftErase:
         return {**element, "image": _blend(image, box, share, self.fill(image, box, rng))}
 
     def fill(self, image: np.ndarray, box: Box, rng: np.random.Generator) -> np.ndarray:
-        """What the region is blended with: float32 `[h, w, 3]`, 0-255."""
+        """Returns what the region is blended with: float32 `[h, w, 3]` on the scale 0-255."""
         top, left, bottom, right = box
         return 255 * rng.standard_normal((bottom - top, right - left, 3), np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class SelfPatch(SoftErase):
-    """Blends a region with another one of the same image and size; all else as in `SoftErase`."""
+    """Blends a region with another region of the same image, otherwise like `SoftErase`."""
 
     def fill(self, image: np.ndarray, box: Box, rng: np.random.Generator) -> np.ndarray:
-        """A region of the same size at a uniform place."""
+        """Returns a region of the same size at a uniformly drawn position."""
         height, width = box[2] - box[0], box[3] - box[1]
         top = int(rng.integers(image.shape[0] - height + 1))
         left = int(rng.integers(image.shape[1] - width + 1))
@@ -204,20 +207,20 @@ def _blend(image: np.ndarray, box: Box, share: float, fill: np.ndarray) -> np.nd
 
 @dataclasses.dataclass(frozen=True)
 class Occlude:
-    """Pastes a patch of another image into a corner, as something that hides the person.
+    """Pastes a patch of another image into a corner, as an occluder.
 
     The patch, a random box of the donor, is stretched over the whole height (tall patches, h/w > 2) or the whole
-    width, covers a quarter to a half of the other side, changes its colors and may be mirrored. Maps are zeroed
-    under it. Without a donor the image itself is cut.
+    width, covers a quarter to a half of the other side, is color-jittered and may be mirrored. Maps are zeroed
+    under it. Without a donor the patch comes from the image itself.
 
     Attributes:
-        probability: how often.
-        jitter: brightness, contrast and saturation of the patch change by factors U(1 - jitter, 1 + jitter).
-        area: range of the patch's share of the donor.
+        probability: probability of an occluder, in [0, 1].
+        jitter: brightness, contrast and saturation of the patch are scaled by factors from U(1 - jitter, 1 + jitter).
+        area: range of the patch's fraction of the donor.
         aspect: range of the patch's height / width.
 
     References:
-        The occluders of FED and of later part-based systems; AMFOR, as an option.
+        The occluders of FED and of later part-based systems; an option of AMFOR.
     """
 
     geometric: ClassVar[bool] = True
@@ -233,6 +236,7 @@ class Occlude:
         require_box_ranges(self, self.area, self.aspect, 1)
 
     def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        """Returns the element without its donor, with an occluder pasted or not."""
         changed = dict(element)
         donor = changed.pop("donor", element["image"])
         if rng.random() >= self.probability:

@@ -64,18 +64,18 @@ def presets() -> dict[str, dict[str, Any]]:
     return {name: dict(overrides) for name, overrides in _read(folder())[1].items()}
 
 
-def related(one: str, other: str, by: str) -> bool:
+def related(name: str, other: str, by: str) -> bool:
     """Returns whether two data sets share their people or their cameras.
 
     Args:
-        one: name of a data set; names outside the catalog are related to none.
-        other: name of another one.
+        name: name of a data set; names outside the catalog are related to none.
+        other: name of another data set.
         by: "people" or "cameras".
     """
     known = _read(folder())[0]
-    if one not in known or other not in known:
+    if name not in known or other not in known:
         return False
-    label = getattr(known[one], by)
+    label = getattr(known[name], by)
     return bool(label) and label == getattr(known[other], by)
 
 
@@ -123,5 +123,5 @@ def _parse(path: pathlib.Path) -> dict[str, Any]:
 def _frozen(value: Any) -> Any:
     """Returns the value with tuples in place of lists, as configs hold them."""
     if isinstance(value, dict):
-        return {key: _frozen(one) for key, one in value.items()}
-    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -1,6 +1,6 @@
-"""What is looked at before a data set is trusted: every image, the published counts, and whether anything can be found.
+"""Checks of a data set: every image decodes, counts are the published ones, and queries have a correct match.
 
-The checks read lists of identities and cameras; only `look_at_images` opens files.
+The checks work on lists of identities and cameras; only `inspect_images` opens files.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,13 +20,13 @@ from reid_jax.data import image_io, records
 
 
 @dataclasses.dataclass(frozen=True)
-class Looked:
-    """What reading every file found.
+class Inspection:
+    """The result of reading and decoding every file.
 
     Attributes:
-        bad: position -> one sentence that names a file which does not decode.
-        hashes: 16 bytes of every file's content; empty where it could not be read.
-        sizes: int32 [N, 2], height and width in pixels; 0 where it does not decode.
+        bad: for each file that does not decode, its index and a sentence that names it.
+        hashes: a 16-byte hash of every file's content; empty where the file cannot be read.
+        sizes: int32 [N, 2], height and width in pixels; 0 where the file does not decode.
     """
 
     bad: dict[int, str]
@@ -35,22 +34,22 @@ class Looked:
     sizes: np.ndarray
 
 
-def look_at_images(
+def inspect_images(
     paths: Sequence[Any], threads: int | None = None, progress: Callable[[int], Any] | None = None
-) -> Looked:
-    """Reads and decodes every file.
+) -> Inspection:
+    """Reads, hashes and decodes every file.
 
     Args:
-        paths: the files, or whatever has their `read_bytes`.
-        threads: how many at a time; None is one per processor (decoding releases the interpreter's lock).
-        progress: called with the number of files done since the last call.
+        paths: the files, or objects with a method `read_bytes`.
+        threads: number of threads, None for one per processor (decoding releases the interpreter lock).
+        progress: called with the number of files finished since the last call.
     """
     block = 64
     bad: dict[int, str] = {}
     hashes = [b""] * len(paths)
     sizes = np.zeros((len(paths), 2), np.int32)
 
-    def look(start: int) -> None:
+    def inspect(start: int) -> None:
         for position in range(start, min(start + block, len(paths))):
             path = paths[position]
             try:
@@ -60,33 +59,26 @@ def look_at_images(
             except errors.UserError as error:
                 bad[position] = str(error)
             except OSError as error:
-                bad[position] = f"{path} cannot be read ({error.strerror}); mend the file or leave it out."
+                bad[position] = f"{path} cannot be read ({error.strerror}); repair the file or leave it out."
 
     with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        for start, _ in zip(range(0, len(paths), block), pool.map(look, range(0, len(paths), block))):
+        for start, _ in zip(range(0, len(paths), block), pool.map(inspect, range(0, len(paths), block))):
             if progress is not None:
                 progress(min(block, len(paths) - start))
-    return Looked(dict(sorted(bad.items())), hashes, sizes)
+    return Inspection(dict(sorted(bad.items())), hashes, sizes)
 
 
-def unreadable_images(
-    paths: Sequence[pathlib.Path], threads: int | None = None, progress: Callable[[int], Any] | None = None
-) -> dict[int, str]:
-    """Decodes every file and returns what is wrong with those that do not decode, see `look_at_images`."""
-    return look_at_images(paths, threads, progress).bad
-
-
-def describe(splits: Mapping[str, records.Split], looked: Looked, disjoint: bool = False) -> str:
-    """Returns a table and sentences about what counts do not tell.
+def describe(splits: Mapping[str, records.Split], inspection: Inspection, disjoint: bool = False) -> str:
+    """Returns a report of sizes, images per identity and camera, overlap and duplicates, as a table and sentences.
 
     Args:
-        splits: the splits, in the order in which their files were looked at.
-        looked: what was found in the files.
-        disjoint: training and test people share one numbering, so that their overlap means something.
+        splits: the splits, in the order in which their files were inspected.
+        inspection: the result for all their files.
+        disjoint: training and test identities share one numbering, so that their overlap can be computed.
     """
     rows, first = [], 0
     for name, split in splits.items():
-        sizes = looked.sizes[first : first + len(split)]
+        sizes = inspection.sizes[first : first + len(split)]
         first += len(split)
         people = np.unique(split.pids[split.pids > 0], return_counts=True)[1]
         cameras = np.unique(split.camids[split.camids >= 0], return_counts=True)[1]
@@ -95,8 +87,8 @@ def describe(splits: Mapping[str, records.Split], looked: Looked, disjoint: bool
     header = ("smallest / median / largest", "images per identity", "images per camera", "height", "width")
     lines = [records.format_table(header, rows), ""]
     lines.append(_overlap(splits, disjoint))
-    lines += _duplicates(splits, looked.hashes)
-    lines.append(f"unreadable files: {len(looked.bad) or 'none'}")
+    lines += _duplicates(splits, inspection.hashes)
+    lines.append(f"unreadable files: {len(inspection.bad) or 'none'}")
     return "\n".join(lines)
 
 
@@ -114,16 +106,16 @@ def _overlap(splits: Mapping[str, records.Split], disjoint: bool) -> str:
     if not disjoint:
         return "identities in training and test: numbered independently, not comparable"
     shared = np.intersect1d(splits["train"].pids, np.concatenate(test))
-    return f"identities in training and test: {f'{len(shared)} (pid {_some(shared)})' if len(shared) else 'none'}"
+    return f"identities in training and test: {f'{len(shared)} (pid {_examples(shared)})' if len(shared) else 'none'}"
 
 
 def _duplicates(splits: Mapping[str, records.Split], hashes: Sequence[bytes]) -> list[str]:
-    """Sentences about files of equal content, worst first: across the halves, under two identities, others."""
+    """Returns sentences about files of equal content: in training and test, under two identities, of one identity."""
     flat = [(name, int(pid), file) for name, split in splits.items() for pid, file in zip(split.pids, split.filenames)]
     groups: dict[bytes, list[tuple[str, int, str]]] = collections.defaultdict(list)
-    for digest, one in zip(hashes, flat):
+    for digest, image in zip(hashes, flat):
         if digest:
-            groups[digest].append(one)
+            groups[digest].append(image)
     across: list[list[tuple[str, int, str]]] = []
     between: list[list[tuple[str, int, str]]] = []
     within: list[list[tuple[str, int, str]]] = []
@@ -147,14 +139,14 @@ def _duplicates(splits: Mapping[str, records.Split], hashes: Sequence[bytes]) ->
 def compare_counts(
     splits: Mapping[str, records.Split], published: Mapping[str, Mapping[str, int]]
 ) -> tuple[str, list[str]]:
-    """Compares what was found with what the data set's authors state.
+    """Compares the counts of a data set with those that its authors published.
 
     Args:
         splits: the splits found.
-        published: split -> count name (a key of `Split.counts`) -> number; may be empty.
+        published: numbers by split and count (a key of `Split.counts`); may be empty.
 
     Returns:
-        A table of found (and, where known, published) counts, and one line for each difference.
+        A table of the counts, with the published ones where they differ, and a line for each difference.
     """
     rows, differences = [], []
     for name, split in splits.items():
@@ -171,16 +163,16 @@ def compare_counts(
 
 
 def queries_without_match(query: records.Split, gallery: records.Split, same_camera_filter: bool = True) -> np.ndarray:
-    """Finds the queries that the protocol leaves nothing to find for.
+    """Finds the queries without a correct match in the gallery.
 
     Args:
         query: the query split.
         gallery: the gallery split.
-        same_camera_filter: leave out gallery images of the query's person from the query's camera, as the usual
-            protocol does. An unknown camera (-1) is nobody's "same camera", as in the evaluation.
+        same_camera_filter: ignore gallery images of the query's identity from the query's camera, as the standard
+            protocol does. An unknown camera (-1) equals no camera, as in the evaluation.
 
     Returns:
-        bool [Q], True where no gallery image is a right answer.
+        bool [Q], True where no gallery image is a correct match.
     """
     people = collections.Counter(gallery.pids.tolist())
     people[records.JUNK] = 0
@@ -193,7 +185,7 @@ def queries_without_match(query: records.Split, gallery: records.Split, same_cam
 
 
 def check_protocol(query: records.Split, gallery: records.Split, same_camera_filter: bool = True) -> int:
-    """Makes sure that an evaluation would count something; meant to be called before training.
+    """Makes sure that an evaluation can be scored; called before training.
 
     Args:
         query: the query split.
@@ -201,10 +193,10 @@ def check_protocol(query: records.Split, gallery: records.Split, same_camera_fil
         same_camera_filter: the evaluation's setting, see `queries_without_match`.
 
     Returns:
-        The number of queries without a right answer, which an evaluation leaves out.
+        The number of queries without a correct match, which an evaluation leaves out.
 
     Raises:
-        UserError: no query has a right answer; the sentence tells the cause and the way out.
+        UserError: no query has a correct match; the sentence gives the cause and the remedy.
     """
     for split in (query, gallery):
         if len(split) == 0:
@@ -215,7 +207,8 @@ def check_protocol(query: records.Split, gallery: records.Split, same_camera_fil
     if queries_without_match(query, gallery, same_camera_filter=False).all():
         raise errors.UserError(
             f"no identity of {query.name} is in {gallery.name}, so there is nothing to find (query pids "
-            f"{_some(query.pids)}, gallery pids {_some(gallery.pids)}); give both splits images of the same people."
+            f"{_examples(query.pids)}, gallery pids {_examples(gallery.pids)}); give both splits images of the same "
+            "people."
         )
     one_camera = len(np.unique(np.concatenate([query.camids, gallery.camids]))) == 1
     cause = "all images come from one camera" if one_camera else "each person was seen by one camera only"
@@ -227,11 +220,11 @@ def check_protocol(query: records.Split, gallery: records.Split, same_camera_fil
 
 
 def warnings_about(splits: Mapping[str, records.Split], disjoint: bool = False) -> list[str]:
-    """Returns sentences about what is legal but seldom meant.
+    """Returns sentences about properties that are allowed but rarely intended.
 
     Args:
-        splits: the splits there are.
-        disjoint: the data set promises that nobody is in both halves.
+        splits: the splits of the data set.
+        disjoint: the protocol keeps the identities of training and test apart.
     """
     found = []
     train, query, gallery = (splits.get(name) for name in records.SPLITS)
@@ -240,16 +233,17 @@ def warnings_about(splits: Mapping[str, records.Split], disjoint: bool = False) 
         single = identities[counts == 1]
         if len(single):
             found.append(
-                f"{len(single)} of {len(identities)} training identities have one image only (pid {_some(single)}); "
-                "the sampler repeats that image, and a triplet's positive is then the image itself."
+                f"{len(single)} of {len(identities)} training identities have one image only (pid "
+                f"{_examples(single)}); the sampler repeats that image, and the positive of its triplets is the image "
+                "itself."
             )
         test = [split.pids[split.pids > 0] for split in (query, gallery) if split is not None]
         if disjoint and test:
             shared = np.intersect1d(train.pids, np.concatenate(test))
             if len(shared):
                 found.append(
-                    f"{len(shared)} identities are in the training and in the test half (pid {_some(shared)}), which "
-                    "this data set's protocol keeps apart; scores will be too high."
+                    f"{len(shared)} identities are in the training and in the test half (pid {_examples(shared)}), "
+                    "which this data set's protocol keeps apart; scores will be too high."
                 )
     if query is not None and gallery is not None:
         found += _warnings_about_protocol(query, gallery)
@@ -264,14 +258,14 @@ def _warnings_about_protocol(query: records.Split, gallery: records.Split) -> li
     found = []
     if (gallery.camids == records.UNKNOWN_CAMERA).all():
         found.append(
-            "no camera is known, so images from the query's own camera count as right answers; scores will be higher "
+            "no camera is known, so images from the query's own camera count as correct matches; scores will be higher "
             "than across cameras."
         )
     if without:
-        found.append(f"{without} of {len(query)} queries have no right answer in the gallery and will not count.")
+        found.append(f"{without} of {len(query)} queries have no correct match in the gallery and are not counted.")
     return found
 
 
-def _some(values: np.ndarray) -> str:
+def _examples(values: np.ndarray) -> str:
     shown = np.unique(values)
     return ", ".join(str(value) for value in shown[:3]) + (", ..." if len(shown) > 3 else "")

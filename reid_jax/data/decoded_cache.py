@@ -1,8 +1,8 @@
-"""Decoded and resized images on disk: one array file per split and size, mapped into memory by every process.
+"""Disk cache of decoded and resized images: one array file per split and size, memory-mapped by every process.
 
-Training from it decodes nothing; the pages are shared by all worker processes of a machine and by runs beside each
-other, and stay in the system's file cache from run to run. Disk space: images x height x width x 3 bytes (Market-1501's
-training images at 256 x 128 take 1.2 GB).
+Training from it decodes nothing. The pages are shared by all worker processes and concurrent runs of a machine, and
+stay in the file cache of the operating system between runs. Disk space: images x height x width x 3 bytes, 1.2 GB for
+the training images of Market-1501 at 256 x 128.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ Element = dict[str, Any]
 
 
 class DecodedImages:
-    """Arrays uint8 `[N, H, W, 3]` (image) and `[N, H, W]` (maps) in files; pickles as their paths."""
+    """Memory-mapped arrays, uint8 `[N, H, W, 3]` (image) and `[N, H, W]` (maps); pickled as their paths."""
 
     def __init__(self, paths: dict[str, pathlib.Path]):
+        """Stores the files' paths by array name; they are opened at the first access."""
         self._paths = paths
         self._open: dict[str, np.ndarray] = {}
 
     def read(self, index: int) -> Element:
-        """`image` and maps of image `index`, read-only."""
+        """Returns `image` and the maps of image `index` as read-only arrays."""
         if not self._open:
             self._open = {name: np.load(path, mmap_mode="r") for name, path in self._paths.items()}
         return {name: np.asarray(array[index]) for name, array in self._open.items()}
@@ -43,7 +44,7 @@ class DecodedImages:
         return {"_paths": self._paths, "_open": {}}
 
 
-def open_or_make(
+def open_or_create(
     folder: str | pathlib.Path,
     split: records.Split,
     resize: transforms.Resize,
@@ -51,19 +52,19 @@ def open_or_make(
     decode: Callable[[int], Element],
     threads: int = 4,
 ) -> DecodedImages:
-    """Opens the arrays of a split, making them first where they are not there.
+    """Opens the arrays of a split, creating the files first where they do not exist.
 
-    The files' names hold a hash of the split's index and of the resize, so that nothing stale is read. Each is written
-    under another name and renamed when it is complete; of two processes that make it at once, the later one wins, with
-    the same bytes.
+    The file names hold a hash of the split's index and of the resize, so that no stale file is read. A file is written
+    under a temporary name and renamed when it is complete; when two processes create it at the same time, the later
+    rename wins, with the same bytes.
 
     Args:
-        folder: where the files lie; it is made.
-        split: whose images.
+        folder: the folder of the files; created where it does not exist.
+        split: the images.
         resize: size and interpolation.
         maps: names of per-pixel maps.
-        decode: gives the element of an image, at native size.
-        threads: that decode at the same time.
+        decode: returns the element of an image at its native size.
+        threads: number of decoding threads.
 
     Raises:
         UserError: an image cannot be read, or the disk is full or cannot be written to.
@@ -76,12 +77,12 @@ def open_or_make(
     if not all(_is_complete(paths[name], shapes[name]) for name in shapes):
         LOG.info("decoding %d images of %s into %s", len(split), split.name, folder)
         try:
-            _make(paths, shapes, lambda index: resize(decode(index)), threads)
+            _create(paths, shapes, lambda index: resize(decode(index)), threads)
         except OSError as error:
-            needed = sum(int(np.prod(one)) for one in shapes.values()) / 2**20
+            needed = sum(int(np.prod(size)) for size in shapes.values()) / 2**20
             raise errors.UserError(
-                f"decoded images cannot be written to {folder} ({error}; {needed:.0f} MB are needed); make room, or "
-                'use data.cache="auto".'
+                f"decoded images cannot be written to {folder} ({error}; {needed:.0f} MB are needed); free some "
+                'space, or use data.cache="auto".'
             ) from error
     return DecodedImages(paths)
 
@@ -94,7 +95,7 @@ def _key(split: records.Split, resize: transforms.Resize) -> str:
 
 
 def _is_complete(path: pathlib.Path, shape: tuple[int, ...]) -> bool:
-    """Whether the file is there and has the bytes it should have: an interrupted copy has not."""
+    """Returns whether a file exists with the expected shape; an interrupted copy does not."""
     try:
         array = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
@@ -102,7 +103,7 @@ def _is_complete(path: pathlib.Path, shape: tuple[int, ...]) -> bool:
     return bool(array.shape == shape and array.dtype == np.uint8)
 
 
-def _make(
+def _create(
     paths: dict[str, pathlib.Path],
     shapes: dict[str, tuple[int, ...]],
     read: Callable[[int], Element],
@@ -133,7 +134,7 @@ def _make(
 
 
 def _reserve(path: pathlib.Path) -> None:
-    """Takes the disk space now: a disk that is full later would kill the process at a page it writes (SIGBUS)."""
+    """Allocates the disk space now: running out of it later would end the process with SIGBUS at a page write."""
     if hasattr(os, "posix_fallocate"):  # not on macOS
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

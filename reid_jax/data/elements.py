@@ -1,4 +1,4 @@
-"""What transforms work on, and what several of them share; `transforms` explains elements."""
+"""The interface of transforms, and helpers that several of them share; `transforms` explains elements."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ Box = tuple[int, int, int, int]  # top, left, bottom, right; zeros for none
 
 
 class Transform(Protocol):
-    """What a transform offers.
+    """The interface of a transform.
 
-    `geometric`: views of one image may have to share its draws, because it moves pixels or replaces parts of the
-    picture. A transform may also have `needs_donor = True`: then the element holds another image of the split under
-    `donor` (uint8 `[h, w, 3]`), which the transform takes out.
+    A transform may also have `needs_donor = True`: the element then holds another image of the split under `donor`
+    (uint8 `[h, w, 3]`), which the transform removes.
     """
 
     @property
     def geometric(self) -> bool:
-        """Whether views of one image may have to share this transform's random draws."""
+        """Whether views of an image may have to share its random draws, because it moves or replaces pixels."""
 
-    def __call__(self, element: Element, rng: np.random.Generator) -> Element: ...
+    def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        """Returns the transformed element; randomness comes from the generator only."""
 
 
 def map_names(element: Mapping[str, Any]) -> list[str]:
-    """Names of the per-pixel maps (uint8 `[H, W]`) of an element."""
+    """Returns the names of the per-pixel maps (uint8 `[H, W]`) of an element."""
     return [name for name, value in element.items() if isinstance(value, np.ndarray) and value.ndim == 2]
 
 
 def require(condition: bool, transform: Any, expected: str) -> None:
-    """Raises a `UserError` about a transform's options unless the condition holds."""
+    """Raises a `UserError` about the options of a transform unless a condition holds."""
     if not condition:
-        raise errors.UserError(f"transform {transform} is not possible: expected {expected}.")
+        raise errors.UserError(f"the transform {transform} cannot be built: expected {expected}.")
 
 
 def require_box_ranges(transform: Any, area: Sequence[float], aspect: Sequence[float], tries: int) -> None:
-    """Checks the ranges that `draw_box` takes."""
+    """Raises a `UserError` unless the ranges are valid for `draw_box`."""
     require(len(area) == 2 and 0 < area[0] <= area[1] <= 1, transform, "0 < area low <= high <= 1")
     require(len(aspect) == 2 and 0 < aspect[0] <= aspect[1], transform, "0 < aspect low <= high")
     require(tries >= 1, transform, "at least one try")
@@ -56,19 +56,19 @@ def draw_box(
     log_aspect: bool = False,
     tries: int = 100,
 ) -> Box:
-    """Draws a box strictly inside a picture, as random erasing does.
+    """Draws a random box strictly inside an image, as random erasing does.
 
     Args:
-        height: rows of the picture.
-        width: columns of the picture.
-        rng: source of chance.
-        area: range of the box's share of the picture.
+        height: rows of the image.
+        width: columns of the image.
+        rng: random generator.
+        area: range of the box's fraction of the image.
         aspect: range of height / width.
         log_aspect: draws the aspect log-uniformly instead of uniformly.
-        tries: boxes drawn until one fits.
+        tries: maximum number of boxes drawn until a box fits.
 
     Returns:
-        The box, or zeros when no try fits.
+        The box, or zeros when none fits.
     """
     low, high = np.log(aspect) if log_aspect else aspect
     for _ in range(tries):
@@ -83,7 +83,7 @@ def draw_box(
 
 
 def clear_maps(element: Element, box: Box) -> Element:
-    """The element with its maps zeroed (background) inside a box."""
+    """Returns the element with its maps set to 0 (background) inside a box."""
     top, left, bottom, right = box
     changed = dict(element)
     for name in map_names(element):

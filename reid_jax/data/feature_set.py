@@ -1,6 +1,6 @@
-"""Descriptors of a query set and a gallery, in memory and as one `.npz` file.
+"""Features of a query set and a gallery, in memory and in one `.npz` file.
 
-Everything that can be wrong with features from elsewhere is found here, once, before any number is computed.
+Features from other programs are validated here, once, before any score is computed.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ UNKNOWN_CAMERA = -1
 _ARRAYS = ("query_features", "gallery_features", "query_ids", "gallery_ids", "query_cams", "gallery_cams")
 _NAMES = ("query_names", "gallery_names")
 _VISIBILITY = ("query_visibility", "gallery_visibility")
-_NAMED_ROWS = 5  # how many bad rows an error spells out
+_NAMED_ROWS = 5  # how many invalid rows an error lists
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSet:
-    """Features, identities and cameras of a query set and its gallery, checked on construction.
+    """Features, identities and cameras of a query set and its gallery, validated on construction.
 
     Attributes:
-        query_features: [Q, D] or [Q, S, D] float32 (S slots, for instance body parts).
+        query_features: [Q, D] or [Q, S, D] float32; S slots are, for instance, body parts.
         gallery_features: [G, D] or [G, S, D] float32.
         query_ids: [Q] int32.
-        gallery_ids: [G] int32; -1 is junk, a distractor keeps the number it was published with (0 in Market-1501).
+        gallery_ids: [G] int32; -1 is junk; distractors keep their published number (0 in Market-1501).
         query_cams: [Q] int32; -1 is unknown.
         gallery_cams: [G] int32.
-        query_names: Q file names; generated from the row number where none came.
+        query_names: Q file names; generated from the row numbers where none are given.
         gallery_names: G file names.
         query_visibility: [Q, S] float32 in [0, 1], or None.
         gallery_visibility: [G, S] float32 in [0, 1], or None.
-        meta: what made the features: `model`, `weights`, `preprocessing`, `normalized`, `metric`, `dataset`.
+        meta: how the features were computed: `model`, `weights`, `preprocessing`, `normalized`, `metric`, `dataset`.
     """
 
     query_features: np.ndarray
@@ -85,7 +85,7 @@ class FeatureSet:
 
     @property
     def metric(self) -> str:
-        """The distance the model was made for: `meta["metric"]`, else "euclidean"."""
+        """The distance that the model was trained for: `meta["metric"]`, by default "euclidean"."""
         return str(self.meta.get("metric") or "euclidean")
 
     @property
@@ -99,7 +99,7 @@ class FeatureSet:
         return len(self.gallery_ids)
 
     def without_junk(self) -> FeatureSet:
-        """The same set without the gallery images of identity -1 (self where there are none)."""
+        """Returns the set without junk, the gallery images of identity -1; the set itself where there are none."""
         keep = self.gallery_ids != JUNK_ID
         if keep.all():
             return self
@@ -111,10 +111,10 @@ class FeatureSet:
         return self.with_gallery(np.flatnonzero(keep))
 
     def with_gallery(self, rows: np.ndarray) -> FeatureSet:
-        """The same queries with some rows of the gallery.
+        """Returns the set with a selection of the gallery.
 
         Args:
-            rows: [n] gallery rows, in the order wished.
+            rows: [n] gallery rows, in the order of the result.
         """
         return dataclasses.replace(
             self,
@@ -126,7 +126,7 @@ class FeatureSet:
         )
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Writes the `.npz` file; a crash leaves the old file or none, never half of one."""
+        """Writes the `.npz` file atomically: after a crash there is the old file or none, never a partial one."""
         path = pathlib.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {key: getattr(self, key) for key in _ARRAYS}
@@ -144,10 +144,10 @@ class FeatureSet:
 
         Args:
             path: the `.npz` file.
-            allow_float16: widen float16 features to float32 instead of refusing them.
+            allow_float16: convert float16 features to float32 instead of refusing them.
 
         Raises:
-            UserError: the file is missing, is no `.npz`, lacks an array, or holds what the class refuses.
+            UserError: the file is missing, is not an `.npz` file, lacks an array, or holds invalid values.
         """
         path = pathlib.Path(path)
         arrays = _read(path)
@@ -164,12 +164,12 @@ class FeatureSet:
         for key in ("query_features", "gallery_features", *_VISIBILITY):
             if key in arrays and arrays[key].dtype == np.float16 and not allow_float16:
                 raise errors.UserError(
-                    f"{path}: {key} is float16, whose rounding makes ties and moves the scores; save float32, "
-                    "or say allow_float16=True (--allow-float16) to rank the rounded values."
+                    f"{path}: {key} is float16, whose rounding produces ties and changes the scores; save float32, "
+                    "or pass allow_float16=True (--allow-float16) to rank the rounded values."
                 )
         given: dict[str, Any] = {key: arrays[key] for key in (*_ARRAYS, *_VISIBILITY) if key in arrays}
         given = {key: a.astype(np.float32) if a.dtype == np.float16 else a for key, a in given.items()}
-        given |= {key: tuple(str(one) for one in arrays[key]) for key in _NAMES if key in arrays}
+        given |= {key: tuple(str(name) for name in arrays[key]) for key in _NAMES if key in arrays}
         try:
             return cls(**given, meta=_meta(arrays, path))
         except errors.UserError as error:
@@ -178,9 +178,9 @@ class FeatureSet:
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise errors.UserError(f"there is no features file {path}; make one with scripts/extract.py.")
+        raise errors.UserError(f"there is no features file {path}; write it with scripts/extract.py.")
     try:
-        # Opened here, since numpy leaves a file open that it cannot read.
+        # Opened here, because numpy does not close a file that it cannot read.
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
@@ -205,7 +205,7 @@ def _features(value: Any, name: str) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype == np.float16:
         raise errors.UserError(
-            f"{name} is float16, whose rounding makes ties and moves the scores: convert it to float32 first."
+            f"{name} is float16, whose rounding produces ties and changes the scores: convert it to float32 first."
         )
     if array.dtype.kind not in "fiu":
         raise errors.UserError(f"{name} must hold real numbers, but its type is {array.dtype}: save it as float32.")
@@ -239,7 +239,7 @@ def _labels(value: Any, name: str, count: int) -> np.ndarray:
 
 
 def _row_names(value: Sequence[str], side: str, count: int) -> tuple[str, ...]:
-    names = tuple(str(one) for one in value)
+    names = tuple(str(name) for name in value)
     if not names:
         return tuple(f"{side}[{row}]" for row in range(count))
     if len(names) != count:
@@ -251,7 +251,7 @@ def _row_names(value: Sequence[str], side: str, count: int) -> tuple[str, ...]:
 
 
 def _refuse_non_finite(array: np.ndarray, name: str, names: Sequence[str]) -> None:
-    # The sum of a row is finite exactly when all of it is, short of an overflow, which the second look settles.
+    # Where the sum of a row is finite, so are all its values; the second test sorts out sums that overflow.
     with np.errstate(over="ignore", invalid="ignore"):
         suspects = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1).sum(axis=1)))
     bad = [int(row) for row in suspects if not np.isfinite(array[row]).all()]
@@ -260,7 +260,7 @@ def _refuse_non_finite(array: np.ndarray, name: str, names: Sequence[str]) -> No
         more = f" and {len(bad) - _NAMED_ROWS} more" if len(bad) > _NAMED_ROWS else ""
         raise errors.UserError(
             f"{name} must be finite, but {len(bad)} of {len(array)} rows hold NaN or infinity: rows {shown}{more}; "
-            "look at those images or at the model that made them."
+            "look at those images or at the model that computed them."
         )
 
 

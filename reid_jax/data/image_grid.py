@@ -1,4 +1,4 @@
-"""Contact sheets: one row per identity, one group of columns per camera, to look at a data set before trusting it."""
+"""Contact sheets for inspecting a data set: a row per identity, a group of columns per camera."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from reid_jax import errors
 from reid_jax.data import image_io, records
 
-PAPER = 255
+BACKGROUND = 255
 MARGIN = 3  # pixels around each image
 LABEL = 16  # height of a line of text
 
 # Colors of part labels 1…8: head, left and right arm, torso, left and right leg, left and right foot.
-PART_ColorS = np.array(
+PART_COLORS = np.array(
     [
         (0, 0, 0),
         (228, 70, 70),
@@ -33,14 +33,14 @@ PART_ColorS = np.array(
 
 
 def overlay_parts(image: np.ndarray, parts: np.ndarray, strength: float = 0.6) -> np.ndarray:
-    """Tints the labeled pixels of an image.
+    """Returns an image with its labeled pixels tinted by the color of their part.
 
     Args:
         image: uint8 [H, W, 3].
-        parts: uint8 [H, W], 0 background.
-        strength: share of the label's color.
+        parts: uint8 [H, W]; 0 is background.
+        strength: weight of the label's color in [0, 1].
     """
-    tint = PART_ColorS[np.minimum(parts, len(PART_ColorS) - 1)]
+    tint = PART_COLORS[np.minimum(parts, len(PART_COLORS) - 1)]
     mixed = (image * (1 - strength) + tint * strength).astype(np.uint8)
     return np.where((parts > 0)[..., None], mixed, image)
 
@@ -54,26 +54,26 @@ def draw(
     height: int = 192,
     parts: bool = False,
 ) -> np.ndarray:
-    """Draws a sheet of one split.
+    """Draws the contact sheet of a split.
 
     Args:
-        split: what to show.
-        identities: number of rows; identities in the order of their numbers, junk and distractors first where present.
-        first: how many identities to skip.
-        images_per_camera: the most images shown of an identity in one camera; missing ones stay white.
-        height: of one image on the sheet, in pixels; the width follows from the first image.
+        split: the images to show.
+        identities: number of rows; identities are in the order of their numbers, with junk and distractors first.
+        first: number of identities to skip.
+        images_per_camera: the maximum number of images of an identity per camera; missing images stay white.
+        height: height of an image on the sheet in pixels; the width keeps its aspect ratio.
         parts: tint the images with their part masks.
 
     Returns:
         uint8 [H, W, 3] RGB.
 
     Raises:
-        UserError: nothing to show, or part masks asked of a data set that has none.
+        UserError: there is nothing to show, or part masks are requested of a data set that has none.
     """
     pids = [int(pid) for pid in np.unique(split.pids)[first : first + identities]]
     if not pids:
         raise errors.UserError(
-            f"{split.name} has {len(np.unique(split.pids))} identities, none is left after skipping {first}."
+            f"{split.name} has {len(np.unique(split.pids))} identities, skipping {first} leaves none; skip fewer."
         )
     camids = [int(camid) for camid in np.unique(split.camids)]
     pictures = {}
@@ -84,7 +84,9 @@ def draw(
     width = max(picture.shape[1] for row in pictures.values() for picture in row)
     cell_height, cell_width = height + 2 * MARGIN, width + 2 * MARGIN
     sheet = np.full(
-        (LABEL + len(pids) * (cell_height + LABEL), len(camids) * images_per_camera * cell_width, 3), PAPER, np.uint8
+        (LABEL + len(pids) * (cell_height + LABEL), len(camids) * images_per_camera * cell_width, 3),
+        BACKGROUND,
+        np.uint8,
     )
     for column, camid in enumerate(camids):
         _write(sheet, f"camera {camid}", column * images_per_camera * cell_width + MARGIN, LABEL - 4)
@@ -117,5 +119,5 @@ def _write(sheet: np.ndarray, text: str, x: int, y: int) -> None:
 
 
 def as_split(name: str, elements: Sequence[Any]) -> records.Split:
-    """Wraps a sequence with `pids`, `camids` and `filenames` (such as `synthped.Elements`) as a split."""
+    """Returns a sequence with `pids`, `camids` and `filenames`, such as `synthped.Elements`, as a split."""
     return records.Split(name, elements, elements.pids, elements.camids, elements.filenames)  # type: ignore[attr-defined]

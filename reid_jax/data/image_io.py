@@ -1,8 +1,8 @@
-"""Encoded bytes to pixels and back, and resizing: the three things the host does to an image before any augmentation.
+"""Decoding, encoding and resizing of images on the host.
 
-The reference is Pillow, because the published recipes were trained on what Pillow (and torchvision over it) hands out.
-`decode` equals it bit for bit and is twice as fast on JPEG. `resize` equals it bit for bit, except for `bilinear`
-enlargement, which is computed exactly rounded and so differs from Pillow's two-pass rounding by at most one gray level.
+Pillow is the reference, because the published recipes were trained on images decoded and resized by Pillow (or by
+torchvision, which calls it). `decode` is bit-identical to Pillow and twice as fast on JPEG. `resize` is bit-identical
+too, except for bilinear upsampling, which is rounded once instead of twice and differs by at most one gray level.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from PIL import Image
 
 from reid_jax import errors
 
-# The input pipeline has threads of its own; a second pool inside every call would only fight with them.
+# The input pipeline has threads of its own; a second pool inside every call would compete with them.
 cv2.setNumThreads(1)
 
 _JPEG_START, _PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
 def decode(data: bytes, name: str = "an image") -> np.ndarray:
-    """Decodes an encoded picture.
+    """Decodes an image file.
 
-    An EXIF rotation is not applied, as `PIL.Image.open` does not apply it either.
+    EXIF rotation is not applied, as in `PIL.Image.open`.
 
     Args:
-        data: the bytes of a JPEG, PNG or any other file that Pillow reads.
-        name: what to call the picture in an error, normally its file name.
+        data: the bytes of a JPEG, a PNG, or any other format that Pillow reads.
+        name: the image's name in error messages, normally its file name.
 
     Returns:
-        uint8 [H, W, 3], RGB. Gray pictures are repeated over the channels, transparency is dropped.
+        uint8 [H, W, 3], RGB. Gray images are repeated over the channels; transparency is dropped.
 
     Raises:
-        UserError: the bytes are no image, or are cut off, or hold more than 8 bits per channel.
+        UserError: the bytes are not an image, are truncated, or hold more than 8 bits per channel.
     """
     if data[:3] == _JPEG_START:
         try:
@@ -46,22 +46,22 @@ def decode(data: bytes, name: str = "an image") -> np.ndarray:
                 decoded: np.ndarray = simplejpeg.decode_jpeg(data, "RGB")
                 return decoded
         except ValueError:
-            pass  # Pillow forgives more (stray bytes between markers) and words the rest.
+            pass  # Pillow tolerates more (stray bytes between markers); `_decode_with_pillow` reports the rest.
     return _decode_with_pillow(data, name)
 
 
 def decode_map(data: bytes | np.ndarray, name: str = "a map") -> np.ndarray:
-    """Decodes a map of labels (a PNG with one channel).
+    """Decodes a label map, a PNG with one channel.
 
     Args:
-        data: the bytes of the PNG, or an array, which is returned with its last axis of size one dropped.
-        name: what to call the map in an error.
+        data: the bytes of the PNG, or an array, which is returned without a last axis of size one.
+        name: the map's name in error messages.
 
     Returns:
         uint8 [H, W].
 
     Raises:
-        UserError: the bytes are no single-channel image.
+        UserError: the bytes are not an image with one 8-bit channel.
     """
     if isinstance(data, np.ndarray):
         return data[..., 0] if data.ndim == 3 else data
@@ -77,28 +77,28 @@ def _open_with_pillow(data: bytes, name: str) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(data))
         picture.load()
-    except Exception:  # Pillow's plug-ins raise many kinds, struct.error and SyntaxError among them
-        begins_well = data.startswith((_JPEG_START, _PNG_START))
-        problem = "is cut off or damaged" if begins_well else "is not an image that can be read"
+    except Exception:  # Pillow's plug-ins raise many types, struct.error and SyntaxError among them
+        has_signature = data.startswith((_JPEG_START, _PNG_START))
+        problem = "is cut off or damaged" if has_signature else "is not an image that can be read"
         raise errors.UserError(f"{name} {problem}; replace the file or leave it out.") from None
     return picture
 
 
 def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
     picture = _open_with_pillow(data, name)
-    if picture.mode[0] in "IF":  # 16- and 32-bit pictures: Pillow's conversion would clip, not scale
+    if picture.mode[0] in "IF":  # 16 and 32 bits: Pillow's conversion would clip, not scale
         raise errors.UserError(f"{name} has more than 8 bits per channel; save it as an 8-bit image.")
     return np.array(picture.convert("RGB"))
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
-    """Encodes uint8 [H, W, 3] as JPEG with full-resolution color (4:4:4): small persons are mostly color."""
+    """Encodes an RGB image, uint8 [H, W, 3], as JPEG without chroma subsampling: small crops are mostly color."""
     encoded: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, "RGB", "444")
     return encoded
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Encodes uint8 [H, W, 3] or a map uint8 [H, W] as PNG."""
+    """Encodes an RGB image, uint8 [H, W, 3], or a map, uint8 [H, W], as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -137,23 +137,24 @@ INTERPOLATIONS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
 
 
 def resize(image: np.ndarray, height: int, width: int, interpolation: str = "bilinear") -> np.ndarray:
-    """Resizes a picture or a map; the same size in returns the same array.
+    """Resizes an image or a map; returns the same array where it has the target size already.
 
-    Microseconds on one core for 128x64 to 256x128 (what Market-1501 needs) | for 300x120 to 256x128:
+    Methods, with microseconds on one core for 128x64 to 256x128 (Market-1501) | for 300x120 to 256x128:
 
-        bilinear    64 |  360    as Pillow's: triangle filter, widened ("antialiased") where a side shrinks. Enlarging
-                                 is done by OpenCV's exactly rounded kernel, at most one gray level from Pillow
-                                 (Pillow itself: 266), shrinking by Pillow.
-        bicubic    380 |  560    Pillow's own. OpenCV's is ten times faster and another kernel (a = -0.75, no
-                                 antialiasing): up to 8 gray levels away when enlarging, 20 when shrinking.
-        area        36 |   58    mean over each target pixel's footprint, for shrinking; enlarging repeats pixels.
-        nearest     50 |   50    Pillow's, bit for bit; for label maps.
+        bilinear    64 |  360    as in Pillow: triangle filter, widened (antialiased) for downsampling. Upsampling uses
+                                 OpenCV's exactly rounded kernel, within one gray level of Pillow (which takes 266);
+                                 downsampling calls Pillow.
+        bicubic    380 |  560    Pillow. OpenCV is ten times faster but uses another kernel (a = -0.75, no
+                                 antialiasing): up to 8 gray levels off for upsampling, 20 for downsampling.
+        area        36 |   58    mean over the footprint of each target pixel, for downsampling; upsampling repeats
+                                 pixels.
+        nearest     50 |   50    bit-identical to Pillow; for label maps.
 
     Args:
         image: uint8 [H, W, 3] or [H, W].
         height: target height in pixels.
         width: target width in pixels.
-        interpolation: a name of `INTERPOLATIONS`.
+        interpolation: a key of `INTERPOLATIONS`.
 
     Returns:
         uint8 [height, width, 3] or [height, width].

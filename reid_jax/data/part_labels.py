@@ -1,4 +1,4 @@
-"""Body-part confidences as the builders store them (`parts_confidence`, see `datasets/README.md`), read back."""
+"""Decoding of the body-part confidences that builders store (`parts_confidence`, see `datasets/README.md`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from reid_jax import errors
 from reid_jax.data import image_io
 
-# Label map value of each is 1 + its place; 0 is background.
+# In the label map a part has the value 1 + its index here; 0 is background.
 PARTS = ("head", "left_arm", "right_arm", "torso", "left_leg", "right_leg", "left_foot", "right_foot")
 
 
@@ -16,13 +16,13 @@ def decode_confidence(data: bytes, name: str = "a confidence map") -> np.ndarray
 
     Args:
         data: PNG, eight maps one below the other.
-        name: what to call it in an error.
+        name: the stack's name in error messages.
 
     Returns:
         float32 [8, h, w] in [0, 1], in steps of 1/255, in the order of `PARTS`.
 
     Raises:
-        UserError: the bytes are no such stack.
+        UserError: the bytes are not such a stack.
     """
     stack = image_io.decode_map(data, name)
     if len(stack) % len(PARTS):

@@ -141,7 +141,7 @@ class Reader:
         self._files: decoded_cache.DecodedImages | None = None
         self._store: dict[str, np.ndarray] = {}
         if keep is not None and folder is not None:
-            self._files = decoded_cache.open_or_make(folder, split, keep, self._maps, self._decode)
+            self._files = decoded_cache.open_or_create(folder, split, keep, self._maps, self._decode)
         elif keep is not None:
             shape = (len(split), keep.height, keep.width)
             self._store = {"image": np.empty((*shape, 3), np.uint8), **{n: np.empty(shape, np.uint8) for n in maps}}

@@ -1,6 +1,6 @@
 """Preparation: from published files, a user's images, or a generator, to the folder that training reads.
 
-Everything is looked at before anything is written: names, counts, every image. The prepared folder is built under
+Everything is inspection at before anything is written: names, counts, every image. The prepared folder is built under
 another name and renamed at the end, so that it is there whole or not at all, also when several processes do it at once.
 """
 
@@ -160,12 +160,12 @@ def prepare(
         origin, rows = builders.read(name, module, pathlib.Path(source or default_source), options)
         _refuse_other_data_set(name, rows, origin, builders.published(name, module, options))
         listing = _listing_hash(name, rows)
-        looked = _look_at_images(rows, progress)
+        inspection = _inspect_images(rows, progress)
         if check_only:
             # Everything is told at once, damaged images too, whatever becomes of them.
-            details = checks.describe(_as_splits(name, rows), looked, getattr(module, "DISJOINT_IDENTITIES", False))
+            details = checks.describe(_as_splits(name, rows), inspection, getattr(module, "DISJOINT_IDENTITIES", False))
             on_bad_image = "skip"
-        rows, skipped = _without_bad_images(rows, looked, on_bad_image)
+        rows, skipped = _without_bad_images(rows, inspection, on_bad_image)
         splits = _as_splits(name, rows)
         table, warnings = _judge(name, splits, module, options, strict_counts)
     if check_only:
@@ -216,18 +216,18 @@ def _refuse_other_data_set(
             )
 
 
-def _look_at_images(rows: Mapping[str, Sequence[Any]], progress: bool) -> checks.Looked:
+def _inspect_images(rows: Mapping[str, Sequence[Any]], progress: bool) -> checks.Inspection:
     paths = [row.path for listed in rows.values() for row in listed]
     with _bar(len(paths), progress) as advance:
-        return checks.look_at_images(paths, progress=advance)
+        return checks.inspect_images(paths, progress=advance)
 
 
 def _without_bad_images(
-    rows: Mapping[str, Sequence[Any]], looked: checks.Looked, on_bad_image: str
+    rows: Mapping[str, Sequence[Any]], inspection: checks.Inspection, on_bad_image: str
 ) -> tuple[dict[str, list[Any]], list[str]]:
     """Returns the rows whose images decode, and a sentence for each of the others."""
     flat = [(split, row) for split, listed in rows.items() for row in listed]
-    bad = looked.bad
+    bad = inspection.bad
     if bad and on_bad_image == "fail":
         first = bad[min(bad)]
         more = f" ({len(bad) - 1} more of {len(flat)} images are like that)" if len(bad) > 1 else ""

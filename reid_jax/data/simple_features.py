@@ -1,27 +1,28 @@
-"""Features without learning: raw pixels, and a color histogram per third of the body.
+"""Baseline features without learning: raw pixels, and a color histogram per third of the body.
 
-They are the bar that a trained network must clear; both take milliseconds per thousand images and need numpy only.
+A trained network has to beat their scores. Both take milliseconds per thousand images and need numpy only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
 
 def raw_pixels(images: np.ndarray, height: int = 32, width: int = 16) -> np.ndarray:
-    """Averages images down to a small grid and flattens them.
+    """Returns images averaged over the cells of a small grid and flattened.
 
     Args:
         images: uint8 `[N, H, W, 3]`; H and W must be multiples of the grid's.
-        height, width: of the grid.
+        height: rows of the grid.
+        width: columns of the grid.
 
     Returns:
         float32 `[N, height * width * 3]` in [0, 1].
 
     Raises:
-        ValueError: the grid does not divide the images.
+        ValueError: H or W is not a multiple of the grid's.
     """
     count, rows, columns, channels = images.shape
     if rows % height or columns % width:
@@ -32,7 +33,7 @@ def raw_pixels(images: np.ndarray, height: int = 32, width: int = 16) -> np.ndar
 
 
 def hsv(images: np.ndarray) -> np.ndarray:
-    """Turns RGB into hue, saturation and value.
+    """Converts RGB to hue, saturation and value.
 
     Args:
         images: uint8 `[..., 3]` RGB.
@@ -56,15 +57,15 @@ def hsv(images: np.ndarray) -> np.ndarray:
 
 
 def hsv_histogram(images: np.ndarray, thirds: int = 3, bins: tuple[int, int, int] = (12, 6, 6)) -> np.ndarray:
-    """Counts colors in horizontal thirds (head and chest, hips, legs), smoothed, by square root (Hellinger).
+    """Returns smoothed color histograms of horizontal thirds (head and chest, hips, legs), as square roots.
 
-    Only the middle half of the width is counted: the person stands there, and the background belongs to the camera.
-    Counts leak into neighboring cells (1, 2, 1)/4, so that a color at the border of a cell is not lost.
+    Only the middle half of the width counts: the person stands there, and the background says more about the camera.
+    Counts are smoothed over neighboring bins by (1, 2, 1)/4, so that colors near the border of a bin still match.
 
     Args:
         images: uint8 `[N, H, W, 3]` RGB.
         thirds: number of horizontal bands.
-        bins: cells of hue, saturation and value.
+        bins: numbers of bins of hue, saturation and value.
 
     Returns:
         float32 `[N, thirds * prod(bins)]`; Euclidean distance is the Hellinger distance of the histograms.
@@ -72,7 +73,7 @@ def hsv_histogram(images: np.ndarray, thirds: int = 3, bins: tuple[int, int, int
     count, rows, columns, _ = images.shape
     middle = slice(columns // 4, columns - columns // 4)
     features = np.empty((count, thirds, int(np.prod(bins))), np.float32)
-    for position, image in enumerate(images):  # one at a time: the data set need not fit into memory thrice
+    for position, image in enumerate(images):  # image by image, which saves two float copies of all of them
         color = hsv(image[:, middle])
         index = [np.minimum((color[..., k] * bins[k]).astype(np.int32), bins[k] - 1) for k in range(3)]
         cell = (index[0] * bins[1] + index[1]) * bins[2] + index[2]
@@ -84,7 +85,7 @@ def hsv_histogram(images: np.ndarray, thirds: int = 3, bins: tuple[int, int, int
 
 
 def _smooth(histogram: np.ndarray) -> np.ndarray:
-    """Spreads counts by (1, 2, 1)/4 along hue (which closes on itself), saturation and value (which end)."""
+    """Returns a histogram smoothed by (1, 2, 1)/4 along hue (circular), saturation and value (not circular)."""
     histogram = (np.roll(histogram, 1, 0) + 2 * histogram + np.roll(histogram, -1, 0)) / 4
     for axis in (1, 2):
         size = histogram.shape[axis]
@@ -98,8 +99,3 @@ SIMPLE_FEATURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "raw_pixels": raw_pixels,
     "hsv_histogram": hsv_histogram,
 }
-
-
-def stack_images(images: Iterable[np.ndarray]) -> np.ndarray:
-    """Stacks images of equal size to uint8 `[N, H, W, 3]`."""
-    return np.stack(list(images))

@@ -1,8 +1,8 @@
-"""Training on several data sets at once, and testing on another than those trained on.
+"""Unions of data sets: training on several of them, and testing on a data set that was not trained on.
 
-Identities and cameras of different data sets are different ones, whatever their numbers: each data set's numbers are
-moved behind those of the data sets before it. Two numbers keep their meaning everywhere: pid -1 (junk) and, in a
-gallery, pid 0 (distractor); an unknown camera stays -1.
+Identities and cameras of different data sets are distinct, whatever their numbers: the numbers of each data set are
+shifted behind those of the data sets before it. Junk (pid -1), distractors (pid 0 in a gallery) and unknown cameras
+(-1) keep their numbers.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _LARGEST = 2**31 - 1
 
 
 class JoinedSource(Sequence[dict[str, Any]]):
-    """The records of several splits one after the other, under their new names and numbers."""
+    """The concatenated records of several splits, under their new names and numbers."""
 
     def __init__(self, splits: Sequence[records.Split], pids: np.ndarray, camids: np.ndarray, names: tuple[str, ...]):
-        """Joins the sources of `splits`; the rest are the joined split's own lists."""
+        """Concatenates the sources of splits; identities, cameras and names are those of the result."""
         self._sources = tuple(split.source for split in splits)
         self._ends = list(itertools.accumulate(len(split) for split in splits))
         self._pids, self._camids, self._names = pids, camids, names
@@ -41,12 +41,12 @@ class JoinedSource(Sequence[dict[str, Any]]):
             raise IndexError(f"record {index} of a split of {len(self)}")
         part = bisect.bisect_right(self._ends, position)
         element = self._sources[part][position - (self._ends[part - 1] if part else 0)]
-        ours = {
+        renumbered = {
             "pid": int(self._pids[position]),
             "camid": int(self._camids[position]),
             "filename": self._names[position],
         }
-        return {**element, **ours}
+        return {**element, **renumbered}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[position] for position in range(len(self)))
@@ -56,18 +56,18 @@ class JoinedSource(Sequence[dict[str, Any]]):
 
 
 def union(datasets: Sequence[records.ReIDDataset], name: str = "") -> records.ReIDDataset:
-    """Joins data sets, split by split; a split that some of them lack is joined of the others.
+    """Joins data sets split by split; where some lack a split, it is joined from the others.
 
     Args:
-        datasets: in the order in which they are to be numbered; the first keeps its numbers.
-        name: of the result; empty is "market1501+msmt17".
+        datasets: the data sets in the order of their numbers; the first keeps its numbers.
+        name: name of the result; empty joins the names, "market1501+msmt17".
 
     Returns:
-        The joined data set. File names carry their data set's name, "market1501/0002_c1s1_000451_03.jpg"; a single
-        data set is returned as it is.
+        The joined data set. File names begin with the name of their data set,
+        "market1501/0002_c1s1_000451_03.jpg"; a single data set is returned as it is.
 
     Raises:
-        UserError: none are given, or two of them show the same people, or the numbers leave 32 bits.
+        UserError: none are given, two of them show the same people, or the numbers exceed 32 bits.
     """
     _refuse_same_people(datasets)
     if len(datasets) == 1:
@@ -78,36 +78,42 @@ def union(datasets: Sequence[records.ReIDDataset], name: str = "") -> records.Re
     joined: dict[str, records.Split] = {}
     for split_name in records.SPLITS:
         parts = [
-            (place, split) for place, one in enumerate(datasets) if (split := getattr(one, split_name)) is not None
+            (place, split)
+            for place, dataset in enumerate(datasets)
+            if (split := getattr(dataset, split_name)) is not None
         ]
         if not parts:
             continue
-        first_person = 0 if split_name == "train" else 1  # pid 0 of a test split is nobody's match
-        pids = np.concatenate([np.where(one.pids >= first_person, one.pids + people[i], one.pids) for i, one in parts])
-        camids = np.concatenate([np.where(one.camids >= 0, one.camids + cameras[i], -1) for i, one in parts])
-        pids, camids = pids.astype(np.int32), camids.astype(np.int32)
-        names = tuple(f"{prefixes[i]}/{file}" for i, one in parts for file in one.filenames)
-        source = JoinedSource([one for _, one in parts], pids, camids, names)
+        first_person = 0 if split_name == "train" else 1  # pid 0 of a test split is a distractor
+        pids = np.concatenate([_shifted(part.pids, people[i], first_person) for i, part in parts])
+        camids = np.concatenate([_shifted(part.camids, cameras[i], 0) for i, part in parts])
+        names = tuple(f"{prefixes[i]}/{file}" for i, part in parts for file in part.filenames)
+        source = JoinedSource([part for _, part in parts], pids, camids, names)
         joined[split_name] = records.Split(f"{name}/{split_name}", source, pids, camids, names)
     return records.ReIDDataset(name, joined.get("train"), joined.get("query"), joined.get("gallery"))
 
 
+def _shifted(numbers: np.ndarray, offset: int, first: int) -> np.ndarray:
+    """Returns identities or cameras with an offset added to those from `first` on; smaller ones have a meaning."""
+    return np.where(numbers >= first, numbers + offset, numbers).astype(np.int32)
+
+
 def transfer(target: records.ReIDDataset, sources: Sequence[records.ReIDDataset]) -> records.ReIDDataset:
-    """A data set to be tested on after training on others.
+    """Returns a data set for training on some data sets and testing on another.
 
     Args:
-        target: gives name, query and gallery.
-        sources: give the training images, joined by `union`; `target` may be one of them.
+        target: the data set of name, query and gallery.
+        sources: the data sets of the training images, joined by `union`; `target` may be among them.
 
     Returns:
-        The data set. Test cameras have the numbers that they have in training where `target` is one of the sources
-        (or was filmed by the same cameras), else numbers behind all training cameras, so that a model can tell that it
-        has never seen them.
+        The data set. Test cameras keep the numbers that they have in training where `target` is among the sources or
+        shares their cameras; otherwise they are numbered after all training cameras, so that a model can tell that
+        they are new.
     """
     joined = union(sources)
     joined.require("train")
     known = [_same_cameras(source, target) for source in sources]
-    # The entry behind the last is where the next data set's cameras would begin.
+    # The last entry is the first number after all training cameras.
     offset = _offsets(sources, "camids")[known.index(True) if True in known else -1]
     moved = {name: _move_cameras(split, offset) for name, split in target.splits().items() if name != "train"}
     assert joined.train is not None
@@ -124,13 +130,13 @@ def _same_cameras(source: records.ReIDDataset, target: records.ReIDDataset) -> b
 def _move_cameras(split: records.Split, offset: int) -> records.Split:
     if not offset:
         return split
-    camids = np.where(split.camids >= 0, split.camids + offset, -1).astype(np.int32)
+    camids = _shifted(split.camids, offset, 0)
     source = JoinedSource([split], split.pids, camids, split.filenames)
     return dataclasses.replace(split, source=source, camids=camids)
 
 
 def _offsets(datasets: Sequence[records.ReIDDataset], field: str) -> list[int]:
-    """What is added to each data set's numbers, and behind the last one what would be added to the next."""
+    """Returns what is added to the numbers of each data set, followed by the first number after all of them."""
     sizes = [
         max((int(getattr(split, field).max(initial=-1)) + 1 for split in dataset.splits().values()), default=0)
         for dataset in datasets
@@ -145,7 +151,7 @@ def _offsets(datasets: Sequence[records.ReIDDataset], field: str) -> list[int]:
 
 
 def _prefixes(datasets: Sequence[records.ReIDDataset]) -> list[str]:
-    """The data sets' names; a name that occurs again is counted."""
+    """Returns the names of the data sets, with a counter where a name repeats."""
     names = [dataset.name for dataset in datasets]
     return [name if name not in names[:place] else f"{name}-{place + 1}" for place, name in enumerate(names)]
 
@@ -153,11 +159,11 @@ def _prefixes(datasets: Sequence[records.ReIDDataset]) -> list[str]:
 def _refuse_same_people(datasets: Sequence[records.ReIDDataset]) -> None:
     if not datasets:
         raise errors.UserError("expected at least one data set to join, got none; name them in data.sources.")
-    for place, one in enumerate(datasets):
+    for place, dataset in enumerate(datasets):
         for other in datasets[:place]:
-            related = one.name != other.name and catalog.related(one.name, other.name, "people")
-            if related or one.index_hash() == other.index_hash():
+            related = dataset.name != other.name and catalog.related(dataset.name, other.name, "people")
+            if related or dataset.index_hash() == other.index_hash():
                 raise errors.UserError(
-                    f"{other.name} and {one.name} show the same people, who would each become two classes; train on "
-                    "one of them."
+                    f"{other.name} and {dataset.name} show the same people, who would each become two classes; train "
+                    "on one of them."
                 )

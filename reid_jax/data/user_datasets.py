@@ -42,6 +42,6 @@ def open_function(name: str, root: str | pathlib.Path, options: Mapping[str, Any
     if not isinstance(dataset, records.ReIDDataset):
         raise errors.UserError(
             f"expected a reid_jax.data.records.ReIDDataset from the data set {name!r}, got {type(dataset).__name__}; "
-            "return one."
+            "return such an object."
         )
     return dataset

@@ -33,7 +33,7 @@ def test_parts_are_tinted_and_background_is_not(split):
 
 
 def test_what_cannot_be_shown_is_told(split):
-    with pytest.raises(errors.UserError, match="none is left after skipping 50"):
+    with pytest.raises(errors.UserError, match="skipping 50 leaves none"):
         image_grid.draw(split, first=50)
     bare = [{key: value for key, value in split.source[0].items() if key != "parts"}]
     one = records.Split("other/train", bare, split.pids[:1], split.camids[:1], split.filenames[:1])

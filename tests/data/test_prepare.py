@@ -71,7 +71,7 @@ def test_second_call_returns_at_once_and_changes_nothing(source, tmp_path, monke
     first = prepare.prepare("market1501", tmp_path)
     before = {path: path.stat().st_mtime_ns for path in first.path.iterdir()}
     shutil.rmtree(source)  # the raw files are not needed any more
-    monkeypatch.setattr(checks, "look_at_images", lambda *_, **__: pytest.fail("checked again"))
+    monkeypatch.setattr(checks, "inspect_images", lambda *_, **__: pytest.fail("checked again"))
     started = time.monotonic()
     second = prepare.prepare("market1501", tmp_path)
     assert time.monotonic() - started < 0.5
@@ -284,7 +284,7 @@ def test_single_camera_is_warned_of_at_preparation(market, tmp_path):
 def test_query_without_answer_is_counted(source, tmp_path):
     _write_image(source / "query" / "0777_c1s1_000001_00.jpg")
     warnings = prepare.prepare("market1501", tmp_path).warnings
-    assert any(one.startswith("1 of 7 queries have no right answer") for one in warnings)
+    assert any(one.startswith("1 of 7 queries have no correct match") for one in warnings)
 
 
 # --- the protocol's check ---

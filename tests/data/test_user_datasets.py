@@ -1,11 +1,13 @@
 """Data sets of a user's own project, named by path: a function, a RowBuilder, any other TFDS builder."""
 
+import dataclasses
 import sys
 
 import numpy as np
 import pytest
 
 from reid_jax import build, errors
+from reid_jax.config import sections
 from reid_jax.data import builders, image_io, prepare, records
 from tests.helpers import benchmark_folders
 
@@ -113,7 +115,7 @@ def _write_crops(folder):
 
 
 def _data(name, root, **changes):
-    return {"name": name, "root": str(root), "options": {}, "sources": (), **changes}
+    return sections.Data(name=name, root=str(root), **changes)
 
 
 def test_a_function_opens_its_data_set(shop, tmp_path):
@@ -158,11 +160,11 @@ def test_sources_and_further_test_sets_may_be_paths(shop, tmp_path):
     name = f"{shop}:open_people"
     data = _data("market1501", tmp_path, sources=(name, "market1501"))
     assert build.open_data(data).train.name == "people+market1501/train"
-    settings = {"data": _data("market1501", tmp_path), "evals": {"datasets": (name,)}}
+    settings = sections.Settings(data=_data("market1501", tmp_path), evals=sections.Evals(datasets=(name,)))
     (other,) = build.open_others(settings)
     assert (other.name, other.train, len(other.query)) == ("people", None, 4)
     assert build.evaluation_data(settings, name).name == "people"
-    settings["evals"]["datasets"] = (name, f"{shop}:People")
+    settings = dataclasses.replace(settings, evals=sections.Evals(datasets=(name, f"{shop}:People")))
     _write_crops(tmp_path / "people")
     with pytest.raises(errors.UserError, match="go by one name"):
         build.open_others(settings)
