@@ -149,7 +149,7 @@ class SoftErase:
         mix: parameters of the Beta distribution of m; None replaces the region (m = 1).
         area: range of the region's fraction of the image.
         aspect: range of height / width.
-        tries: regions drawn until one fits.
+        tries: maximum number of regions drawn until a region fits.
 
     References:
         Chen et al., NeurIPS 2021 (their code).

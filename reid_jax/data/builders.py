@@ -1,7 +1,7 @@
-"""The builders of data sets: which there are, importing one, and finding the raw folder that it reads.
+"""Builders of data sets: their names and modules, and the raw folders that they read.
 
-They stand in `datasets/`, or in a user's own project under `package.module:Name`. What a builder's module has to offer
-is written in `datasets/README.md`.
+A builder is a folder of `datasets/`, or a class of a user's own project, `package.module:Name`. `datasets/README.md`
+describes the interface of its module.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def available() -> list[str]:
 
 
 def load(name: str) -> types.ModuleType:
-    """Imports the module of a data set's builder, always under the same name.
+    """Returns the module of a data set's builder, always imported under the same name.
 
     Args:
-        name: a name of the catalog, or the path of a builder class; the attribute `Builder` of what is returned is
-            then that class.
+        name: a name of the catalog, or the path of a builder class, which is then the attribute `Builder` of the
+            returned module.
 
     Raises:
         UserError: there is no such builder.
@@ -47,7 +47,7 @@ def load(name: str) -> types.ModuleType:
 
 
 def function_of(name: str) -> Callable[..., Any] | None:
-    """Returns the function that a data set's name is the path of, None for builders and names of the catalog.
+    """Returns the function whose path a data set's name is, None for builder classes and names of the catalog.
 
     Raises:
         UserError: the path leads nowhere, or to something that is neither a builder class nor a function.
@@ -95,7 +95,7 @@ def _is_builder(target: Any) -> bool:
 
 
 def _described(name: str) -> types.ModuleType:
-    """Returns what the module of a user's builder class offers, under the names that modules of `datasets/` use."""
+    """Returns a module with the interface of those in `datasets/` for a user's builder class."""
     target = _load_path(name)
     if not _is_builder(target):
         raise errors.UserError(f"data set {name!r} is opened by a function and has nothing to prepare; train with it.")
@@ -113,18 +113,18 @@ def _described(name: str) -> types.ModuleType:
             f"expected the function scan(folder) in the module of the data set {name!r}, which is a RowBuilder; see "
             "datasets/README.md."
         )
-    found.Builder = target  # type: ignore[attr-defined]  # a module made here has no declared attributes
+    found.Builder = target  # type: ignore[attr-defined]  # a module built here declares no attributes
     return found
 
 
 def _make_importable() -> None:
-    """Makes `import reid_datasets` work, also from a checkout that is not installed."""
+    """Makes `import reid_datasets` work, even in a checkout that is not installed."""
     if importlib.util.find_spec(catalog.PACKAGE) is None:
         _import_package(catalog.folder())
 
 
 def _import_package(folder: pathlib.Path) -> None:
-    """Gives the builders beside an uninstalled checkout the name they have when installed."""
+    """Imports the builders of a checkout under the name that they have when installed."""
     spec = importlib.util.spec_from_file_location(
         catalog.PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
@@ -147,7 +147,7 @@ def arguments(function: Callable[..., Any], name: str, options: Mapping[str, Any
 
 
 def published(name: str, module: types.ModuleType, options: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """The counts that a data set's authors state, by split; empty where none are known."""
+    """Returns the counts that a data set's authors published, by split; empty where none are known."""
     if hasattr(module, "published"):
         counts: dict[str, dict[str, int]] = module.published(**arguments(module.published, name, options))
         return counts
@@ -155,7 +155,7 @@ def published(name: str, module: types.ModuleType, options: Mapping[str, Any]) -
 
 
 def layouts(name: str, module: types.ModuleType, options: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """What must lie in the raw folder: alternatives, each a tuple of folders and files; empty for free layouts."""
+    """Returns alternative layouts of the raw folder, each a tuple of required folders and files; empty for any."""
     if hasattr(module, "layouts"):
         alternatives: list[tuple[str, ...]] = module.layouts(**arguments(module.layouts, name, options))
         return alternatives
@@ -164,31 +164,32 @@ def layouts(name: str, module: types.ModuleType, options: Mapping[str, Any]) -> 
 
 
 def fits(name: str, folder: pathlib.Path) -> bool:
-    """Whether everything that a data set's layout asks for is in a folder."""
+    """Returns whether a folder has the layout of a data set."""
     return any(_found(folder, layout) == len(layout) for layout in layouts(name, load(name), {}))
 
 
 def _found(folder: pathlib.Path, layout: tuple[str, ...]) -> int:
-    return sum((folder / one).exists() for one in layout)
+    return sum((folder / required).exists() for required in layout)
 
 
 def locate(
     name: str, module: types.ModuleType, source: pathlib.Path, options: Mapping[str, Any] | None = None
 ) -> pathlib.Path:
-    """Finds the folder that holds the data set's split folders: `source`, up to two levels below it, or above it.
+    """Returns the folder that has the data set's layout: `source`, a folder up to two levels below, or one above.
 
-    Archives unpack into a folder of their own (`Market-1501-v15.09.15/`), and people point at a split's folder.
+    Archives unpack into a folder of their own (`Market-1501-v15.09.15/`), and users often give the folder of a split.
 
     Raises:
-        UserError: not there, there twice, or not the data set; the sentence says what is there instead.
+        UserError: there is no such folder, or two of them; the sentence says what was found instead.
     """
     source = source.expanduser()
     wanted = layouts(name, module, options or {})
-    todo = " ".join((module.Builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "put them there.").split())
-    todo = todo[0].lower() + todo[1:]
+    instruction = " ".join((module.Builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "put them there.").split())
+    instruction = instruction[0].lower() + instruction[1:]
     if not source.exists():
         raise errors.UserError(
-            f"expected the files of data set {name!r} in {source}, there is no such folder; give --source, or: {todo}"
+            f"expected the files of data set {name!r} in {source}, there is no such folder; give --source, "
+            f"or: {instruction}"
         )
     if not wanted:
         if source.is_file() and source.suffix.lower() != ".csv":
@@ -218,25 +219,25 @@ def locate(
         return best
     there = ", ".join(sorted(path.name for path in source.iterdir())[:8]) or "nothing"
     archives = [path.name for path in source.iterdir() if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz")]
-    hint = f"unpack {archives[0]} there." if archives else todo
+    hint = f"unpack {archives[0]} there." if archives else instruction
     needed = ", ".join(wanted[0])
-    kind = "folders" if all(not pathlib.PurePath(one).suffix for one in wanted[0]) else "folders and files"
+    kind = "folders" if all(not pathlib.PurePath(name).suffix for name in wanted[0]) else "folders and files"
     raise errors.UserError(f"expected the {kind} {needed} in {source} (there: {there}); {hint}")
 
 
 def _folders_above(folder: pathlib.Path, wanted: list[tuple[str, ...]]) -> list[pathlib.Path]:
-    """The data set's folder where `folder` is one of those inside it."""
+    """Returns the candidates for the data set's folder where `folder` is a folder inside it."""
     folder = folder.resolve()
     above = []
-    for parts in (pathlib.PurePath(one).parts for layout in wanted for one in layout):
+    for parts in (pathlib.PurePath(required).parts for layout in wanted for required in layout):
         above += [folder.parents[n - 1] for n in range(1, len(parts) + 1) if folder.parts[-n:] == parts[:n]]
     return above
 
 
 def _folders_below(folder: pathlib.Path, level: int) -> list[pathlib.Path]:
-    """The folders exactly `level` below."""
+    """Returns the folders exactly `level` levels below."""
     children = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    # A folder of thousands of folders holds people, not data sets.
+    # A folder with thousands of folders contains people, not data sets.
     children = children[:50]
     return children if level == 1 else [deeper for child in children for deeper in _folders_below(child, level - 1)]
 
@@ -244,13 +245,13 @@ def _folders_below(folder: pathlib.Path, level: int) -> list[pathlib.Path]:
 def read(
     name: str, module: types.ModuleType, source: pathlib.Path, options: Mapping[str, Any] | None = None
 ) -> tuple[pathlib.Path, dict[str, list[Any]]]:
-    """Finds the data set in `source` and lists the images of all splits, by the builder's own `scan`.
+    """Locates a data set in `source` and lists the images of all splits with the builder's `scan`.
 
     Returns:
         The folder (or file) that was read, and the rows of each split.
 
     Raises:
-        UserError: what is not there or cannot be read, in one sentence.
+        UserError: something is missing or cannot be read.
     """
     try:
         origin = locate(name, module, source, options)
@@ -262,7 +263,7 @@ def read(
     for row in (row for listed in rows.values() for row in listed):
         try:
             row.filename.encode()
-        except UnicodeEncodeError:  # bytes that are no UTF-8, which Linux allows in file names
+        except UnicodeEncodeError:  # bytes that are not UTF-8, which Linux allows in file names
             raise errors.UserError(
                 f"the file name {row.filename!a} in {origin} is not plain text; rename the file."
             ) from None

@@ -1,12 +1,12 @@
-"""The input pipeline: a split and plain settings in, numpy batches out (`[B, H, W, 3]` uint8).
+"""The input pipeline: numpy batches (`[B, H, W, 3]` uint8) of a split, from plain settings.
 
-A batch is a pure function of its number: the sampler says which images, and each image's chance comes from a stream
-keyed by (seed, place in the run). Batches are therefore the same for any number of threads, worker processes and
-hosts, and a run is resumed by starting at a step. Grain computes them ahead of the consumer; the unit of its work is
-a whole batch, which is filled in place.
+A batch is a pure function of its number: the sampler selects the images, and the randomness of each image comes from a
+generator keyed by the seed and the image's position in the run. Batches are therefore the same for any number of
+threads, worker processes and hosts, and a run resumes by starting at a step. Grain computes batches ahead of the
+consumer; its unit of work is a whole batch, which is filled in place.
 
-Several hosts: each fills its contiguous share of every global batch, so the shares in process order are the batch.
-Images travel as bytes; normalization and the filling of erased boxes belong to the device (`reid_jax.ops.images`).
+With several hosts, each fills a contiguous share of every global batch; the shares in process order form the batch.
+Images are sent to the device as uint8, which normalizes them and fills erased boxes (`reid_jax.ops.images`).
 """
 
 from __future__ import annotations
@@ -26,26 +26,28 @@ from reid_jax.data import decoded_cache, elements, image_io, records, samplers, 
 Batch = dict[str, np.ndarray]
 
 CACHES = ("auto", "memory", "disk", "none")
-CACHE_LIMIT_BYTES = 2 * 2**30  # Market-1501's training images at 256x128 take 1.2 GB
-# Workers hand batches over in shared memory, about four on their way for each; containers often have 64 MB of it.
+CACHE_LIMIT_BYTES = 2 * 2**30  # the training images of Market-1501 at 256x128 take 1.2 GB
+# Workers pass batches through shared memory, about four per worker at a time; containers often have 64 MB of it.
 SHARED_MEMORY_NEEDED_BYTES = 2**30
 _ENDLESS = 2**60
 _NEVER_SHARED = 2**60
 
 
 class Batches:
-    """An iterator of batches that works ahead, knows how long its consumer waited, and can be closed.
+    """An iterator that computes batches ahead, measures how long the consumer waits, and can be closed.
 
     Attributes:
-        wait_seconds: time spent inside `next` since the last `reset_wait`, the first batch included.
+        wait_seconds: time spent inside `next` since the last `reset_wait`, including the first batch.
     """
 
     def __init__(self, steps: grain.MapDataset, *, threads: int | None, workers: int):
-        """Args:
-        steps: answers `[i]` with the i-th batch.
-        threads: batches computed at the same time in each process; 0 computes them inside `next`, None takes one
-            for each core, up to eight.
-        workers: further processes; 0 keeps all work in this one.
+        """Starts computing batches.
+
+        Args:
+            steps: returns the i-th batch for `[i]`.
+            threads: number of batches computed concurrently in each process; 0 computes them inside `next`, None is
+                one per core, up to eight.
+            workers: number of worker processes; 0 does all work in this process.
         """
         if threads is None:
             threads = min(8, os.cpu_count() or 1)
@@ -55,7 +57,7 @@ class Batches:
         stream = steps.to_iter_dataset(ahead)
         if workers:
             if _free_shared_memory() < SHARED_MEMORY_NEEDED_BYTES:
-                # A full shared memory would kill the workers; pipes cost one more copy of each batch.
+                # Workers die when shared memory is full; pipes cost an additional copy of each batch.
                 options = grain.experimental.DatasetOptions(min_shm_size=_NEVER_SHARED)
                 stream = grain.experimental.WithOptionsIterDataset(stream, options)
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
@@ -79,12 +81,12 @@ class Batches:
             self.wait_seconds += time.perf_counter() - asked
 
     def reset_wait(self) -> float:
-        """Returns `wait_seconds` and sets it to zero."""
+        """Returns `wait_seconds` and resets it to zero."""
         waited, self.wait_seconds = self.wait_seconds, 0.0
         return waited
 
     def close(self) -> None:
-        """Stops threads and worker processes; may be called twice. Afterwards the iterator is at its end."""
+        """Stops threads and worker processes and ends the iterator; may be called twice."""
         if not self._closed:
             self._closed = True
             self._iterator.close()
@@ -100,7 +102,7 @@ class TrainBatches(Batches):
     """Batches of training images.
 
     Attributes:
-        steps_per_epoch: global batches in an epoch, the same for each.
+        steps_per_epoch: global batches in an epoch, equal for all epochs.
         batch_size: images in a global batch, over all processes.
     """
 
@@ -109,7 +111,7 @@ class TrainBatches(Batches):
 
 
 class EvalBatches(Batches):
-    """Batches that cover a split once; `len` is their number, the same in every process."""
+    """Batches that cover a split once; `len` is their number, equal in every process."""
 
     batch_count: int
 
@@ -118,10 +120,10 @@ class EvalBatches(Batches):
 
 
 class Reader:
-    """Reads images of a split, decoded, with the maps asked for; optionally resized and kept in memory.
+    """Reads decoded images of a split with their maps, and optionally caches them resized.
 
-    The memory is filled as images are first read, by whichever thread comes first; two threads that read the same
-    image write the same bytes, so no lock is needed.
+    The cache in memory is filled as images are first read. Two threads that read the same image write the same bytes,
+    so no lock is needed.
     """
 
     def __init__(
@@ -131,11 +133,13 @@ class Reader:
         keep: transforms.Resize | None = None,
         folder: str | pathlib.Path | None = None,
     ):
-        """Args:
-        split: where the records are.
-        maps: names of per-pixel maps that every record must have.
-        keep: resizes each image once and keeps it; None decodes at each access.
-        folder: keeps all images in files there, made now, instead of in memory.
+        """Allocates the cache.
+
+        Args:
+            split: the images.
+            maps: names of per-pixel maps that every record must have.
+            keep: the resize whose results are cached; None decodes at each access.
+            folder: caches in files there, which are written now, instead of in memory.
         """
         self._split, self._maps, self._keep = split, tuple(maps), keep
         self._files: decoded_cache.DecodedImages | None = None
@@ -148,7 +152,7 @@ class Reader:
             self._filled = np.zeros(len(split), bool)
 
     def read(self, index: int) -> elements.Element:
-        """The element of image `index`: `image`, maps, `index` and `filename`. Its arrays must not be written to."""
+        """Returns the element of an image: `image`, maps, `index` and `filename`; its arrays are not to be changed."""
         if self._keep is None:
             return self._decode(index)
         if self._files is not None:
@@ -186,7 +190,7 @@ class Reader:
 
 
 class _TrainStep:
-    """Fills this process's share of one global batch; what grain's threads and workers call."""
+    """Computes this process's share of a global batch; called by the threads and workers of grain."""
 
     def __init__(
         self,
@@ -264,42 +268,43 @@ def train_batches(
     cache: str = "auto",
     cache_folder: str | pathlib.Path | None = None,
 ) -> TrainBatches:
-    """Opens the stream of training batches at a step.
+    """Returns the stream of training batches from a step on.
 
     Args:
         split: the training split.
-        labels: int32 `[N]`, class of each image (`records.train_labels`); negative labels are never drawn.
-        sampler: name and options, see `samplers.build`; or a sampler.
+        labels: int32 `[N]`, class of each image (`records.train_labels`); images with a negative label are never drawn.
+        sampler: name and options, see `samplers.build`, or a sampler.
         augment: transforms and options of the main view, see `transforms.build_chain`.
         height: rows of the images.
         width: columns of the images.
-        interpolation: "bilinear" or "bicubic".
-        seed: seed of the run; sampler and augmentation derive their streams from it.
+        interpolation: a key of `image_io.INTERPOLATIONS`.
+        seed: seed of the run, from which sampler and augmentation derive their generators.
         start_step: number of the first batch, counted over all epochs.
-        num_steps: how many batches from there; None never ends.
-        process_index: which share of each global batch.
-        process_count: into how many equal shares a global batch is cut.
-        workers: grain worker processes (for many cores; they need `if __name__ == "__main__"` in the script).
-        threads: threads of each process; None takes one for each core, up to eight.
-        views: further views of the same images, by name: `augment`, the transforms of that view (default: those of
-            the main view), and `geometry`, "independent" (default) or "shared": flip and crop as in the main view.
-        maps: names of per-pixel maps to load and move along, such as "parts".
-        cache: "memory" keeps resized images in memory (filled during the first epoch), "none" decodes at each access,
-            "auto" keeps them where they fit, where nothing random comes before the resize, and without workers;
-            "disk" makes files of resized images first and shares them between processes and runs.
-        cache_folder: where those files lie, normally inside the prepared data set's folder.
+        num_steps: number of batches; None is endless.
+        process_index: index of this process's share of each global batch.
+        process_count: number of equal shares of a global batch.
+        workers: number of worker processes (for many cores; they need `if __name__ == "__main__"` in the script).
+        threads: threads of each process; None is one per core, up to eight.
+        views: further views of the same images by name: `augment`, the transforms of that view (default: those of the
+            main view), and `geometry`, "independent" (default) or "shared", which repeats flip and crop of the main
+            view.
+        maps: names of per-pixel maps that are loaded and transformed with the images, such as "parts".
+        cache: "memory" keeps resized images in memory, filled during the first epoch; "none" decodes at each access;
+            "auto" is "memory" where the images fit, nothing random precedes the resize and there are no workers;
+            "disk" writes files of resized images first and shares them between processes and runs.
+        cache_folder: folder of those files, normally inside the folder of the prepared data set.
 
     Returns:
         An iterator of dicts: `image` uint8 `[b, H, W, 3]`, `label` int32 `[b]`, `camid` int32 `[b]`, `index` int32
         `[b]` (place in the split), `erase_box` int32 `[b, 4]` (zeros: none), maps uint8 `[b, H, W]`; for each further
-        view `image_<view>`, `erase_box_<view>` and so on. `b` is the global batch over `process_count`.
+        view `image_<view>`, `erase_box_<view>` and so on. `b` is the global batch size divided by `process_count`.
 
     Raises:
-        UserError: settings that do not fit each other or the split; during iteration, an image that cannot be read.
+        UserError: settings that contradict each other or the split; during iteration, an image that cannot be read.
     """
     plan = sampler if isinstance(sampler, samplers.Sampler) else samplers.build(sampler, labels, seed)
     if len(labels) != len(split):
-        raise errors.UserError(f"{split.name} has {len(split)} images, {len(labels)} labels came; give one for each.")
+        raise errors.UserError(f"{split.name} has {len(split)} images but {len(labels)} labels; give one for each.")
     share = _share(plan.batch_size, process_index, process_count)
     chains = {"": transforms.build_chain(augment, height, width, interpolation)}
     shared_geometry = {"": True}
@@ -344,7 +349,7 @@ def _share(batch_size: int, process_index: int, process_count: int) -> slice:
 def _resize_to_keep(
     cache: str, split: records.Split, maps: Sequence[str], chains: Sequence[transforms.Chain], workers: int
 ) -> transforms.Resize | None:
-    """The resize whose result the reader keeps, None for no cache."""
+    """Returns the resize whose results the reader caches, None for no cache."""
     if cache not in CACHES:
         raise errors.unknown("cache", cache, CACHES)
     if cache == "none":
@@ -366,7 +371,7 @@ def _resize_to_keep(
 
 
 def _free_memory() -> int:
-    """Bytes of memory that are free now; a large number where the system does not tell."""
+    """Returns the free memory in bytes; a large number where the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     except (ValueError, OSError, AttributeError):
@@ -382,7 +387,7 @@ def _free_shared_memory() -> int:
 
 
 class _EvalStep:
-    """Fills this process's share of one evaluation batch."""
+    """Computes this process's share of an evaluation batch."""
 
     def __init__(self, reader: Reader, camids: np.ndarray, resize: transforms.Resize, batch_size: int, share: slice):
         self._reader, self._camids, self._resize = reader, np.asarray(camids, np.int32), resize
@@ -417,27 +422,27 @@ def eval_batches(
     workers: int = 0,
     threads: int | None = None,
 ) -> EvalBatches:
-    """Opens a pass over a split in published order, resized and nothing else.
+    """Returns batches of resized images that cover a split once, in published order.
 
     Args:
         split: query or gallery.
         height: rows of the images.
         width: columns of the images.
-        interpolation: "bilinear" or "bicubic".
+        interpolation: a key of `image_io.INTERPOLATIONS`.
         batch_size: images in a global batch, over all processes.
-        process_index: which share of each global batch.
-        process_count: into how many equal shares a global batch is cut.
-        workers: grain worker processes.
-        threads: threads of each process; None takes one for each core, up to eight.
+        process_index: index of this process's share of each global batch.
+        process_count: number of equal shares of a global batch.
+        workers: number of worker processes.
+        threads: threads of each process; None is one per core, up to eight.
 
     Returns:
-        An iterator, `ceil(N / batch_size)` long in every process, of dicts: `image` uint8 `[b, H, W, 3]`, `index`
+        An iterator of length `ceil(N / batch_size)` in every process, of dicts: `image` uint8 `[b, H, W, 3]`, `index`
         int32 `[b]` (place in the split, -1 for padding), `mask` bool `[b]` (False for padding), `camid` int32 `[b]`
         (-1 for padding). Global batch j holds the images from `j * batch_size` on; only the last one is padded, and
-        over all processes each image comes exactly once.
+        over all processes each image occurs exactly once.
 
     Raises:
-        UserError: a batch size that does not divide; during iteration, an image that cannot be read.
+        UserError: a batch size that `process_count` does not divide; during iteration, an image that cannot be read.
     """
     share = _share(batch_size, process_index, process_count)
     resize = transforms.Resize(height, width, interpolation)

@@ -1,7 +1,7 @@
-"""Preparation: from published files, a user's images, or a generator, to the folder that training reads.
+"""Preparation of data sets: writes published files, a user's images or generated images as records for training.
 
-Everything is inspection at before anything is written: names, counts, every image. The prepared folder is built under
-another name and renamed at the end, so that it is there whole or not at all, also when several processes do it at once.
+File names, counts and every image are checked before anything is written. The prepared folder is built under a
+temporary name and renamed at the end, so that it is complete whenever it exists, even if several processes write it.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from reid_jax.plugins import names
 ON_BAD_IMAGE = ("fail", "skip")
 
 _INCOMPLETE = ".incomplete-"
-_ABANDONED_SECONDS = 24 * 3600  # a build this old was killed
+_ABANDONED_SECONDS = 24 * 3600  # the process of a temporary folder this old was killed
 
 
 @dataclasses.dataclass(frozen=True)
 class PreparationReport:
-    """What preparation found and made.
+    """The result of a preparation.
 
     Attributes:
         name: the data set's name.
-        path: the prepared folder (with the version), None when only checked.
+        path: the prepared folder with its version, None after a mere check.
         source: the folder or file that was read, None for generated data.
-        table: found counts, with the published ones where they differ.
-        warnings: sentences.
-        skipped: damaged images that were left out, a sentence each.
-        seconds: how long it took.
-        existed: the folder was there already and nothing was done.
-        details: what a check found beyond the counts (`checks.describe`), empty otherwise.
+        table: the counts, with the published ones where they differ.
+        warnings: a sentence for each warning.
+        skipped: a sentence for each damaged image that was left out.
+        seconds: duration.
+        existed: the data set was prepared before, and nothing was done.
+        details: the report of a check (`checks.describe`), empty otherwise.
     """
 
     name: str
@@ -64,7 +64,7 @@ class PreparationReport:
         return records.open_folder(builders.title(self.name), self.path)
 
     def text(self) -> str:
-        """Returns the report as a person reads it."""
+        """Returns the report as text for the console."""
         lines = [self.table, ""] if self.table else []
         lines += [self.details, ""] if self.details else []
         lines += [f"warning: {warning}" for warning in self.warnings]
@@ -82,10 +82,10 @@ class PreparationReport:
 
 
 def ensure(name: str, root: str | pathlib.Path = "data", **options: Any) -> records.ReIDDataset:
-    """Opens a data set, preparing it first from `<root>/<name>` (or its generator) if need be.
+    """Opens a data set, and prepares it first from `<root>/<name>` or its generator where it is not prepared.
 
     Raises:
-        UserError: it is not prepared and cannot be; the sentence says which folder was expected.
+        UserError: it is neither prepared nor can be; the sentence names the folder that was expected.
     """
     if user_datasets.is_function(name):
         return user_datasets.open_function(name, root, options)
@@ -95,7 +95,7 @@ def ensure(name: str, root: str | pathlib.Path = "data", **options: Any) -> reco
 
 
 def open_prepared(name: str, root: str | pathlib.Path = "data", **options: Any) -> records.ReIDDataset:
-    """Opens a data set that another process has prepared (or a user's function opens).
+    """Opens a data set that another process has prepared, or that a user's function opens.
 
     Raises:
         UserError: it is not prepared.
@@ -117,25 +117,25 @@ def prepare(
     progress: bool = False,
     **options: Any,
 ) -> PreparationReport:
-    """Prepares a data set once; a second call finds it done and returns at once.
+    """Prepares a data set; returns at once where it is prepared already.
 
     Args:
         name: one of `builders.available()`, or `package.module:Builder`.
         root: the prepared folder is `<root>/prepared/<name>[-<options>]/<version>`.
-        source: the raw folder (or CSV file); None is `<root>/<name>`, where a user's builder goes by its TFDS name.
+        source: the raw folder (or CSV file); None is `<root>/<name>`, with TFDS's name for a user's builder.
             Generated data sets of this project have none.
         on_bad_image: "fail" stops at images that do not decode and names them, "skip" leaves them out and lists them.
         strict_counts: stop where counts differ from the published ones, instead of warning.
-        force: build again although it is there.
-        check_only: look at everything and write nothing.
-        progress: show a bar on stderr while images are checked.
+        force: prepare again and replace the prepared folder.
+        check_only: check everything and write nothing.
+        progress: show a progress bar on stderr while images are checked.
         **options: the data set's options (`catalog.Entry.options`).
 
     Returns:
         The report; `report.dataset` is the opened data set.
 
     Raises:
-        UserError: whatever is wrong with the source, in one sentence; nothing is left behind.
+        UserError: the source cannot be used; the sentence gives the reason, and nothing is written.
     """
     started = time.monotonic()
     if on_bad_image not in ON_BAD_IMAGE:
@@ -144,49 +144,43 @@ def prepare(
     options = records.resolve_options(name, options)
     folder = records.prepared_folder(name, root, **options)
     target = folder / str(module.Builder.VERSION)
-    is_made_of_files = hasattr(module, "scan")
-    if source is not None and not is_made_of_files and not names.is_path(name):
+    has_files = hasattr(module, "scan")
+    if source is not None and not has_files and not names.is_path(name):
         raise errors.UserError(f"data set {name!r} is generated and takes no source folder; leave out --source.")
-    done = records.prepared_version(folder) == target and not force and not check_only
-    if done:
+    if records.prepared_version(folder) == target and not force and not check_only:
         return _report_again(name, module, target, source)
 
-    rows: dict[str, list[Any]] | None = None
-    skipped: list[str] = []
-    warnings: list[str] = []
-    default_source = pathlib.Path(root) / builders.title(name)
-    table, details, origin, listing = "", "", None, None
-    if is_made_of_files:
-        origin, rows = builders.read(name, module, pathlib.Path(source or default_source), options)
-        _refuse_other_data_set(name, rows, origin, builders.published(name, module, options))
-        listing = _listing_hash(name, rows)
-        inspection = _inspect_images(rows, progress)
-        if check_only:
-            # Everything is told at once, damaged images too, whatever becomes of them.
-            details = checks.describe(_as_splits(name, rows), inspection, getattr(module, "DISJOINT_IDENTITIES", False))
-            on_bad_image = "skip"
-        rows, skipped = _without_bad_images(rows, inspection, on_bad_image)
-        splits = _as_splits(name, rows)
-        table, warnings = _judge(name, splits, module, options, strict_counts)
+    raw = pathlib.Path(source or pathlib.Path(root) / builders.title(name))
+    checked = _Checked()
+    if has_files:
+        # A check reports everything, damaged images included, and stops at none of them.
+        bad = "skip" if check_only else on_bad_image
+        checked = _check_files(name, module, raw, options, bad, strict_counts, check_only, progress)
     if check_only:
-        origin_text = str(origin) if origin else "the generator"
         seconds = time.monotonic() - started
         return PreparationReport(
-            name, None, origin_text, table, tuple(warnings), tuple(skipped), seconds, False, details
+            name=name,
+            path=None,
+            source=str(checked.source or "the generator"),
+            table=checked.table,
+            warnings=tuple(checked.warnings),
+            skipped=tuple(checked.skipped),
+            seconds=seconds,
+            existed=False,
+            details=checked.details,
         )
     with _temporary_folder(folder) as temporary:
-        manual = None if is_made_of_files else pathlib.Path(source or default_source).expanduser()
-        built = _build(name, module, temporary, options, rows, manual)
-        if rows is None:
-            opened = records.open_folder(builders.title(name), built)
-            table, warnings = _judge(name, opened.splits(), module, options, strict_counts)
+        built = _build(name, module, temporary, options, checked.rows, None if has_files else raw.expanduser())
+        if not has_files:
+            splits = records.open_folder(builders.title(name), built).splits()
+            checked.table, checked.warnings = _compare(name, splits, module, options, strict_counts)
         facts = {
             "name": builders.title(name),
-            "source": str(origin.resolve()) if origin else None,
-            "listing": listing,
-            "table": table,
-            "warnings": warnings,
-            "skipped": skipped,
+            "source": str(checked.source.resolve()) if checked.source else None,
+            "listing": checked.listing,
+            "table": checked.table,
+            "warnings": checked.warnings,
+            "skipped": checked.skipped,
             "seconds": round(time.monotonic() - started, 2),
             "options": options,
             "files": {path.name: path.stat().st_size for path in sorted(built.iterdir())},
@@ -196,20 +190,55 @@ def prepare(
     return dataclasses.replace(_report_of(name, target), existed=False)
 
 
+@dataclasses.dataclass
+class _Checked:
+    """The result of checking source files; empty for data without files, which are checked after they are built."""
+
+    rows: dict[str, list[Any]] | None = None
+    source: pathlib.Path | None = None
+    listing: str | None = None
+    table: str = ""
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    skipped: list[str] = dataclasses.field(default_factory=list)
+    details: str = ""
+
+
+def _check_files(
+    name: str,
+    module: types.ModuleType,
+    raw: pathlib.Path,
+    options: Mapping[str, Any],
+    on_bad_image: str,
+    strict_counts: bool,
+    describe: bool,
+    progress: bool,
+) -> _Checked:
+    """Reads the lists of a data set, decodes every image and compares the counts; see `prepare`."""
+    source, rows = builders.read(name, module, raw, options)
+    _refuse_other_data_set(name, rows, source, builders.published(name, module, options))
+    listing = _listing_hash(name, rows)
+    inspection = _inspect_images(rows, progress)
+    details = ""
+    if describe:
+        details = checks.describe(_as_splits(name, rows), inspection, getattr(module, "DISJOINT_IDENTITIES", False))
+    kept, skipped = _without_bad_images(rows, inspection, on_bad_image)
+    table, warnings = _compare(name, _as_splits(name, kept), module, options, strict_counts)
+    return _Checked(kept, source, listing, table, warnings, skipped, details)
+
+
 def _refuse_other_data_set(
     name: str, rows: Mapping[str, Sequence[Any]], origin: pathlib.Path, published: Mapping[str, Mapping[str, int]]
 ) -> None:
-    """Several data sets share one layout and way of naming; their numbers of images tell them apart.
+    """Raises a `UserError` where the numbers of images are exactly those of another data set in every split.
 
-    Raises:
-        UserError: the images are exactly as many as another data set has in every split.
+    Several data sets share a layout and a naming scheme; their published counts distinguish them.
     """
     found = {split: len(listed) for split, listed in rows.items()}
     if not published or found == {split: counts["images"] for split, counts in published.items()}:
         return
     for other in builders.available():
         counts = builders.published(other, builders.load(other), {})
-        if other != name and counts and found == {split: one["images"] for split, one in counts.items()}:
+        if other != name and counts and found == {split: numbers["images"] for split, numbers in counts.items()}:
             raise errors.UserError(
                 f"the images in {origin} are as many as {other} has in every split, and not as {name} has; give the "
                 f"right --source, or prepare them as {other}."
@@ -225,7 +254,7 @@ def _inspect_images(rows: Mapping[str, Sequence[Any]], progress: bool) -> checks
 def _without_bad_images(
     rows: Mapping[str, Sequence[Any]], inspection: checks.Inspection, on_bad_image: str
 ) -> tuple[dict[str, list[Any]], list[str]]:
-    """Returns the rows whose images decode, and a sentence for each of the others."""
+    """Returns the rows whose images decode, and a sentence for each other image."""
     flat = [(split, row) for split, listed in rows.items() for row in listed]
     bad = inspection.bad
     if bad and on_bad_image == "fail":
@@ -263,7 +292,7 @@ def _as_splits(name: str, rows: Mapping[str, Sequence[Any]]) -> dict[str, record
     }
 
 
-def _judge(
+def _compare(
     name: str,
     splits: Mapping[str, records.Split],
     module: types.ModuleType,
@@ -284,14 +313,14 @@ def _judge(
 
 @contextlib.contextmanager
 def _temporary_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder beside `folder` (same file system, so that a rename is one step), removed at the end."""
+    """Yields a temporary folder on the file system of `folder`, for an atomic rename, and removes it at the end."""
     mark = f"{_INCOMPLETE}{folder.name}-"
     temporary = folder.parent / f"{mark}{uuid.uuid4().hex[:8]}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for left in folder.parent.glob(f"{mark}*"):
-            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+        for abandoned in folder.parent.glob(f"{mark}*"):
+            if time.time() - abandoned.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(abandoned, ignore_errors=True)
         temporary.mkdir()
         yield temporary
     except OSError as error:
@@ -348,7 +377,7 @@ def _check_schema(name: str, info: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet_tfds() -> Iterator[None]:
-    """TFDS announces itself, warns of every configuration not in its list, and shows two bars per split."""
+    """Silences TFDS, which prints messages, a warning for each unlisted configuration, and two bars per split."""
     import tensorflow_datasets as tfds
     from absl import logging
 
@@ -363,10 +392,10 @@ def _quiet_tfds() -> Iterator[None]:
 
 
 def _move(built: pathlib.Path, target: pathlib.Path, replace: bool) -> None:
-    """Renames the finished folder into place; another process may have been faster, then its result stands."""
+    """Renames the finished folder to its target; where another process was faster, its result is kept."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if replace and target.exists():
-        # Out of the way first: a folder cannot be renamed over one that is not empty.
+        # A folder cannot be renamed to a folder that is not empty.
         target.rename(built.parent / "replaced")
     try:
         built.rename(target)
@@ -378,10 +407,10 @@ def _move(built: pathlib.Path, target: pathlib.Path, replace: bool) -> None:
 def _report_again(
     name: str, module: types.ModuleType, path: pathlib.Path, source: str | pathlib.Path | None
 ) -> PreparationReport:
-    """The report of a folder that is there already, held against the source where one is named.
+    """Returns the report of a prepared folder, compared with the source where a source is given.
 
     Raises:
-        UserError: it was prepared from another source than the one now named.
+        UserError: the folder was prepared from another source.
     """
     report = _report_of(name, path)
     if source is None or not hasattr(module, "scan"):
@@ -392,7 +421,7 @@ def _report_again(
             f"{path} was prepared from {then}, not from {now}; use another --root (or, for reid_folder, "
             "--option title=NAME), or replace it with --force."
         )
-    # Names only, a fraction of a second: new or renamed files should not go unnoticed.
+    # Compares names only, in a fraction of a second, to report new or renamed files.
     listing = _listing_hash(name, builders.read(name, module, now, _read_facts(path).get("options"))[1])
     if listing == _read_facts(path).get("listing"):
         return report

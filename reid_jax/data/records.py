@@ -1,8 +1,8 @@
-"""Prepared data sets: opening them, their splits and what the rest of the package may know about them.
+"""Prepared data sets and their splits.
 
 A data set is prepared once (`reid_jax.data.prepare`) into `<root>/prepared/<folder>/<version>/`: array_record files of
-encoded images, and lists of identities, cameras and file names beside them, so that samplers, label tables and the
-protocol's checks never touch an image. Training opens that folder here and never imports a builder.
+encoded images, with lists of identities, cameras and file names, so that samplers, labels and protocol checks decode no
+image. Training opens that folder and imports no builder of this project.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from reid_jax import errors
 from reid_jax.data import builders, image_io
 
 SPLITS = ("train", "query", "gallery")
-JUNK = -1  # pid of a detection that shows nobody in particular: dropped from the gallery before ranking
-UNKNOWN_CAMERA = -1  # camid of an image of which nobody knows the camera
-DISTRACTOR = 0  # pid of a person who is nobody's match: stays in the gallery as a wrong answer
+JUNK = -1  # pid of a bad detection: removed from the gallery before ranking
+UNKNOWN_CAMERA = -1  # camid of an image whose camera is unknown
+DISTRACTOR = 0  # pid of a gallery image that matches no query: stays in the gallery as a wrong match
 
-# Written beside the records by `reid_jax.data.prepare`: where they come from, what was found, the size of every file.
+# Written with the records by `reid_jax.data.prepare`: their source, counts and warnings, and the size of every file.
 REPORT_FILE = "preparation.json"
 
 
 class RecordSource(Sequence[dict[str, Any]]):
-    """Random access to the records of one split; small to pickle, safe to read from several threads.
+    """The records of a split with random access; small when pickled, and safe to read from several threads.
 
-    `source[i]` is a dict: `image` bytes (JPEG or PNG), `pid` int, `camid` int, `filename` str, and whatever else the
-    builder stored (`parts`: PNG bytes).
+    `source[i]` is a dictionary: `image` bytes (JPEG or PNG), `pid` int, `camid` int, `filename` str, and further
+    features that the builder stored (such as `parts`, PNG bytes).
     """
 
     def __init__(self, records: Sequence[bytes]):
-        """Wraps what answers `len` and `[i]` with serialized examples (array_record's own data source)."""
+        """Wraps a sequence of serialized examples, such as the data source of array_record."""
         self._records = records
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class RecordSource(Sequence[dict[str, Any]]):
 
 
 def _parse_example(serialized: bytes) -> dict[str, Any]:
-    # TFDS's own route (`SkipDecoding`) builds a numpy array per field and takes twice the time of this loop.
+    # `SkipDecoding` of TFDS builds a numpy array per feature and takes twice the time of this loop.
     from tensorflow_datasets.proto import tf_example_pb2
 
     element: dict[str, Any] = {}
@@ -74,14 +74,14 @@ def _parse_example(serialized: bytes) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One split in published order.
+    """A split in published order.
 
     Attributes:
         name: `<data set>/<split>`, such as "market1501/train".
-        source: answers `len` and `[i]` with a dict of `image` (JPEG or PNG bytes, or uint8 [H, W, 3]), `pid`, `camid`,
-            `filename` and optional maps.
-        pids: int32 [N]; -1 junk and 0 distractor are kept as published.
-        camids: int32 [N]; counted from 0, -1 unknown.
+        source: sequence of dictionaries of `image` (JPEG or PNG bytes, or uint8 [H, W, 3]), `pid`, `camid`, `filename`
+            and optional maps; of these, training reads the image and the maps.
+        pids: int32 [N], identities as published; -1 is junk and 0 a distractor.
+        camids: int32 [N], cameras counted from 0; -1 is unknown.
         filenames: N names, unique within the split.
     """
 
@@ -105,7 +105,7 @@ class Split:
     def counts(self) -> dict[str, int]:
         """Returns the numbers of images, identities, cameras, junk images and distractor images.
 
-        Identities leave junk and distractors out. In a training split pid 0 is an identity like any other.
+        Junk and distractors do not count as identities. In a training split pid 0 is an ordinary identity.
         """
         training = self.name.endswith("/train")
         junk = self.pids == JUNK
@@ -123,21 +123,21 @@ class Split:
         return self.pids, self.camids, self.filenames
 
     def image(self, index: int) -> np.ndarray:
-        """Returns one image, decoded: uint8 [H, W, 3] RGB at its own size."""
+        """Returns a decoded image: uint8 [H, W, 3] RGB at its native size."""
         image = self.source[index]["image"]
         return image_io.decode(image, self.filenames[index]) if isinstance(image, bytes) else image
 
 
 @dataclasses.dataclass(frozen=True)
 class ReIDDataset:
-    """The splits of one data set; a split that it does not have is None.
+    """A data set; a split that it does not have is None.
 
     Attributes:
         name: the data set's name ("market1501").
-        train: training images; identities disjoint from the other two.
+        train: training images; their identities are disjoint from those of the other two.
         query: images to search with.
         gallery: images to search in.
-        path: the prepared folder, None for data sets made in memory.
+        path: the prepared folder, None for data sets in memory.
     """
 
     name: str
@@ -147,14 +147,14 @@ class ReIDDataset:
     path: pathlib.Path | None = None
 
     def splits(self) -> dict[str, Split]:
-        """Returns the splits there are, by name, in protocol order."""
+        """Returns the existing splits by name, in the order of `SPLITS`."""
         return {name: split for name in SPLITS if (split := getattr(self, name)) is not None}
 
     def split(self, name: str) -> Split:
-        """Returns a split that must be there.
+        """Returns a split.
 
         Raises:
-            UserError: it is absent.
+            UserError: the data set does not have it.
         """
         split: Split | None = getattr(self, name)
         if split is None:
@@ -165,20 +165,20 @@ class ReIDDataset:
         return split
 
     def require(self, *names: str) -> None:
-        """Raises a `UserError` naming the first of the given splits that is absent."""
+        """Raises a `UserError` for the first of the given splits that the data set does not have."""
         for name in names:
             self.split(name)
 
     def describe(self) -> str:
-        """Returns a table of the splits, one line each."""
+        """Returns a table with the counts of each split."""
         header = ("split", "images", "identities", "cameras", "junk", "distractors")
         rows = [(name, *(f"{value:,}" for value in split.counts().values())) for name, split in self.splits().items()]
         return format_table(header, rows)
 
     def index_hash(self) -> str:
-        """Returns the SHA-256 (hex) of all file names, identities and cameras, order included.
+        """Returns the SHA-256 (hexadecimal) of all file names, identities and cameras in their order.
 
-        Two runs with the same hash trained and ranked the same list, whatever machine prepared it.
+        Runs with the same hash trained on and ranked the same lists, whatever machine prepared them.
         """
         digest = hashlib.sha256()
         for name, split in self.splits().items():
@@ -189,7 +189,7 @@ class ReIDDataset:
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lays out text in columns: the first flush left, the others flush right."""
+    """Returns a text table, with the first column aligned left and the others right."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = []
     for row in (header, *rows):
@@ -199,7 +199,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def train_labels(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Turns identities into class labels: the rank of each pid in the sorted list of pids.
+    """Returns class labels: the rank of each pid in the sorted list of pids.
 
     Args:
         split: the training split.
@@ -208,7 +208,7 @@ def train_labels(split: Split) -> tuple[np.ndarray, np.ndarray]:
         labels int32 [N] in [0, C), and classes int32 [C], the sorted pids: `classes[labels] == split.pids`.
 
     Raises:
-        UserError: the split is empty or holds junk (pid -1), which is no class.
+        UserError: the split is empty or holds junk (pid -1).
     """
     if len(split) == 0:
         raise errors.UserError(f"{split.name} is empty; there is nothing to train on.")
@@ -225,10 +225,10 @@ _SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
 
 def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Fills in the defaults of a data set's options.
+    """Returns the options of a data set, converted to the types of their defaults and completed by them.
 
     Raises:
-        UserError: an option that the data set does not have, or a value of another kind than the default.
+        UserError: an option that the data set does not have, or a value of another type than the default.
     """
     defaults = builders.option_defaults(name)
     if defaults is None:
@@ -253,7 +253,7 @@ def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def folder_name(name: str, options: Mapping[str, Any]) -> str:
-    """Returns the name of the prepared folder, which tells options apart: "synthped-demo-seed0"."""
+    """Returns the name of the prepared folder, with the values of the options: "synthped-demo-seed0"."""
     parts = [name.replace(":", ".")]
     for key, value in resolve_options(name, options).items():
         if isinstance(value, bool):
@@ -270,12 +270,12 @@ def folder_name(name: str, options: Mapping[str, Any]) -> str:
 
 
 def prepared_folder(name: str, root: str | pathlib.Path = "data", **options: Any) -> pathlib.Path:
-    """Returns `<root>/prepared/<folder>`, whether it is there or not."""
+    """Returns `<root>/prepared/<folder>`, whether it exists or not."""
     return pathlib.Path(root).expanduser() / "prepared" / folder_name(name, options)
 
 
 def prepared_version(folder: pathlib.Path) -> pathlib.Path | None:
-    """Returns the newest complete version inside a prepared folder, None when there is none."""
+    """Returns the folder of the newest complete version inside a prepared folder, None where there is none."""
     found = []
     for path in folder.glob("*/dataset_info.json"):
         version = path.parent.name
@@ -285,7 +285,7 @@ def prepared_version(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def prepare_command(name: str, root: str | pathlib.Path, options: Mapping[str, Any]) -> str:
-    """Returns the command line that prepares the data set, for error messages."""
+    """Returns the command line that prepares a data set, for error messages."""
     flags = "".join(f" --option {key}={value}" for key, value in options.items())
     return f"python scripts/prepare_dataset.py {name} --root {root}{flags}"
 
@@ -299,10 +299,10 @@ def open_dataset(name: str, root: str | pathlib.Path = "data", **options: Any) -
         **options: the options it was prepared with (`size="demo", seed=0` for "synthped").
 
     Returns:
-        The data set; its sources read from disk at each access.
+        The data set; its sources read from disk at every access.
 
     Raises:
-        UserError: not prepared, or the prepared folder is damaged.
+        UserError: the data set is not prepared, or the prepared folder is damaged.
     """
     folder = prepared_folder(name, root, **options)
     path = prepared_version(folder)
@@ -315,7 +315,15 @@ def open_dataset(name: str, root: str | pathlib.Path = "data", **options: Any) -
 
 
 def open_folder(name: str, path: pathlib.Path) -> ReIDDataset:
-    """Opens the prepared data set whose files (`dataset_info.json`, `*.array_record*`) lie in `path`."""
+    """Opens a prepared data set.
+
+    Args:
+        name: the data set's name.
+        path: the folder of its files, `dataset_info.json` and `*.array_record*`.
+
+    Raises:
+        UserError: the folder is damaged.
+    """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import decode
 
@@ -331,7 +339,7 @@ def open_folder(name: str, path: pathlib.Path) -> ReIDDataset:
             raw = builder.as_data_source(split, deserialize_method=decode.DeserializeMethod.RAW_BYTES)
             found[split] = Split(
                 name=f"{name}/{split}",
-                # array_record's own source inside TFDS's: it pickles to a few hundred bytes.
+                # The data source of array_record inside that of TFDS; it pickles to a few hundred bytes.
                 source=RecordSource(raw.data_source),
                 pids=_read_only(metadata["pids"][split]),
                 camids=_read_only(metadata["camids"][split]),
@@ -343,7 +351,7 @@ def open_folder(name: str, path: pathlib.Path) -> ReIDDataset:
 
 
 def _check_sizes(path: pathlib.Path) -> None:
-    """Raises an OSError where a file is shorter or longer than when it was written: a copy was interrupted."""
+    """Raises an OSError where a file does not have the size it was written with, after an interrupted copy."""
     report = path / REPORT_FILE
     if not report.exists():
         return  # built by TFDS itself

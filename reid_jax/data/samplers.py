@@ -1,11 +1,11 @@
-"""Samplers: which images make up training batch number `step`, as pure functions of `(seed, step)`.
+"""Samplers: the images of each training batch, as pure functions of `(seed, step)`.
 
-A sampler holds the labels of a split and answers `indices(step)` for any step without having drawn the steps before,
-so a resumed run, any number of threads and any number of processes see the same global batches. The plan of one epoch
-is drawn at once from a counter-based generator keyed by `(seed, epoch)` and kept for the two newest epochs.
+A sampler returns `indices(step)` for any step without drawing the steps before it, so that resumed runs and any number
+of threads and processes see the same global batches. The plan of an epoch is drawn at once from a counter-based
+generator keyed by `(seed, epoch)` and kept for the two latest epochs.
 
-All identity samplers put the K images of an identity side by side: a batch is `[P * K]` in the order `(p k)`.
-Images with a negative label belong to nobody and are never drawn.
+All identity samplers place the K images of an identity next to each other: a batch is `[P * K]` in the order `(p k)`.
+Images with a negative label are never drawn.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from reid_jax import errors
 from reid_jax.data import options as options_lib
 from reid_jax.plugins import names
 
-_PLANS_KEPT = 2  # threads at the end of one epoch and at the start of the next work at the same time
+_PLANS_KEPT = 2  # around the end of an epoch, threads work on two epochs at the same time
 
 
 def generator(seed: int, purpose: str, index: int) -> np.random.Generator:
-    """A random stream of its own for each `(seed, purpose, index)`; costs about ten microseconds.
+    """Returns an independent random generator for each `(seed, purpose, index)`, in about ten microseconds.
 
     Args:
         seed: seed of the run; any whole number, taken modulo 2**64.
-        purpose: what the numbers are for; streams of different purposes do not overlap.
-        index: number of the epoch, of the image in the run, ...
+        purpose: what the numbers are used for; streams of different purposes do not overlap.
+        index: number of the epoch, of the image in the run, or the like.
     """
     key = np.array([seed % 2**64, zlib.crc32(purpose.encode())], np.uint64)
     # Philox counts up in the lowest word, so the higher words separate the streams.
@@ -39,27 +39,28 @@ def generator(seed: int, purpose: str, index: int) -> np.random.Generator:
 
 
 class Sampler:
-    """Base of the samplers: epoch arithmetic and the store of plans.
+    """Base class of samplers; a subclass defines `plan` and sets both attributes in its `__init__`.
 
     Attributes:
-        batch_size: images in one global batch.
-        batches_per_epoch: the same for every epoch, so that schedules in epochs are exact.
+        batch_size: images in a global batch.
+        batches_per_epoch: global batches in an epoch, equal for all epochs, so that schedules in epochs are exact.
     """
 
     batch_size: int
     batches_per_epoch: int
 
     def __init__(self, seed: int):
+        """Stores the seed of the run."""
         self._seed = int(seed)
         self._plans: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def plan(self, epoch: int) -> np.ndarray:
-        """Draws an epoch: int64 `[batches_per_epoch, batch_size]`, places in the split."""
+        """Returns the plan of an epoch: int64 `[batches_per_epoch, batch_size]`, indices into the split."""
         raise NotImplementedError
 
     def indices(self, step: int) -> np.ndarray:
-        """The images of global batch `step` (0-based, counted over all epochs): int64 `[batch_size]`."""
+        """Returns the images of global batch `step` (from 0, counted over all epochs): int64 `[batch_size]`."""
         epoch, batch = divmod(int(step), self.batches_per_epoch)
         with self._lock:
             if epoch not in self._plans:
@@ -70,7 +71,7 @@ class Sampler:
             return indices
 
     def _checked(self, plan: np.ndarray) -> np.ndarray:
-        """Returns a plan, after making sure that it has the shape that was announced and holds whole numbers."""
+        """Returns a plan after validating its shape and type."""
         expected = (self.batches_per_epoch, self.batch_size)
         if plan.shape != expected or not np.issubdtype(plan.dtype, np.integer):
             raise errors.UserError(
@@ -87,17 +88,19 @@ class Sampler:
 
 
 class _IdentitySampler(Sampler):
-    """P identities times K images. `self._members[i]`: places of the images of the i-th identity."""
+    """Base class of samplers of P identities times K images; `self._members[i]` are the images of identity i."""
 
     def __init__(self, labels: np.ndarray, seed: int, *, identities: int = 16, images: int = 4):
-        """Args:
-        labels: int `[N]`, one per image of the split; negative = nobody's.
-        seed: seed of the run.
-        identities: P, different identities in a batch.
-        images: K, images of each; an identity with fewer is resampled with replacement.
+        """Groups the images by identity.
+
+        Args:
+            labels: int `[N]`, the class of each image of the split; images with a negative label are left out.
+            seed: seed of the run.
+            identities: P, the number of different identities in a batch.
+            images: K, the number of images per identity; identities with fewer are resampled with replacement.
 
         Raises:
-            UserError: fewer identities than P, or K < 2.
+            UserError: there are fewer identities than P, or K < 2.
         """
         super().__init__(seed)
         labels = np.asarray(labels)
@@ -116,32 +119,33 @@ class _IdentitySampler(Sampler):
                 "lower the sampler's `identities` or train on more identities."
             )
         self._identities, self._images = int(identities), int(images)
-        self._sizes = np.array([len(one) for one in self._members])
+        self._sizes = np.array([len(members) for members in self._members])
         self.batch_size = self._identities * self._images
 
     def _take(self, identity: int, rng: np.random.Generator) -> np.ndarray:
-        """K images of one identity, different ones where it has K."""
+        """Returns K images of an identity, without repetition where it has K."""
         members = self._members[identity]
         return rng.choice(members, self._images, replace=len(members) < self._images)
 
 
 class IdentityGroups(_IdentitySampler):
-    """Each epoch cuts every identity's shuffled images into groups of K and deals the groups out, P identities a batch.
+    """Splits the shuffled images of every identity into groups of K and fills each batch with P groups.
 
-    Short identities are resampled with replacement to one group; what is left over after the last full group sits the
-    epoch out. Batches draw P different identities, uniformly among those that still have a group.
+    Identities with fewer than K images are resampled with replacement to a single group; the remainder after the last
+    full group is left out of the epoch. A batch draws P different identities, uniformly among those with groups left.
 
-    The published loop stops when fewer than P identities have groups left, so the length of its epoch varies by a few
-    batches below a nominal value. Here every epoch has that nominal length, `sum_i max(n_i // K, 1) // P` (227 batches
-    of 16 x 4 on Occluded-Duke): a draw that would strand too many groups in too few identities takes the identities
-    that must be used now first. So no image comes twice in an epoch (short identities aside) and no batch repeats an
-    identity. Where a few identities own most images, the length is the largest for which that is possible.
+    The published loop stops when fewer than P identities have groups left, so that the length of its epoch varies by a
+    few batches below a nominal value. Here every epoch has that nominal length, `sum_i max(n_i // K, 1) // P` (227
+    batches of 16 x 4 on Occluded-Duke): where a draw would leave too many groups to too few identities, identities
+    that can no longer be postponed are drawn first. So no image repeats within an epoch (short identities aside) and
+    no identity repeats within a batch. Where a few identities own most images, the length is the largest possible.
 
     References:
         MFV, section 4; TransReID (He et al., ICCV 2021), released sampler.
     """
 
     def __init__(self, labels: np.ndarray, seed: int, *, identities: int = 16, images: int = 4):
+        """Computes the length of an epoch; the arguments are those of all identity samplers."""
         super().__init__(labels, seed, identities=identities, images=images)
         self._groups = np.maximum(self._sizes // self._images, 1)
         batches = int(self._groups.sum()) // self._identities
@@ -150,10 +154,11 @@ class IdentityGroups(_IdentitySampler):
         self.batches_per_epoch = batches
 
     def _possible(self, left: np.ndarray, batches: int) -> bool:
-        """Whether `batches` full batches of different identities can still be made of the groups `left` `[I]`."""
+        """Returns whether the groups left, `[I]`, suffice for `batches` full batches of different identities."""
         return int(np.minimum(left, batches).sum()) >= batches * self._identities
 
     def plan(self, epoch: int) -> np.ndarray:
+        """Returns the plan of an epoch, see `Sampler.plan`."""
         rng = generator(self._seed, "sampler", epoch)
         groups = np.concatenate([self._cut(members, rng) for members in self._members])  # [sum of groups, K]
         first = np.cumsum(self._groups) - self._groups
@@ -172,48 +177,54 @@ class IdentityGroups(_IdentitySampler):
         return rng.permutation(members)[:used].reshape(-1, self._images)
 
     def _draw(self, left: np.ndarray, remaining: int, rng: np.random.Generator) -> np.ndarray:
-        """P identities for the next batch, so that the `remaining - 1` batches after it stay possible."""
+        """Draws P identities for the next batch such that the `remaining - 1` batches after it stay possible."""
         alive = np.flatnonzero(left)
         drawn = rng.choice(alive, self._identities, replace=False)
         after = left.copy()
         after[drawn] -= 1
         if self._possible(after, remaining - 1):
             return drawn
-        urgent = np.flatnonzero(left >= remaining)  # needed in every batch from now on
+        urgent = np.flatnonzero(left >= remaining)  # needed in every remaining batch
         urgent = rng.permutation(urgent)[: self._identities]
         others = rng.choice(np.setdiff1d(alive, urgent), self._identities - len(urgent), replace=False)
         return rng.permutation(np.concatenate([urgent, others]))
 
 
 class IdentityEpoch(_IdentitySampler):
-    """An epoch shows each identity once, with K of its images; identities left after the last full batch sit it out.
+    """Shows each identity once per epoch, with K images; identities after the last full batch are left out.
 
     References:
         MGN's released recipe (Wang et al., ACM MM 2018): on Market-1501 with 8 x 4 an epoch is 93 batches.
     """
 
     def __init__(self, labels: np.ndarray, seed: int, *, identities: int = 16, images: int = 4):
+        """Computes the length of an epoch; the arguments are those of all identity samplers."""
         super().__init__(labels, seed, identities=identities, images=images)
         self.batches_per_epoch = len(self._members) // self._identities
 
     def plan(self, epoch: int) -> np.ndarray:
+        """Returns the plan of an epoch, see `Sampler.plan`."""
         rng = generator(self._seed, "sampler", epoch)
         order = rng.permutation(len(self._members))[: self.batches_per_epoch * self._identities]
-        return np.stack([self._take(one, rng) for one in order]).reshape(self.batches_per_epoch, self.batch_size)
+        return np.stack([self._take(identity, rng) for identity in order]).reshape(
+            self.batches_per_epoch, self.batch_size
+        )
 
 
 class ImageEpoch(_IdentitySampler):
-    """An epoch has `images // (P * K)` batches, made of as many rounds over all identities as that takes.
+    """Repeats rounds over all identities until an epoch has `images // (P * K)` batches.
 
-    A round shows each identity at most once (as `IdentityEpoch`); an identity's images are dealt from its shuffled
-    images, which are shuffled anew when used up, so over the rounds of an epoch all its images come equally often.
+    A round shows each identity at most once, like `IdentityEpoch`. The images of an identity are taken in a shuffled
+    order, which is shuffled again when it is used up, so that all of them are shown equally often in an epoch.
     """
 
     def __init__(self, labels: np.ndarray, seed: int, *, identities: int = 16, images: int = 4):
+        """Computes the length of an epoch; the arguments are those of all identity samplers."""
         super().__init__(labels, seed, identities=identities, images=images)
         self.batches_per_epoch = max(1, int(self._sizes.sum()) // self.batch_size)
 
     def plan(self, epoch: int) -> np.ndarray:
+        """Returns the plan of an epoch, see `Sampler.plan`."""
         rng = generator(self._seed, "sampler", epoch)
         per_round = len(self._members) // self._identities
         rounds = -(-self.batches_per_epoch // per_round)
@@ -231,16 +242,18 @@ class ImageEpoch(_IdentitySampler):
 
 
 class Shuffle(Sampler):
-    """Plain shuffling: each image at most once an epoch, the remainder after the last full batch dropped."""
+    """Shows each image at most once per epoch in random order; the remainder after the last full batch is left out."""
 
     def __init__(self, labels: np.ndarray, seed: int, *, batch_size: int = 64):
-        """Args:
-        labels: int `[N]`; images with a negative label are left out.
-        seed: seed of the run.
-        batch_size: images in a global batch.
+        """Selects the images with a label.
+
+        Args:
+            labels: int `[N]`; images with a negative label are left out.
+            seed: seed of the run.
+            batch_size: images in a global batch.
 
         Raises:
-            UserError: fewer images than one batch.
+            UserError: there are fewer images than one batch.
         """
         super().__init__(seed)
         self._kept = np.flatnonzero(np.asarray(labels) >= 0)
@@ -253,11 +266,12 @@ class Shuffle(Sampler):
         self.batches_per_epoch = len(self._kept) // self.batch_size
 
     def plan(self, epoch: int) -> np.ndarray:
+        """Returns the plan of an epoch, see `Sampler.plan`."""
         shuffled = generator(self._seed, "sampler", epoch).permutation(self._kept)
         return shuffled[: self.batches_per_epoch * self.batch_size].reshape(-1, self.batch_size)
 
 
-# What a config's `data.sampler.name` may be; a path `package.module:Name` stands for a user's own.
+# Values of a config's `data.sampler.name`, besides `package.module:Name` for samplers of a user's own project.
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "identity_groups": IdentityGroups,
     "identity_epoch": IdentityEpoch,

@@ -1,14 +1,14 @@
 """Image transforms: pure functions `(element, rng) -> element` on numpy arrays.
 
-An element is a dict with `image` (uint8 `[H, W, 3]`, RGB); every other two-dimensional uint8 array in it is a *map*
-(`parts`: a label for each pixel, 0 = background) and moves with the image. Numbers such as `index` pass through.
-Chance comes only from the generator that is given, and nothing in the element that came is written to.
+An element is a dictionary with `image` (uint8 `[H, W, 3]`, RGB). Every other two-dimensional uint8 array in it is a
+*map* (such as `parts`, a label for each pixel, 0 = background) and is transformed with the image. Other values, such as
+`index`, pass through. Randomness comes only from the given generator, and the arrays of the input are never changed.
 
-`TRANSFORMS` names them in their canonical order; `build_chain` makes a chain from plain data:
+`TRANSFORMS` lists them in their canonical order, and `build_chain` builds a chain from plain data:
 
     build_chain(dict(flip=dict(probability=0.5), pad_crop=dict(pad=10), erase={}), height=256, width=128)
 
-Normalization and the fill of erased boxes happen on the device (`reid_jax.ops.images`), so that bytes travel.
+Normalization and the fill of erased boxes happen on the device (`reid_jax.ops.images`), which receives uint8 images.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from reid_jax.data.corruptions import training
 from reid_jax.data.elements import Box, Element, Transform, clear_maps, draw_box, map_names, require, require_box_ranges
 from reid_jax.plugins import names
 
-# Labels of `parts` are 1 + the place in: head, left arm, right arm, torso, left leg, right leg, left foot, right foot.
+# Labels of `parts` are 1 + the index in: head, left arm, right arm, torso, left leg, right leg, left foot, right foot.
 LEFT_RIGHT_PAIRS = ((2, 3), (5, 6), (7, 8))
 
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-    """Brings image and maps to one size; maps take the nearest pixel. An image of that size passes untouched."""
+    """Resizes image and maps to one size, maps by the nearest pixel; what has that size already stays unchanged."""
 
     geometric: ClassVar[bool] = True
     height: int
     width: int
-    interpolation: str = "bilinear"  # a name of `images.INTERPOLATIONS`
+    interpolation: str = "bilinear"  # a key of `image_io.INTERPOLATIONS`
 
     def __post_init__(self) -> None:
         require(self.height > 0 and self.width > 0, self, "a positive height and width")
@@ -46,6 +46,7 @@ class Resize:
             raise errors.unknown("interpolation", self.interpolation, image_io.INTERPOLATIONS)
 
     def __call__(self, element: Element, rng: np.random.Generator | None = None) -> Element:
+        """Returns the resized element."""
         changed = dict(element)
         size = (self.height, self.width)
         if element["image"].shape[:2] != size:
@@ -58,13 +59,13 @@ class Resize:
 
 @dataclasses.dataclass(frozen=True)
 class Flip:
-    """Mirrors image and maps left to right.
+    """Flips image and maps horizontally.
 
     Attributes:
-        probability: how often, in [0, 1].
-        flip_swap_lr: also exchanges the labels of left and right body parts, so that "left arm" stays the person's
-            left arm. False repeats recipes that mirror the maps only.
-        pairs: the labels that change places.
+        probability: probability of a flip, in [0, 1].
+        flip_swap_lr: also exchanges the labels of left and right body parts, so that "left arm" remains the person's
+            left arm. False reproduces recipes that flip the maps only.
+        pairs: the pairs of labels that are exchanged.
     """
 
     geometric: ClassVar[bool] = True
@@ -76,12 +77,13 @@ class Flip:
         require(0 <= self.probability <= 1, self, "a probability in [0, 1]")
 
     def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        """Returns the element flipped, or as it is."""
         if rng.random() >= self.probability:
             return element
         return self.mirror(element)
 
     def mirror(self, element: Element) -> Element:
-        """The mirrored element, whatever the probability."""
+        """Returns the flipped element, regardless of the probability."""
         # cv2.flip is 30 times faster than a copy of a reversed numpy view.
         changed = {**element, "image": cv2.flip(element["image"], 1)}
         for name in map_names(element):
@@ -100,10 +102,10 @@ class Flip:
 
 @dataclasses.dataclass(frozen=True)
 class PadCrop:
-    """Pads every side and crops the old size at a uniform place; maps are padded with 0 (background).
+    """Pads every side and crops the original size at a random position; maps are padded with 0 (background).
 
     Attributes:
-        pad: pixels added on every side; the crop's shift is uniform in [-pad, pad] for both axes.
+        pad: pixels added on every side; the shift of the crop is uniform in [-pad, pad] on both axes.
         fill: value of the padding in the image, 0-255 (black in all recipes here).
     """
 
@@ -116,6 +118,7 @@ class PadCrop:
         require(0 <= self.fill <= 255, self, "a fill in [0, 255]")
 
     def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        """Returns the shifted element."""
         down, right = rng.integers(0, 2 * self.pad + 1, size=2) - self.pad
         changed = {**element, "image": _shift(element["image"], int(down), int(right), self.fill)}
         for name in map_names(element):
@@ -124,7 +127,7 @@ class PadCrop:
 
 
 def _shift(array: np.ndarray, down: int, right: int, fill: int) -> np.ndarray:
-    """`array[y + down, x + right]`, and `fill` outside; one copy, no padded intermediate."""
+    """Returns `array[y + down, x + right]`, with `fill` outside, without a padded intermediate copy."""
     height, width = array.shape[:2]
     shifted = np.full_like(array, fill) if fill else np.zeros_like(array)
     top, bottom = max(0, -down), min(height, height - down)
@@ -136,11 +139,11 @@ def _shift(array: np.ndarray, down: int, right: int, fill: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Jitter:
-    """Random brightness, contrast, saturation and hue, in random order, on uint8 after each step.
+    """Changes brightness, contrast, saturation and hue in random order, rounding to uint8 after each step.
 
-    A strength `s` of the first three draws a factor from U(max(0, 1 - s), 1 + s); `hue` draws a turn of the color
-    circle from U(-hue, hue), hue <= 0.5. A strength 0 leaves that property alone. Meaning and order follow
-    torchvision's ColorJitter on 8-bit images.
+    A strength `s` of the first three draws a factor from U(max(0, 1 - s), 1 + s); `hue` draws a rotation of the color
+    circle from U(-hue, hue), with hue <= 0.5. A strength of 0 leaves that property unchanged. Parameters and order
+    follow torchvision's ColorJitter on 8-bit images.
     """
 
     geometric: ClassVar[bool] = False
@@ -156,6 +159,7 @@ class Jitter:
         require(0 <= self.hue <= 0.5, self, "a hue in [0, 0.5]")
 
     def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        """Returns the element with its image jittered, or as it is."""
         chance, *amounts = rng.random(5)
         order = rng.permutation(4)
         if chance >= self.probability:
@@ -174,24 +178,24 @@ class Jitter:
 
 
 def scale_brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Blends with black: `factor * image`, clipped."""
+    """Returns the image blended with black: `factor * image`, clipped."""
     return cv2.LUT(image, _blend_table(0, factor))
 
 
 def scale_contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Blends with the mean gray of the image."""
+    """Returns the image blended with its mean gray."""
     gray = int(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean() + 0.5)
     return cv2.LUT(image, _blend_table(gray, factor))
 
 
 def scale_saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """Blends with the gray picture (ITU-R 601 weights)."""
+    """Returns the image blended with its gray version (ITU-R 601 weights)."""
     gray = np.array([[0.299, 0.587, 0.114]]).repeat(3, axis=0)
     return cv2.transform(image, factor * np.eye(3) + (1 - factor) * gray)
 
 
 def turn_hue(image: np.ndarray, turn: float) -> np.ndarray:
-    """Adds `turn` (a share of the full circle, in [-0.5, 0.5]) to the hue."""
+    """Returns the image with `turn`, a fraction of the color circle in [-0.5, 0.5], added to its hue."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
     hsv[..., 0] += np.uint8(int(turn * 255) % 256)  # wraps around, as the color circle does
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
@@ -204,17 +208,17 @@ def _blend_table(base: int, factor: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Erase:
-    """Chooses the box of random erasing: `erase_box` int32 `[4]` = (top, left, bottom, right), zeros for none.
+    """Draws the box of random erasing, `erase_box` int32 `[4]` = (top, left, bottom, right), zeros for none.
 
-    The image itself is filled on the device after normalization; maps are zeroed here, so that an erased pixel
+    The image itself is filled on the device after normalization; maps are set to 0 here, so that an erased pixel
     belongs to no body part.
 
     Attributes:
-        probability: how often, in [0, 1].
-        area: range of the box's share of the image.
+        probability: probability of a box, in [0, 1].
+        area: range of the box's fraction of the image.
         aspect: range of height / width.
-        log_aspect: draws the aspect log-uniformly (TransReID and its descendants) instead of uniformly (BoT, MFV).
-        tries: boxes drawn until one fits strictly inside; after that the image stays whole.
+        log_aspect: draws the aspect log-uniformly (TransReID and its successors) instead of uniformly (BoT, MFV).
+        tries: maximum number of boxes drawn until a box fits strictly inside; if none does, nothing is erased.
 
     References:
         Zhong et al., Random Erasing Data Augmentation, AAAI 2020.
@@ -232,6 +236,7 @@ class Erase:
         require_box_ranges(self, self.area, self.aspect, self.tries)
 
     def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        """Returns the element with its `erase_box`."""
         box = np.zeros(4, np.int32)
         if rng.random() < self.probability:
             height, width = element["image"].shape[:2]
@@ -241,15 +246,15 @@ class Erase:
         return clear_maps(changed, (top, left, bottom, right)) if bottom > top else changed
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Box:
-        """A box inside `[height, width]`, or zeros when no try fits."""
+        """Returns a box inside `[height, width]`, or zeros when none fits."""
         return draw_box(
             height, width, rng, area=self.area, aspect=self.aspect, log_aspect=self.log_aspect, tries=self.tries
         )
 
 
-# In canonical order: a chain made from names alone runs them from top to bottom.
+# In canonical order, in which chains apply them unless their config gives an `order`.
 TRANSFORMS: dict[str, type] = {
-    "corrupt": training.Corrupt,  # at native size, as in the benchmark
+    "corrupt": training.Corrupt,  # at native size, as in the robustness benchmark
     "resize": Resize,
     "jitter": Jitter,
     "flip": Flip,
@@ -264,23 +269,23 @@ TRANSFORMS: dict[str, type] = {
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Transforms one after the other."""
+    """A sequence of transforms."""
 
     transforms: tuple[Transform, ...]
 
     def __call__(
         self, element: Element, rng: np.random.Generator, geometry_rng: np.random.Generator | None = None
     ) -> Element:
-        """Applies the chain.
+        """Applies the transforms in turn.
 
         Args:
-            element: see the module.
-            rng: source of chance.
-            geometry_rng: where given, the geometric transforms draw from it instead; two views whose geometric
-                transforms are the same then show the same crop.
+            element: see the module's docstring.
+            rng: random generator.
+            geometry_rng: generator of the geometric transforms, where given; two views with the same geometric
+                transforms then show the same crop.
 
         Returns:
-            A new element; `element` is left as it came.
+            A new element; `element` is unchanged.
         """
         for transform in self.transforms:
             element = transform(element, geometry_rng if geometry_rng is not None and transform.geometric else rng)
@@ -288,12 +293,12 @@ class Chain:
 
     @property
     def needs_donor(self) -> bool:
-        """Whether elements must bring a second image."""
+        """Whether elements must hold a second image under `donor`."""
         return any(getattr(transform, "needs_donor", False) for transform in self.transforms)
 
     @property
     def starts_with_resize(self) -> bool:
-        """Whether the resized image can be kept: nothing random happens before it."""
+        """Whether the resized image can be cached, since nothing random precedes the resize."""
         return bool(self.transforms) and isinstance(self.transforms[0], Resize)
 
 
@@ -320,7 +325,7 @@ def build_transform(name: str, options: Mapping[str, Any]) -> Transform:
         options_lib.check(f"transform {name!r}", target, settings)
         transform: Transform = target(**settings)
         return transform
-    except TypeError as error:  # a value of the wrong type, met in a comparison
+    except TypeError as error:  # a value of the wrong type in a comparison
         raise errors.UserError(f"transform {name!r} does not take {settings}: {error}.") from error
 
 
@@ -331,7 +336,7 @@ def build_chain(config: Mapping[str, Any] | None, height: int, width: int, inter
         config: transform name -> its options (`{}` or True: the defaults; None or False: left out). Where the options
             hold a `name`, that is the transform (a key of `TRANSFORMS` or `package.module:Name`) and the key is a
             label: `{"my_blur": {"name": "my_project.transforms:Blur", "strength": 2}}`. The key `order` may list the
-            keys in another order than the canonical one: that of `TRANSFORMS`, with transforms of the user's own
+            keys in another order than the canonical one: that of `TRANSFORMS`, with transforms of a user's project
             before `erase`, and by label where several have one place. The resize is always part of it and takes its
             options from the other arguments; an order that does not list it has it first, or second behind a leading
             `corrupt`.
@@ -392,4 +397,4 @@ def _place(kind: str) -> float:
 
 
 def _plain(value: Any) -> Any:
-    return tuple(_plain(one) for one in value) if isinstance(value, list | tuple) else value
+    return tuple(_plain(item) for item in value) if isinstance(value, list | tuple) else value
