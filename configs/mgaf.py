@@ -89,7 +89,7 @@ DEMO = {
     "data.sampler": {"name": "identity_groups", "identities": 16, "images": 4},
     "model.width": 16,
     "model.depths": (1, 1, 2, 1),
-    "model.features": 64,
+    "model.feature_width": 64,
     **{f"losses.tri_{head}.normalize": True for head in GLOBALS},
     **{f"losses.tri_{head}.margin": 0.3 for head in GLOBALS},
     "fed.rounds": 16,
@@ -122,8 +122,8 @@ VARIANTS = {
     "mgaf_stripe_att": {"model.attention_scope": "stripe"},
     "mgaf_att_alone": {"model.attention_residual": False},
     # Where the text is silent or the public recipes of MGN differ.
-    "mgaf_average": {"model.pool": "average"},
-    "mgaf_gem": {"model.pool": "gem"},
+    "mgaf_average": {"model.pooling": "average"},
+    "mgaf_gem": {"model.pooling": "gem"},
     "mgaf_pooled_ce": {"model.global_ce_input": "pooled"},
     "mgaf_p3_large": {"model.p3_map": "48x16"},
     "mgaf_p3_four": {

@@ -61,7 +61,7 @@ DEMO = {
     "optimizer.momentum": None,
     "model.width": 16,
     "model.depths": (1, 1, 2, 1),
-    "model.features": 64,
+    "model.feature_width": 64,
     "model.global_ce_input": "reduced",
     **{f"losses.tri_{head}.normalize": True for head in GLOBALS},
     **{f"losses.tri_{head}.margin": 0.3 for head in GLOBALS},
@@ -85,7 +85,7 @@ VARIANTS = {
         "schedule": {"name": "multistep", "milestones_epochs": (320, 380), "factor": 0.1},
         "train.epochs": 400.0,
     },
-    "mgn_average": {"model.pool": "average"},
+    "mgn_average": {"model.pooling": "average"},
 }
 
 

@@ -83,7 +83,7 @@ DEMO = {
     "data.augment.pad_crop.pad": 2,
     "data.height": 64,
     "data.width": 32,
-    "model.width": "x0_5",
+    "model.size": "x0_5",
     **{f"losses.tri_{head}.normalize": True for head in ("g", "l")},
 }
 

@@ -25,7 +25,7 @@ def recipe() -> ConfigDict:
     """The published recipe: 256 x 128, 64 shuffled images, AMSGrad, 150 epochs, the first 10 for the classifier."""
     config = config_lib.defaults()
     config.system = "osnet"
-    config.model = {"name": "osnet", "width": "x1_0", "kind": "plain"}
+    config.model = {"name": "osnet", "size": "x1_0", "kind": "plain"}
     config.data.sampler = {"name": "shuffle", "batch_size": 64}
     config.data.augment = {"flip": {"probability": 0.5}}
     config.losses = {"ce": {"loss": "cross_entropy", "on": "logits/b", "weight": 1.0, "label_smoothing": 0.1}}
@@ -66,16 +66,16 @@ DEMO = {
     "data.sampler": {"name": "identity_groups", "identities": 16, "images": 4},
     "data.augment.pad_crop": {"pad": 4},
     **config_lib.DEMO,
-    "model.width": "x0_25",
+    "model.size": "x0_25",
 }
 
 PRESETS = {"demo": DEMO, **config_lib.DATASETS}
 
 VARIANTS = {
-    "osnet_x1_0": {"model.width": "x1_0"},
-    "osnet_x0_75": {"model.width": "x0_75"},
-    "osnet_x0_5": {"model.width": "x0_5"},
-    "osnet_x0_25": {"model.width": "x0_25"},
+    "osnet_x1_0": {"model.size": "x1_0"},
+    "osnet_x0_75": {"model.size": "x0_75"},
+    "osnet_x0_5": {"model.size": "x0_5"},
+    "osnet_x0_25": {"model.size": "x0_25"},
     # With instance normalization, at any width: behind osnet_<width> or at the preset's own.
     "osnet_ibn": {"model.kind": "ibn"},
     "osnet_ain": {"model.kind": "ain"},

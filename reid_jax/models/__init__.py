@@ -1,4 +1,18 @@
-"""The table of models: one name per system, and how to build one from data."""
+"""The table of models: one name per system, and how to build one from data.
+
+Fields that say how large a model is mean the same in every model and config:
+
+    size           name of a published size, a row of `SIZES` of the backbone: "resnet50" (resnet), "base" (vit),
+                   "x1_0" (osnet). The fields below, where given, replace what the row says.
+    width          channels: of the stem of a ResNet (64 is published), of the tokens of a ViT
+    depth          number of blocks in a row: of a ViT
+    depths         numbers of blocks, one for each stage
+    heads          attention heads of a transformer layer
+    feature_width  length of the feature vector behind a reduction layer
+    <part>_width, <part>_depth, <part>_depths, <part>_heads      the same of one part of the model ("hpr_width")
+
+What is compared at test time is `test_feature`, how a map becomes a vector is `pooling`.
+"""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ class BoT(nn.Module):
     Attributes:
         num_classes: training identities N.
         dtype: compute dtype; parameters, statistics and the head are float32.
-        variant: a row of `resnet.VARIANTS`.
-        depths: residual blocks per stage in place of the variant's.
+        size: a row of `resnet.SIZES`.
+        depths: residual blocks per stage in place of those of the size.
         width: channels of the backbone's stem; 64 is the published size, 16 a narrow demonstration.
         last_stride: step of stage 4; 1 doubles the last map in height and width (section 3.5).
         stem_relu: ReLU after the first normalization. The authors' code leaves it out; the paper does not say so.
@@ -43,7 +43,7 @@ class BoT(nn.Module):
 
     num_classes: int
     dtype: Any = jnp.float32
-    variant: str = "resnet50"
+    size: str = "resnet50"
     depths: tuple[int, ...] | None = None
     width: int = 64
     last_stride: int = 1
@@ -57,11 +57,11 @@ class BoT(nn.Module):
 
         Returns:
             "feature/b" [B, D], "neck/b" [B, D], "logits/b" [B, N] and "map/stage4" [B, H/16, W/16, D], D = 32 width for
-            the bottleneck variants.
+            bottleneck blocks.
         """
         sizes = {} if self.depths is None else {"depths": self.depths}
         backbone = resnet.resnet(
-            self.variant,
+            self.size,
             width=self.width,
             last_stride=self.last_stride,
             stem_relu=self.stem_relu,

@@ -35,7 +35,7 @@ options_of_weights = transreid.options_of_weights
 BRIDGE_NORMS = ("true_norm", "unit_formula")
 SIGMAS = ("softplus", "raw")
 OUTPUTS = ("linear", "sigmoid")
-EVAL_FEATURES = ("cls", "neck", "patch_mean")
+TEST_FEATURES = ("feature", "neck", "patch_mean")
 # Where a student's batch holds the teacher's feature of the same images.
 TEACHER_FEATURE = "teacher/feature/align"
 
@@ -155,8 +155,8 @@ class CFAT(transreid.TransReID):
         bfg_out: see `Generator.out`.
         bfg_input: "raw" feeds the generator features as they come, as article and code do; "unit" scales them to the
             length of a bridge first.
-        eval_feature: what is compared at test time: "cls" (what all losses train), "neck" (the same behind the neck) or
-            "patch_mean" (mean of the final patch tokens, what the released code compares).
+        test_feature: what is compared at test time: "feature" (before the neck, what all losses train), "neck" (behind
+            it) or "patch_mean" (mean of the final patch tokens, what the released code compares).
     """
 
     bridge: bool = True
@@ -164,7 +164,6 @@ class CFAT(transreid.TransReID):
     bfg_sigma: str = "softplus"
     bfg_out: str = "linear"
     bfg_input: str = "raw"
-    eval_feature: str = "cls"
 
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
@@ -225,11 +224,11 @@ class CFAT(transreid.TransReID):
         return jnp.asarray(logits)
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
-        """The test feature at unit length; see `eval_feature`."""
-        if self.eval_feature not in EVAL_FEATURES:
-            raise errors.unknown("test feature (eval_feature)", self.eval_feature, EVAL_FEATURES)
-        if self.eval_feature == "patch_mean":
+        """The test feature at unit length; see `test_feature`."""
+        if self.test_feature not in TEST_FEATURES:
+            raise errors.unknown("test feature (test_feature)", self.test_feature, TEST_FEATURES)
+        if self.test_feature == "patch_mean":
             feature = outputs["tokens"].mean(axis=1)
         else:
-            feature = self.joined(outputs, "neck" if self.eval_feature == "neck" else "feature")
+            feature = self.joined(outputs, self.test_feature)
         return descriptors.Descriptor(distances.normalize_rows(feature))

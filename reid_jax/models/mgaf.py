@@ -153,8 +153,8 @@ class MGN(nn.Module):
         branches: which of `BRANCHES` there are, in their order; an ablation has fewer.
         p3_stripes: stripes of branch 3.
         p3_map: size of branch 3's map, a key of `P3_STARTS`.
-        features: length of each head's vector.
-        pool: "max", "average" or "gem".
+        feature_width: length of each head's vector.
+        pooling: "max", "average" or "gem".
         global_ce_input: what the classifiers of g1, g2, g3 read: "pooled" is the vector before the reduction (the
             paper of MGN), "reduced" the one behind it (its public reimplementation, and MGAF).
     """
@@ -166,8 +166,8 @@ class MGN(nn.Module):
     branches: tuple[str, ...] = ("g", "p2", "p3")
     p3_stripes: int = 3
     p3_map: str = "24x8"
-    features: int = 256
-    pool: str = "max"
+    feature_width: int = 256
+    pooling: str = "max"
     global_ce_input: str = "pooled"
 
     @nn.nowrap
@@ -183,7 +183,7 @@ class MGN(nn.Module):
         """Maps `batch["image"]` [B, H, W, 3] (normalized) to named float32 outputs.
 
         Returns:
-            For each head h ("g1", "p2_0", ...) "feature/h" [B, features] and "logits/h" [B, N]; the branches' maps
+            For each head h ("g1", "p2_0", ...) "feature/h" [B, feature_width] and "logits/h" [B, N]; the branches' maps
             "map/g" [B, H/32, W/32, C], "map/p2" and "map/p3" [B, H/16, W/16, C] before attention, C = 32 width.
 
         Raises:
@@ -246,9 +246,9 @@ class MGN(nn.Module):
         return {f"{branch}_{index}": stripe for index, stripe in enumerate(cut)}
 
     def _head(self, name: str, window: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Pooling, reduction and classifier: (feature [B, features], logits [B, N])."""
-        pooled = global_pool.GlobalPool(self.pool, name=f"pool_{name}")(window)
-        feature = Reduction(self.features, name=f"reduction_{name}")(pooled, train=train)
+        """Pooling, reduction and classifier: (feature [B, feature_width], logits [B, N])."""
+        pooled = global_pool.GlobalPool(self.pooling, name=f"pool_{name}")(window)
+        feature = Reduction(self.feature_width, name=f"reduction_{name}")(pooled, train=train)
         from_pooled = self.global_ce_input == "pooled" and name.startswith("g")
         classifier = nn.Dense(
             self.num_classes,

@@ -125,19 +125,19 @@ ZOO: dict[str, Entry] = {
         submodule="backbone",
     ),
     **{
-        f"osnet_{'' if kind == 'plain' else kind + '_'}{width}": Entry(
-            model={"name": "osnet", "width": width, "kind": kind},
+        f"osnet_{'' if kind == 'plain' else kind + '_'}{size}": Entry(
+            model={"name": "osnet", "size": size, "kind": kind},
             # The authors test AIN, made for other data sets than the one it learned from, by angle.
             metric="cosine" if kind == "ain" else "euclidean",
-            notes=f"OSNet {width.replace('_', '.')}, {kind}. torchreid's files (MIT code; trained on ImageNet and on "
+            notes=f"OSNet {size.replace('_', '.')}, {kind}. torchreid's files (MIT code; trained on ImageNet and on "
             "ReID data sets, whose terms apply) and files of scripts/convert_weights.py.",
         )
-        for kind, widths in (
+        for kind, sizes in (
             ("plain", ("x1_0", "x0_75", "x0_5", "x0_25")),
             ("ibn", ("x1_0",)),
             ("ain", ("x1_0", "x0_75", "x0_5", "x0_25")),
         )
-        for width in widths
+        for size in sizes
     },
 }
 

@@ -7,7 +7,7 @@ from reid_jax.benchmarks import programs
 
 
 def test_train_step_and_inference_of_a_tiny_model():
-    model = models.build("bot", num_classes=5, variant="resnet18", depths=(1, 1, 1, 1), width=4)
+    model = models.build("bot", num_classes=5, size="resnet18", depths=(1, 1, 1, 1), width=4)
     batch = programs.random_batch(2, 32, 16, classes=5)
     for time_it in (programs.time_train_step, programs.time_inference):
         timing = time_it(model, batch, repetitions=2)

@@ -13,7 +13,7 @@ from reid_jax.cli import benchmark as benchmark_cli
 from reid_jax.config import files
 
 TINY = [
-    "--option=variant=resnet18",
+    "--option=size=resnet18",
     "--option=width=4",
     "--option=depths=(1,1,1,1)",
     "--height=32",
@@ -51,7 +51,7 @@ def test_a_model_is_timed_and_written_down(script, kind, tmp_path, capsys):
 
 def test_a_config_is_timed_with_its_own_step(root, script):
     config = files.load_config(str(root / "configs" / "bot.py"))
-    config.model = {"name": "bot", "variant": "resnet18", "width": 4, "depths": (1, 1, 1, 1)}
+    config.model = {"name": "bot", "size": "resnet18", "width": 4, "depths": (1, 1, 1, 1)}
     config.data.sampler = {"name": "identity_groups", "identities": 4, "images": 2}
     subject = speed.subject_of_config(config, {"data.height": 32, "data.width": 16, "dtype": None})
     (row,) = speed.measure_models("train", [subject], [16], steps=1, classes=12)
@@ -138,7 +138,7 @@ def test_the_counterpart_in_pytorch_has_the_size_of_our_backbone():
     assert named("osnet_x0_25") == "torch osnet x0_25 plain, 256x128 x8"
     assert named("transreid_baseline") == "torch vit 768x12 stride 16, 256x128 x8"
     assert named("transreid_stride12") == "torch vit 768x12 stride 12 jpm, 256x128 x8"
-    for model, options in (("bot", {"variant": "resnet18"}), ("mgn", {})):
+    for model, options in (("bot", {"size": "resnet18"}), ("mgn", {})):
         with pytest.raises(errors.UserError, match="counterpart of ResNet-50, OSNet and ViT models, none of"):
             named(model, **options)
 

@@ -23,7 +23,7 @@ SMALL = {
     "data.options": {"size": "tiny", "seed": 0},
     "model.width": 4,
     "model.depths": (1, 1, 2, 1),
-    "model.features": 8,
+    "model.feature_width": 8,
     "fed.rounds": 3,
     "fed.lr_drops": (0.5,),
     "evals.every_epochs": 2.0,

@@ -25,7 +25,7 @@ from reid_jax.runs import trained
 from reid_jax.train import checkpoints, state
 from reid_jax.weights import convert, zoo
 
-TINY = {"variant": "resnet18", "depths": (1, 1, 1, 1), "width": 4}
+TINY = {"size": "resnet18", "depths": (1, 1, 1, 1), "width": 4}
 SIZE = {"data.height": 32, "data.width": 16, "evals.batch_size": 8}
 
 
@@ -104,7 +104,7 @@ def test_a_plain_folder_by_the_script(script, weights, bot, photos, tmp_path, ca
                 "--width=16",
                 "--option=width=4",
                 "--option=depths=(1,1,1,1)",
-                "--option=variant=resnet18",
+                "--option=size=resnet18",
             ]
         )
         == 0
@@ -121,7 +121,7 @@ def test_a_plain_folder_by_the_script(script, weights, bot, photos, tmp_path, ca
     assert meta["weights"] == {"file": "bot.npz", "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
     assert meta["normalized"] is True
     assert meta["metric"] == "cosine"
-    assert meta["model"] == {"name": "bot", "width": 4, "depths": [1, 1, 1, 1], "variant": "resnet18"}
+    assert meta["model"] == {"name": "bot", "width": 4, "depths": [1, 1, 1, 1], "size": "resnet18"}
     assert meta["preprocessing"] == {
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
@@ -322,7 +322,7 @@ def test_untrained_weights_say_so(script, bot, photos, tmp_path, monkeypatch):
         "--width=16",
         "--option=width=4",
         "--option=depths=(1,1,1,1)",
-        "--option=variant=resnet18",
+        "--option=size=resnet18",
     ]
     assert script.main([*arguments, *tiny]) == 0
     assert drawn == [3]

@@ -32,8 +32,8 @@ def shapes_of(model: bot.BoT) -> tuple[dict, dict]:
         ({}, 23_508_032 + 2048 * 752, (16, 8)),
         ({"last_stride": 2, "stem_relu": True}, 23_508_032 + 2048 * 752, (8, 4)),
         ({"pooling": "gem"}, 23_508_032 + 2048 * 752 + 1, (16, 8)),
-        ({"variant": "resnet18"}, 11_176_512 + 512 * 752, (16, 8)),
-        ({"variant": "resnet101"}, 42_500_160 + 2048 * 752, (16, 8)),
+        ({"size": "resnet18"}, 11_176_512 + 512 * 752, (16, 8)),
+        ({"size": "resnet101"}, 42_500_160 + 2048 * 752, (16, 8)),
     ],
     ids=["default", "last_stride", "gem", "resnet18", "resnet101"],
 )
@@ -64,7 +64,7 @@ def test_unknown_options_are_explained():
     with pytest.raises(errors.UserError, match="did you mean 'last_stride'"):
         models.build("bot", num_classes=5, laststride=1)
     with pytest.raises(errors.UserError, match="did you mean 'resnet50'"):
-        shapes_of(models.build("bot", num_classes=5, variant="resnet5"))
+        shapes_of(models.build("bot", num_classes=5, size="resnet5"))
 
 
 def test_the_published_names_fill_every_parameter():

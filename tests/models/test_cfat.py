@@ -220,19 +220,19 @@ def test_without_the_generator_it_is_transreid(tiny):
     assert set(found) - set(wanted) == {"feature/align"}
 
 
-@pytest.mark.parametrize("kind", cfat.EVAL_FEATURES)
+@pytest.mark.parametrize("kind", cfat.TEST_FEATURES)
 def test_what_is_compared_is_a_choice(tiny, kind):
     model, batch, variables = tiny
-    model = dataclasses.replace(model, eval_feature=kind, parent=None)
+    model = dataclasses.replace(model, test_feature=kind, parent=None)
     outputs = model.apply(variables, batch, train=False)
-    wanted = {"cls": outputs["feature/g"], "neck": outputs["neck/g"], "patch_mean": outputs["tokens"].mean(axis=1)}
+    wanted = {"feature": outputs["feature/g"], "neck": outputs["neck/g"], "patch_mean": outputs["tokens"].mean(axis=1)}
     np.testing.assert_allclose(model.describe(outputs).features, unit(wanted[kind]), atol=1e-6)
 
 
 def test_unknown_choices_are_answered(tiny):
     _, batch, _ = tiny
     for option, words in (
-        ({"eval_feature": "patch"}, "did you mean 'patch_mean'"),
+        ({"test_feature": "patch"}, "did you mean 'patch_mean'"),
         ({"bridge_norm": "unit"}, "did you mean 'unit_formula'"),
         ({"bfg_input": "rawest"}, "did you mean 'raw'"),
     ):

@@ -17,7 +17,7 @@ from reid_jax.models import macs, mgaf
 from reid_jax.weights import convert
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-TINY: dict[str, Any] = {"num_classes": 5, "width": 4, "depths": (1, 1, 2, 1), "features": 6}
+TINY: dict[str, Any] = {"num_classes": 5, "width": 4, "depths": (1, 1, 2, 1), "feature_width": 6}
 BATCH = {
     "image": np.random.default_rng(1).normal(size=(4, 96, 32, 3)).astype(np.float32),
     "label": np.array([0, 0, 3, 3], np.int32),
@@ -116,7 +116,7 @@ def test_tensors_of_the_full_network():
         ("mgaf", {"p3_stripes": 4}, 71_931_492 + 524_800 + 193_007),
         # Branch 3 has a first block of layer3 of its own.
         ("mgaf", {"p3_map": "48x16"}, 71_931_492 + 1_512_448),
-        ("mgaf", {"pool": "gem", "attention_residual": False}, 71_931_492 + 8),
+        ("mgaf", {"pooling": "gem", "attention_residual": False}, 71_931_492 + 8),
     ],
     ids=lambda value: ",".join(f"{key}={one}" for key, one in value.items()) if isinstance(value, dict) else "",
 )

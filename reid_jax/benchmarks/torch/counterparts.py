@@ -135,16 +135,16 @@ def of(name: str, settings: config_lib.Settings) -> Counterpart:
     model = build.build_model(settings, 1)
     system = settings.model["name"]
     if system == "osnet":
-        size = {"width": model.width, "kind": model.kind}
-        return Counterpart("torch_osnet", "OSNet", f"osnet {model.width} {model.kind}", size, **image)
+        size = {"width": model.size, "kind": model.kind}
+        return Counterpart("torch_osnet", "OSNet", f"osnet {model.size} {model.kind}", size, **image)
     if system in ("transreid", "cfat"):
         fields = model.encoder()
         size = {key: fields[key] for key in ("width", "depth", "heads", "image_size", "patch", "stride", "drop_path")}
         size |= {"ratio": fields.get("mlp_ratio", 4.0), "jpm": model.jpm}
         title = f"vit {size['width']}x{size['depth']} stride {size['stride']}{' jpm' if model.jpm else ''}"
         return Counterpart("torch_transreid", "TransReID", title, size, **image)
-    variant = getattr(model, "variant", "resnet50")
-    if variant != "resnet50" or system not in ("bot", "mfv"):
+    published = getattr(model, "size", "resnet50")
+    if published != "resnet50" or system not in ("bot", "mfv"):
         raise errors.UserError(
             f"--torch has a counterpart of ResNet-50, OSNet and ViT models, none of {name}; leave it out there."
         )

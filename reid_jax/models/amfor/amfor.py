@@ -93,7 +93,7 @@ class AMFOR(nn.Module):
         ts: teacher-student part decoder.
         ts_vis_teacher: also says what the teacher sees, "visibility/t".
         hpr: reconstructs pooled features.
-        hpr_depth, hpr_width, hpr_heads, hpr_map_tokens, hpr_residual, hpr_gain_init: see
+        hpr_depths, hpr_width, hpr_heads, hpr_map_tokens, hpr_residual, hpr_gain_init: see
             `amfor_reconstruction.FeatureDecoder`.
         pixel: draws hidden patches, an extension that the published run has not; see `amfor_pixels.PixelDecoder`.
         pixel_patch: side of the drawn patches, which do not overlap; None takes the encoder's.
@@ -139,7 +139,7 @@ class AMFOR(nn.Module):
     ts: bool = True
     ts_vis_teacher: bool = False
     hpr: bool = True
-    hpr_depth: tuple[int, int] = (8, 8)
+    hpr_depths: tuple[int, int] = (8, 8)
     hpr_width: int = 512
     hpr_heads: int = 16
     hpr_map_tokens: bool = True
@@ -305,7 +305,7 @@ class AMFOR(nn.Module):
         if not self.hpr:
             return pooled, steady
         decoder = feature_decoder.FeatureDecoder(
-            self.hpr_depth,
+            self.hpr_depths,
             self.hpr_width,
             self.hpr_heads,
             self.hpr_map_tokens,

@@ -82,7 +82,7 @@ class FeatureDecoder(nn.Module):
     """Both stages.
 
     Attributes:
-        depth: blocks of stage A and of stage B; figure 4 draws 3 each, the published run has 8.
+        depths: blocks of stage A and of stage B; figure 4 draws 3 each, the published run has 8.
         width: of the blocks.
         heads: of their attention.
         map_tokens: stage A sees the foreground feature as a map, too.
@@ -92,7 +92,7 @@ class FeatureDecoder(nn.Module):
         dtype: compute dtype.
     """
 
-    depth: tuple[int, int] = (8, 8)
+    depths: tuple[int, int] = (8, 8)
     width: int = 512
     heads: int = 16
     map_tokens: bool = True
@@ -105,13 +105,13 @@ class FeatureDecoder(nn.Module):
         """Maps foreground and parts [B, 1 + 8, D] to their reconstruction, float32 of the same shape."""
         pooled = pooled.astype(jnp.float32)
         tokens = self.foreground_tokens(pooled[:, 0])
-        decoded = Stage(self.depth[0], self.width, self.heads, self.dtype, name="stage_a")(tokens, train=train)
+        decoded = Stage(self.depths[0], self.width, self.heads, self.dtype, name="stage_a")(tokens, train=train)
         # A 1 x 1 convolution over the token axis.
         joined = nn.Dense(1, kernel_init=initializers.torch_default, dtype=self.dtype, name="join")
         foreground = jnp.swapaxes(joined(jnp.swapaxes(decoded, 1, 2)), 1, 2)  # [B, 1, D]
         slots = jnp.concatenate((foreground, pooled[:, 1:].astype(self.dtype)), axis=1)
         slots = slots + position_code(*slots.shape[1:]).astype(self.dtype)[None]
-        decoded = Stage(self.depth[1], self.width, self.heads, self.dtype, name="stage_b")(slots, train=train)
+        decoded = Stage(self.depths[1], self.width, self.heads, self.dtype, name="stage_b")(slots, train=train)
         decoded = decoded.astype(jnp.float32)
         if not self.residual:
             return decoded

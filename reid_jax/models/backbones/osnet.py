@@ -35,7 +35,7 @@ TORCH_RULES: tuple[tuple[str, str], ...] = ()
 TORCH_IGNORED: tuple[tuple[str, str], ...] = ()
 
 # Channels of conv1 .. conv4 (conv5 keeps conv4's) for each published width multiplier.
-WIDTHS: dict[str, tuple[int, int, int, int]] = {
+SIZES: dict[str, tuple[int, int, int, int]] = {
     "x1_0": (64, 256, 384, 512),
     "x0_75": (48, 192, 288, 384),
     "x0_5": (32, 128, 192, 256),
@@ -199,21 +199,21 @@ class Trunk(nn.Module):
     """conv1 to conv5, to be run as a whole (`maps`) or stage by stage; a stage run twice uses the same weights.
 
     Attributes:
-        width: a row of `WIDTHS`.
+        size: a row of `SIZES`.
         kind: a row of `KINDS`.
         dtype: compute dtype; parameters and statistics are float32.
     """
 
-    width: str = "x1_0"
+    size: str = "x1_0"
     kind: str = "plain"
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        if self.width not in WIDTHS:
-            raise errors.unknown("OSNet width", self.width, WIDTHS)
+        if self.size not in SIZES:
+            raise errors.unknown("OSNet size", self.size, SIZES)
         if self.kind not in KINDS:
             raise errors.unknown("kind of OSNet", self.kind, KINDS)
-        channels, ain = WIDTHS[self.width], self.kind == "ain"
+        channels, ain = SIZES[self.size], self.kind == "ain"
         stem = "batch" if self.kind == "plain" else "instance"
         self.conv1 = ConvLayer(channels[0], 7, 2, normalization=stem, dtype=self.dtype)
         # Blocks of a list are named after it: conv2_0, conv2_1.
@@ -229,7 +229,7 @@ class Trunk(nn.Module):
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels of the outputs of conv1 .. conv5."""
-        return (*WIDTHS[self.width], WIDTHS[self.width][3])
+        return (*SIZES[self.size], SIZES[self.size][3])
 
     def stem(self, images: jax.Array, *, train: bool) -> jax.Array:
         """conv1 and the max pool: normalized images [B, H, W, 3] to [B, H/4, W/4, c0]."""
@@ -280,20 +280,20 @@ class OSNet(nn.Module):
     Attributes:
         num_classes: training identities N.
         dtype: compute dtype; parameters, statistics and the head are float32.
-        width: a row of `WIDTHS`.
+        size: a row of `SIZES`.
         kind: a row of `KINDS`.
         feature_width: length of the feature; 512 at every published width.
     """
 
     num_classes: int
     dtype: Any = jnp.float32
-    width: str = "x1_0"
+    size: str = "x1_0"
     kind: str = "plain"
     feature_width: int = 512
 
     def setup(self) -> None:
         # The trunk's parameters stand beside the head's, as in the published files.
-        self.trunk = Trunk(self.width, self.kind, dtype=self.dtype)
+        self.trunk = Trunk(self.size, self.kind, dtype=self.dtype)
         nn.share_scope(self, self.trunk)
         self.fc = nn.Dense(self.feature_width, kernel_init=_linear, name="fc_0")
         self.fc_norm = norm.BatchNorm(name="fc_1")

@@ -22,15 +22,15 @@ from reid_jax.nn import conv, initializers, norm
 from reid_jax.ops import fusion, pooling
 
 # Block kind and blocks per stage: He et al., table 1.
-VARIANTS: dict[str, tuple[str, tuple[int, int, int, int]]] = {
+SIZES: dict[str, tuple[str, tuple[int, int, int, int]]] = {
     "resnet18": ("basic", (2, 2, 2, 2)),
     "resnet34": ("basic", (3, 4, 6, 3)),
     "resnet50": ("bottleneck", (3, 4, 6, 3)),
     "resnet101": ("bottleneck", (3, 4, 23, 3)),
     "resnet152": ("bottleneck", (3, 8, 36, 3)),
 }
-for _name in tuple(VARIANTS):
-    VARIANTS[f"{_name}_ibn_a"] = VARIANTS[_name]
+for _name in tuple(SIZES):
+    SIZES[f"{_name}_ibn_a"] = SIZES[_name]
 
 
 class BasicBlock(nn.Module):
@@ -218,13 +218,13 @@ class ResNet(nn.Module):
         return {"stem": self.width, **stages}
 
 
-def resnet(variant: str = "resnet50", **fields: Any) -> ResNet:
-    """Builds a backbone of a known variant; `fields` are those of `ResNet` and override the variant's.
+def resnet(size: str = "resnet50", **fields: Any) -> ResNet:
+    """Builds a backbone of a known size; `fields` are those of `ResNet` and override those of the size.
 
     Raises:
-        UserError: the variant is in no table.
+        UserError: the size is in no table.
     """
-    if variant not in VARIANTS:
-        raise errors.unknown("ResNet variant", variant, VARIANTS)
-    block, depths = VARIANTS[variant]
-    return ResNet(**{"block": block, "depths": depths, "ibn": variant.endswith("_ibn_a"), **fields})
+    if size not in SIZES:
+        raise errors.unknown("ResNet size", size, SIZES)
+    block, depths = SIZES[size]
+    return ResNet(**{"block": block, "depths": depths, "ibn": size.endswith("_ibn_a"), **fields})

@@ -40,7 +40,7 @@ class OSFA(nn.Module):
     """Trunk with a global and a local feature. Its parameters stand beside OSNet's, under the published names.
 
     Attributes:
-        width: a row of `osnet.WIDTHS`.
+        size: a row of `osnet.SIZES`.
         kind: a row of `osnet.KINDS`.
         attention: order of the modules, a key of `mspf_attention.ORDERS`.
         attention_kind: "cbam" or "osfa".
@@ -49,7 +49,7 @@ class OSFA(nn.Module):
         dtype: compute dtype.
     """
 
-    width: str = "x1_0"
+    size: str = "x1_0"
     kind: str = "plain"
     attention: str = "channel_spatial"
     attention_kind: str = "cbam"
@@ -62,9 +62,9 @@ class OSFA(nn.Module):
             raise errors.UserError(f"attention_at is (3,) or (2, 3), got {self.attention_at}.")
         if tuple(self.sam_maps) not in SAM_MAPS:
             raise errors.UserError(f"sam_maps is (2, 3, 4) or (2, 3), got {self.sam_maps}.")
-        self.trunk = osnet.Trunk(self.width, self.kind, self.dtype)
+        self.trunk = osnet.Trunk(self.size, self.kind, self.dtype)
         nn.share_scope(self, self.trunk)
-        features = osnet.WIDTHS[self.width][3] if self.width in osnet.WIDTHS else 0
+        features = osnet.SIZES[self.size][3] if self.size in osnet.SIZES else 0
         self.attentions = {
             stage: channel_spatial.MapAttention(
                 self.attention, self.attention_kind, dtype=self.dtype, name=f"attention{stage}"
@@ -129,7 +129,7 @@ class MSPF(nn.Module):
     Attributes:
         num_classes: training identities N.
         dtype: compute dtype; parameters, statistics and heads are float32.
-        width: a row of `osnet.WIDTHS`.
+        size: a row of `osnet.SIZES`.
         kind: a row of `osnet.KINDS`.
         attention: see `OSFA`.
         attention_kind: see `OSFA`.
@@ -143,7 +143,7 @@ class MSPF(nn.Module):
 
     num_classes: int
     dtype: Any = jnp.float32
-    width: str = "x1_0"
+    size: str = "x1_0"
     kind: str = "plain"
     attention: str = "channel_spatial"
     attention_kind: str = "cbam"
@@ -164,7 +164,7 @@ class MSPF(nn.Module):
             and the defaults C = 512, D_g = 1024, D_l = 6144.
         """
         osfa = OSFA(
-            self.width,
+            self.size,
             self.kind,
             self.attention,
             self.attention_kind,
@@ -184,7 +184,7 @@ class MSPF(nn.Module):
 
     def _patches(self) -> multi_patch.PatchFusion:
         return multi_patch.PatchFusion(
-            self.width,
+            self.size,
             self.kind,
             tuple(self.mpf_patches),
             self.patch_layout,

@@ -68,7 +68,7 @@ class PatchFusion(nn.Module):
     """Global feature of the patches of all levels.
 
     Attributes:
-        width: of the OSNets, a row of `osnet.WIDTHS`.
+        size: of the OSNets, a row of `osnet.SIZES`.
         kind: of the OSNets, a row of `osnet.KINDS`.
         patches: patches of each level.
         layout: see `grid`.
@@ -78,7 +78,7 @@ class PatchFusion(nn.Module):
         dtype: compute dtype.
     """
 
-    width: str = "x1_0"
+    size: str = "x1_0"
     kind: str = "plain"
     patches: tuple[int, ...] = (2, 4)
     layout: str = "quadrants"
@@ -95,11 +95,11 @@ class PatchFusion(nn.Module):
         """
         if self.fusion not in FUSIONS:
             raise errors.unknown("fusion of patches (mpf_fuse)", self.fusion, FUSIONS)
-        shared = osnet.Trunk(self.width, self.kind, self.dtype, name="level") if self.share_levels else None
+        shared = osnet.Trunk(self.size, self.kind, self.dtype, name="level") if self.share_levels else None
         maps = {}
         for count in self.patches:
             rows, columns = grid(count, self.layout)
-            trunk = shared or osnet.Trunk(self.width, self.kind, self.dtype, name=f"level{count}")
+            trunk = shared or osnet.Trunk(self.size, self.kind, self.dtype, name=f"level{count}")
             found = trunk(split(images, rows, columns), train=train)
             maps[f"map/level{count}"] = reassemble(found.astype(jnp.float32), rows, columns)
         return {"feature": fuse(list(maps.values()), self.fusion), **maps}

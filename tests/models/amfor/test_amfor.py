@@ -34,7 +34,7 @@ TINY = {
     "attention_heads": 2,
     "amff_layers": (1,),
     "text_rows": 4,
-    "hpr_depth": (1, 1),
+    "hpr_depths": (1, 1),
     "hpr_width": 32,
     "hpr_heads": 2,
     "amgd_hidden": 2,
@@ -323,7 +323,7 @@ def test_further_switches_and_their_parameters():
     assert full - count(hpr_map_tokens=False) == 16 * 16 * 64 + 64 + 1
     assert full - count(amgd_mask="none") == 8 * 64 + attention
     block = 12 * 32 * 32 + 13 * 32
-    assert count(hpr_depth=(2, 3)) - full == 3 * block
+    assert count(hpr_depths=(2, 3)) - full == 3 * block
     assert count(pixel=True, pixel_ratio=0.5) - count(pixel=True) == 16
     for options in ({"amff_alpha": 0.0}, {"amgd_ste": False}, {"ts_vis_teacher": True}, {"eval_slots": "parts"}):
         assert count(**options) == full

@@ -31,7 +31,7 @@ QUICK = {"xla_backend_optimization_level": 0}
 @functools.cache
 def shapes_of(width: str, kind: str, classes: int = 751) -> dict:
     """Shapes of a model's variables."""
-    model = models.build("osnet", num_classes=classes, width=width, kind=kind)
+    model = models.build("osnet", num_classes=classes, size=width, kind=kind)
     key = jax.eval_shape(lambda: jax.random.key(0))
     batch = {"image": jax.ShapeDtypeStruct((2, 64, 32, 3), jnp.float32)}
     return jax.eval_shape(functools.partial(model.init, train=False), key, batch)
@@ -86,7 +86,7 @@ def test_published_sizes(width, kind):
 @pytest.mark.parametrize(("width", "kind"), [("x1_0", "plain"), ("x0_75", "plain"), ("x0_5", "ain"), ("x0_25", "ibn")])
 def test_published_multiply_accumulates(width, kind):
     expected = SIZES[width, "plain"][3]
-    assert macs.count_macs(osnet.OSNet(751, width=width, kind=kind)) == expected
+    assert macs.count_macs(osnet.OSNet(751, size=width, kind=kind)) == expected
 
 
 def test_stages_have_their_published_shapes_and_outputs_are_float32():
@@ -114,8 +114,8 @@ def test_stages_have_their_published_shapes_and_outputs_are_float32():
     }
 
 
-def test_unknown_width_and_kind_are_named():
-    for options, sentence in (({"width": "x1"}, "unknown OSNet width 'x1'"), ({"kind": "ains"}, "did you mean 'ain'")):
+def test_unknown_size_and_kind_are_named():
+    for options, sentence in (({"size": "x1"}, "unknown OSNet size 'x1'"), ({"kind": "ains"}, "did you mean 'ain'")):
         with pytest.raises(errors.UserError, match=sentence):
             models.build("osnet", num_classes=2, **options).init(jax.random.key(0), {"image": None}, train=False)
 
@@ -143,7 +143,7 @@ def native(monkeypatch):
 
 def forward(kind: str, *, classes: int = 9):
     """From variables and images to outputs and maps in eval mode."""
-    model = osnet.OSNet(classes, width="x0_25", kind=kind)
+    model = osnet.OSNet(classes, size="x0_25", kind=kind)
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def run(variables, images):
@@ -320,7 +320,7 @@ def test_a_block_sums_its_streams_each_under_its_own_gate():
 
 
 @pytest.mark.parametrize("kind", osnet.KINDS)
-@pytest.mark.parametrize("width", osnet.WIDTHS)
+@pytest.mark.parametrize("width", osnet.SIZES)
 def test_files_of_every_kind_come_back_bit_for_bit(width, kind):
     flat = torchreid_names.draw(torchreid_names.shapes(width, kind))
     assert len(flat) == {"plain": 567, "ibn": 568, "ain": 552}[kind]

@@ -40,7 +40,7 @@ SIZES = {
 
 
 def test_every_variant_has_its_published_size():
-    assert set(SIZES) == set(resnet.VARIANTS)
+    assert set(SIZES) == set(resnet.SIZES)
     for variant, size in SIZES.items():
         if "152" not in variant:  # the same code at another depth, and slow to trace
             assert _size(_shapes(resnet.resnet(variant), 32, 32)["params"]) == size, variant

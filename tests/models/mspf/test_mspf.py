@@ -30,10 +30,10 @@ OSFA_ATTENTION = {"attention": "spatial_channel", "attention_kind": "osfa"}
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def shapes(size: tuple[int, int] = (256, 128), **options: Any) -> tuple[dict, dict]:
+def shapes(image: tuple[int, int] = (256, 128), **options: Any) -> tuple[dict, dict]:
     """Shapes of outputs and variables of the whole model, without computing anything."""
     model = models.build("mspf", **{"num_classes": 751, **options})
-    images = {"image": jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)}
+    images = {"image": jax.ShapeDtypeStruct((2, *image, 3), jnp.float32)}
     return jax.eval_shape(functools.partial(model.init_with_output, train=False), jax.random.key(0), images)
 
 
@@ -207,7 +207,7 @@ def test_unknown_attention_is_told_with_the_nearest_name():
 
 # ---- OSFA (properties 8 and 14) -------------------------------------------------------------------------------------
 
-NARROW = mspf.OSFA(width="x0_25")
+NARROW = mspf.OSFA(size="x0_25")
 
 
 @functools.cache
@@ -262,7 +262,7 @@ def test_stripes_are_means_from_the_top():
     ],
 )
 def test_a_stage_runs_once_per_path_that_differs(options, runs):
-    module = mspf.OSFA(width="x0_25", **options)
+    module = mspf.OSFA(size="x0_25", **options)
     seen: list[str] = []
 
     def note(next_function: Any, arguments: Any, keywords: Any, context: Any) -> Any:
@@ -359,12 +359,12 @@ def test_levels_may_share_one_osnet():
         ({"mpf_fuse": "maps"}, "did you mean 'map'"),
         ({"sam_maps": (3, 4)}, r"sam_maps is \(2, 3, 4\) or \(2, 3\), got \(3, 4\)"),
         ({"attention_at": (4,)}, r"attention_at is \(3,\) or \(2, 3\), got \(4,\)"),
-        ({"width": "x1_1"}, "did you mean 'x1_0'"),
+        ({"size": "x1_1"}, "did you mean 'x1_0'"),
     ],
 )
 def test_impossible_settings_are_told(options, message):
     with pytest.raises(errors.UserError, match=message):
-        shapes(size=(64, 32), **options)
+        shapes(image=(64, 32), **options)
 
 
 def test_an_image_that_does_not_divide_is_told():
@@ -408,7 +408,7 @@ def test_center_loss_and_the_step_of_the_centers():
 
 def test_centers_are_as_long_as_the_parameter_they_name():
     extra = extras.build(config_of("demo").extras.to_dict(), num_classes=7)
-    params = shapes(size=(64, 32), width="x0_25")[1]["params"]
+    params = shapes(image=(64, 32), size="x0_25")[1]["params"]
     drawn = {
         name: jax.eval_shape(functools.partial(one.init, variables={"params": params}), jax.random.key(0))
         for name, one in extra.items()
@@ -446,7 +446,7 @@ def test_learning_rates_by_epoch():
 
 
 def test_a_few_steps_lower_the_loss_and_reach_every_parameter():
-    model = models.build("mspf", num_classes=4, width="x0_25", mpf_patches=(2,))
+    model = models.build("mspf", num_classes=4, size="x0_25", mpf_patches=(2,))
     labels = jnp.arange(4).repeat(2)
     images = RANDOM.normal(size=(4, 64, 32, 3)).repeat(2, axis=0) + 0.3 * RANDOM.normal(size=(8, 64, 32, 3))
     batch = {"image": jnp.asarray(images, jnp.float32)}
@@ -478,7 +478,7 @@ def test_a_few_steps_lower_the_loss_and_reach_every_parameter():
 
 
 def test_one_osnet_file_fills_the_trunk_and_every_level(tmp_path):
-    model = models.build("mspf", num_classes=3, width="x0_25")
+    model = models.build("mspf", num_classes=3, size="x0_25")
     blank = jax.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), {"image": jnp.asarray(IMAGES)}
     )
@@ -504,7 +504,7 @@ def test_one_osnet_file_fills_the_trunk_and_every_level(tmp_path):
 
 
 def test_names_of_the_whole_model_go_to_torch_and_back():
-    variables = initial(models.build("mspf", num_classes=3, width="x0_25"), {"image": IMAGES}, train=False)
+    variables = initial(models.build("mspf", num_classes=3, size="x0_25"), {"image": IMAGES}, train=False)
     names = convert.to_torch(variables)
     back, _ = convert.load_into(variables, names)
     assert jax.tree.all(jax.tree.map(np.array_equal, variables, back))
