@@ -1,23 +1,23 @@
 """The twenty corruptions of the ReID robustness benchmark, each at five severities.
 
-    draws = sampling.sample("fog", 3, image.shape[:2], rng)      # chance
-    corrupted = sampling.apply("fog", 3, image, draws)           # none: the same draws give the same bytes
+    draws = sampling.sample("fog", 3, image.shape[:2], rng)      # all random numbers
+    corrupted = sampling.apply("fog", 3, image, draws)           # deterministic: the same draws give the same bytes
 
-`sampling` looks corruptions up, and draws type and severity for an image by its name; `splits` corrupts a split for
-evaluation; `training` is the transform for training. Parameters stand at the top of `noise`, `blur`, `weather`,
-`frost` and `digital`.
+`sampling` samples and applies corruptions by name, and draws type and severity of an image from its file name. `splits`
+corrupts a split for evaluation, and `training` is the transform for training. The parameters are at the top of `noise`,
+`blur`, `weather`, `frost` and `digital`.
 
 References:
     Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, ICLR
-    2019 (code: Apache-2.0; its figures as in the package `imagecorruptions` 1.1.2).
+    2019 (code: Apache-2.0; with the parameters of the package `imagecorruptions` 1.1.2).
     Chen, Wang and Zheng, Benchmarks for Corruption Invariant Person Re-identification, NeurIPS 2021 Datasets and
-    Benchmarks, arXiv 2111.00880 (code: MIT): the protocol, and rain, after Albumentations (MIT).
+    Benchmarks, arXiv 2111.00880 (code: MIT): the protocol, and rain after Albumentations (MIT).
 """
 
 from reid_jax.data.corruptions import blur, digital, frost, noise, weather
 from reid_jax.data.corruptions.filters import no_draws
 
-# name: (family, sample, apply), in the order of the benchmark.
+# (family, sample, apply) by name, in the order of the benchmark.
 CORRUPTIONS = {
     "gaussian_noise": ("noise", noise.sample_gaussian, noise.gaussian),
     "shot_noise": ("noise", noise.sample_shot, noise.shot),

@@ -1,4 +1,4 @@
-"""Digital: contrast, elastic transform, pixelate, JPEG, saturation. Signatures as in `noise`."""
+"""Digital corruptions: contrast, elastic transform, pixelation, JPEG and saturation; see `noise` for signatures."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ CONTRAST = (0.4, 0.3, 0.2, 0.1, 0.05)
 ELASTIC_STRENGTH = (12.5, 16.25, 21.25, 25.0, 30.0)
 PIXELATE_SCALE = (0.6, 0.5, 0.4, 0.3, 0.25)
 JPEG_QUALITY = (25, 18, 15, 10, 7)
-SATURATE = ((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2))  # saturation S becomes a S + b
+SATURATE = ((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2))  # a and b: saturation S becomes a S + b
 
 
 def contrast(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Draws every value toward the mean of its channel."""
+    """Returns the image with every value moved toward the mean of its channel."""
     values = image.astype(np.float64) / 255
     means = values.mean(axis=(0, 1))
     return to_bytes((values - means) * CONTRAST[severity - 1] + means)
 
 
 def sample_elastic(severity: int, shape: tuple[int, int], rng: np.random.Generator) -> Draws:
-    """Draws two fields U(-0.005 H, 0.005 H) float64 `[H, W]`: shifts to the right, then down."""
+    """Draws two fields from U(-0.005 H, 0.005 H), float64 `[H, W]`: displacement to the right, then down."""
     reach = 0.005 * shape[0]
     return rng.uniform(-reach, reach, shape), rng.uniform(-reach, reach, shape)
 
 
 def elastic(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Shifts every pixel by smooth random fields; bilinear, borders reflected."""
+    """Returns the image displaced by smooth random fields, with bilinear interpolation and reflected borders."""
     height, width = image.shape[:2]
     strength = ELASTIC_STRENGTH[severity - 1]
     right, down = (
@@ -54,13 +54,13 @@ def elastic(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
 
 
 def _reflect(index: np.ndarray, size: int) -> np.ndarray:
-    """Mirrors indices at the borders, the edge repeated: -1 is 0, `size` is `size - 1`."""
+    """Returns indices reflected at the borders with the edge repeated: -1 is 0, `size` is `size - 1`."""
     index = index % (2 * size)
     return np.where(index < size, index, 2 * size - 1 - index)
 
 
 def pixelate(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Box filter to a share of the size and nearest neighbor back, both Pillow's."""
+    """Returns the image reduced by Pillow's box filter and enlarged by nearest neighbor."""
     height, width = image.shape[:2]
     scale = PIXELATE_SCALE[severity - 1]
     small = Image.fromarray(image).resize(
@@ -70,7 +70,7 @@ def pixelate(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
 
 
 def jpeg(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Baseline JPEG at low quality, standard tables, colors at half resolution; written and read by Pillow."""
+    """Returns the image encoded by Pillow as baseline JPEG of low quality with chroma subsampling, and decoded."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY[severity - 1])
     buffer.seek(0)
@@ -78,9 +78,9 @@ def jpeg(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
 
 
 def saturate(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """HSV saturation becomes a S + b; hue and value stay. Gray has hue 0, so that b > 0 turns it reddish.
+    """Returns the image with HSV saturation a S + b and the same hue and value; b > 0 makes gray, of hue 0, reddish.
 
-    In RGB that is v - (v - x) S' / S, with v the largest channel.
+    In RGB this is v - (v - x) S' / S, where v is the largest channel.
     """
     scale, shift = SATURATE[severity - 1]
     values = image.astype(np.float64) / 255

@@ -1,4 +1,4 @@
-"""What the corruptions share: gray levels in and out, Gaussian filters, interpolation, motion blur."""
+"""Helpers of the corruptions: conversion of gray levels, Gaussian filters, zoom and motion blur."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from typing import Any
 import cv2
 import numpy as np
 
-Draws = tuple[Any, ...]  # arrays and numbers, in the order in which they were drawn
+Draws = tuple[Any, ...]  # random arrays and numbers in the order in which they were drawn
 
-# The input pipeline has threads of its own; a second pool inside every call would only fight with them.
+# The input pipeline has threads of its own; a second pool inside every call would compete with them.
 cv2.setNumThreads(1)
 
 
 def to_unit(image: np.ndarray) -> np.ndarray:
-    """uint8 to float32 in [0, 1]."""
+    """Returns uint8 values as float32 in [0, 1]."""
     return image * np.float32(1 / 255)
 
 
 def to_bytes(values: np.ndarray) -> np.ndarray:
-    """[0, 1] to uint8: clipped, times 255, truncated (not rounded), as the benchmark has it."""
+    """Returns values in [0, 1] as uint8: clipped, times 255, and truncated (not rounded) as in the benchmark."""
     rounded: np.ndarray = (np.clip(values, 0, 1) * 255).astype(np.uint8)
     return rounded
 
 
 def gray_level(values: np.ndarray) -> np.ndarray:
-    """0..255 to uint8: clipped and truncated."""
+    """Returns values in [0, 255] as uint8, clipped and truncated."""
     clipped: np.ndarray = np.clip(values, 0, 255).astype(np.uint8)
     return clipped
 
 
 def no_draws(severity: int, shape: tuple[int, int], rng: np.random.Generator) -> Draws:
-    """For corruptions without chance."""
+    """Returns no draws, for deterministic corruptions."""
     return ()
 
 
 @functools.lru_cache(maxsize=256)
 def gaussian_kernel(sigma: float, truncate: float = 4.0) -> np.ndarray:
-    """Sampled Gaussian of radius int(truncate * sigma + 0.5) that sums to 1: float64 `[2 * radius + 1]`."""
+    """Returns a Gaussian of radius int(truncate * sigma + 0.5) that sums to 1: float64 `[2 * radius + 1]`."""
     radius = int(truncate * sigma + 0.5)
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     weights /= weights.sum()
@@ -54,13 +54,13 @@ def gaussian_filter(
     truncate: float = 4.0,
     border: int = cv2.BORDER_REPLICATE,
 ) -> np.ndarray:
-    """Separable Gaussian filter of float `[H, W]` or `[H, W, C]`, each channel by itself.
+    """Returns values under a separable Gaussian filter, channel by channel.
 
     Args:
-        values: float32 or float64.
-        sigma: standard deviation in pixels, or one for rows and one for columns.
+        values: float32 or float64 `[H, W]` or `[H, W, C]`.
+        sigma: standard deviation in pixels, or a pair for rows and columns.
         truncate: radius of the kernel in standard deviations.
-        border: OpenCV's name of what lies outside; edge pixels are repeated by default.
+        border: OpenCV's border mode; edge pixels are repeated by default.
     """
     down, right = sigma if isinstance(sigma, tuple) else (sigma, sigma)
     return cv2.sepFilter2D(
@@ -70,17 +70,18 @@ def gaussian_filter(
 
 @functools.lru_cache(maxsize=1024)
 def zoom_positions(size: int, factor: float, keep: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where an axis is read when its center is cropped to ceil(size / factor) and enlarged by `factor`.
+    """Returns the sampling positions of an axis whose center is cropped to ceil(size / factor) and enlarged.
 
-    Bilinear with aligned corners: output i of m lies at i (n - 1) / (m - 1) of the n cropped pixels, m = round(n f).
+    Interpolation is bilinear with aligned corners: of m = round(n factor) outputs, output i is sampled at
+    i (n - 1) / (m - 1) of the n cropped pixels.
 
     Args:
         size: pixels of the axis.
         factor: enlargement, at least 1.
-        keep: how many outputs, from the first on; None gives all, which may be more than `size`.
+        keep: number of outputs from the first on; None returns all, which may be more than `size`.
 
     Returns:
-        lower int64 `[m]`, upper int64 `[m]`, share of the upper float32 `[m]`.
+        Indices of the lower and the upper neighbor, int64 `[m]`, and the weight of the upper, float32 `[m]`.
     """
     cropped = math.ceil(size / factor)
     enlarged = round(cropped * factor)
@@ -88,19 +89,19 @@ def zoom_positions(size: int, factor: float, keep: int | None = None) -> tuple[n
     position = np.arange(enlarged) * ((cropped - 1) / max(enlarged - 1, 1))
     lower = np.minimum(position.astype(np.int64), max(cropped - 2, 0))
     share = (position - lower).astype(np.float32)
-    found = (start + lower, start + np.minimum(lower + 1, cropped - 1), share)
-    for one in found:
-        one.setflags(write=False)
-    return found[0][:keep], found[1][:keep], found[2][:keep]
+    positions = (start + lower, start + np.minimum(lower + 1, cropped - 1), share)
+    for array in positions:
+        array.setflags(write=False)  # shared by all callers through the cache
+    return positions[0][:keep], positions[1][:keep], positions[2][:keep]
 
 
 def zoom(values: np.ndarray, factor: float, *, crop: bool) -> np.ndarray:
-    """Enlarges the center of `[H, W, C]` by `factor`, see `zoom_positions`.
+    """Returns the center of an image enlarged, see `zoom_positions`.
 
     Args:
         values: float32 `[H, W, C]`.
-        factor: at least 1.
-        crop: keeps the top-left H x W of the result, which may be a pixel or two larger.
+        factor: enlargement, at least 1.
+        crop: crop the result, which may be a pixel or two larger, to its top left H x W pixels.
     """
     height, width = values.shape[:2]
     top, bottom, down = zoom_positions(height, factor, height if crop else None)
@@ -110,7 +111,7 @@ def zoom(values: np.ndarray, factor: float, *, crop: bool) -> np.ndarray:
     rows -= first
     rows *= down[:, None, None]
     rows += first
-    # Columns are whole rows of the turned picture, which are cheap to fetch.
+    # Columns are rows of the transposed image, which are cheap to gather.
     turned = np.ascontiguousarray(rows.transpose(1, 0, 2))
     first = turned.take(left, axis=0)
     columns = turned.take(right, axis=0)
@@ -121,17 +122,17 @@ def zoom(values: np.ndarray, factor: float, *, crop: bool) -> np.ndarray:
 
 
 def motion_blur(values: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray:
-    """One-sided motion blur along a line.
+    """Returns values under one-sided motion blur along a line.
 
-    Tap i of 2 * radius + 1 weighs exp(-i^2 / (2 sigma^2)), normalized, and reads the picture i pixels along the line,
-    rounded to whole pixels; pixels beyond the edge repeat it. Taps from the first that lies a whole picture away are
-    left out, so that very small pictures darken, as in the reference.
+    Tap i of 2 * radius + 1 has the weight exp(-i^2 / (2 sigma^2)), normalized, and samples the image i pixels along the
+    line, rounded to whole pixels, with repeated edges. The taps from the first that is a whole image away are left out
+    after normalization, so that very small images darken, as in the reference.
 
     Args:
         values: float32 `[H, W]` or `[H, W, C]`.
         radius: half the number of taps.
-        sigma: of the weights, in pixels.
-        angle: in degrees.
+        sigma: standard deviation of the weights in pixels.
+        angle: angle of the line in degrees.
     """
     height, width = values.shape[:2]
     steps = np.arange(2 * radius + 1)

@@ -1,8 +1,8 @@
-"""Frost: one of five textures laid over the picture.
+"""Frost: the image blended with one of five textures.
 
-The textures of the original benchmark are photographs of unknown license, so they are not part of this project. By
-default five textures are generated here, from a fixed seed; `Textures(folder)` reads others from files. A score says
-which set it was measured with (`Textures.name`).
+The textures of the original benchmark are photographs of unknown license and not part of this project. By default five
+textures are generated from a fixed seed; `Textures(folder)` reads others from files. Scores record which set was used
+(`Textures.name`).
 """
 
 from __future__ import annotations
@@ -18,30 +18,32 @@ from reid_jax import errors
 from reid_jax.data import image_io
 from reid_jax.data.corruptions.filters import Draws, gray_level
 
-FROST = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))  # share of the picture, of the texture
+FROST = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))  # weights of image and texture
 COUNT = 5
 PROCEDURAL = "procedural"
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class Textures:
-    """Five frost textures, each enlarged for pictures of a given size.
-
-    Args:
-        folder: holds image files, of which the first five in order of their names are used; empty generates five.
-        pixels: uint8 `[h, w, 3]` arrays (RGB) to use instead.
+    """Five frost textures, enlarged on demand for images of any size.
 
     Attributes:
         name: "procedural", the folder's name, or "given".
     """
 
     def __init__(self, folder: str | pathlib.Path = "", pixels: list[np.ndarray] | None = None):
+        """Selects the textures.
+
+        Args:
+            folder: folder of image files, of which the first five by name are used; empty generates five.
+            pixels: uint8 `[h, w, 3]` RGB arrays to use instead.
+        """
         self.name = "given" if pixels is not None else pathlib.Path(folder).name if folder else PROCEDURAL
         self._pixels = pixels if pixels is not None else _read(pathlib.Path(folder)) if folder else None
         self._scaled: dict[tuple[int, float], np.ndarray] = {}
 
     def scaled(self, index: int, shape: tuple[int, int]) -> np.ndarray:
-        """Texture `index` by 1.1, or by more where the picture is larger than it: uint8 `[h, w, 3]`, to be cut."""
+        """Returns a texture enlarged by 1.1, or by more for images larger than it: uint8 `[h, w, 3]`."""
         if self._pixels is None:
             self._pixels = [draw_texture(number) for number in range(COUNT)]
         texture = self._pixels[index]
@@ -50,7 +52,7 @@ class Textures:
         if enlarged is None:
             size = (math.ceil(texture.shape[1] * scale), math.ceil(texture.shape[0] * scale))
             enlarged = cv2.resize(texture, size, interpolation=cv2.INTER_CUBIC)
-            if len(self._scaled) > 64:  # pictures larger than the textures, of ever other sizes
+            if len(self._scaled) > 64:  # many different sizes of images larger than the textures
                 self._scaled.clear()
             self._scaled[index, scale] = enlarged
         return enlarged
@@ -58,7 +60,7 @@ class Textures:
 
 @functools.lru_cache(maxsize=4)
 def textures(folder: str = "") -> Textures:
-    """The textures of a folder (empty: the generated ones), read once."""
+    """Returns the textures of a folder, or the generated ones where it is empty; cached."""
     return Textures(folder)
 
 
@@ -73,7 +75,7 @@ def _read(folder: pathlib.Path) -> list[np.ndarray]:
 
 
 def sample(severity: int, shape: tuple[int, int], rng: np.random.Generator, source: Textures | None = None) -> Draws:
-    """Draws which texture and the top-left corner of the piece that is used: (index, top, left)."""
+    """Draws the texture and the top left corner of its crop: (index, top, left)."""
     source = textures() if source is None else source
     index = int(rng.integers(COUNT))
     height, width = source.scaled(index, shape).shape[:2]
@@ -81,20 +83,20 @@ def sample(severity: int, shape: tuple[int, int], rng: np.random.Generator, sour
 
 
 def apply(severity: int, image: np.ndarray, draws: Draws, source: Textures | None = None) -> np.ndarray:
-    """Weighted sum of the picture and a piece of a texture."""
+    """Returns the weighted sum of the image and a crop of a texture."""
     share, weight = FROST[severity - 1]
     height, width = image.shape[:2]
-    index, top, left = (int(one) for one in draws)
+    index, top, left = (int(number) for number in draws)
     texture = (textures() if source is None else source).scaled(index, (height, width))
     piece = texture[top : top + height, left : left + width]
     return gray_level(np.float32(share) * image + np.float32(weight) * piece)
 
 
 def draw_texture(index: int, height: int = 350, width: int = 500) -> np.ndarray:
-    """Generates a frost texture: uint8 `[height, width, 3]`, the same for an index on every machine but for rounding.
+    """Generates a frost texture, uint8 `[height, width, 3]`, determined by its index up to rounding.
 
-    Octaves of noise stretched along a direction of the texture's own give icy streaks; where two further noises
-    cross zero, bright branching ridges appear.
+    Octaves of noise, stretched along a direction that is drawn for each texture, give icy streaks; the zero crossings
+    of two further noise fields give bright branching ridges.
     """
     rng = np.random.Generator(np.random.Philox(key=[2111, index]))
     angle = rng.uniform(0, 180)
@@ -113,7 +115,7 @@ def draw_texture(index: int, height: int = 350, width: int = 500) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, cells: int, angle: float, stretch: float) -> np.ndarray:
-    """Smooth noise with about `cells` bumps across, longer by `stretch` along a direction: float64 [height, width]."""
+    """Returns smooth noise with about `cells` bumps across, stretched along a direction: float64 [height, width]."""
     side = 2 * max(height, width)
     coarse = rng.standard_normal((2 * cells, max(2, round(2 * cells / stretch))))
     smooth = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)

@@ -1,7 +1,7 @@
-"""Noise: Gaussian, shot (Poisson), impulse, speckle. Each channel of each pixel by itself.
+"""Noise: Gaussian, shot (Poisson), impulse and speckle, independent for every channel of every pixel.
 
-Shapes: a corruption's `sample_*(severity, (height, width), rng)` draws, `*(severity, image, draws)` applies; `image`
-and the result are uint8 `[H, W, 3]`, RGB. Severities 1 to 5.
+Signatures of all corruptions: `sample_<name>(severity, (height, width), rng)` returns the random draws, and
+`<name>(severity, image, draws)` the corrupted image; images are uint8 `[H, W, 3]` RGB, and severities are 1 to 5.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from reid_jax.data.corruptions.filters import Draws, to_bytes, to_unit
 
 GAUSSIAN_STD = (0.08, 0.12, 0.18, 0.26, 0.38)
-SHOT_RATE = (60, 25, 12, 5, 3)  # photons that a white pixel receives
+SHOT_RATE = (60, 25, 12, 5, 3)  # expected photons of a white pixel
 IMPULSE_AMOUNT = (0.03, 0.06, 0.09, 0.17, 0.27)
 SPECKLE_STD = (0.15, 0.2, 0.35, 0.45, 0.6)
 
@@ -25,48 +25,49 @@ def _normal(std: float, shape: tuple[int, int], rng: np.random.Generator) -> Dra
 
 
 def sample_gaussian(severity: int, shape: tuple[int, int], rng: np.random.Generator) -> Draws:
-    """Draws N(0, std) float32 `[H, W, 3]`."""
+    """Draws noise from N(0, std), float32 `[H, W, 3]`."""
     return _normal(GAUSSIAN_STD[severity - 1], shape, rng)
 
 
 def gaussian(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Adds the noise."""
+    """Returns the image with the noise added."""
     return to_bytes(to_unit(image) + draws[0])
 
 
 def sample_speckle(severity: int, shape: tuple[int, int], rng: np.random.Generator) -> Draws:
-    """Draws N(0, std) float32 `[H, W, 3]`."""
+    """Draws noise from N(0, std), float32 `[H, W, 3]`."""
     return _normal(SPECKLE_STD[severity - 1], shape, rng)
 
 
 def speckle(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Adds noise in proportion to the brightness: x + x n."""
+    """Returns the image with noise in proportion to its values: x + x n."""
     values = to_unit(image)
     return to_bytes(values + values * draws[0])
 
 
 def sample_shot(severity: int, shape: tuple[int, int], rng: np.random.Generator) -> Draws:
-    """Draws U(0, 1) float64 `[H, W, 3]`: at which quantile of its Poisson distribution each value falls."""
+    """Draws the quantiles of the Poisson distributions of all values from U(0, 1), float64 `[H, W, 3]`."""
     return (rng.random((*shape, 3)),)
 
 
 def shot(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Counts photons: Poisson(rate x) / rate.
+    """Returns photon counts as an image: Poisson(rate x) / rate.
 
-    The draws are quantiles (floats), because the law depends on the image; photon counts (integers) are taken too.
+    The draws are quantiles (floats), because the distribution depends on the image; photon counts (integers) are
+    accepted too.
     """
     rate = SHOT_RATE[severity - 1]
     counts = draws[0]
     if counts.dtype.kind == "f":
-        # Level v occupies [v, v + 1) of one long sorted table, so a single search serves all pixels.
+        # Level v occupies [v, v + 1) of a single sorted table, so that one search serves all pixels.
         table, first = _poisson_table(rate)
         counts = np.searchsorted(table, (counts + image).ravel(), side="right").reshape(image.shape) - first[image]
-    return to_bytes(counts / rate)  # in float64: many quotients are whole gray levels
+    return to_bytes(counts / rate)  # in float64, since many quotients are whole gray levels
 
 
 @functools.lru_cache(maxsize=len(SHOT_RATE))
 def _poisson_table(rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """For every gray level v, v + P(count <= k) for k = 0, 1, ..., one after the other; and where each one begins."""
+    """Returns v + P(count <= k), k = 0, 1, ..., concatenated over the gray levels v, and the start of each level."""
     rows = []
     for level in range(256):
         mean = rate * level / 255
@@ -82,12 +83,12 @@ def _poisson_table(rate: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sample_impulse(severity: int, shape: tuple[int, int], rng: np.random.Generator) -> Draws:
-    """Draws bool `[H, W, 3]` twice: what is replaced, and whether by white."""
+    """Draws two masks, bool `[H, W, 3]`: which values are replaced, and which of them by white."""
     uniform = rng.random((2, *shape, 3), np.float32)
     return uniform[0] < IMPULSE_AMOUNT[severity - 1], uniform[1] < 0.5
 
 
 def impulse(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Salt and pepper: replaces values by 255 or 0."""
+    """Returns the image with random values replaced by 255 or 0 (salt and pepper)."""
     flipped, salt = draws
     return np.where(flipped, salt.astype(np.uint8) * np.uint8(255), image)

@@ -1,7 +1,7 @@
-"""Looks corruptions up, and decides which one an image gets.
+"""Sampling and application of corruptions by name, and selection of the corruption of an image.
 
-Type, severity and all further draws of an image come from a stream of its own, keyed by a hash of (seed, round,
-split, file name): order, batch size, number of workers and the presence of other images change nothing.
+Type, severity and all further draws of an image come from a generator keyed by a hash of (seed, round, split, file
+name), independent of order, batch size, number of workers and other images.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ def sample(
     *,
     textures: frost.Textures | None = None,
 ) -> Draws:
-    """Draws the chance in one corruption.
+    """Draws all random numbers of a corruption.
 
     Args:
         name: a key of `CORRUPTIONS`.
         severity: 1 to 5.
         shape: (height, width) of the image.
-        rng: source of chance.
-        textures: of frost; None takes the generated ones.
+        rng: random generator.
+        textures: frost textures; None uses the generated ones.
 
     Returns:
-        Arrays and numbers for `apply`, in the order in which they were drawn; empty for corruptions without chance.
+        Arrays and numbers for `apply`, in the order in which they were drawn; empty for deterministic corruptions.
 
     Raises:
         UserError: unknown name or severity.
@@ -51,14 +51,14 @@ def sample(
 def apply(
     name: str, severity: int, image: np.ndarray, draws: Draws, *, textures: frost.Textures | None = None
 ) -> np.ndarray:
-    """Corrupts an image; the same arguments give the same bytes.
+    """Returns a corrupted image; the same arguments give the same bytes.
 
     Args:
         name: a key of `CORRUPTIONS`.
         severity: 1 to 5.
-        image: uint8 `[H, W, 3]`, RGB, at its native size; it is not written to.
-        draws: of `sample`, for this size.
-        textures: of frost; those the draws were made with.
+        image: uint8 `[H, W, 3]` RGB at its native size; it is not changed.
+        draws: the result of `sample` for this size.
+        textures: frost textures, the same as for `sample`.
 
     Returns:
         uint8 `[H, W, 3]`; rain enlarges images of up to 60 rows.
@@ -81,13 +81,13 @@ def _extra(name: str, textures: frost.Textures | None) -> dict[str, Any]:
 
 
 def generator(seed: int, round_: int, split: str, filename: str) -> np.random.Generator:
-    """The stream of one image: Philox, keyed by a hash of all four.
+    """Returns the random generator of an image, Philox keyed by a hash of all arguments.
 
     Args:
-        seed: of the evaluation.
+        seed: seed of the evaluation.
         round_: number of the repetition.
         split: "query", "gallery" or "train".
-        filename: as the data set lists it.
+        filename: the file name in the data set.
     """
     text = "\0".join((str(int(seed)), str(int(round_)), split, filename))
     key = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), "<u8")
@@ -96,11 +96,11 @@ def generator(seed: int, round_: int, split: str, filename: str) -> np.random.Ge
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Which corruptions are drawn from, each type and each severity with equal odds and independently.
+    """A set of corruptions from which type and severity are drawn uniformly and independently.
 
     Attributes:
         types: keys of `CORRUPTIONS`.
-        severities: of 1 to 5.
+        severities: a selection of 1 to 5.
         frost_dir: folder of frost textures; empty for the generated ones.
     """
 
@@ -115,15 +115,15 @@ class Selection:
             for severity in self.severities:
                 _lookup(name, severity)
         if self.frost_dir:
-            frost.textures(self.frost_dir)  # read now, so that a wrong folder is refused now
+            frost.textures(self.frost_dir)  # read now, to report a wrong folder early
 
     def draw(self, rng: np.random.Generator) -> tuple[str, int]:
-        """Draws a type and a severity; the severity comes first in the stream."""
+        """Draws a type and a severity; the severity is drawn first."""
         severity = self.severities[int(rng.integers(len(self.severities)))]
         return self.types[int(rng.integers(len(self.types)))], severity
 
     def corrupt(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Draws a corruption and applies it: uint8 `[H, W, 3]` to uint8 `[H, W, 3]`."""
+        """Returns an image, uint8 `[H, W, 3]`, under a corruption drawn from the selection."""
         name, severity = self.draw(rng)
         textures = frost.textures(self.frost_dir)
         draws = sample(name, severity, image.shape[:2], rng, textures=textures)
@@ -131,7 +131,7 @@ class Selection:
 
     @property
     def is_benchmark(self) -> bool:
-        """Whether these are the benchmark's twenty types at all severities."""
+        """Whether these are the twenty types of the benchmark at all severities."""
         return set(self.types) == set(corruptions.CORRUPTIONS) and set(self.severities) == set(corruptions.SEVERITIES)
 
 
@@ -142,7 +142,7 @@ def select(
     severities: Sequence[int] = (),
     frost_dir: str = "",
 ) -> Selection:
-    """A selection by families or by types; neither means all twenty.
+    """Returns a selection by families or by types, of all twenty types where neither is given.
 
     Raises:
         UserError: unknown family, type or severity, or both families and types.
@@ -157,7 +157,7 @@ def select(
 
 @functools.cache
 def of_family(family: str) -> tuple[str, ...]:
-    """Names of a family's corruptions, in the benchmark's order."""
+    """Returns the names of a family's corruptions in the order of the benchmark."""
     if family not in corruptions.FAMILIES:
         raise errors.unknown("corruption family", family, corruptions.FAMILIES)
     return tuple(name for name, (owner, _, _) in corruptions.CORRUPTIONS.items() if owner == family)

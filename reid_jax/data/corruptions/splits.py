@@ -1,4 +1,4 @@
-"""A split whose images are corrupted as they are read; everything else of it stays."""
+"""Corrupted splits for evaluation: images are corrupted when they are read, and all else stays the same."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from reid_jax.data.corruptions import sampling
 
 
 class CorruptedSource(Sequence[dict[str, Any]]):
-    """Answers `[i]` with the record of the split's image i, its `image` decoded and corrupted at native size.
+    """The records of a split with every `image` decoded and corrupted at native size.
 
-    It holds no state of its own: each access draws anew from the image's stream and so gives the same bytes, from any
-    thread or worker process.
+    It holds no state: each access draws from a new generator of the image and so returns the same bytes, in any thread
+    or worker process.
     """
 
     def __init__(self, split: records.Split, selection: sampling.Selection, *, round_: int, seed: int):
+        """Wraps a split; the arguments are those of `corrupted`."""
         self._split, self._selection, self._round, self._seed = split, selection, round_, seed
         self._name = split.name.rsplit("/", 1)[-1]
 
@@ -40,13 +41,13 @@ class CorruptedSource(Sequence[dict[str, Any]]):
 def corrupted(
     split: records.Split, selection: sampling.Selection | None = None, *, round_: int = 0, seed: int = 0
 ) -> records.Split:
-    """The same split with every image corrupted, before any resizing.
+    """Returns a split with every image corrupted, before any resizing.
 
     Args:
-        split: query or gallery; part of the key of each image's stream is the last part of its name.
-        selection: what to draw from; None takes all types and severities.
+        split: query or gallery; the last part of its name is part of the key of each image's generator.
+        selection: the corruptions to draw from; None uses all types and severities.
         round_: number of the repetition.
-        seed: of the evaluation.
+        seed: seed of the evaluation.
     """
     source = CorruptedSource(split, selection or sampling.Selection(), round_=round_, seed=seed)
     return dataclasses.replace(split, source=source)

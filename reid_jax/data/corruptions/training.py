@@ -1,4 +1,4 @@
-"""Corruption as a transform for training."""
+"""The transform that corrupts training images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POLICIES = ("all20", "none", "augmix", *LEAVE_OUT)
 
 
 def policy_types(policy: str) -> tuple[str, ...]:
-    """The corruptions that a training policy draws from; empty for "none" and "augmix".
+    """Returns the corruptions that a training policy draws from; empty for "none" and "augmix".
 
     Raises:
         UserError: unknown policy.
@@ -38,21 +38,22 @@ def policy_types(policy: str) -> tuple[str, ...]:
 class Corrupt:
     """Corrupts training images at their native size.
 
-    The twenty corruptions are the benchmark's test set: a model trained with "all20" is not comparable with the
-    published rows of models trained on clean images. "augmix" obeys the rule, "leave_family_out(noise)" and its like
-    measure what carries over to corruptions never seen.
+    The twenty corruptions are the test corruptions of the benchmark: a model trained with "all20" is not comparable
+    with the published scores of models trained on clean images. "augmix" complies with the benchmark, and
+    "leave_family_out(noise)" and the like measure generalization to unseen corruptions.
 
     Attributes:
-        policy: which corruptions: one of `POLICIES`.
-        probability: how often an image is corrupted.
-        refresh: "epoch" draws anew each time an image is used; "once" keeps one corruption for each image (by its
-            file name) for the whole training, as CFAT's code does.
-        severities: of 1 to 5.
-        seed: of the draws of refresh "once".
+        policy: the corruptions, one of `POLICIES`.
+        probability: probability that an image is corrupted, in [0, 1].
+        refresh: "epoch" draws each time an image is used; "once" uses the same corruption of an image (by its file
+            name) for the whole training, as CFAT's code does.
+        severities: a selection of 1 to 5.
+        seed: seed of the draws of refresh "once".
         frost_dir: folder of frost textures; empty for the generated ones.
 
     References:
-        CFAT (its code, for "all20" with "once"); Chen et al., NeurIPS 2021, for the rule.
+        CFAT (its code, for "all20" with "once"); Chen et al., NeurIPS 2021, for the rules of the
+        benchmark.
     """
 
     geometric: ClassVar[bool] = False
@@ -68,7 +69,7 @@ class Corrupt:
         if self.refresh not in ("once", "epoch"):
             raise errors.unknown("corruption refresh", self.refresh, ("once", "epoch"))
         if policy_types(self.policy):
-            sampling.Selection(policy_types(self.policy), tuple(self.severities), self.frost_dir)  # may refuse
+            sampling.Selection(policy_types(self.policy), tuple(self.severities), self.frost_dir)  # validates them
 
     @functools.cached_property
     def _selection(self) -> sampling.Selection | None:
@@ -80,6 +81,7 @@ class Corrupt:
         return augmentations.AugMix()
 
     def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        """Returns the element with its image corrupted, or as it is."""
         if self.policy == "none":
             return element
         if self.refresh == "once":

@@ -1,4 +1,4 @@
-"""Weather: snow, frost, fog, brightness, spatter, rain. Signatures as in `noise`."""
+"""Weather: snow, fog, brightness, spatter and rain; `noise` explains the signatures, and `frost` is a module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from reid_jax.data.corruptions import filters
 from reid_jax.data.corruptions.filters import Draws, gray_level, to_bytes, to_unit
 
-# mean, std, enlargement, threshold, radius and sigma of the motion, share of the picture
+# mean, std, enlargement, threshold, radius and sigma of the motion blur, weight of the image
 SNOW = (
     (0.1, 0.3, 3.0, 0.5, 10, 4, 0.8),
     (0.2, 0.3, 2.0, 0.5, 12, 4, 0.7),
@@ -16,9 +16,9 @@ SNOW = (
     (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
     (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
 )
-FOG = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))  # amount, decay of the noise per level
+FOG = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))  # amount of fog, decay of the noise per level
 BRIGHTNESS = (0.1, 0.2, 0.3, 0.4, 0.5)
-# mean, std, sigma, threshold, strength (water) or sigma of the splashes (mud), mud or water
+# mean, std, sigma, threshold, strength (water) or sigma of the splashes (mud), whether it is mud
 SPATTER = (
     (0.65, 0.3, 4.0, 0.69, 0.6, False),
     (0.65, 0.3, 3.0, 0.68, 0.6, False),
@@ -31,17 +31,17 @@ MUD = np.array([63, 42, 20], np.float32) / 255
 # pixels per drop, length of a drop, blur, darkening
 RAIN = ((770, 10, 3, 0.1), (600, 30, 4, 0.15), (600, 30, 5, 0.2), (500, 60, 6, 0.25), (500, 60, 7, 0.3))
 RAIN_GRAY = 200
-RAIN_LOW, RAIN_ENLARGED = 60, 65  # pictures of up to 60 rows, the longest drop, are enlarged to 65
+RAIN_LOW, RAIN_ENLARGED = 60, 65  # images of up to 60 rows, the length of the longest drop, are enlarged to 65
 
 
 def sample_snow(severity: int, shape: tuple[int, int], rng: np.random.Generator) -> Draws:
-    """Draws the flakes, N(mean, std) `[H, W]`, and the direction of their fall, U(-135, -45) degrees."""
+    """Draws the flakes from N(mean, std), `[H, W]`, and their direction from U(-135, -45) degrees."""
     mean, std, *_ = SNOW[severity - 1]
     return rng.normal(mean, std, shape), rng.uniform(-135, -45)
 
 
 def snow(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Whitens the picture and lays moving flakes over it, once as drawn and once turned by 180 degrees."""
+    """Returns the image whitened, with motion-blurred flakes added as drawn and rotated by 180 degrees."""
     _, _, factor, threshold, radius, sigma, share = SNOW[severity - 1]
     height, width = image.shape[:2]
     layer = filters.zoom(draws[0].astype(np.float32)[..., None], factor, crop=False)[..., 0]
@@ -55,7 +55,7 @@ def snow(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
 
 
 def sample_fog(severity: int, shape: tuple[int, int], rng: np.random.Generator) -> Draws:
-    """Draws the noise of the plasma, three float32 squares `[n, n]` for n = 1, 2, 4, ...: U(-w, w), w decaying."""
+    """Draws the noise of `plasma`: three float32 `[n, n]` from U(-w, w) for n = 1, 2, 4, ..., with w decaying."""
     decay = FOG[severity - 1][1]
     size = _plasma_size(shape)
     draws, count, wide = [], 1, 100.0
@@ -70,7 +70,7 @@ def _plasma_size(shape: tuple[int, int]) -> int:
 
 
 def fog(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Adds a cloud and scales back to the picture's brightest value."""
+    """Returns the image with a cloud added, scaled back to the brightest value of the image."""
     amount, decay = FOG[severity - 1]
     height, width = image.shape[:2]
     cloud = plasma(_plasma_size((height, width)), decay, draws)[:height, :width, None]
@@ -80,17 +80,17 @@ def fog(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
 
 
 def plasma(size: int, decay: float, draws: Draws) -> np.ndarray:
-    """Diamond-square noise on a torus, scaled to [0, 1]: float32 `[size, size]`, `size` a power of two.
+    """Returns diamond-square noise on a torus, scaled to [0, 1]: float32 `[size, size]`, `size` a power of two.
 
-    From a coarse grid to a fine one: centers of squares become the mean of their corners, middles of edges the mean
-    of their four neighbors, each plus noise whose width falls by `decay` from level to level.
+    Each level doubles the grid: centers of squares are the mean of their corners, and centers of edges the mean of
+    their four neighbors, plus noise whose range shrinks by the factor `decay` per level.
     """
     grid = np.zeros((1, 1))
     wide, used = 100.0, 0
     while len(grid) < size:
         corners = grid
         right, down = np.roll(corners, -1, 1), np.roll(corners, -1, 0)
-        noise = [wide * one.astype(np.float64) for one in draws[used : used + 3]]
+        noise = [wide * square.astype(np.float64) for square in draws[used : used + 3]]
         centers = (corners + right + down + np.roll(right, -1, 0)) / 4 + noise[0]
         horizontal = (corners + right + centers + np.roll(centers, 1, 0)) / 4 + noise[1]
         vertical = (corners + down + centers + np.roll(centers, 1, 1)) / 4 + noise[2]
@@ -103,7 +103,7 @@ def plasma(size: int, decay: float, draws: Draws) -> np.ndarray:
 
 
 def brightness(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Adds to the value of HSV; hue and saturation stay, so every channel grows by the same factor."""
+    """Returns the image with an increased value in HSV; channels grow by one factor, which keeps hue and saturation."""
     values = image.astype(np.float64) / 255
     largest = values.max(axis=2, keepdims=True)
     wanted = np.minimum(largest + BRIGHTNESS[severity - 1], 1)
@@ -112,13 +112,13 @@ def brightness(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
 
 
 def sample_spatter(severity: int, shape: tuple[int, int], rng: np.random.Generator) -> Draws:
-    """Draws the liquid, N(mean, std) `[H, W]`."""
+    """Draws the liquid from N(mean, std), `[H, W]`."""
     mean, std, *_ = SPATTER[severity - 1]
     return (rng.normal(mean, std, shape),)
 
 
 def spatter(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Drops of water (severities 1 to 3) or splashes of mud (4 and 5)."""
+    """Returns the image with drops of water (severities 1 to 3) or splashes of mud (4 and 5)."""
     _, _, sigma, threshold, strength, is_mud = SPATTER[severity - 1]
     liquid = filters.gaussian_filter(draws[0].astype(np.float64), sigma)
     values = to_unit(image)
@@ -132,9 +132,9 @@ def spatter(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
 
 
 def water_drops(liquid: np.ndarray) -> np.ndarray:
-    """Rims and highlights of drops: uint8 `[H, W]` to float32 `[H, W]` with maximum 1 (all zero where nothing is).
+    """Returns rims and highlights of drops, float32 `[H, W]` with maximum 1 or all 0, from liquid, uint8 `[H, W]`.
 
-    Brightness falls with the distance from a drop's edge, is equalized, and embossed from the upper left.
+    The distance from the edges of drops is equalized and embossed with light from the upper left.
     """
     edges = cv2.Canny(liquid, 50, 150)
     distance = np.minimum(cv2.distanceTransform(255 - edges, cv2.DIST_L2, 5), 20)
@@ -145,7 +145,7 @@ def water_drops(liquid: np.ndarray) -> np.ndarray:
 
 
 def sample_rain(severity: int, shape: tuple[int, int], rng: np.random.Generator) -> Draws:
-    """Draws the slant, trunc(U(-10, 10)), and the upper ends of the drops, int64 `[n, 2]` (x, y)."""
+    """Draws the slant, trunc(U(-10, 10)), and the upper ends (x, y) of the drops, int64 `[n, 2]`."""
     area, length, *_ = RAIN[severity - 1]
     height, width = rain_size(shape)
     slant = int(rng.uniform(-10, 10))
@@ -157,7 +157,7 @@ def sample_rain(severity: int, shape: tuple[int, int], rng: np.random.Generator)
 
 
 def rain_size(shape: tuple[int, int]) -> tuple[int, int]:
-    """The size of a picture in the rain: low ones are enlarged to 65 rows, in proportion."""
+    """Returns the size of an image with rain: images of few rows are enlarged to 65 rows, in proportion."""
     height, width = shape
     if height > RAIN_LOW:
         return height, width
@@ -165,7 +165,7 @@ def rain_size(shape: tuple[int, int]) -> tuple[int, int]:
 
 
 def rain(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Gray lines, a box blur over everything, and less light."""
+    """Returns the image with gray lines for drops, a box blur, and less brightness."""
     _, length, blur, darken = RAIN[severity - 1]
     slant, drops = draws
     height, width = rain_size(image.shape[:2])
