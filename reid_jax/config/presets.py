@@ -43,7 +43,7 @@ DEMO: Overrides = {
 }
 
 # Sections of systems that can also be trained as a federation (`train.mode="federated"`); a round is then an epoch, and
-# `data.sampler` each client's own. See `reid_jax.federated.rounds.Options`.
+# `data.sampler` each client's own. See `reid_jax.federated.options.Options`.
 FEDERATED: Overrides = {
     "train.mode": "joint",
     "fed": {
@@ -59,7 +59,6 @@ FEDERATED: Overrides = {
         "optimizer_state": "fresh",
         "lr_drops": (0.8, 0.925),
         "prox_mu": 0.0,
-        "execution": "auto",
         "side_by_side": 1,
     },
 }

@@ -1,10 +1,10 @@
-"""Clients of a simulated federation: which training images each holds, and what each trains on in a round.
+"""Clients of a simulated federation: the training images of each, and its local batches in every round.
 
-A client is a subset of the training split with a sampler of its own. One stream serves all of them: its batch number
-`step` holds, side by side, the local batch of every *slot*, and `RoundBatches` gathers the local steps of a round into
-one batch of rounds. Everything is a pure function of (seed, round), so that a run resumes in mid-federation.
+A client is a subset of the training split with its own sampler. One stream serves all clients: its batch number `step`
+holds, side by side, the local batch of every *slot*, and `RoundBatches` stacks the local steps of a round into one
+batch. Everything is a pure function of (seed, round), so a run resumes at any round.
 
-Labels stay those of the whole split; a client's own label space is the set of classes that it has images of.
+Labels are those of the whole split; a client's own label space is the set of classes that it has images of.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from reid_jax.data import records, samplers
 LOG = logging.getLogger(__name__)
 
 KINDS = ("camera", "shard", "dataset")
-NOBODY = -1  # in the column "client": a slot without a client, or one whose client has no further local step
+NOBODY = -1  # in a slot without a client
 _SEED_STRIDE = 10_007  # between the seeds of clients; the first client's is the run's
 
 
 @dataclasses.dataclass(frozen=True)
 class Client:
-    """One holder of data.
+    """A client and its data.
 
     Attributes:
         name: "camera3", "shard0" or a data set's name.
         seed: of its sampler and of its training.
         images: number of images.
         classes: bool [N], the classes it has images of.
-        sampler: its local batches; images are places in the whole split.
+        sampler: of its local batches; indices count in the whole split.
         steps: local updates in a round.
     """
 
@@ -49,13 +49,13 @@ class Client:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Clients whose local batches are equally large: their slots stand side by side in the stream.
+    """Clients with local batches of the same size; their slots are adjacent in the stream.
 
     Attributes:
-        members: their numbers.
-        slots: how many of them can take part in one round.
+        members: numbers of the clients.
+        slots: largest number of them in one round.
         size: images in a local batch.
-        first_row: where their slots begin in a global batch.
+        first_row: first row of their slots in a global batch.
     """
 
     members: tuple[int, ...]
@@ -63,29 +63,24 @@ class Group:
     size: int
     first_row: int
 
-    @property
-    def rows(self) -> slice:
-        """Their rows of a global batch."""
-        return slice(self.first_row, self.first_row + self.slots * self.size)
-
 
 class Federation:
-    """Clients and the plan of every round.
+    """The clients and the plan of every round.
+
+    Args:
+        clients: with at least two classes each.
+        fraction: share of the clients that takes part in a round, in (0, 1].
+        seed: of the run; draws the participants.
 
     Attributes:
         clients: in order of their numbers.
-        groups: by size of the local batch.
-        steps: local steps of a round; a client with fewer rests after its last.
+        groups: clients by size of the local batch, largest first.
+        steps: local steps of a round; a client with fewer is idle after its last.
         per_round: clients that take part in a round.
         rows: images of one global batch of the stream.
     """
 
     def __init__(self, clients: Sequence[Client], fraction: float, seed: int) -> None:
-        """Args:
-        clients: two classes each at least.
-        fraction: share of the clients that takes part in a round, in (0, 1].
-        seed: of the run; draws the participants.
-        """
         self.clients = tuple(clients)
         self.per_round = max(1, round(fraction * len(self.clients)))
         self.steps = max(client.steps for client in self.clients)
@@ -99,37 +94,28 @@ class Federation:
         self.groups, self.rows = tuple(groups), row
 
     def participants(self, number: int) -> np.ndarray:
-        """The clients of a round (0-based), rising: int [per_round]."""
+        """Returns the numbers of the clients in a round (0-based), ascending: int [per_round]."""
         if self.per_round == len(self.clients):
             return np.arange(len(self.clients))
         drawn = samplers.generator(self._seed, "clients", number).permutation(len(self.clients))
         return np.sort(drawn[: self.per_round])
 
     def slots(self, number: int) -> list[np.ndarray]:
-        """For each group the client in each of its slots in a round, `NOBODY` where there is none."""
-        chosen, filled = self.participants(number), []
+        """Returns, for each group, the client in each of its slots in a round; `NOBODY` in an empty slot."""
+        chosen, slots = self.participants(number), []
         for group in self.groups:
             present = [k for k in chosen if k in group.members]
-            filled.append(np.array(present + [NOBODY] * (group.slots - len(present))))
-        return filled
-
-    def column(self, number: int) -> np.ndarray:
-        """The client that each row trains at each local step of a round, or `NOBODY`: int32 [rows, steps]."""
-        steps = np.array([client.steps for client in self.clients])
-        clients = np.concatenate(
-            [np.repeat(slots, group.size) for slots, group in zip(self.slots(number), self.groups, strict=True)]
-        )
-        present = (clients >= 0)[:, None] & (np.arange(self.steps) < steps[clients][:, None])
-        return np.where(present, clients[:, None], NOBODY).astype(np.int32)
+            slots.append(np.array(present + [NOBODY] * (group.slots - len(present))))
+        return slots
 
     @property
     def images_per_round(self) -> int:
-        """Images that are trained on in a round, on average over the clients."""
+        """Expected number of training images in a round."""
         total = sum(client.steps * client.sampler.batch_size for client in self.clients)
         return round(total * self.per_round / len(self.clients))
 
     def describe(self) -> str:
-        """A table of the clients."""
+        """Returns a table of the clients as text."""
         header = ("client", "images", "identities", "local batch", "steps a round")
         rows = [
             (
@@ -151,18 +137,19 @@ class SlotSampler(samplers.Sampler):
         self.batch_size, self.batches_per_epoch = federation.rows, federation.steps
 
     def indices(self, step: int) -> np.ndarray:
+        """Returns the images of a global batch, int [rows]."""
         number, local = divmod(int(step), self.batches_per_epoch)
-        found = []
+        parts = []
         for slots, group in zip(self._federation.slots(number), self._federation.groups, strict=True):
             for client in slots:
-                # What rests is not trained on; it holds images for its shape alone.
-                one = self._federation.clients[client if client != NOBODY else group.members[0]]
-                found.append(one.sampler.indices(number * one.steps + local % one.steps))
-        return np.concatenate(found)
+                # Images of an empty slot, or of a client without further steps, fill the batch and are not trained on.
+                source = self._federation.clients[client if client != NOBODY else group.members[0]]
+                parts.append(source.sampler.indices(number * source.steps + local % source.steps))
+        return np.concatenate(parts)
 
 
 class _Stream(Protocol):
-    """A stream of local batches that can be closed."""
+    """A closable stream of local batches."""
 
     def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]: ...
 
@@ -174,28 +161,22 @@ class RoundBatches:
 
     Args:
         federation: the plan.
-        stream: local batches from the first step of `first_round` on; of several processes, this one's rows.
-        first_round: number of the first round.
-        share: this process's rows of a global batch.
+        stream: local batches from the first step of a round on; with several processes, the rows of this process.
     """
 
-    def __init__(self, federation: Federation, stream: _Stream, first_round: int, share: slice) -> None:
-        self._federation, self._stream, self._round, self._share = federation, stream, first_round, share
-        self._iterator = iter(stream)
+    def __init__(self, federation: Federation, stream: _Stream) -> None:
+        self._steps, self._stream, self._iterator = federation.steps, stream, iter(stream)
 
     def __iter__(self) -> RoundBatches:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        steps = self._federation.steps
         gathered: dict[str, np.ndarray] = {}
-        for local in range(steps):
+        for local in range(self._steps):
             for name, value in next(self._iterator).items():
                 if not local:
-                    gathered[name] = np.empty((value.shape[0], steps, *value.shape[1:]), value.dtype)
+                    gathered[name] = np.empty((value.shape[0], self._steps, *value.shape[1:]), value.dtype)
                 gathered[name][:, local] = value
-        gathered["client"] = self._federation.column(self._round)[self._share]
-        self._round += 1
         return gathered
 
     def close(self) -> None:
@@ -203,32 +184,32 @@ class RoundBatches:
         self._stream.close()
 
 
-# ---- making clients ------------------------------------------------------------------------------------------------
+# ---- clients of a training split ------------------------------------------------------------------------------------
 
 
 def assign(
     kind: str, split: records.Split, labels: np.ndarray, *, num_clients: int, seed: int
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Gives every training image to a client.
+    """Assigns every training image to a client.
 
     Args:
-        kind: "camera": one client per camera; "shard": identities dealt out evenly; "dataset": one per data set of a
-            union (`data.sources`).
+        kind: "camera": one client per camera; "shard": identities divided evenly at random; "dataset": one client per
+            data set of a union (`data.sources`).
         split: training split.
         labels: int [N], class of each image.
         num_clients: number of shards.
-        seed: of the deal.
+        seed: of the random division.
 
     Returns:
         int [N] number of each image's client (`NOBODY` for an image of an unknown camera), and the clients' names.
 
     Raises:
-        UserError: unknown kind, or data that cannot be dealt out so.
+        UserError: an unknown kind, or data that cannot be divided in this way.
     """
     if kind == "camera":
         known = np.unique(split.camids[split.camids >= 0])
         if not len(known):
-            raise errors.UserError(f"{split.name} knows no camera of any image; use fed.clients='shard'.")
+            raise errors.UserError(f"{split.name} has no camera of any image; use fed.clients='shard'.")
         numbers = np.where(split.camids >= 0, np.searchsorted(known, split.camids), NOBODY)
         return numbers, tuple(f"camera{camera}" for camera in known)
     if kind == "shard":
@@ -266,7 +247,7 @@ def build(
     seed: int,
     client: str = "",
 ) -> Federation:
-    """Makes the clients of a training split. A client with fewer than two identities is skipped, with a warning.
+    """Returns the federation of a training split; a client with fewer than two identities is skipped, with a warning.
 
     Args:
         split: training split.
@@ -277,29 +258,29 @@ def build(
         local_epochs: passes over a client's own epoch in a round.
         sampler: of each client; an identity sampler's P shrinks to the client's number of identities.
         seed: of the run.
-        client: name of the only one to make; "" makes all.
+        client: name of a single client; "" for all of them.
 
     Raises:
-        UserError: data that cannot be dealt out so, an unknown client, or nobody has two identities.
+        UserError: data that cannot be divided in this way, an unknown client, or no client with two identities.
     """
     numbers, names = assign(clients, split, labels, num_clients=num_clients, seed=seed)
     if client and client not in names:
         raise errors.unknown("client (fed.client)", client, names)
-    made = []
+    built = []
     for number, name in enumerate(names):
         if client not in ("", name):
             continue
         own = np.where(numbers == number, labels, -1)
         identities = len(np.unique(own[own >= 0]))
         if identities < 2:
-            LOG.warning("client %s has %d identity and nothing to tell apart: it is skipped.", name, identities)
+            LOG.warning("client %s has %d identity, which is too few to learn from: it is skipped.", name, identities)
             continue
         options = dict(sampler)
         if "identities" in options:
             options["identities"] = min(options["identities"], identities)
         client_seed = seed + _SEED_STRIDE * number
         plan = samplers.build(options, own, client_seed)
-        made.append(
+        built.append(
             Client(
                 name,
                 client_seed,
@@ -309,8 +290,8 @@ def build(
                 steps=local_epochs * plan.batches_per_epoch,
             )
         )
-    if not made:
+    if not built:
         raise errors.UserError(
             f"no client of {split.name}{client and f' called {client}'} has two identities; use fewer clients."
         )
-    return Federation(made, fraction, seed)
+    return Federation(built, fraction, seed)

@@ -1,8 +1,8 @@
-"""A federation over a network, carried by Flower.
+"""A federation over a network with Flower as transport.
 
-What Flower does: connections, choice of nodes, waiting for them, the weighted average. What `node.Node` does:
-everything else. Between rounds a client's classifiers lie in Flower's context of that node and nowhere else.
-`reid_jax.cli.federation` makes the two apps of these parts and says how to start them.
+Flower connects the nodes, chooses and awaits them, and computes the weighted average; `node.Node` does everything else.
+Between rounds a client's classifiers are stored in Flower's context of that node and nowhere else.
+`reid_jax.cli.federation` builds the two apps from these parts and describes how to start them.
 
 References:
     Beutel et al., "Flower: a friendly federated learning research framework", 2020.
@@ -25,19 +25,19 @@ Settings = Mapping[str, Any]
 
 
 class Rounds(Protocol):
-    """Carries out all rounds of a server's node."""
+    """Runs all rounds of a server's node."""
 
     def __call__(self, node: node_lib.Node, *, every: int, nodes: int) -> None:
-        """Runs the rounds; theta is evaluated every `every` rounds (0: at the end) once `nodes` nodes are there."""
+        """Waits for `nodes` nodes and runs the rounds; evaluates theta every `every` rounds (0: at the end only)."""
 
 
 def to_record(arrays: node_lib.Arrays) -> ArrayRecord:
-    """Arrays by path as Flower sends them."""
+    """Returns arrays by path in Flower's format."""
     return ArrayRecord({path: Array(value) for path, value in arrays.items()})
 
 
 def from_record(record: Mapping[str, Array]) -> dict[str, np.ndarray]:
-    """The inverse of `to_record`."""
+    """Returns the arrays of a record; the inverse of `to_record`."""
     return {path: array.numpy() for path, array in record.items()}
 
 
@@ -51,14 +51,14 @@ def client_app(make_node: Callable[[Settings, Settings], node_lib.Node]) -> Clie
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        """One round on a client."""
+        """Trains one round on a client."""
         node = make_node(context.run_config, context.node_config)
         if "kept" in context.state:
             node.recall(from_record(context.state["kept"]))
         number = int(message.content["config"]["server-round"]) - 1
         metrics = node.train(from_record(message.content["arrays"]), number)
         context.state["kept"] = to_record(node.kept())
-        # "num-examples" is what Flower weighs the average by.
+        # Flower weights the average by "num-examples".
         record = MetricRecord({**metrics, "num-examples": node.weight})
         return Message(RecordDict({"arrays": to_record(node.theta()), "metrics": record}), reply_to=message)
 

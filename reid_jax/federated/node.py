@@ -1,7 +1,8 @@
-"""One place of a federation over a network: what a client or the server computes, whatever carries the arrays.
+"""A node of a federation over a network: the computation of a client or of the server, without the transport.
 
-A client trains a round as a client of the simulated federation does (`reid_jax.federated.rounds`): nodes that exchange
-theta arrive at the simulation's, but for what augmentation draws. `reid_jax.federated.flower` connects nodes.
+A node trains a round with the code of the simulated federation (`reid_jax.federated.rounds`). Nodes that exchange theta
+therefore compute the simulation's theta, except for the random draws of augmentation. `reid_jax.federated.flower`
+connects nodes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from reid_jax import errors, trees
 from reid_jax.config.sections import Settings
+from reid_jax.federated import options as options_lib
 from reid_jax.federated import phase
 from reid_jax.federated import rounds as rounds_lib
 from reid_jax.runtime import mesh as mesh_lib
@@ -26,33 +28,33 @@ Arrays = Mapping[str, np.ndarray]  # by path
 
 
 class Experiment(Protocol):
-    """What a node needs of `reid_jax.runs.experiment.Experiment`."""
+    """The part of `reid_jax.runs.experiment.Experiment` that a node uses."""
 
     settings: Settings
     mesh: jax.sharding.Mesh
 
     def initial_state(self) -> state_lib.TrainState:
-        """The state before the first round."""
+        """Returns the state before the first round."""
 
     def phases(self, variables: Mapping[str, Any]) -> list[loop.Phase]:
-        """The phases of the run; one, for a federated config."""
+        """Returns the phases of the run; a federated config has one."""
 
     def scores(self, train_state: state_lib.TrainState, at_step: int) -> dict[str, float]:
-        """Scores of a state on the test data, by name."""
+        """Returns the scores of a state on the test data, by name."""
 
     def first_meta(self) -> dict[str, Any]:
-        """What a checkpoint stores beside the state."""
+        """Returns what a checkpoint stores beside the state."""
 
 
 class Node:
-    """An experiment's model, data and rounds, of which theta comes and goes.
+    """A model, its data and its rounds, with theta as input and output.
 
     Args:
-        experiment: with `train.mode="federated"`; `fed.client` names the client, "" stands for all of its data (the
+        experiment: with `train.mode="federated"`; `fed.client` names the client, "" stands for all clients (the
             server's initial theta and its evaluation need no client).
 
     Raises:
-        UserError: a config that is not federated, or whose federation needs more than theta and weights to travel.
+        UserError: a config that is not federated, or a federation that exchanges more than theta and weights.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -60,7 +62,7 @@ class Node:
         settings = self.experiment.settings
         if not phase.is_federated(settings):
             raise errors.UserError("expected train.mode='federated', got 'joint'; set it, or train with main.py.")
-        self.options = rounds_lib.Options.of(settings.fed)
+        self.options = options_lib.Options.of(settings.fed)
         if self.options.bn == "local" or self.options.weights == "cdw":
             raise errors.UserError(
                 "over a network clients send theta and their number of images: expected fed.bn='average' and "
@@ -75,21 +77,21 @@ class Node:
 
     @property
     def weight(self) -> float:
-        """Its share in the average before normalization: training images, or clients."""
+        """Weight in the average before normalization: number of training images, or of clients."""
         clients = self._rounds.federation.clients
         return float(sum(client.images for client in clients) if self.options.weights == "samples" else len(clients))
 
     def theta(self) -> dict[str, np.ndarray]:
-        """What travels, by path ("params/...", "batch_stats/...")."""
+        """Returns the arrays that are exchanged, by path ("params/...", "batch_stats/...")."""
         flat = trees.flatten(self.state.variables)
         return {path: np.asarray(leaf) for path, leaf in flat.items() if path not in self._rounds.personal}
 
     def kept(self) -> dict[str, np.ndarray]:
-        """What never leaves this node: classifiers over its own identities, and a kept optimizer."""
+        """Returns the arrays that never leave this node: its own classifiers, and the optimizer where it is kept."""
         return {path: np.asarray(leaf) for path, leaf in trees.flatten(self.state.extra["clients"]).items()}
 
     def receive(self, theta: Arrays, number: int) -> None:
-        """Takes over theta as it stands before round `number` (from 0).
+        """Sets theta to its value before round `number` (from 0).
 
         Raises:
             UserError: theta of another model.
@@ -100,7 +102,7 @@ class Node:
         self.state = received.replace(step=np.asarray(number, np.int32))
 
     def recall(self, kept: Arrays) -> None:
-        """Takes over what `kept` gave before, in another process perhaps."""
+        """Restores the arrays that `kept` returned earlier, possibly in another process."""
         own = self.state.extra["clients"]
         paths = trees.flatten(own)
         _check_fit(kept, paths)
@@ -108,25 +110,25 @@ class Node:
         self.state = self.state.replace(extra={**self.state.extra, "clients": own})
 
     def train(self, theta: Arrays, number: int) -> dict[str, float]:
-        """Trains round `number` (from 0) on this node's data, from theta; `theta` and `kept` then hold the outcome.
+        """Trains round `number` (from 0) on this node's data, starting from theta; `theta` and `kept` have the result.
 
         Returns:
-            Means over the local updates of what a train step reports.
+            Metrics of a train step, averaged over the local updates.
         """
         self.receive(theta, number)
         mesh = self.experiment.mesh
         with contextlib.closing(self._phase.open_batches(number)) as batches:
             batch = mesh_lib.to_global(next(iter(batches)), mesh)
-        self.state, told = self._rounds(mesh_lib.replicate(self.state, mesh), batch)
-        return {name: float(value) for name, value in told.items()}
+        self.state, metrics = self._rounds(mesh_lib.replicate(self.state, mesh), batch)
+        return {name: float(value) for name, value in metrics.items()}
 
     def scores(self) -> dict[str, float]:
-        """Scores of theta on this node's test data."""
+        """Returns the scores of theta on this node's test data."""
         state = mesh_lib.replicate(self.state, self.experiment.mesh)
         return self.experiment.scores(state, int(self.state.step))
 
     def save(self, folder: pathlib.Path) -> None:
-        """Writes theta as a checkpoint of a run, which main.py --mode eval, evaluate.py and extract.py read.
+        """Writes theta as a checkpoint of a run, for main.py --mode eval, evaluate.py and extract.py.
 
         Args:
             folder: `checkpoints/` of the run folder.
@@ -137,11 +139,11 @@ class Node:
 
 
 def _check_fit(given: Arrays, expected: Mapping[str, Any]) -> None:
-    """Refuses arrays of another model, naming the first difference."""
+    """Raises an error that names the first difference if arrays belong to another model."""
     for path in sorted({*given, *expected}):
-        ours, theirs = (tuple(tree[path].shape) if path in tree else None for tree in (expected, given))
-        if ours != theirs:
+        here, received = (tuple(tree[path].shape) if path in tree else None for tree in (expected, given))
+        if here != received:
             raise errors.UserError(
-                f"expected the arrays of this node's model, but {path} is {ours} here and {theirs} in what came; give "
-                "all nodes of the federation the same config."
+                f"expected the arrays of this node's model, but {path} is {here} here and was received as {received}; "
+                "give all nodes of the federation the same config."
             )

@@ -1,4 +1,4 @@
-"""A federated run's phase: clients of the data set, their streams, and rounds as steps of the training loop."""
+"""The phase of a federated run: clients of the training split, their batches, and rounds as steps of the loop."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from reid_jax import errors
 from reid_jax.config.sections import Data, Settings
 from reid_jax.data import records
 from reid_jax.federated import clients
+from reid_jax.federated import options as options_lib
 from reid_jax.federated import rounds as rounds_lib
 from reid_jax.train import loop, objective, optimizer
 
@@ -26,10 +27,10 @@ Opener = Callable[[Data, int, int], Any]
 
 
 def is_federated(settings: Settings) -> bool:
-    """Whether a config asks for clients in place of one trainer.
+    """Returns whether a config trains a federation of clients (`train.mode="federated"`).
 
     Raises:
-        UserError: `train.mode` is neither "joint" nor "federated", or goes with what a federation does not do.
+        UserError: an unknown `train.mode`, or an option that federated training does not support.
     """
     mode = settings.train.mode
     if mode not in ("joint", "federated"):
@@ -51,7 +52,7 @@ def is_federated(settings: Settings) -> bool:
     }
     for key, given in unfit.items():
         if given:
-            raise errors.UserError(f"federated training does not know {key}; take it out, or set train.mode='joint'.")
+            raise errors.UserError(f"federated training does not support {key}; remove it, or set train.mode='joint'.")
     return True
 
 
@@ -67,7 +68,7 @@ def phase(
     example: Callable[[Data, int], dict[str, np.ndarray]],
     margins: Mapping[str, float],
 ) -> loop.Phase:
-    """The one phase of a federated run; its steps, and epochs, are rounds.
+    """Returns the only phase of a federated run; a step, and an epoch, is a round.
 
     Args:
         settings: resolved config.
@@ -75,16 +76,16 @@ def phase(
         labels: int [N], class of each of its images.
         goal: local objective.
         describe: of the model.
-        variables: `params` and `batch_stats`; shapes will do.
+        variables: variables of the model by collection; shapes suffice.
         mesh: devices.
-        open_batches: of the experiment.
-        example: one batch of such a stream, `(data section, seed) -> batch`.
+        open_batches: opens a stream of training batches, `(data section, seed, first step) -> stream`.
+        example: reads the first batch of such a stream, `(data section, seed) -> batch`.
         margins: see `loop.Phase`.
 
     Raises:
-        UserError: options that do not fit each other, the data or the devices.
+        UserError: options that contradict each other, the data or the devices.
     """
-    options = rounds_lib.Options.of(settings.fed)
+    options = options_lib.Options.of(settings.fed)
     seed, data = settings.seed, settings.data
     plan = clients.build(
         split,
@@ -145,20 +146,13 @@ def phase(
     )
 
 
-def _share(plan: clients.Federation) -> slice:
-    """This process's rows of a global batch."""
-    rows = plan.rows // jax.process_count()
-    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
-
-
 def _open_rounds(plan: clients.Federation, open_steps: Callable[[int], Any], first_round: int) -> clients.RoundBatches:
-    return clients.RoundBatches(plan, open_steps(first_round * plan.steps), first_round, _share(plan))
+    return clients.RoundBatches(plan, open_steps(first_round * plan.steps))
 
 
 def _as_round(plan: clients.Federation, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A batch of a whole round from one local step, for its shapes."""
-    whole = {
+    return {
         name: np.broadcast_to(value[:, None], (len(value), plan.steps, *value.shape[1:]))
         for name, value in batch.items()
     }
-    return {**whole, "client": plan.column(0)[_share(plan)]}

@@ -72,13 +72,13 @@ def test_a_federation_trains_and_is_evaluated_like_any_run(tmp_path):
     ("overrides", "message"),
     [
         ({"train.mode": "federate"}, "did you mean 'federated'"),
-        ({"train.ema_decay": 0.9}, r"does not know train\.ema_decay"),
-        ({"train.accumulate": 2}, r"does not know train\.accumulate"),
-        ({"extras": {"teacher": {"kind": "frozen_copy"}}}, "does not know extras"),
+        ({"train.ema_decay": 0.9}, r"does not support train\.ema_decay"),
+        ({"train.accumulate": 2}, r"does not support train\.accumulate"),
+        ({"extras": {"teacher": {"kind": "frozen_copy"}}}, "does not support extras"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_a_federation_does_not_do_is_said(overrides, message):
+def test_unsupported_options_are_refused(overrides, message):
     made = tiny.config("data", "mgaf:synthped,mgaf_federated", {**SMALL, **overrides})
     with pytest.raises(errors.UserError, match=message):
         phase.is_federated(config_lib.to_dict(made))

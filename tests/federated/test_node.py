@@ -1,4 +1,4 @@
-"""Nodes of a federation over a network: together they are the simulated one; what Flower carries is what they made."""
+"""Nodes of a federation over a network compute the simulated federation; Flower passes configs and arrays on."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_nodes_that_exchange_theta_are_the_simulated_federation(data, tmp_path):
 
     # Arrays of another model are refused by name.
     first = next(iter(theta))
-    with pytest.raises(errors.UserError, match=f"{first} is .* here and None in what came"):
+    with pytest.raises(errors.UserError, match=f"{first} is .* here and was received as None"):
         whole.receive({path: value for path, value in theta.items() if path != first}, 0)
 
 
@@ -94,7 +94,7 @@ def test_nodes_that_exchange_theta_are_the_simulated_federation(data, tmp_path):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_does_not_travel_is_said(data, changes, message):
+def test_federations_that_exchange_more_than_theta_are_refused(data, changes, message):
     with pytest.raises(errors.UserError, match=message):
         node(data, **changes)
 

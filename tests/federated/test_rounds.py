@@ -1,4 +1,4 @@
-"""Federated rounds on a toy network: against joint training, the average, what stays on clients, both executions."""
+"""Federated rounds on a toy network: against joint training, the average, what stays on clients, waves of clients."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from reid_jax import errors, losses, trees
 from reid_jax.data import records, samplers
 from reid_jax.federated import clients as clients_lib
+from reid_jax.federated import options as options_lib
 from reid_jax.federated import rounds as rounds_lib
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import checkpoints, loop, metrics, optimizer, state, step
@@ -59,8 +60,7 @@ def images(indices: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def open_rounds(federation: clients_lib.Federation, first: int = 0) -> clients_lib.RoundBatches:
-    stream = Stream(federation, first * federation.steps)
-    return clients_lib.RoundBatches(federation, stream, first, slice(0, federation.rows))
+    return clients_lib.RoundBatches(federation, Stream(federation, first * federation.steps))
 
 
 def features(model: toy.Toy, variables: Any, batch: Any) -> jax.Array:
@@ -68,11 +68,11 @@ def features(model: toy.Toy, variables: Any, batch: Any) -> jax.Array:
 
 
 def rounds_of(
-    federation: clients_lib.Federation, mesh, *, model=None, settings=toy.OPTIMIZER, **changes: Any
+    federation: clients_lib.Federation, mesh, *, model=None, settings=toy.OPTIMIZER, terms=toy.TERMS, **changes: Any
 ) -> tuple[rounds_lib.Rounds, state.TrainState]:
     """The rounds, and the state before the first."""
     model = model or toy.Toy()
-    options = rounds_lib.Options(**{"execution": "steps", "lr_drops": (), **changes})
+    options = options_lib.Options(**{"lr_drops": (), **changes})
     initial = toy.initial_state(model, mesh)
     schedule = {"name": "warmup_multistep", "warmup_epochs": 2, "milestones_epochs": (3,)}
     transformation, _ = optimizer.build(
@@ -80,7 +80,7 @@ def rounds_of(
     )
     made = rounds_lib.Rounds(
         federation,
-        toy.objective_of(model),
+        toy.objective_of(model, terms),
         transformation,
         initial.variables,
         options,
@@ -143,7 +143,7 @@ def test_a_client_with_one_identity_is_skipped(caplog):
     kept = (CAMERAS != 1) | (LABELS == 3)
     federation = plan(LABELS[kept], CAMERAS[kept])
     assert [client.name for client in federation.clients] == ["camera0", "camera2"]
-    assert "client camera1 has 1 identity and nothing to tell apart: it is skipped." in caplog.text
+    assert "client camera1 has 1 identity, which is too few to learn from: it is skipped." in caplog.text
     # The others' draws do not depend on who was skipped.
     assert [client.seed for client in federation.clients] == [plan().clients[k].seed for k in (0, 2)]
     with pytest.raises(errors.UserError, match="no client of toy/train has two identities"):
@@ -162,7 +162,6 @@ def test_a_round_is_a_pure_function_of_its_number():
     for name, value in later.items():
         np.testing.assert_array_equal(value, again[name], err_msg=name)
     assert later["image"].shape == (16, 2, 4, 2, 3)
-    assert set(later["client"].ravel()) == set(drawn[2])
 
 
 def test_clients_of_unequal_length_rest():
@@ -170,22 +169,18 @@ def test_clients_of_unequal_length_rest():
     kept = (CAMERAS != 1) | (LABELS < 4)
     federation = plan(LABELS[kept], CAMERAS[kept])
     assert [client.steps for client in federation.clients] == [2, 1, 2]
-    assert federation.column(0)[:, 0].tolist() == [0] * 8 + [1] * 8 + [2] * 8
-    assert federation.column(0)[:, 1].tolist() == [0] * 8 + [clients_lib.NOBODY] * 8 + [2] * 8
+    assert [slots.tolist() for slots in federation.slots(0)] == [[0, 1, 2]]
     assert federation.images_per_round == 5 * 8
 
 
 # ---- rounds ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("execution", ["steps", "program"])
-def test_one_client_with_kept_optimizer_state_is_the_joint_trainer(execution):
+def test_one_client_with_kept_optimizer_state_is_the_joint_trainer():
     """Nothing personal, momentum kept, dropout and a schedule: the same numbers after every round."""
     mesh, model = mesh_lib.create_mesh(jax.devices()[:1]), toy.Toy(dropout=0.2)
     federation = plan(camids=np.zeros_like(CAMERAS))
-    made, clients = rounds_of(
-        federation, mesh, model=model, personal="none", optimizer_state="kept", rounds=4, execution=execution
-    )
+    made, clients = rounds_of(federation, mesh, model=model, personal="none", optimizer_state="kept", rounds=4)
     schedule = {"name": "warmup_multistep", "warmup_epochs": 2, "milestones_epochs": (3,)}
     joint = toy.initial_state(model, mesh)
     transformation, _ = optimizer.build(toy.OPTIMIZER, schedule, joint.params, 4 * 2, 2)
@@ -295,27 +290,76 @@ def test_who_does_not_take_part_keeps_what_it_has():
     assert changed == [k == chosen for k in range(4)]
 
 
+UNEQUAL = np.where(LABELS < 4, np.arange(96) % 4, np.arange(96) % 3)
+EVERYTHING = {"bn": "local", "optimizer_state": "kept", "weights": "cdw", "prox_mu": 0.1}
+
+
 @pytest.mark.parametrize(
-    ("options", "devices"),
-    [({}, 1), ({"side_by_side": 2}, 1), ({}, 4)],
-    ids=["one after another", "side by side", "over devices"],
+    ("clients", "side_by_side", "devices"),
+    [("camera", 4, 1), ("camera", 3, 1), ("shard", 4, 1), ("camera", 1, 8), ("camera", 4, 8), ("camera", 8, 8)],
+    ids=[
+        "all together",
+        "two waves of two",
+        "two sizes of batches",
+        "images over eight devices",
+        "a wave's images over eight devices",
+        "clients over eight devices, some empty",
+    ],
 )
-def test_a_program_computes_what_the_steps_compute(options, devices):
+def test_waves_of_clients_and_devices_compute_what_one_client_after_another_computes(clients, side_by_side, devices):
     """Unequal clients, one of them resting; every kind of state: kept moments, local normalization, feature weights."""
-    camids = np.where(LABELS < 4, np.arange(96) % 4, np.arange(96) % 3)
-    federation = plan(camids=camids)
-    if options or devices > 1:
+    federation = plan(camids=UNEQUAL) if clients == "camera" else plan(clients="shard", num_clients=3)
+    if clients == "camera":
         assert [client.steps for client in federation.clients] == [2, 2, 2, 1]
-        assert len(federation.groups) == 1
     else:
-        federation = plan(clients="shard", num_clients=3)
         assert len(federation.groups) == 2
-    changes = {"bn": "local", "optimizer_state": "kept", "weights": "cdw", "prox_mu": 0.1}
-    expected, told = run(federation, **changes)
+    expected, expected_metrics = run(federation, **EVERYTHING)
     mesh = mesh_lib.create_mesh(jax.devices()[:devices])
-    got, said = run(federation, mesh, execution="program", **options, **changes)
+    got, got_metrics = run(federation, mesh, side_by_side=side_by_side, **EVERYTHING)
     assert_close(got, expected, 1e-4)
-    assert said == pytest.approx(told, rel=1e-3)
+    assert got_metrics == pytest.approx(expected_metrics, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("side_by_side", "devices", "widths"),
+    [
+        (1, 1, [None] * 5),
+        (2, 1, [2, 2, 2]),
+        (3, 1, [3, 3]),
+        (4, 1, [3, 3]),
+        (8, 1, [5]),
+        (8, 8, [8]),
+        (2, 8, [2, 2, 2]),
+    ],
+)
+def test_waves_hold_every_client_once(side_by_side, devices, widths):
+    federation = plan(camids=np.arange(96) % 5)
+    mesh = mesh_lib.create_mesh(jax.devices()[:devices])
+    made, _ = rounds_of(federation, mesh, side_by_side=side_by_side)
+    waves = list(made._waves(0))
+    assert [len(wave.clients) if np.ndim(wave.clients) else None for wave in waves] == widths
+    clients = np.concatenate([np.atleast_1d(wave.clients) for wave in waves])
+    rows = np.concatenate([np.atleast_1d(wave.rows) for wave in waves])
+    assert clients[clients != clients_lib.NOBODY].tolist() == list(range(5))
+    assert rows[clients != clients_lib.NOBODY].tolist() == [8 * k for k in range(5)]
+
+
+@pytest.mark.parametrize("side_by_side", [1, 4])
+def test_a_round_is_traced_on_shapes(side_by_side):
+    """The rehearsal sees the round's states and metrics, and mistakes in the loss, without a number computed."""
+    mesh = mesh_lib.create_mesh(jax.devices()[:1])
+    federation = plan(camids=UNEQUAL)
+    made, train_state = rounds_of(federation, mesh, side_by_side=side_by_side, **EVERYTHING)
+    batch = mesh_lib.to_global(next(open_rounds(federation)), mesh)
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    traced, traced_metrics = jax.eval_shape(made, train_state, batch)
+    computed, computed_metrics = made(train_state, batch)
+    assert shapes(traced) == shapes(computed)
+    assert traced_metrics.keys() == computed_metrics.keys()
+    terms = {"ce": {"loss": "cross_entropy", "on": "logit"}}
+    made, train_state = rounds_of(federation, mesh, terms=terms, side_by_side=side_by_side)
+    with pytest.raises(errors.UserError, match="did you mean 'logits'"):
+        jax.eval_shape(made, train_state, batch)
 
 
 def test_resumed_in_mid_federation_it_ends_alike(tmp_path):
@@ -371,8 +415,8 @@ def test_resumed_in_mid_federation_it_ends_alike(tmp_path):
 )
 def test_wrong_options_are_answered(changes, message):
     with pytest.raises(errors.UserError, match=message):
-        rounds_lib.Options(**changes)
+        options_lib.Options(**changes)
     with pytest.raises(errors.UserError, match="did you mean 'rounds'"):
-        rounds_lib.Options.of({"round": 3})
-    options = dataclasses.replace(rounds_lib.Options(), rounds=400)
+        options_lib.Options.of({"round": 3})
+    options = dataclasses.replace(options_lib.Options(), rounds=400)
     assert options.schedule({})["milestones_epochs"] == (320, 370)
