@@ -43,7 +43,7 @@ DEMO: Overrides = {
 }
 
 # Sections of systems that can also be trained as a federation (`train.mode="federated"`); a round is then an epoch, and
-# `data.sampler` each client's own. See `reid_jax.federated.options.Options`.
+# `data.sampler` each client's own. See `reid_jax.federated.federation_options.Options`.
 FEDERATED: Overrides = {
     "train.mode": "joint",
     "fed": {

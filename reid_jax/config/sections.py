@@ -290,7 +290,7 @@ class Settings(Section):
         schedule: `name` and options, see `reid_jax.train.schedules`.
         start_from: variables that training starts from: "" continues with those at hand, "extra/<name>" takes those
             that an extra holds, "model/<method>" takes what that method of the model makes of them.
-        fed: of federated training, see `reid_jax.federated.rounds.Options`; empty for systems without it.
+        fed: of federated training, see `reid_jax.federated.federation_options.Options`; empty for systems without it.
         phase_order: named phases in order.
         phases: by name, sections that replace or refine the ones above while the phase lasts.
     """

@@ -49,7 +49,7 @@ def client_app(make_node: Callable[[Settings, Settings], node_lib.Node]) -> Clie
     """
     app = ClientApp()
 
-    @app.train()
+    @app.train()  # type: ignore[untyped-decorator]  # Flower's decorators have no types
     def train(message: Message, context: Context) -> Message:
         """Trains one round on a client."""
         node = make_node(context.run_config, context.node_config)
@@ -73,7 +73,7 @@ def server_app(serve: Callable[[Settings, Rounds], None]) -> ServerApp:
     """
     app = ServerApp()
 
-    @app.main()
+    @app.main()  # type: ignore[untyped-decorator]  # as above
     def run(grid: Grid, context: Context) -> None:
         def rounds(node: node_lib.Node, *, every: int, nodes: int) -> None:
             total = node.options.rounds

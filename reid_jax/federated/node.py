@@ -17,7 +17,7 @@ import numpy as np
 
 from reid_jax import errors, trees
 from reid_jax.config.sections import Settings
-from reid_jax.federated import options as options_lib
+from reid_jax.federated import federation_options as options_lib
 from reid_jax.federated import phase
 from reid_jax.federated import rounds as rounds_lib
 from reid_jax.runtime import mesh as mesh_lib

@@ -16,7 +16,7 @@ from reid_jax import errors
 from reid_jax.config.sections import Data, Settings
 from reid_jax.data import records
 from reid_jax.federated import clients
-from reid_jax.federated import options as options_lib
+from reid_jax.federated import federation_options as options_lib
 from reid_jax.federated import rounds as rounds_lib
 from reid_jax.train import loop, objective, optimizer
 
@@ -111,7 +111,7 @@ def phase(
         plan.steps,
     )
 
-    def features(variables: Any, batch: Any) -> jax.Array:
+    def features(variables: Any, batch: Any) -> Any:
         outputs = goal.apply(variables, goal.preprocess(batch, None), train=False)
         described = describe(outputs).features
         return described.reshape(described.shape[0], -1).astype(jnp.float32)

@@ -36,7 +36,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from reid_jax import trees
 from reid_jax.federated import clients as clients_lib
-from reid_jax.federated.options import PERSONAL, Options
+from reid_jax.federated.federation_options import PERSONAL, Options
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import objective as objective_lib
 from reid_jax.train import optimizer as optimizer_lib
@@ -49,9 +49,9 @@ Metrics = dict[str, jax.Array]
 
 def normalized(weights: Any) -> np.ndarray:
     """Returns weights [n] of at least 0 scaled to the sum 1, float32; weights that are all zero stay zero."""
-    weights = np.asarray(weights, np.float32)
-    total = weights.sum()
-    return weights / total if total > 0 else weights
+    shares: np.ndarray = np.asarray(weights, np.float32)
+    total = shares.sum()
+    return np.divide(shares, total) if total > 0 else shares
 
 
 def personal_paths(variables: Mapping[str, Any], options: Options) -> frozenset[str]:
@@ -75,8 +75,13 @@ def own_classes(apply: Callable[..., Any], classes: jax.Array) -> Callable[..., 
     """
 
     def masked(outputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        blank = lambda x: jnp.where(classes.reshape((1,) * (x.ndim - 1) + (-1,)), x, -jnp.inf)
-        return {name: blank(x) if name.startswith("logits") else x for name, x in outputs.items()}
+        # The classes are the last axis of logits of any number of axes.
+        return {
+            name: jnp.where(jnp.expand_dims(classes, tuple(range(x.ndim - 1))), x, -jnp.inf)
+            if name.startswith("logits")
+            else x
+            for name, x in outputs.items()
+        }
 
     def applied(*arguments: Any, **options: Any) -> Any:
         result = apply(*arguments, **options)
@@ -158,8 +163,7 @@ class Rounds:
 
     def begin(self, state: state_lib.TrainState) -> state_lib.TrainState:
         """Returns the state before the first round: every client has a copy of what is personal."""
-        count = len(self.federation.clients)
-        copies = lambda tree: jax.tree.map(lambda x: jnp.tile(x[None], (count,) + (1,) * x.ndim), tree)
+        copies = functools.partial(_copies, len(self.federation.clients))
         flat = trees.flatten(state.variables)
         own: dict[str, Any] = {"own": trees.unflatten(copies({path: flat[path] for path in sorted(self.personal)}))}
         if self.options.optimizer_state == "kept":
@@ -332,7 +336,8 @@ class Rounds:
         if self.mesh.size == 1:
             return local
         arrangement = mesh_lib.sharded(self.mesh) if self._dealt(width) else mesh_lib.replicated(self.mesh)
-        return jax.lax.with_sharding_constraint(local, arrangement)
+        placed: state_lib.TrainState = jax.lax.with_sharding_constraint(local, arrangement)
+        return placed
 
     def _start_wave(self, theta: Flat, clients: Any, own: Any, number: jax.Array) -> state_lib.TrainState:
         start = lambda shared, client: self._start_client(*shared, *client)
@@ -348,17 +353,16 @@ class Rounds:
         trained, metrics = self._over_clients(update, width)(theta, (local, clients, images))
         if width is not None:
             active = place < clients["steps"]
-            where = lambda x, y: jnp.where(active.reshape((-1,) + (1,) * (x.ndim - 1)), x, y)
-            trained = jax.tree.map(where, trained, local)
-            metrics = {name: jnp.sum(where(value, 0.0)) for name, value in metrics.items()}
+            trained = jax.tree.map(lambda new, old: jnp.where(_along(active, new), new, old), trained, local)
+            metrics = {name: jnp.sum(jnp.where(active, value, 0.0)) for name, value in metrics.items()}
         return self._placed(trained, width), metrics
 
     def _local_batches(self, batch: Any, rows: Any, place: Any, size: int) -> Any:
         """Rows [row, row + size) of local step `place` of a round's batch, for each client of a wave."""
 
-        def cut(x: jax.Array) -> jax.Array:
+        def cut(x: jax.Array) -> Any:
             step = jax.lax.dynamic_index_in_dim(x, place, 1, keepdims=False)
-            rows_of = lambda row: jax.lax.dynamic_slice_in_dim(step, row, size)
+            rows_of: Callable[..., Any] = functools.partial(jax.lax.dynamic_slice_in_dim, step, slice_size=size)
             return jax.vmap(rows_of)(rows) if jnp.ndim(rows) else rows_of(rows)
 
         images = jax.tree.map(cut, batch)
@@ -370,9 +374,7 @@ class Rounds:
         split = PartitionSpec(*[None] * axis, mesh_lib.AXIS)
         return jax.lax.with_sharding_constraint(images, NamedSharding(self.mesh, split))
 
-    def _features_of_wave(
-        self, local: state_lib.TrainState, clients: Any, batch: Any, rows: Any, *, size: int
-    ) -> jax.Array:
+    def _features_of_wave(self, local: state_lib.TrainState, clients: Any, batch: Any, rows: Any, *, size: int) -> Any:
         """Features of the first local batch, [B, D] for each client."""
         images = self._local_batches(batch, rows, 0, size)
         features = lambda _, client: self._features_of(client[0].variables, client[1])
@@ -381,14 +383,23 @@ class Rounds:
     def _contribution(self, local: state_lib.TrainState, weight: Any) -> dict[str, Any]:
         """A wave's part of the weighted sum over the clients."""
         flat = trees.flatten(local.variables)
+        scaled = {path: _along(weight, flat[path]) * flat[path] for path in sorted(self.averaged)}
         if not jnp.ndim(weight):
-            return {"weight": weight, "average": {path: weight * flat[path] for path in sorted(self.averaged)}}
-        scaled = lambda leaf: weight.reshape((-1,) + (1,) * (leaf.ndim - 1)) * leaf
-        average = {path: jnp.sum(scaled(flat[path]), axis=0) for path in sorted(self.averaged)}
-        return {"weight": jnp.sum(weight), "average": average}
+            return {"weight": weight, "average": scaled}
+        return {"weight": jnp.sum(weight), "average": {path: jnp.sum(x, axis=0) for path, x in scaled.items()}}
 
     def _stored(self, own: Any, new: Any, places: Any) -> Any:
         return jax.tree.map(lambda old, new: old.at[places].set(new, mode="drop"), own, new)
+
+
+def _copies(count: int, tree: Any) -> Any:
+    """Each array [...] repeated on a new first axis, [count, ...]."""
+    return jax.tree.map(lambda x: jnp.tile(x[None], (count,) + (1,) * x.ndim), tree)
+
+
+def _along(values: jax.Array, x: jax.Array) -> jax.Array:
+    """Values [w] of a wave shaped to broadcast over the first axis of x [w, ...]; a scalar stays as it is."""
+    return values.reshape((-1,) + (1,) * (x.ndim - 1)) if jnp.ndim(values) else values
 
 
 def _width_of(clients: Mapping[str, Any]) -> int | None:
@@ -406,8 +417,9 @@ def _moved(before: jax.Array, after: jax.Array) -> jax.Array:
 
 def _at_position(opt_state: Any, position: jax.Array) -> Any:
     """An optimizer's state whose learning rate is that of an update number."""
-    is_rate = lambda node: isinstance(node, optimizer_lib.RateState)
-    position = jnp.asarray(position, jnp.int32)
-    return jax.tree.map(
-        lambda node: optimizer_lib.RateState(position) if is_rate(node) else node, opt_state, is_leaf=is_rate
-    )
+
+    def is_rate(node: Any) -> bool:
+        return isinstance(node, optimizer_lib.RateState)
+
+    rate = optimizer_lib.RateState(jnp.asarray(position, jnp.int32))
+    return jax.tree.map(lambda node: rate if is_rate(node) else node, opt_state, is_leaf=is_rate)

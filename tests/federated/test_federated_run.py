@@ -10,6 +10,7 @@ import pytest
 
 from reid_jax import config as config_lib
 from reid_jax import errors
+from reid_jax.config import sections
 from reid_jax.data import prepare
 from reid_jax.federated import phase
 from reid_jax.runs import experiment, launch
@@ -81,9 +82,9 @@ def test_a_federation_trains_and_is_evaluated_like_any_run(tmp_path):
 def test_unsupported_options_are_refused(overrides, message):
     made = tiny.config("data", "mgaf:synthped,mgaf_federated", {**SMALL, **overrides})
     with pytest.raises(errors.UserError, match=message):
-        phase.is_federated(config_lib.to_dict(made))
+        phase.is_federated(sections.Settings.of(config_lib.to_dict(made)))
     joint = tiny.config("data", "mgaf:synthped", SMALL)
-    assert not phase.is_federated(config_lib.to_dict(joint))
+    assert not phase.is_federated(sections.Settings.of(config_lib.to_dict(joint)))
 
 
 def test_clients_that_do_not_fit_the_devices_are_refused_before_training(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from reid_jax import errors, losses, trees
 from reid_jax.data import records, samplers
 from reid_jax.federated import clients as clients_lib
-from reid_jax.federated import options as options_lib
+from reid_jax.federated import federation_options as options_lib
 from reid_jax.federated import rounds as rounds_lib
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import checkpoints, loop, metrics, optimizer, state, step
