@@ -1,6 +1,6 @@
-"""The C library's memory allocator, set for programs that ask for the same large blocks again in every step.
+"""Settings of the C library's memory allocator for programs that allocate the same large blocks in every step.
 
-By default glibc gives blocks above 32 MB back to the system when they are freed and asks for them anew in the next
+By default glibc gives blocks above 32 MB back to the system when they are freed and allocates them anew in the next
 step; the kernel then has to find and clear every page again. On one CPU core that was a third of an OSNet train step.
 """
 
@@ -14,10 +14,10 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Makes freed memory stay with the process, in one arena that all threads share; call it before threads start.
+    """Keeps freed memory in the process, in one arena that all threads share; call it before threads start.
 
     Returns:
-        Whether the C library took the settings; it is not glibc otherwise, and nothing has changed.
+        Whether the C library accepted the settings; False where it is not glibc, which is then left unchanged.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,7 +1,7 @@
-"""Which other processes belong to this run: flags, or what a launcher has put into the environment.
+"""Detection of the other processes of a run, from flags or from the environment that a launcher has set.
 
 With several machines the same command runs once per host. Only variables that a launcher has set count, so that a plain
-run never waits for anybody:
+run never waits for other processes:
 
 | launcher | read from the environment |
 |---|---|
@@ -31,13 +31,13 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """How this process finds the others; `None` fields are left to jax's own detection.
+    """The processes of a run and how they meet; `None` fields are left to jax's own detection.
 
     Attributes:
-        source: what said so ("flags", "environment", "SLURM", ...).
+        source: where the settings come from ("flags", "environment", "SLURM", ...).
         coordinator: `host:port` of process 0.
-        num_processes: how many processes there are.
-        process_id: which one this is.
+        num_processes: number of processes.
+        process_id: number of this process, from 0.
         local_device_ids: GPUs of this process where several processes share a host.
     """
 
@@ -54,7 +54,7 @@ def detect(
     process_id: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Cluster | None:
-    """Decides from flags and environment whether this run has several processes.
+    """Returns the cluster that flags or the environment describe, if any.
 
     Args:
         coordinator: `host:port`, or `None`.
@@ -97,7 +97,7 @@ def detect(
 
 
 def _checked(source: str, given: Mapping[str, Any]) -> Cluster:
-    """Checks three values given by hand."""
+    """Returns the cluster of three values set by hand, after checking them."""
     missing = [name for name, value in given.items() if value in (None, "")]
     if missing:
         present = [name for name in given if name not in missing]
@@ -121,15 +121,15 @@ def _checked(source: str, given: Mapping[str, Any]) -> Cluster:
 
 
 def _number(env: Mapping[str, str], name: str) -> int:
-    """A whole number in the environment, 0 when absent or something else."""
+    """Returns a whole number of the environment, 0 when it is absent or no whole number."""
     text = env.get(name, "")
     return int(text) if text.isdigit() else 0
 
 
 def _slurm(env: Mapping[str, str]) -> Cluster:
-    """Reads a SLURM step.
+    """Returns the cluster of a SLURM step.
 
-    jax's own reading gives each process one GPU, `SLURM_LOCALID`; here a process that is alone on its host (the
+    jax's own detection gives each process one GPU, `SLURM_LOCALID`; here a process that is alone on its host (the
     layout this package recommends) keeps all of them.
     """
     # "node[001-004,007],other" -> node001
@@ -148,7 +148,7 @@ def _slurm(env: Mapping[str, str]) -> Cluster:
 
 
 def _has_tpu(env: Mapping[str, str]) -> bool:
-    """Whether this machine is a Cloud TPU host that jax will use."""
+    """Returns whether this machine is a Cloud TPU host that jax will use."""
     if env.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu" or importlib.util.find_spec("libtpu") is None:
         return False
     return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -19,23 +20,23 @@ AXIS = "data"
 
 
 def create_mesh(devices: Any = None) -> Mesh:
-    """The mesh of all devices of all processes (or of those given): one axis `data`, automatic axis types."""
+    """Returns the mesh of all devices of all processes (or of those given): one axis `data`, automatic axis types."""
     devices = jax.devices() if devices is None else list(devices)
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Returns the sharding that puts the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def sharded(mesh: Mesh) -> NamedSharding:
-    """The first axis split over the devices."""
+    """Returns the sharding that splits the first axis over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def to_global(batch: Any, mesh: Mesh) -> Any:
-    """Makes global device arrays of this process's share of a batch.
+    """Returns this process's share of a batch as part of global device arrays.
 
     Args:
         batch: a tree of numpy arrays `[b, ...]` with b = global batch / processes, the same on every process.
@@ -64,22 +65,26 @@ def to_global(batch: Any, mesh: Mesh) -> Any:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a copy of every leaf on every device; each process must hold the same values."""
+    """Copies every leaf to every device; each process must pass the same values."""
     sharding = replicated(mesh)
 
-    def one(leaf: Any) -> jax.Array:
+    def place(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
             return leaf
-        if jax.process_count() == 1 or jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+        if jax.process_count() == 1 or _is_key(leaf):
             return jax.device_put(leaf, sharding)
         # Without the check of equality, and the collective for it, that device_put makes across processes.
         return jax.make_array_from_callback(np.shape(leaf), sharding, lambda index: np.asarray(leaf)[index])
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(place, tree)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def gather(tree: Any) -> Any:
-    """Copies arrays to the host, whole, on every process. A collective: all processes must call it.
+    """Returns whole arrays on the host of every process. A collective: all processes must call it.
 
     Args:
         tree: global arrays, split or replicated. Arrays of one process alone (numpy included) are taken to be equal
@@ -89,16 +94,16 @@ def gather(tree: Any) -> Any:
         The tree as numpy.
     """
 
-    def one(leaf: Any) -> np.ndarray:
+    def copy(leaf: Any) -> np.ndarray:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
             return np.asarray(leaf)
         return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(copy, tree)
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
-    """This process's rows of an array that is split on its first axis, in their order, on the host."""
+    """Returns this process's rows of an array split on its first axis, in their order, on the host."""
     if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     rows = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}

@@ -1,4 +1,4 @@
-"""Several processes of one run: joining them, agreeing on values, and ending when a peer fails.
+"""Runs of several processes: joining them, agreeing on values, and ending when a peer fails.
 
 With several machines the same command runs once per host; `session` joins the others, which `reid_jax.runtime.cluster`
 finds from flags or from the environment of SLURM, Open MPI, Kubernetes or a TPU pod.
@@ -43,17 +43,17 @@ def initialize(
     timeout: int = 300,
     heartbeat_timeout: int = 60,
 ) -> cluster_lib.Cluster | None:
-    """Joins the other processes of the run, if there are any; call it before any other use of jax.
+    """Joins the other processes of the run, if any; call it before any other use of jax.
 
     Args:
         coordinator: `host:port` of process 0, on a port free there.
         num_processes: number of processes.
-        process_id: number of this one, from 0.
+        process_id: number of this process, from 0.
         timeout: seconds to wait for the others.
-        heartbeat_timeout: seconds of silence after which a process counts as dead.
+        heartbeat_timeout: seconds without a heartbeat after which a process counts as failed.
 
     Returns:
-        The cluster joined, or `None` when this process is alone.
+        The cluster joined, or `None` in a run of one process.
 
     Raises:
         UserError: the settings do not fit, or the coordinator cannot be reached.
@@ -121,19 +121,19 @@ def _reach(coordinator: str, process_id: int, timeout: float) -> None:
 
 
 def shutdown() -> None:
-    """Leaves the run in good order, after all processes are done; nothing happens in a run of one process."""
+    """Shuts down the distributed runtime after all processes are done; does nothing in a run of one process."""
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
         _explain_aborts(None)
 
 
-# ---- the death of another process ----------------------------------------------------------------------------------
+# ---- peer failure ----------------------------------------------------------------------------------------------------
 
 _abort_handler: Any = None  # kept alive: C code holds a pointer to it
 
 
 def _explain_aborts(sentence: str | None) -> None:
-    """Lets an abort of the C++ runtime end with our sentence and exit code 2; `None` restores the usual abort.
+    """Makes an abort of the C++ runtime print a sentence and end with exit code 2; `None` restores the usual abort.
 
     The runtime's client kills the process (SIGABRT, from a thread of its own) when the coordinator or a peer is lost.
     The handlers of Python's `signal` module do not run in that situation, those of the C library do.
@@ -157,17 +157,17 @@ def _explain_aborts(sentence: str | None) -> None:
 
 def _ended_sentence() -> str:
     return (
-        f"process {jax.process_index()} of {jax.process_count()} stops because another process of the run died or lost "
-        "its connection (that process's own log says why); start the same command again on every host to resume from "
-        "the last checkpoint."
+        f"process {jax.process_index()} of {jax.process_count()} stops because another process of the run failed or "
+        "lost its connection (that process's own log says why); start the same command again on every host to resume "
+        "from the last checkpoint."
     )
 
 
 def abandon(sentence: str | None = None, code: int = 2) -> NoReturn:
     """Ends this process at once, without waiting for the others.
 
-    A normal exit waits at a barrier that a run with a dead or failed process never passes. Use it for every error
-    once the processes have met: the closed connections tell the others.
+    A normal exit waits at a barrier that a run with a failed process never passes. Use this for every error once the
+    processes have met; the others notice the closed connections.
     """
     with contextlib.suppress(Exception):
         sys.stdout.flush()
@@ -181,16 +181,16 @@ def abandon(sentence: str | None = None, code: int = 2) -> NoReturn:
 def session(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, **timeouts: int
 ) -> Iterator[cluster_lib.Cluster | None]:
-    """A whole program between `initialize` and `shutdown`; a failure ends it without waiting for the others.
+    """Runs a program between `initialize` and `shutdown`; a failure ends it without waiting for the others.
 
-    In a run of several processes an exception that reaches the end of the block is told (the sentence of a
-    `UserError` or of a lost peer, the traceback of anything else) and the process leaves at once with exit code 2 (1
-    after a traceback, 130 after an interrupt); alone, the exception goes on to the caller.
+    In a run of several processes an exception that leaves the block is printed (the sentence of a `UserError` or of a
+    peer failure, the traceback of anything else) and the process ends at once with exit code 2 (1 after a traceback,
+    130 after an interrupt); in a run of one process, the exception is raised.
 
     Args:
         coordinator: see `initialize`, like the rest.
         num_processes: number of processes.
-        process_id: number of this one.
+        process_id: number of this process.
         **timeouts: `timeout`, `heartbeat_timeout`.
     """
     cluster = initialize(coordinator, num_processes, process_id, **timeouts)
@@ -214,7 +214,7 @@ def session(
     shutdown()
 
 
-# What the collectives of gloo (CPU) and NCCL (GPU), and the coordination service say when the other side is gone.
+# Messages of the collectives of gloo (CPU) and NCCL (GPU) and of the coordination service after a peer failure.
 _LOST = re.compile(
     r"gloo.*(failed|closed|reset|timed out|timeout)|nccl.*(error|abort|timeout)|connection (closed|reset) by peer"
     r"|coordination service|heartbeat timeout|socket closed|barrier.*(timed out|failed)",
@@ -223,14 +223,14 @@ _LOST = re.compile(
 
 
 def peer_failure(error: BaseException) -> UserError | None:
-    """Tells whether an error means that another process is gone.
+    """Returns the `UserError` for an error that means a peer failure, `None` for any other error.
 
     Args:
-        error: what the loop caught.
+        error: the exception that the training loop caught.
 
     Returns:
-        A `UserError` with the sentence for the user, or `None` when the error is something else. Raise it, and leave
-        with `abandon`.
+        A `UserError` with the sentence for the user: raise it, and end the process with `abandon`. `None` when no peer
+        has failed.
     """
     if jax.process_count() == 1 or isinstance(error, UserError):
         return None
@@ -247,23 +247,23 @@ def _first_line(error: BaseException) -> str:
 
 
 def is_main() -> bool:
-    """Whether this is process 0, the one that writes files and talks."""
+    """Returns whether this is process 0, which writes files and prints."""
     return jax.process_index() == 0
 
 
 def process_count() -> int:
-    """How many processes the run has."""
-    return jax.process_count()
+    """Returns the number of processes of the run."""
+    return int(jax.process_count())
 
 
 def barrier(name: str) -> None:
-    """Waits until every process is here; nothing happens in a run of one process."""
+    """Waits until every process has reached this call; does nothing in a run of one process."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def broadcast_text(text: str) -> str:
-    """Process 0's text, on every process. A collective."""
+    """Returns process 0's text on every process. A collective."""
     if jax.process_count() == 1:
         return text
     encoded = text.encode()
@@ -289,8 +289,8 @@ def agree(what: str, value: str) -> None:
         raise UserError(f"{what} differs between process 0 and process {others}; start the same command on every host.")
 
 
-def agree_on_folder(folder: str | os.PathLike) -> str:
-    """Makes the run folder process 0 was given the folder of all, and checks that all of them see the same disk.
+def agree_on_folder(folder: str | os.PathLike[str]) -> str:
+    """Returns process 0's run folder on every process, after checking that all of them see the same disk.
 
     Checkpoints are written by every process into one folder; on separate disks each would hold a fragment.
 

@@ -1,4 +1,4 @@
-"""Placement on eight fake devices; cluster detection; two real processes on localhost."""
+"""Joining, agreement and peer failure: alone, and with two real processes on localhost."""
 
 import json
 import os
@@ -8,63 +8,11 @@ import subprocess
 import sys
 import textwrap
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from reid_jax.errors import UserError
-from reid_jax.runtime import cluster
-from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.runtime import processes as processes_lib
-
-# ---- placement ----------------------------------------------------------------------------------------------------
-
-
-def test_mesh_and_shardings():
-    mesh = mesh_lib.create_mesh()
-    assert mesh.axis_names == ("data",)
-    assert mesh.size == jax.device_count() == 8
-    assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
-    assert mesh_lib.replicated(mesh).is_fully_replicated
-    assert not mesh_lib.sharded(mesh).is_fully_replicated
-    assert mesh_lib.create_mesh(jax.devices()[:2]).size == 2
-
-
-def test_a_batch_is_split_and_comes_back_whole():
-    mesh = mesh_lib.create_mesh()
-    batch = {"image": np.arange(16 * 3, dtype=np.uint8).reshape(16, 3), "label": np.arange(16, dtype=np.int32)}
-    arrays = mesh_lib.to_global(batch, mesh)
-    assert arrays["image"].sharding == mesh_lib.sharded(mesh)
-    assert arrays["image"].dtype == np.uint8
-    assert arrays["label"].addressable_shards[1].data.tolist() == [2, 3]
-    back = mesh_lib.gather(arrays)
-    assert isinstance(back["image"], np.ndarray)
-    np.testing.assert_array_equal(back["image"], batch["image"])
-    np.testing.assert_array_equal(mesh_lib.local_rows(arrays["label"]), batch["label"])
-
-
-@pytest.mark.parametrize(
-    ("batch", "message"),
-    [
-        ({"x": np.zeros((12, 2))}, "12 does not divide evenly over 8 devices; .* multiple of 8"),
-        ({"x": np.zeros((8, 2)), "y": np.zeros(16)}, "one first axis in common"),
-        ({"x": np.zeros((8, 2)), "y": np.float32(1)}, "one first axis in common"),
-    ],
-)
-def test_batches_that_do_not_fit_are_refused(batch, message):
-    with pytest.raises(UserError, match=message):
-        mesh_lib.to_global(batch, mesh_lib.create_mesh())
-
-
-def test_replicate_copies_to_every_device():
-    mesh = mesh_lib.create_mesh()
-    tree = {"w": np.ones((2, 3), np.float32), "step": jnp.zeros((), jnp.int32), "key": jax.random.key(0)}
-    copies = mesh_lib.replicate(tree, mesh)
-    assert all(leaf.is_fully_replicated and len(leaf.devices()) == 8 for leaf in jax.tree.leaves(copies))
-    again = mesh_lib.replicate(copies, mesh)
-    assert again["w"] is copies["w"]
-    np.testing.assert_array_equal(mesh_lib.gather(copies["w"]), tree["w"])
 
 
 def test_alone_everything_is_a_formality(tmp_path):
@@ -77,68 +25,6 @@ def test_alone_everything_is_a_formality(tmp_path):
     assert processes_lib.agree_on_folder(tmp_path / "a" / "b") == str(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
     assert processes_lib.peer_failure(ValueError("Gloo all-reduce failed: Connection closed by peer")) is None
-
-
-# ---- who else is there ----------------------------------------------------------------------------------------------
-
-SLURM = {
-    "SLURM_JOB_ID": "4100",
-    "SLURM_STEP_NODELIST": "gpu[007-009,012],x1",
-    "SLURM_NTASKS": "4",
-    "SLURM_PROCID": "2",
-    "SLURM_LOCALID": "0",
-    "SLURM_STEP_TASKS_PER_NODE": "1(x4)",
-}
-
-
-@pytest.mark.parametrize(
-    ("env", "expected"),
-    [
-        ({}, None),
-        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, None),  # inside sbatch, without srun
-        (SLURM | {"SLURM_NTASKS": "1"}, None),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),  # any pod
-        ({"TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "localhost"}, None),
-        (SLURM, cluster.Cluster("SLURM", "gpu007:61444", 4, 2)),
-        (
-            SLURM | {"SLURM_STEP_NODELIST": "a1,a2", "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_LOCALID": "1"},
-            cluster.Cluster("SLURM", "a1:61444", 4, 2, (1,)),
-        ),
-        (SLURM | {"JAX_COORDINATOR_PORT": "99"}, cluster.Cluster("SLURM", "gpu007:99", 4, 2)),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, cluster.Cluster("Open MPI")),
-        ({"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "h0,h1"}, cluster.Cluster("GKE TPU workers")),
-        (
-            {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"},
-            cluster.Cluster("environment", "h:1", 2, 1),
-        ),
-    ],
-)
-def test_detection(env, expected):
-    assert cluster.detect(environment=env) == expected
-
-
-def test_flags_win_over_the_environment():
-    assert cluster.detect("h:1", 3, 0, environment=SLURM) == cluster.Cluster("flags", "h:1", 3, 0)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("h:1", None, None), "--coordinator came without --num_processes and --process_id"),
-        ((None, 2, 0), "--num_processes and --process_id came without --coordinator"),
-        (("h", 2, 0), "HOST:PORT"),
-        (("h:1", 2, 2), "between 0 and 1, but is 2"),
-        (("h:1", "two", 0), "whole numbers"),
-    ],
-)
-def test_flags_that_do_not_fit(flags, message):
-    with pytest.raises(UserError, match=message):
-        cluster.detect(*flags, environment={})
-
-
-def test_variables_that_do_not_fit():
-    with pytest.raises(UserError, match="JAX_NUM_PROCESSES came without"):
-        cluster.detect(environment={"JAX_NUM_PROCESSES": "2"})
 
 
 def test_unreachable_coordinator_and_taken_port():
@@ -156,40 +42,40 @@ def test_one_process_by_flags_needs_no_coordinator():
     assert processes_lib.initialize("nowhere:1", 1, 0) is None
 
 
-# ---- two real processes --------------------------------------------------------------------------------
+# ---- two real processes -----------------------------------------------------------------------------------------------
 
 WORKER = """
     import json, os, signal, sys, time
     import jax, numpy as np, jax.numpy as jnp
-    from reid_jax import parallel
     from reid_jax.errors import UserError
+    from reid_jax.runtime import mesh as mesh_lib, processes
 
     def work(mesh, weights, batch, loss, index, folder):
         value, centered = loss(weights, batch)
         try:
-            parallel.agree("the config", f"config {index}")
+            processes.agree("the config", f"config {index}")
             refused = None
         except UserError as error:
             refused = str(error)
-        parallel.agree("the index", "same")
+        processes.agree("the index", "same")
         result = {
-            "main": parallel.is_main(),
+            "main": processes.is_main(),
             "value": float(value),
-            "centered": parallel.gather(centered).tolist(),
-            "local": parallel.local_rows(batch["x"]).tolist(),
-            "weights": parallel.gather(weights)["w"].tolist(),
-            "text": parallel.broadcast_text(f"from {index}"),
+            "centered": mesh_lib.gather(centered).tolist(),
+            "local": mesh_lib.local_rows(batch["x"]).tolist(),
+            "weights": mesh_lib.gather(weights)["w"].tolist(),
+            "text": processes.broadcast_text(f"from {index}"),
             "refused": refused,
-            "folder": parallel.agree_on_folder(folder if index == 0 else "/elsewhere"),
+            "folder": processes.agree_on_folder(folder if index == 0 else "/elsewhere"),
         }
-        parallel.barrier("done")
+        processes.barrier("done")
         print(json.dumps(result))
 
     def main(mode, index, folder):
-        mesh = parallel.mesh()
+        mesh = mesh_lib.create_mesh()
         rows = np.arange(4, dtype=np.float32).reshape(2, 2) + 10 * index
-        batch = parallel.to_global({"x": rows}, mesh)
-        weights = parallel.replicate({"w": np.float32([1, 2])}, mesh)
+        batch = mesh_lib.to_global({"x": rows}, mesh)
+        weights = mesh_lib.replicate({"w": np.float32([1, 2])}, mesh)
 
         @jax.jit
         def loss(weights, batch):  # a statistic over the global batch, as batch normalization takes
@@ -209,7 +95,7 @@ WORKER = """
 
     port, index, mode, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
     timeout = 1 if mode == "alone" else 30
-    with parallel.session(f"localhost:{port}", 2, index, timeout=timeout, heartbeat_timeout=5):
+    with processes.session(f"localhost:{port}", 2, index, timeout=timeout, heartbeat_timeout=5):
         main(mode, index, folder)
 """
 
@@ -280,7 +166,7 @@ def test_a_lost_process_ends_the_other_with_one_sentence(tmp_path, mode, victim)
     code, _, stderr = outcomes[1 - victim]
     assert code == 2, stderr
     last = stderr.strip().splitlines()[-1].removeprefix("error: ")
-    assert last.startswith(f"process {1 - victim} of 2 stops because another process of the run died")
+    assert last.startswith(f"process {1 - victim} of 2 stops because another process of the run failed")
     assert "resume from the last checkpoint" in last
 
 
