@@ -42,10 +42,13 @@ def build_model(settings: config_lib.Settings, num_classes: int, num_cameras: in
     """
     options = dict(settings.model)
     name = options.pop("name")
-    known = {"num_cameras": num_cameras, "image_size": (settings.data.height, settings.data.width)}
-    accepted = {key: value for key, value in known.items() if key in models.fields(name)}
-    dtype = compute_dtype(settings.dtype)
-    return models.build(name, **{**accepted, "num_classes": num_classes, "dtype": dtype, **options})
+    known = {
+        "num_classes": num_classes,
+        "num_cameras": num_cameras,
+        "image_size": (settings.data.height, settings.data.width),
+        "dtype": compute_dtype(settings.dtype),
+    }
+    return models.build(name, **{**models.accepted(name, known), **options})
 
 
 def make_preprocess(settings: sections.Preprocess) -> Callable[..., dict[str, jax.Array]]:

@@ -22,7 +22,9 @@ from reid_jax.weights import convert, torch_files
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = command_line.parser(__doc__)
-    parser.add_argument("--model", required=True, help=f"one of {', '.join(sorted(models.MODELS))}")
+    parser.add_argument(
+        "--model", required=True, help=f"one of {', '.join(sorted(models.MODELS))}, or package.module:Name"
+    )
     parser.add_argument("--weights", required=True, help="file ending in .pth, .pt, .tar, .bin, .safetensors or .npz")
     parser.add_argument("--output", required=True, help="folder for weights.npz and report.txt")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="field of the model")

@@ -29,7 +29,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser(__doc__)
     parser.add_argument("--run", metavar="DIR", help="run folder: its newest checkpoint")
     parser.add_argument("--best", action="store_true", help="with --run: the checkpoint with the best mAP instead")
-    parser.add_argument("--model", metavar="NAME", help=f"one of {', '.join(zoo.ZOO)}; needs --weights")
+    parser.add_argument(
+        "--model", metavar="NAME", help=f"one of {', '.join(zoo.ZOO)}, or package.module:Name; needs --weights"
+    )
     parser.add_argument("--weights", metavar="FILE", help="with --model: .pth, .pt, .tar, .bin, .safetensors or .npz")
     parser.add_argument("--random-weights", action="store_true", help="with --model: an untrained network, for trials")
     parser.add_argument("--seed", type=int, default=0, help="with --random-weights (default: 0)")

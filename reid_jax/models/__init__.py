@@ -1,4 +1,25 @@
-"""The table of models: one name per system, and how to build one from data.
+"""The table of models: one name per system, and how to build one from a name and options.
+
+A config names a model by its key in `MODELS`, or by path: `model.name="my_project.nets:Tiny"`. Such a model of your own
+is a Flax module (or a function that returns one) that fulfills the contract of every model here:
+
+    init(rngs, batch, train=False)       Flax's; the collections are `params`, `batch_stats` and `constants` (what is
+                                         saved and used, and changed by no step)
+    __call__(batch, *, train)            from named arrays ("image" [B, H, W, 3] normalized, "camid" [B], in training
+                                         "label" [B] and further views and maps) to a dictionary of named float32
+                                         outputs, which loss terms read; a model that runs in several ways has the
+                                         argument `mode: str = ""` as well, which a pass of the config sets
+    describe(outputs) -> Descriptor      what is compared at test time, see `reid_jax.ops.descriptors`
+
+Its fields are the options that a config sets. The trainer fills in `num_classes` (training identities), `num_cameras`,
+`image_size` (height, width) and `dtype` (of activations) where there are such fields. The Python module of the model
+may hold, each optional:
+
+    TORCH_RULES, TORCH_IGNORED           renames of published weights, and what of them to leave out (`weights.convert`)
+    adapt_weights(model, flat)           arrays of a file fitted to the model, and patterns of paths that may be missing
+    backbone_parts(variables, names)     the submodules that a file of the backbone alone fills
+    options_of_weights(flat)             options that only a weights file knows, such as the number of cameras
+    PART_LOADERS                         readers of files for parts of the model, by key of `config.init`
 
 Fields that say how large a model is mean the same in every model and config:
 
@@ -19,7 +40,8 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flax import linen as nn
@@ -30,6 +52,7 @@ from reid_jax.models.amfor import amfor
 from reid_jax.models.backbones import osnet
 from reid_jax.models.mfv import mfv
 from reid_jax.models.mspf import mspf
+from reid_jax.plugins import names
 from reid_jax.weights import convert, torch_files
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -49,49 +72,72 @@ def build(name: str, **options: Any) -> nn.Module:
     """Builds a model by its name.
 
     Args:
-        name: a key of `MODELS`.
+        name: a key of `MODELS`, or `package.module:Name`.
         **options: fields of the model.
 
     Raises:
-        UserError: the model or one of the options does not exist (the nearest name is suggested) or one is lacking.
+        UserError: the model or one of the options does not exist (the nearest name is suggested), an option without a
+            default is missing, or what the name stands for does not fulfill the contract of a model.
     """
     known = fields(name)
-    parameters = inspect.signature(MODELS[name]).parameters
     for option in options:
-        if option not in known:
+        if option not in known and not _takes_any(name):
             raise errors.unknown(f"option of model {name!r}:", option, known)
+    parameters = inspect.signature(_constructor(name)).parameters
     for option in known:
         if parameters[option].default is inspect.Parameter.empty and option not in options:
             raise errors.UserError(f"model {name!r} needs the option {option!r}, which was not given; add it.")
-    return MODELS[name](**options)
+    model = _constructor(name)(**options)
+    if not isinstance(model, nn.Module) or not callable(getattr(model, "describe", None)):
+        raise errors.UserError(
+            f"expected the model {name!r} to be a Flax module (flax.linen) with a method describe(outputs), got "
+            f"{type(model).__name__}; see reid_jax.models for what a model needs."
+        )
+    return model
 
 
 def fields(name: str) -> list[str]:
-    """Names of the options of a model.
+    """Returns the names of the options of a model.
 
     Raises:
         UserError: no such model.
     """
-    if name not in MODELS:
-        raise errors.unknown("model", name, MODELS)
-    return [option for option in inspect.signature(MODELS[name]).parameters if option not in ("parent", "name")]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(_constructor(name)).parameters
+    return [option for option, one in parameters.items() if one.kind in named and option not in ("parent", "name")]
+
+
+def accepted(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of some options that a model has.
+
+    Raises:
+        UserError: no such model.
+    """
+    known = fields(name)
+    return {option: value for option, value in options.items() if option in known or _takes_any(name)}
 
 
 def options_of_weights(name: str, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Options of a model that a weights file alone knows, such as the number of cameras it was trained for.
+    """Returns options of a model that only a weights file knows, such as the number of cameras it was trained for.
 
-    Asked is the function `options_of_weights(flat)` of the model's file, if there is one.
+    They come from the function `options_of_weights(flat)` of the model's module; {} where there is none.
+
+    Raises:
+        UserError: no such model, or an unreadable file.
     """
-    ask = getattr(inspect.getmodule(MODELS[name]), "options_of_weights", None) if name in MODELS else None
-    return {} if ask is None else ask(torch_files.read_weights(path))
+    read = getattr(_home(name), "options_of_weights", None)
+    return {} if read is None else read(torch_files.read_weights(path))
 
 
 def part_loaders(name: str) -> dict[str, Callable[..., tuple[dict[str, Any], convert.Report]]]:
-    """What reads the files of a model's parts, `(variables, path) -> (variables, report)`, by key of `config.init`.
+    """Returns the readers of files for parts of a model, `(variables, path) -> (variables, report)`.
 
-    It is the table `PART_LOADERS` of the model's file, where there is one.
+    They are the table `PART_LOADERS` of the model's module, by key of `config.init`; {} where there is none.
+
+    Raises:
+        UserError: no such model.
     """
-    return getattr(inspect.getmodule(MODELS[name]), "PART_LOADERS", {})
+    return getattr(_home(name), "PART_LOADERS", {})
 
 
 def load_weights(
@@ -105,15 +151,11 @@ def load_weights(
 ) -> tuple[dict[str, Any], convert.Report]:
     """Fills a model's variables from a weights file by the model's own table of published names, strictly.
 
-    A model whose backbone stands in several places says so by a function `backbone_parts(variables, names)` in its
-    file: the `convert.Part`s that a file with these names fills, none for a file of the whole model. One that must fit
-    a file to its own sizes has a function `adapt_weights(model, flat)` there: the fitted arrays, and patterns of our
-    paths that may stay without a source.
-
     Args:
-        name: a key of `MODELS`; its file may hold `TORCH_RULES` (renames) and `TORCH_IGNORED` (pattern, reason).
+        name: a key of `MODELS`, or `package.module:Name`.
         variables: of that model; arrays or shapes.
-        path: PyTorch, safetensors or npz file; a bare ResNet's fills the model's backbone.
+        path: PyTorch, safetensors or npz file; a file of the backbone alone fills the backbone (in several places where
+            the model's module has `backbone_parts`).
         model: the model itself; those with `adapt_weights` need it.
         into: submodule that the file fills; None finds out.
         allow_missing: patterns of our paths that may lack a source or have one of another shape.
@@ -124,9 +166,7 @@ def load_weights(
     Raises:
         UserError: unknown model, unreadable file, or weights of another model.
     """
-    if name not in MODELS:
-        raise errors.unknown("model", name, MODELS)
-    home = inspect.getmodule(MODELS[name])
+    home = _home(name)
     backbone_parts = getattr(home, "backbone_parts", None)
     if into is None and backbone_parts is not None:
         parts = backbone_parts(variables, list(torch_files.read_weights(path)))
@@ -142,3 +182,25 @@ def load_weights(
         allow_missing=allow_missing,
         adapt=None if adapt is None else functools.partial(adapt, model),
     )
+
+
+def _constructor(name: str) -> Callable[..., nn.Module]:
+    """Returns the class, or the function, that builds a model."""
+    constructor = names.find("model", name, MODELS)
+    if not callable(constructor):
+        raise errors.UserError(
+            f"expected the model {name!r} to be a Flax module or a function that returns one, got "
+            f"{type(constructor).__name__}; see reid_jax.models for what a model needs."
+        )
+    return constructor
+
+
+def _home(name: str) -> types.ModuleType | None:
+    """Returns the Python module in which a model stands."""
+    return inspect.getmodule(_constructor(name))
+
+
+def _takes_any(name: str) -> bool:
+    """Returns whether a model is built by a function with `**options`."""
+    parameters = inspect.signature(_constructor(name)).parameters.values()
+    return any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)

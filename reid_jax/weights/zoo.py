@@ -12,6 +12,7 @@ from typing import Any
 
 from reid_jax import config as config_lib
 from reid_jax import errors
+from reid_jax.plugins import names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,13 +144,15 @@ ZOO: dict[str, Entry] = {
 
 
 def lookup(name: str) -> Entry:
-    """The row of a name.
+    """Returns the row of a name; that of a model of the user's own (`package.module:Name`) has the defaults.
 
     Raises:
-        UserError: there is none; with what was probably meant.
+        UserError: there is no such row; with what was probably meant.
     """
+    if names.is_path(name):
+        return Entry(model={"name": name}, metric="cosine", notes="A model of your own.")
     if name not in ZOO:
-        raise errors.unknown("model", name, ZOO)
+        raise errors.unknown("model", name, [*ZOO, "package.module:Name"])
     return ZOO[name]
 
 
@@ -159,7 +162,7 @@ def settings(
     """A row as the settings of a run (`reid_jax.config.defaults`), for `inference.Extractor`.
 
     Args:
-        name: a key of `ZOO`.
+        name: a key of `ZOO`, or `package.module:Name`.
         options: further fields of the model.
         overrides: dotted keys of the config (`data.height`); None leaves a value as it is.
 
