@@ -1,4 +1,4 @@
-"""SynthPed, the embedded data set: people drawn by this project's own code from a seed, nobody depicted."""
+"""SynthPed, the embedded synthetic data set: people drawn from a seed, depicting no real person."""
 
 from reid_jax.data.synthped.dataset import DISTRACTOR, JUNK, SIZES, Elements, SampleSpec, Size, SynthPed
 from reid_jax.data.synthped.figure import PARTS

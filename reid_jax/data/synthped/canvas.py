@@ -1,4 +1,4 @@
-"""Where a figure is drawn: color, part labels and shading at twice the final size, all from the same polygons."""
+"""The canvas: color, part labels and shading at twice the final size, drawn from the same polygons."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from reid_jax.data.synthped.people import Cloth, Color
 
-# Images are drawn at twice their size with hard edges and averaged down: antialiasing that is the same everywhere.
+# Images are drawn at twice their size with hard edges and averaged, an antialiasing that is equal on all machines.
 SUPERSAMPLE = 2
-# Coordinates are rounded to 1/16 pixel before drawing, so that the last bit of a sine cannot move a pixel.
+# Coordinates are rounded to 1/16 pixel before drawing, so that the last bit of a sine changes no pixel.
 _FRACTION_BITS = 4
 _FRACTION = 1 << _FRACTION_BITS
 NEUTRAL_SHADE = 128  # shade / 128 multiplies the color
@@ -20,13 +20,13 @@ Point = tuple[float, float]
 
 
 def pieces(points: list[Point]) -> list[np.ndarray]:
-    """Cuts a polygon into shapes that every scan line meets once, rounded to the drawing grid.
+    """Splits a polygon into shapes that every scan line crosses once, rounded to the drawing grid.
 
-    OpenCV fills such shapes alike in all its versions, which is not true of general polygons. A shape that bends back
-    is taken as a ribbon: one edge from the first to the middle point, the other one back.
+    All versions of OpenCV fill such shapes equally, unlike general polygons. A shape that bends back is treated as a
+    ribbon: an edge from the first to the middle point, and an edge back.
 
     Returns:
-        int32 `[N, 2]` arrays in 1/16 pixel.
+        int32 `[N, 2]` arrays in units of 1/16 pixel.
     """
     fixed = [(round(x * _FRACTION), round(y * _FRACTION)) for x, y in points]
     if _is_simple(fixed):
@@ -40,7 +40,7 @@ def pieces(points: list[Point]) -> list[np.ndarray]:
 
 
 def _is_simple(points: list[tuple[int, int]]) -> bool:
-    """Whether a contour goes down once and up once."""
+    """Returns whether a contour goes down once and up once."""
     changes, before = 0, 0
     y = points[-1][1]
     first = 0
@@ -55,24 +55,25 @@ def _is_simple(points: list[tuple[int, int]]) -> bool:
 
 
 def fill(image: np.ndarray, points: list[Point], value: int | Color) -> None:
-    """Fills a polygon in any array of drawing size."""
+    """Fills a polygon in an array of drawing size."""
     for piece in pieces(points):
         cv2.fillConvexPoly(image, piece, value, cv2.LINE_8, _FRACTION_BITS)
 
 
 class Canvas:
-    """Color `[H, W, 3]`, parts `[H, W]` and shade `[H, W]`, all uint8 at drawing size."""
+    """Arrays of color `[H, W, 3]`, parts `[H, W]` and shade `[H, W]`, all uint8 at drawing size."""
 
     def __init__(self, color: np.ndarray) -> None:
+        """Starts from a background, which is drawn over."""
         self.color = color
         self.height, self.width = color.shape[:2]
         self.parts = np.zeros((self.height, self.width), np.uint8)
         self.shade = np.full((self.height, self.width), NEUTRAL_SHADE, np.uint8)
-        self.labels_only = False  # draw the parts alone, to measure a shape
-        self.light = -1.0  # where the light comes from: -1 left … 1 right
+        self.labels_only = False  # draw the parts only, to measure a shape
+        self.light = -1.0  # direction of the light, from -1 (left) to 1 (right)
 
     def polygon(self, points: list[Point], color: Color, part: int | None = None, shade: int | None = None) -> None:
-        """Fills one polygon; `part` and `shade` are left alone where they are None."""
+        """Fills a polygon; None leaves the part labels or the shade unchanged."""
         if self.labels_only and part is None:
             return
         for piece in pieces(points):
@@ -85,27 +86,27 @@ class Canvas:
                 cv2.fillConvexPoly(self.shade, piece, shade, cv2.LINE_8, _FRACTION_BITS)
 
     def tube(self, tube: Tube, color: Color, part: int | None = None, shade: int | None = NEUTRAL_SHADE) -> None:
-        """Fills the silhouette of a tube, its round top included."""
+        """Fills the silhouette of a tube, including its round top."""
         if tube.cap:
             self.polygon([tube.left[0], *reversed(tube.cap), tube.right[0]], color, part, shade)
         self.polygon(tube.outline(), color, part, shade)
 
     def polygons(self, many: list[list[Point]], color: Color) -> None:
-        """Fills several polygons with one color."""
+        """Fills several polygons with a color."""
         for points in () if self.labels_only else many:
             fill(self.color, points, color)
 
     def shadow(self, points: list[Point], shade: int) -> None:
-        """Sets the shade inside a polygon (NEUTRAL_SHADE changes nothing, less is darker)."""
+        """Sets the shade inside a polygon: NEUTRAL_SHADE has no effect, smaller values are darker."""
         if not self.labels_only:
             fill(self.shade, points, shade)
 
 
 class Tube:
-    """A body part or garment seen from the camera: two silhouette edges with levels from top (0) to bottom (1).
+    """A body part or garment as seen from the camera: two silhouette edges with levels from 0 (top) to 1 (bottom).
 
-    A point of its surface has a level `t` and a place `s` across, -1 (left edge) … 1 (right edge). `turn` is the view
-    angle of the wearer's forward direction, so that details given by body angle are seen only from their side.
+    A point of its surface has a level `t` and a position `s` across, from -1 (left edge) to 1 (right edge). `turn` is
+    the view angle of the wearer's forward direction, so that details at a body angle are visible from their side only.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class Tube:
         self.last = len(left) - 1
 
     def edges(self, t: float) -> tuple[Point, Point]:
-        """Left and right edge at level t."""
+        """Returns the points of the left and the right edge at level t."""
         place = min(max(t, 0.0), 1.0) * self.last
         i = min(int(place), self.last - 1)
         w = place - i
@@ -124,23 +125,26 @@ class Tube:
         return (ax + w * (bx - ax), ay + w * (by - ay)), (cx + w * (dx - cx), cy + w * (dy - cy))
 
     def at(self, t: float, s: float) -> Point:
-        """Surface point at level t, place s across."""
+        """Returns the surface point at level t and position s."""
         (ax, ay), (bx, by) = self.edges(t)
         u = 0.5 * (s + 1.0)
         return ax + u * (bx - ax), ay + u * (by - ay)
 
     def outline(self) -> list[Point]:
-        """The silhouette without its round top."""
+        """Returns the silhouette without its round top."""
         return self.left + self.right[::-1]
 
     def strip(self, t0: float, t1: float, s0: float, s1: float) -> list[Point]:
-        """The polygon between two levels and two places."""
+        """Returns the polygon between two levels and two positions."""
         inner = [k / self.last for k in range(1, self.last) if t0 + 1e-3 < k / self.last < t1 - 1e-3]
         levels = [t0, *inner, t1]
         return [self.at(t, s0) for t in levels] + [self.at(t, s1) for t in reversed(levels)]
 
     def seen(self, angle0: float, angle1: float) -> tuple[float, float] | None:
-        """Places (s0, s1) of the visible share of a range of body angles (radians, 0 = forward, left positive)."""
+        """Returns the positions (s0, s1) of the visible part of a range of body angles, None where none is visible.
+
+        Angles are in radians; 0 is forward, and left is positive.
+        """
         middle, half = 0.5 * (angle0 + angle1) + self.turn, 0.5 * (angle1 - angle0)
         middle = (middle + math.pi) % (2 * math.pi) - math.pi
         low, high = max(middle - half, -math.pi / 2), min(middle + half, math.pi / 2)
@@ -149,18 +153,19 @@ class Tube:
         return math.sin(low), math.sin(high)
 
     def patch(self, t0: float, t1: float, angle0: float, angle1: float) -> list[Point] | None:
-        """The visible polygon of a range of levels and body angles, or None."""
+        """Returns the visible polygon of a range of levels and body angles, or None."""
         places = self.seen(angle0, angle1)
         return None if places is None else self.strip(t0, t1, *places)
 
 
 def limb(points: list[Point], radii: list[float], cap_top: bool = True, cap_bottom: bool = True) -> Tube:
-    """A tube around a chain of joints.
+    """Returns a tube around a chain of joints.
 
     Args:
-        points: joints, top to bottom.
+        points: joints from top to bottom.
         radii: half-width at each joint, in pixels.
-        cap_top, cap_bottom: whether the ends are round.
+        cap_top: whether the upper end is round.
+        cap_bottom: whether the lower end is round.
     """
     left, right = [], []
     count = len(points)
@@ -178,7 +183,7 @@ def limb(points: list[Point], radii: list[float], cap_top: bool = True, cap_bott
 
 
 def _arc(a: Point, b: Point, up: bool) -> list[Point]:
-    """Three points of the half circle from b back to a, on the far side of the limb."""
+    """Returns three points of the half circle from b to a on the far side of the limb."""
     cx, cy = 0.5 * (a[0] + b[0]), 0.5 * (a[1] + b[1])
     hx, hy = 0.5 * (b[0] - a[0]), 0.5 * (b[1] - a[1])
     ox, oy = (hy, -hx) if up else (-hy, hx)
@@ -187,7 +192,7 @@ def _arc(a: Point, b: Point, up: bool) -> list[Point]:
 
 
 def _round_end(left: list[Point], right: list[Point]) -> tuple[list[Point], list[Point]]:
-    """Adds a level below the last one that rounds the end off."""
+    """Returns both edges with a further level that rounds off the lower end."""
     (ax, ay), (bx, by) = left[-1], right[-1]
     hx, hy = 0.5 * (bx - ax), 0.5 * (by - ay)
     ox, oy = -hy, hx
@@ -198,18 +203,18 @@ def _round_end(left: list[Point], right: list[Point]) -> tuple[list[Point], list
 def ellipse(
     x: float, y: float, rx: float, ry: float, start: float = 0.0, stop: float = 2 * math.pi, count: int = 14
 ) -> list[Point]:
-    """Points of an ellipse (angles clockwise from the right, as the image's y points down)."""
+    """Returns points of an ellipse; angles are clockwise from the right, since the y axis points down."""
     step = (stop - start) / count
     return [(x + rx * math.cos(start + k * step), y + ry * math.sin(start + k * step)) for k in range(count + 1)]
 
 
 def mix(a: Color, b: Color, share: float) -> Color:
-    """Mixes two colors; share 0 is a, 1 is b."""
+    """Returns a mixture of two colors; a share of 0 is a, and 1 is b."""
     return tuple(round(p + share * (q - p)) for p, q in zip(a, b))  # type: ignore[return-value]
 
 
 def shade_tube(canvas: Canvas, tube: Tube, depth: int = 34) -> None:
-    """Rounds a tube by light: bright toward the light, dark away from it."""
+    """Shades a tube: brighter toward the light, darker away from it."""
     dark = 1.0 if canvas.light < 0 else -1.0
     for start, stop, shade in ((0.15, 0.55, -0.45), (0.55, 1.0, -1.0), (-0.85, -0.35, 0.3)):
         low, high = sorted((dark * start, dark * stop))
@@ -220,12 +225,12 @@ def paint(canvas: Canvas, tube: Tube, cloth: Cloth, part: int | None, depth: int
     """Paints a tube with a fabric, its pattern and its shading.
 
     Args:
-        canvas: where.
+        canvas: the canvas.
         tube: the shape.
         cloth: the fabric.
-        part: label of the body part, None leaves the labels.
+        part: label of the body part; None leaves the labels unchanged.
         depth: strength of the shading.
-        repeats: share of the fabric's pattern repeats that this tube's length shows.
+        repeats: fraction of the pattern's repeats that fits the length of the tube.
     """
     canvas.tube(tube, cloth.color, part)
     if canvas.labels_only:
@@ -235,7 +240,7 @@ def paint(canvas: Canvas, tube: Tube, cloth: Cloth, part: int | None, depth: int
 
 
 def paint_pattern(canvas: Canvas, tube: Tube, cloth: Cloth, repeats: float = 1.0) -> None:
-    """Paints the pattern of a fabric alone; nothing for a plain one. Arguments as in `paint`."""
+    """Paints the pattern of a fabric, if any; the arguments are those of `paint`."""
     if cloth.pattern != "plain":
         _PATTERNS[cloth.pattern](canvas, tube, cloth, repeats)
 
@@ -245,7 +250,7 @@ def _bands(tube: Tube, count: int, share: float) -> list[list[Point]]:
 
 
 def _columns(tube: Tube, count: int, share: float) -> list[list[Point]]:
-    """Vertical stripes, evenly spaced by body angle."""
+    """Returns vertical stripes, evenly spaced by body angle."""
     step = 2 * math.pi / count
     patches = (tube.patch(0, 1, (k - share / 2) * step, (k + share / 2) * step) for k in range(count))
     return [patch for patch in patches if patch]

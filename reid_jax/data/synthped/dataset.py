@@ -1,8 +1,8 @@
-"""SynthPed: the embedded person re-identification data set, drawn from a seed.
+"""SynthPed: the embedded synthetic data set for person re-identification, drawn from a seed.
 
-Protocol as in Market-1501: disjoint training and test identities, one query per identity and camera, a gallery with
-distractors (pid 0: other people, never queried) and junk (pid -1: bad crops, dropped before ranking), names such as
-`0001_c1s1_000151_00.jpg`. Any image can be drawn alone, in any order, by any process.
+The protocol is that of Market-1501: disjoint training and test identities, one query per identity and camera, a gallery
+with distractors (pid 0: other people, never queried) and junk (pid -1: bad crops, removed before ranking), and file
+names such as `0001_c1s1_000151_00.jpg`. Each image can be drawn by itself, in any order and in any process.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ JUNK, DISTRACTOR = -1, 0
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How many of everything. Every identity is seen by `cameras_per_identity` of the cameras."""
+    """Counts of the data set; every identity appears in `cameras_per_identity` of the cameras."""
 
     train_identities: int
     test_identities: int
     cameras: int
     cameras_per_identity: int
     train_images: int  # per identity and camera
-    gallery_images: int  # per test identity and camera, beside the one query
+    gallery_images: int  # per test identity and camera, besides the query
     distractors: int  # people with pid 0, one image in each of their cameras
     junk: int
 
@@ -45,13 +45,13 @@ SIZES: dict[str, Size] = {
 
 @dataclasses.dataclass(frozen=True)
 class SampleSpec:
-    """One image to be drawn, without its pixels. `camid` is 0-based; `person` numbers the people of its population."""
+    """The specification of an image; `camid` counts from 0, and `person` numbers the people of its population."""
 
     split: str
     pid: int
     camid: int
     filename: str
-    population: str  # "train" | "test": whose families `person` counts in
+    population: str  # "train" | "test", which `person` refers to
     person: int
     index: int
     occluder: str = ""
@@ -59,7 +59,7 @@ class SampleSpec:
 
 
 class SynthPed:
-    """The data set. Cheap to make; people, scenes and noise are drawn on first use and kept."""
+    """The data set; people, scenes and noise are drawn on first use and cached."""
 
     def __init__(
         self, size: str = "demo", seed: int = 0, occluded: bool = False, height: int = 128, width: int = 64
@@ -67,10 +67,11 @@ class SynthPed:
         """Plans the data set.
 
         Args:
-            size: a name of SIZES.
-            seed: all of it follows from this number.
+            size: a key of `SIZES`.
+            seed: the seed that determines the whole data set.
             occluded: hide 25-60 % of the person in all queries and in a tenth of the other images.
-            height, width: of the images, in pixels.
+            height: height of the images in pixels.
+            width: width of the images in pixels.
         """
         if size not in SIZES:
             raise errors.unknown("SynthPed size", size, SIZES)
@@ -81,29 +82,29 @@ class SynthPed:
             "test": people.family_plan(self.seed, "test", self.size.test_identities + self.size.distractors),
         }
         total = self.size.train_identities + self.size.test_identities
-        # Training and test pids are mixed, as in the benchmarks, so that labels must be made from pids.
+        # Training and test pids are mixed, as in the benchmarks, so that labels must be computed from pids.
         self._pids = 1 + randomness.generator(self.seed, "pids").permutation(total)
         self._person = functools.lru_cache(maxsize=4096)(self._draw_person)
         self._camera = functools.lru_cache(maxsize=None)(self._draw_camera)
 
     def split(self, name: str) -> list[SampleSpec]:
-        """The samples of "train", "query" or "gallery", in published order (sorted by file name)."""
+        """Returns the specifications of "train", "query" or "gallery", sorted by file name."""
         makers = {"train": self._train, "query": self._query, "gallery": self._gallery}
         if name not in makers:
             raise errors.unknown("SynthPed split", name, makers)
         return sorted(makers[name](), key=lambda spec: spec.filename)
 
     def render(self, spec: SampleSpec) -> tuple[np.ndarray, np.ndarray]:
-        """Draws one image as the camera saw it, before JPEG.
+        """Draws an image as recorded by the camera, before JPEG compression.
 
         Returns:
             image: uint8 `[H, W, 3]` RGB.
-            parts: uint8 `[H, W]`, 0 background, 1…8 as `figure.PARTS`; what is hidden is background.
+            parts: uint8 `[H, W]`, 0 for background and occluders, 1…8 in the order of `figure.PARTS`.
         """
         camera, scene, noise = self._camera(spec.camid)
         place = self._place(spec)
-        chance = randomness.generator(self.seed, "image", *place)
-        u = chance.random(24).tolist()
+        rng = randomness.generator(self.seed, "image", *place)
+        u = rng.random(24).tolist()
         track = randomness.generator(self.seed, "track", *place[:-1]).random(8).tolist()
         drawing = canvas.Canvas(self._background(scene, track, u))
         drawing.light = camera.light
@@ -126,7 +127,7 @@ class SynthPed:
         return cameras.expose(image, camera, table, blur, grain), parts
 
     def encode(self, spec: SampleSpec) -> tuple[bytes, bytes]:
-        """Draws one image and packs it: JPEG at the camera's own quality, parts as PNG."""
+        """Draws an image and returns it as JPEG, at the quality of its camera, with its parts as PNG."""
         image, parts = self.render(spec)
         quality = self._camera(spec.camid)[0].quality
         jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorspace="RGB")
@@ -135,7 +136,7 @@ class SynthPed:
         return jpeg, png.tobytes()
 
     def elements(self, name: str) -> Elements:
-        """A split as a lazy sequence of elements, as data sources give them."""
+        """Returns a split as a sequence of elements that are drawn on access."""
         return Elements(self, self.split(name))
 
     # People and samples ---------------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ class SynthPed:
         return people.family_member(self.seed, population, family, member)
 
     def person(self, spec: SampleSpec) -> people.Person:
-        """Who is on an image."""
+        """Returns the person in an image."""
         return self._person(spec.population, spec.person)
 
     def _cameras_of(self, population: str, person: int) -> list[int]:
@@ -154,7 +155,7 @@ class SynthPed:
         return sorted(int(camera) for camera in order[: size.cameras_per_identity])
 
     def _place(self, spec: SampleSpec) -> tuple[int, int, int]:
-        """Numbers that key the chance of an image: (person over both populations, camera, index)."""
+        """Returns the numbers that key the generator of an image: (person over both populations, camera, index)."""
         offset = 0 if spec.population == "train" else self.size.train_identities
         return offset + spec.person + (10**6 if spec.junk else 0), spec.camid, spec.index
 
@@ -199,7 +200,7 @@ class SynthPed:
             name = _file_name(JUNK, camid, 100 * (number + 1) + int(8 * u[2]))
             yield SampleSpec("gallery", JUNK, camid, name, "test", person, number, junk=kinds[number % 4])
 
-    # One image ------------------------------------------------------------------------------------------------------
+    # An image -------------------------------------------------------------------------------------------------------
 
     def _draw_camera(self, camid: int) -> tuple[cameras.Camera, np.ndarray, np.ndarray]:
         camera = cameras.make_camera(self.seed, camid)
@@ -210,13 +211,14 @@ class SynthPed:
 
     @functools.cached_property
     def _folds(self) -> np.ndarray:
-        """Fold noise of clothes, uint8 `[2·drawing height, 2·drawing width]` around 16: slanted soft streaks."""
+        """The folds of clothes: smooth slanted streaks, uint8 `[2·drawing height, 2·drawing width]` around 16."""
         height, width = 2 * canvas.SUPERSAMPLE * self.height, 2 * canvas.SUPERSAMPLE * self.width
         rng = randomness.generator(self.seed, "folds")
         coarse = rng.integers(0, 256, (height // 10, width // 5)).astype(np.uint8)
         fine = rng.integers(0, 256, (height // 4, width // 3)).astype(np.uint8)
         layers = [
-            cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.int32) for one in (coarse, fine)
+            cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.int32)
+            for noise in (coarse, fine)
         ]
         return ((layers[0] * 2 + layers[1]) * 32 // (3 * 256)).astype(np.uint8)
 
@@ -231,10 +233,10 @@ class SynthPed:
         height, width = canvas.SUPERSAMPLE * self.height, canvas.SUPERSAMPLE * self.width
         yaw = camera.yaw + 0.55 * randomness.bell(track[1]) + 0.5 * randomness.bell(u[2])
         if track[2] < 0.2:
-            yaw += 3.14159  # walks the other way
+            yaw += 3.14159  # walks in the opposite direction
         walking = track[3] < 0.8
         gestures = (("", 6.0), ("phone", 0.8), ("pockets", 1.0), ("strap", 0.6))
-        # Crop error of a detector: the box is too large, too small, or off.
+        # Error of a detector: the box is too large, too small, or shifted.
         scale = height * (0.91 + 0.10 * randomness.bell(u[3]))
         x = width * (0.5 + 0.10 * randomness.bell(u[4]))
         y = height * (0.955 + 0.045 * randomness.bell(u[5])) + 0.5 * (scale - 0.91 * height)
@@ -258,7 +260,7 @@ class SynthPed:
         )
 
     def _bystander(self, drawing: canvas.Canvas, spec: SampleSpec, view: pose.View, u: list[float]) -> None:
-        """Somebody else in the picture, behind or beside, who has no part labels."""
+        """Draws another person behind or beside the first, without part labels."""
         population = self._plans[spec.population]
         other = self._person(spec.population, int(u[17] * len(population)))
         side = 1.0 if u[18] < 0.5 or spec.junk == "pair" else -1.0
@@ -282,9 +284,10 @@ class SynthPed:
 
 
 class Elements(Sequence[dict[str, Any]]):
-    """A split as elements `image` uint8 `[H, W, 3]`, `parts` uint8 `[H, W]`, `pid`, `camid`, `filename`."""
+    """A split as dictionaries of `image` uint8 `[H, W, 3]`, `parts` uint8 `[H, W]`, `pid`, `camid` and `filename`."""
 
     def __init__(self, data: SynthPed, specs: Sequence[SampleSpec]) -> None:
+        """Wraps the specifications of a split."""
         self._data, self.specs = data, specs
         self.pids = np.array([spec.pid for spec in specs], np.int32)
         self.camids = np.array([spec.camid for spec in specs], np.int32)
@@ -304,7 +307,7 @@ def _file_name(pid: int, camid: int, frame: int) -> str:
 
 
 def _ground_shadow(drawing: canvas.Canvas, view: pose.View, light: float) -> None:
-    """A soft shadow on the ground, away from the light."""
+    """Draws a soft shadow on the ground, away from the light."""
     scale = view.scale
     for grow, shade in ((1.0, 116), (0.75, 102), (0.5, 86)):
         x = view.x - light * 0.06 * scale * grow
@@ -312,10 +315,10 @@ def _ground_shadow(drawing: canvas.Canvas, view: pose.View, light: float) -> Non
 
 
 def _develop(drawing: canvas.Canvas, folds: np.ndarray, u: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Applies shade and folds and averages down to the final size."""
+    """Returns image and parts at the final size, with shade and folds applied."""
     height, width = drawing.height, drawing.width
     body = (drawing.parts > 0).astype(np.uint8)
-    drawing.parts[drawing.parts == figure.THING] = 0
+    drawing.parts[drawing.parts == figure.OBJECT] = 0
     shade = cv2.GaussianBlur(drawing.shade, (7, 7), 2.0)
     row, column = int(u[6] * height), int(u[7] * width)
     piece = folds[row : row + height, column : column + width]

@@ -1,4 +1,4 @@
-"""Draws one person: legs, trunk, arms and what is worn and carried, back to front. Heads are in `heads`."""
+"""Drawing of a person from back to front: legs, trunk, arms, and what is worn and carried; see `head_shapes` too."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from reid_jax.data.synthped.canvas import Canvas, Tube
 from reid_jax.data.synthped.people import Cloth, Person
 from reid_jax.data.synthped.pose import Joint, Skeleton, View
 
-# Labels of the parts mask; left and right are the wearer's own.
+# Labels of the parts mask; left and right are those of the person.
 PARTS = ("head", "left_arm", "right_arm", "torso", "left_leg", "right_leg", "left_foot", "right_foot")
 HEAD, LEFT_ARM, RIGHT_ARM, TORSO, LEFT_LEG, RIGHT_LEG, LEFT_FOOT, RIGHT_FOOT = range(1, 9)
-THING = 255  # carried things that belong to no part; cleared to background at the end
+OBJECT = 255  # carried objects, which belong to no part and become background at the end
 
 _JACKETS = ("jacket", "coat", "vest")
 
 
 def draw(canvas: Canvas, person: Person, view: View) -> None:
-    """Draws a person with parts and shading; whatever it covers is lost."""
+    """Draws a person with parts and shading over what is on the canvas."""
     figure = _Figure(canvas, person, view)
     figure.legs()
     if person.top in ("dress", "coat") or person.bottom == "skirt":
         figure.skirt()
-    # What hangs behind the trunk comes first; a tiny bias keeps the order stable in pure front and side views.
+    # Objects behind the trunk are drawn first; a tiny bias keeps the order stable in pure front and side views.
     layers: list[tuple[float, Callable[[], None]]] = [(0.0, figure.trunk), (0.012, figure.head)]
     for side in (1, -1):
         layers.append((figure.arm_depth(side), functools.partial(figure.arm, side)))
@@ -42,7 +42,7 @@ def draw(canvas: Canvas, person: Person, view: View) -> None:
 
 
 class _Figure:
-    """One drawing in progress."""
+    """A person being drawn on a canvas."""
 
     def __init__(self, canvas: Canvas, person: Person, view: View) -> None:
         self.canvas, self.person, self.view = canvas, person, view
@@ -57,7 +57,7 @@ class _Figure:
     # Legs -----------------------------------------------------------------------------------------------------------
 
     def legs(self) -> None:
-        """Both legs with shoes, the farther one first."""
+        """Draws both legs with shoes, the farther leg first."""
         skeleton = self.skeleton
         sides = [(skeleton.left_leg, LEFT_LEG, LEFT_FOOT), (skeleton.right_leg, RIGHT_LEG, RIGHT_FOOT)]
         sides.sort(key=lambda side: skeleton.near(side[0][1]) + skeleton.near(side[0][0]))
@@ -135,7 +135,7 @@ class _Figure:
     # Trunk ----------------------------------------------------------------------------------------------------------
 
     def _ring(self, up: float, width: float, depth: float) -> tuple[canvases.Point, canvases.Point]:
-        """Silhouette of the trunk at one height."""
+        """Returns the silhouette of the trunk at a height."""
         x, y = self.skeleton.project((0.0, up, self.skeleton.lean(up)))
         reach = self.skeleton.reach(width, depth)
         return (x - reach, y), (x + reach, y)
@@ -157,7 +157,7 @@ class _Figure:
         return Tube([left for left, _ in edges], [right for _, right in edges], self.skeleton.turn(shoulder, depth))
 
     def trunk(self) -> None:
-        """Upper garment with front, prints, straps, then the neck."""
+        """Draws the upper garment with front, prints and straps, then the neck."""
         canvas, person = self.canvas, self.person
         loose = 0.010 if person.top in ("coat", "hoodie") else 0.005 if person.top in ("jacket", "shirt") else 0.0
         tube = self._trunk_tube(loose)
@@ -179,7 +179,7 @@ class _Figure:
         self.canvas.tube(neck, canvases.mix(self.person.skin, (0, 0, 0), 0.14), HEAD)
 
     def _front(self, tube: Tube) -> None:
-        """What a garment shows on its front: opening, zip, buttons, pocket."""
+        """Draws the front of a garment: opening, zipper, buttons, pocket."""
         canvas, person = self.canvas, self.person
         if person.top in _JACKETS:
             half = 0.5 if person.top != "coat" else 0.3
@@ -255,7 +255,7 @@ class _Figure:
             canvas.polygon(front, canvases.mix(person.skin, (0, 0, 0), 0.10), HEAD)
 
     def _straps(self, tube: Tube) -> None:
-        """Straps of bags over the trunk."""
+        """Draws the straps of bags over the trunk."""
         person = self.person
         if person.bag == "backpack":
             color = canvases.mix(person.bag_color, (0, 0, 0), 0.2)
@@ -267,7 +267,7 @@ class _Figure:
             self._diagonal_strap(tube)
 
     def _diagonal_strap(self, tube: Tube) -> None:
-        """A strap from one shoulder to the bag on the other hip, in front and at the back."""
+        """Draws a strap from a shoulder to the bag on the opposite hip, on front and back."""
         side, color = self.person.bag_side, self.person.bag_color
         for start in (0.0, math.pi):
             # Body angle runs from the far shoulder at the top to the bag's hip at the bottom.
@@ -283,7 +283,7 @@ class _Figure:
                 self.canvas.polygon([a for a, _ in points] + [b for _, b in reversed(points)], color)
 
     def skirt(self) -> None:
-        """Skirt, dress bottom or coat tails: one tube over both legs, labeled left and right by its halves."""
+        """Draws a skirt, the lower part of a dress or coat tails: a tube over both legs, labeled by its halves."""
         person, skeleton, girth = self.person, self.skeleton, self.person.girth
         long = person.top == "coat"
         low = 0.30 if long else 0.27
@@ -297,7 +297,7 @@ class _Figure:
         edges = [self._ring(up, width, depth) for up, width, depth in rings]
         tube = Tube([a for a, _ in edges], [b for _, b in edges], skeleton.turn(person.hip, 0.068))
         canvases.paint(self.canvas, tube, cloth, RIGHT_LEG, depth=36, repeats=0.6 if cloth.pattern != "dots" else 0.61)
-        # The wearer's left is at the image right in front views; the split follows the body angle of the front line.
+        # The person's left is on the right of the image in front views; the halves meet at the front line.
         left = tube.patch(0, 1, 0.0, math.pi)
         if left:
             canvases.fill(self.canvas.parts, left, LEFT_LEG)
@@ -312,13 +312,13 @@ class _Figure:
         return self.skeleton.left_arm if side > 0 else self.skeleton.right_arm
 
     def arm_depth(self, side: int) -> float:
-        """Depth of an arm relative to the trunk's axis."""
+        """Returns the depth of an arm relative to the axis of the trunk."""
         shoulder, elbow, wrist, _ = self._arm_joints(side)
         near = self.skeleton.near
         return near(shoulder) + 0.5 * near(elbow) + 0.5 * near(wrist)
 
     def arm(self, side: int) -> None:
-        """One arm with its hand and what the hand holds."""
+        """Draws an arm with its hand and what it carries."""
         canvas, person, s = self.canvas, self.person, self.scale * (0.75 + 0.25 * self.person.girth)
         part = LEFT_ARM if side > 0 else RIGHT_ARM
         shoulder, elbow, wrist, hand = [self.skeleton.project(joint) for joint in self._arm_joints(side)]
@@ -345,7 +345,7 @@ class _Figure:
             canvases.paint(canvas, tube, cloth, part, repeats=0.45)
 
     def _hand_bag(self, hand: canvases.Point) -> None:
-        """A bag that hangs from the hand; it belongs to no body part."""
+        """Draws a bag that hangs from the hand; it belongs to no body part."""
         canvas, person, s = self.canvas, self.person, self.scale
         (x, y), tote = hand, person.bag == "tote"
         wide = (0.055 if tote else 0.065) * (0.55 + 0.45 * abs(self.skeleton.sin)) * s
@@ -359,13 +359,13 @@ class _Figure:
             (x, y + 0.012 * s),
             (x - 0.42 * wide, top),
         ]
-        canvas.polygon(loop, strap, THING)
+        canvas.polygon(loop, strap, OBJECT)
         body = Tube([(x - 0.85 * wide, top), (x - wide, bottom)], [(x + 0.85 * wide, top), (x + wide, bottom)])
-        canvases.paint(canvas, body, Cloth(person.bag_color), THING, depth=26)
+        canvases.paint(canvas, body, Cloth(person.bag_color), OBJECT, depth=26)
         canvas.polygon(body.strip(0.0, 0.3 if not tote else 0.08, -1, 1), strap)
 
     def backpack(self) -> None:
-        """A backpack: wide from behind, a bulge from the side, hidden from the front except its straps."""
+        """Draws a backpack: wide from behind, a bulge from the side, and hidden from the front except its straps."""
         canvas, person, s = self.canvas, self.person, self.scale
         skeleton = self.skeleton
         out = -(self.trunk_depth + 0.035)
@@ -401,11 +401,11 @@ class _Figure:
         return self.person.bag_side * (self.person.hip + 0.02), self.hem + 0.05, 0.0
 
     def bag_depth(self) -> float:
-        """Depth of the shoulder bag; a little in front of the trunk where the view is straight."""
+        """Returns the depth of the shoulder bag, slightly in front of the trunk in front and back views."""
         return self.skeleton.near(self._bag_joint()) + 0.004
 
     def shoulder_bag(self) -> None:
-        """The body of a shoulder bag on the hip."""
+        """Draws the body of a shoulder bag on the hip."""
         canvas, person, s = self.canvas, self.person, self.scale
         x, y = self.skeleton.project(self._bag_joint())
         half = s * math.hypot(0.03 * self.skeleton.cos, 0.075 * self.skeleton.sin)
@@ -419,9 +419,9 @@ class _Figure:
     # Head -----------------------------------------------------------------------------------------------------------
 
     def head(self) -> None:
-        """Head with face, hair and hat."""
+        """Draws the head with face, hair and hat."""
         head_shapes.draw(self.canvas, self.person, self.skeleton, HEAD)
 
     def long_hair(self) -> None:
-        """Hair that falls over the back."""
+        """Draws hair that falls over the back."""
         head_shapes.draw_long_hair(self.canvas, self.person, self.skeleton, HEAD)

@@ -1,4 +1,4 @@
-"""Heads: face, hair and hats as seen from the viewpoint at hand."""
+"""Drawing of heads: face, hair and hats, as seen from a viewpoint."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from reid_jax.data.synthped.canvas import Canvas, Point
 from reid_jax.data.synthped.people import Cloth, Person
 from reid_jax.data.synthped.pose import Skeleton
 
-_HALF_HEIGHT, _HALF_WIDTH, _HALF_DEPTH = 0.072, 0.053, 0.060  # fractions of the stature, a little large to be seen
+_HALF_HEIGHT, _HALF_WIDTH, _HALF_DEPTH = (
+    0.072,
+    0.053,
+    0.060,
+)  # fractions of the stature, slightly enlarged
 
 
 class _Sphere:
-    """The head as an ellipsoid: points by height v (-1 top … 1 chin) and body angle."""
+    """The head as an ellipsoid, with points by height v (from -1 at the top to 1 at the chin) and body angle."""
 
     def __init__(self, skeleton: Skeleton) -> None:
         lean = skeleton.lean(0.92)
@@ -24,17 +28,17 @@ class _Sphere:
         self.cos, self.sin = skeleton.cos, skeleton.sin
 
     def visible(self, angle: float) -> float | None:
-        """Place across (-1 … 1) of a body angle, or None at the back of the view."""
+        """Returns the position across (-1 … 1) of a body angle, or None where it faces away from the camera."""
         seen = (angle + self.turn + math.pi) % (2 * math.pi) - math.pi
         return math.sin(seen) if abs(seen) <= math.pi / 2 else None
 
     def at(self, v: float, s: float) -> Point:
-        """Canvas point at height v, place s."""
+        """Returns the canvas point at height v and position s."""
         return self.x + self.rx * s * math.sqrt(max(0.0, 1 - v * v)), self.y + self.ry * v
 
 
 def draw(canvas: Canvas, person: Person, skeleton: Skeleton, part: int) -> None:
-    """Draws the head over what is there."""
+    """Draws the head over what is on the canvas."""
     sphere = _Sphere(skeleton)
     neutral = canvases.NEUTRAL_SHADE
     bald = person.hair_style == "bald"
@@ -51,7 +55,7 @@ def draw(canvas: Canvas, person: Person, skeleton: Skeleton, part: int) -> None:
         canvas.polygon(canvases.ellipse(*bun, 0.5 * sphere.rx, 0.36 * sphere.ry, count=10), person.hair, part, neutral)
     canvas.polygon(canvases.ellipse(sphere.x, sphere.y, sphere.rx, sphere.ry), person.skin, part, neutral)
     if not bald:
-        # Higher than the head and ending above the chin, or a dark line would run round the jaw.
+        # Higher than the head and ending above the chin, which avoids a dark line around the jaw.
         scalp = canvases.ellipse(sphere.x, sphere.y - 0.14 * sphere.ry, 1.06 * sphere.rx, 0.94 * sphere.ry)
         canvas.polygon(scalp, person.hair, part, neutral)
     _face(canvas, person, sphere)
@@ -66,7 +70,7 @@ def draw(canvas: Canvas, person: Person, skeleton: Skeleton, part: int) -> None:
 
 
 def _face(canvas: Canvas, person: Person, sphere: _Sphere) -> None:
-    """The skin of the face with eyes, brows, mouth, beard and glasses; nothing from behind."""
+    """Draws the skin of the face with eyes, brows, mouth, beard and glasses; nothing in views from behind."""
     half = 1.25
     left = sphere.turn - half
     right = sphere.turn + half
@@ -116,7 +120,7 @@ def _face(canvas: Canvas, person: Person, sphere: _Sphere) -> None:
         s0, s1 = math.sin(max(low, sphere.turn - 1.0)), math.sin(min(high, sphere.turn + 1.0))
         band = [sphere.at(-0.18, s0), sphere.at(-0.18, s1), sphere.at(0.1, s1), sphere.at(0.1, s0)]
         canvas.polygon(band, (30, 30, 36))
-    # An ear where the side of the head is seen.
+    # An ear where the side of the head is visible.
     for angle in (-1.45, 1.45):
         s = sphere.visible(angle)
         if s is not None and person.hair_style in ("short", "bald", "ponytail", "bun"):
@@ -128,7 +132,7 @@ def _face(canvas: Canvas, person: Person, sphere: _Sphere) -> None:
 
 
 def _nape(canvas: Canvas, person: Person, sphere: _Sphere) -> None:
-    """Skin below a short haircut, seen from behind."""
+    """Draws the skin below a short haircut in views from behind."""
     if person.hair_style in ("short", "bun", "ponytail"):
         heights = (0.62, 0.85, 1.0)
         canvas.polygon(
@@ -171,14 +175,14 @@ def _hat(canvas: Canvas, person: Person, sphere: _Sphere, part: int) -> None:
         canvas.polygon(canvases.ellipse(sphere.x, y, 1.95 * sphere.rx, 0.26 * sphere.ry), color, part, neutral)
         canvas.polygon(canvases.ellipse(sphere.x, y - 0.2 * sphere.ry, 1.12 * sphere.rx, 0.14 * sphere.ry), edge)
     elif sphere.cos > -0.35:
-        # The visor points forward: a wide arc from the front, a beak from the side.
+        # The visor points forward: a wide arc in front views, a beak in side views.
         x = sphere.x + 0.95 * sphere.rx * sphere.sin
         wide = sphere.rx * (0.95 - 0.2 * abs(sphere.sin))
         canvas.polygon(canvases.ellipse(x, y + 0.05 * sphere.ry, wide, 0.17 * sphere.ry, count=10), edge, part, neutral)
 
 
 def draw_long_hair(canvas: Canvas, person: Person, skeleton: Skeleton, part: int) -> None:
-    """Long hair or a ponytail down the back."""
+    """Draws long hair or a ponytail over the back."""
     sphere = _Sphere(skeleton)
     neutral = canvases.NEUTRAL_SHADE
     back = -sphere.sin

@@ -1,4 +1,4 @@
-"""Who is drawn: the lasting attributes of a person, and families of look-alikes that differ in one or two of them."""
+"""The people: their permanent attributes, and families of look-alikes that differ in one or two of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reid_jax.data.synthped import randomness
 
 Color = tuple[int, int, int]
 
-# Dark and neutral clothes are common in the street and make histograms ambiguous, so they weigh more.
+# Dark and neutral clothes are common in streets and make histograms ambiguous, so they have larger weights.
 CLOTH_ColorS: dict[str, tuple[Color, float]] = {
     "black": ((34, 33, 37), 3.0),
     "charcoal": ((66, 67, 73), 2.4),
@@ -90,7 +90,7 @@ SHOES = (("sneaker", 3.0), ("shoe", 1.6), ("boot", 1.3), ("sandal", 0.5))
 
 @dataclasses.dataclass(frozen=True)
 class Cloth:
-    """One fabric: ground color and pattern. `scale` is the number of repeats over a trunk."""
+    """A fabric with its color and pattern; `scale` is the number of repeats over a trunk."""
 
     color: Color
     pattern: str = "plain"
@@ -100,7 +100,7 @@ class Cloth:
 
 @dataclasses.dataclass(frozen=True)
 class Person:
-    """Everything about one person that stays the same in every image. Lengths are fractions of the stature."""
+    """The attributes of a person that are the same in every image; lengths are fractions of the stature."""
 
     skin: Color
     hair: Color
@@ -137,7 +137,7 @@ class Person:
 
 
 def cloth_color(rng: np.random.Generator, apart_from: Color | None = None) -> Color:
-    """Draws a clothing color, slightly varied, that can be told from `apart_from`."""
+    """Draws a slightly varied clothing color that is distinguishable from `apart_from`."""
     table = tuple((name, weight) for name, (_, weight) in CLOTH_ColorS.items())
     color: Color = (0, 0, 0)
     for _ in range(8):
@@ -151,7 +151,7 @@ def cloth_color(rng: np.random.Generator, apart_from: Color | None = None) -> Co
 
 
 def draw_cloth(rng: np.random.Generator, plain: float = 0.0) -> Cloth:
-    """Draws a fabric; `plain` is the chance to leave the pattern out."""
+    """Draws a fabric; `plain` is the probability of having no pattern."""
     color = cloth_color(rng)
     pattern = randomness.weighted(rng.random(), PATTERNS)
     if rng.random() < plain:
@@ -160,7 +160,7 @@ def draw_cloth(rng: np.random.Generator, plain: float = 0.0) -> Cloth:
 
 
 def draw_person(rng: np.random.Generator) -> Person:
-    """Draws one person from scratch."""
+    """Draws a person with all attributes."""
     hair_style = randomness.weighted(rng.random(), HAIR_STYLES)
     short_hair = hair_style in ("short", "bald")
     top = randomness.weighted(rng.random(), TOPS)
@@ -207,7 +207,7 @@ def draw_person(rng: np.random.Generator) -> Person:
 
 
 def _change_detail(person: Person, detail: str, rng: np.random.Generator) -> Person:
-    """Returns the person with one detail changed, always to something else."""
+    """Returns the person with a detail changed to a different value."""
     replace = dataclasses.replace
     other = {
         "hair": lambda: replace(person, hair=_another(rng, HAIR_ColorS, person.hair)),
@@ -238,7 +238,7 @@ def _change_detail(person: Person, detail: str, rng: np.random.Generator) -> Per
     return other[detail]()
 
 
-# What the eye finds from most sides weighs more than what one viewpoint hides.
+# Details that are visible from most sides have larger weights.
 DETAILS = (
     ("hair", 0.8),
     ("hair_style", 0.6),
@@ -258,7 +258,7 @@ DETAILS = (
 
 
 def _another(rng: np.random.Generator, choices: Sequence[Color], present: object) -> Color:
-    rest = [one for one in choices if one != present]
+    rest = [color for color in choices if color != present]
     return rest[int(rng.integers(len(rest)))]
 
 
@@ -287,10 +287,9 @@ def _recolor_bottom(person: Person, rng: np.random.Generator) -> Person:
 
 
 def family_plan(seed: int, split: str, count: int) -> list[tuple[int, int]]:
-    """Groups `count` identities into families of three or four look-alikes.
+    """Returns a (family, member) pair for each identity, in families of three or four look-alikes.
 
-    Returns:
-        One (family, member) pair per identity; member 0 is the model of its family.
+    Member 0 is the prototype of its family.
     """
     rng = randomness.generator(seed, f"families/{split}")
     plan: list[tuple[int, int]] = []
@@ -303,7 +302,7 @@ def family_plan(seed: int, split: str, count: int) -> list[tuple[int, int]]:
 
 
 def family_member(seed: int, split: str, family: int, member: int) -> Person:
-    """Draws one look-alike: the family's model with one or two details changed, no two members alike."""
+    """Draws a look-alike: the family's prototype with one or two details changed, different for all members."""
     base = draw_person(randomness.generator(seed, f"person/{split}", family))
     if member == 0:
         return base

@@ -1,4 +1,4 @@
-"""How a person stands before the camera: viewpoint, walking phase, and the joints that follow from them."""
+"""Poses: viewpoint and walking phase of a person, and the joints computed from them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from reid_jax.data.synthped.people import Person
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One appearance of a person. Angles in radians, lengths in pixels of the canvas.
+    """A person's pose relative to the camera; angles are in radians, lengths in pixels of the canvas.
 
-    `yaw` 0 looks into the camera, π/2 walks to the image right. `tilt` is the sine of the camera's downward angle.
-    `phase` is the place in the walking cycle, `stride` the amplitude of the thigh, `gesture` what the arms do.
+    With `yaw` 0 the person faces the camera, with π/2 it walks to the right of the image. `tilt` is the sine of the
+    camera's downward angle. `phase` is the phase of the walking cycle, `stride` the amplitude of the thigh, and
+    `gesture` what the arms do.
     """
 
     yaw: float
@@ -32,21 +33,22 @@ Joint = tuple[float, float, float]  # left, up, forward: fractions of the statur
 
 
 class Skeleton:
-    """Joints of a walking person and their projection (orthographic, camera slightly above)."""
+    """The joints of a walking person and their projection (orthographic, with the camera slightly above)."""
 
     def __init__(self, person: Person, view: View) -> None:
+        """Computes the joints."""
         self.view = view
         self.cos, self.sin = math.cos(view.yaw), math.sin(view.yaw)
         self.hip_height = person.leg
         self.left_leg = self._leg(person, 1, view.phase)
         self.right_leg = self._leg(person, -1, view.phase + math.pi)
-        # The lower foot carries the person.
+        # The lower foot stands on the ground.
         self.drop = min(self.left_leg[2][1], self.right_leg[2][1]) - 0.04
         self.left_arm = self._arm(person, 1, view.phase + math.pi)
         self.right_arm = self._arm(person, -1, view.phase)
 
     def project(self, joint: Joint) -> Point:
-        """Canvas position of a point of the body."""
+        """Returns the canvas position of a point of the body."""
         left, up, forward = joint
         near = forward * self.cos - left * self.sin
         view = self.view
@@ -56,23 +58,23 @@ class Skeleton:
         )
 
     def near(self, joint: Joint) -> float:
-        """How much closer to the camera than the body's axis a point is."""
+        """Returns how much closer to the camera a point is than the axis of the body."""
         return joint[2] * self.cos - joint[0] * self.sin
 
     def reach(self, half_width: float, half_depth: float) -> float:
-        """Half-width in the image of an elliptical section of the body, in pixels."""
+        """Returns the half-width of an elliptical section of the body in the image, in pixels."""
         return self.view.scale * math.hypot(half_width * self.cos, half_depth * self.sin)
 
     def turn(self, half_width: float, half_depth: float) -> float:
-        """View angle of the forward direction on an elliptical section."""
+        """Returns the view angle of the forward direction on an elliptical section."""
         return math.atan2(half_depth * self.sin, half_width * self.cos)
 
     def lean(self, up: float) -> float:
-        """Forward shift of the trunk at a height."""
+        """Returns the forward shift of the trunk at a height."""
         return self.view.lean * (up - self.hip_height)
 
     def _leg(self, person: Person, side: int, phase: float) -> tuple[Joint, Joint, Joint, Joint]:
-        """Hip, knee, ankle, toe."""
+        """Returns hip, knee, ankle and toe."""
         swing = self.view.stride * math.sin(phase)
         lift = max(0.0, math.cos(phase + 0.5))
         flex = 0.06 + (1.9 * self.view.stride) * lift * lift
@@ -87,7 +89,7 @@ class Skeleton:
         return (x, person.leg, 0.0), knee, ankle, toe
 
     def _arm(self, person: Person, side: int, phase: float) -> tuple[Joint, Joint, Joint, Joint]:
-        """Shoulder, elbow, wrist, end of the hand."""
+        """Returns shoulder, elbow, wrist and end of the hand."""
         upper, lower, out = 0.156, 0.130, 0.14 * person.girth
         swing = 0.8 * self.view.stride * math.sin(phase)
         bend = 0.25 + 0.9 * self.view.stride * max(0.0, math.sin(phase))

@@ -1,4 +1,4 @@
-"""Backgrounds: one wide street scene per camera, of which each image shows a piece."""
+"""Backgrounds: a wide street scene per camera, of which each image shows a crop."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ def make_scene(seed: int, camera: int, height: int, width: int) -> np.ndarray:
     """Draws the scene of a camera.
 
     Args:
-        seed: of the data set.
-        camera: index.
-        height, width: drawing size of one image; the scene is 1.25 times as high and 8 times as wide.
+        seed: seed of the data set.
+        camera: index of the camera.
+        height: drawing height of an image; the scene is 1.25 times as high.
+        width: drawing width of an image; the scene is 8 times as wide.
 
     Returns:
-        uint8 `[1.25 height, 8 width, 3]`, softly out of focus.
+        uint8 `[1.25 height, 8 width, 3]`, slightly out of focus.
     """
     rng = randomness.generator(seed, "scene", camera)
     h, w = height + height // 4, 8 * width
@@ -64,10 +65,10 @@ def make_scene(seed: int, camera: int, height: int, width: int) -> np.ndarray:
 
 
 def _gradient(area: np.ndarray, color: Color, change: int, rng: np.random.Generator) -> None:
-    """Fills with a color that changes from top to bottom and slowly along the street."""
+    """Fills an area with a color that changes from top to bottom and slowly along the street."""
     h, w = area.shape[:2]
     down = (change * np.arange(h) // h)[:, None, None]
-    # Linear between 17 knots, in integers: halves would round one way here and the other there.
+    # Linear between 17 knots in integers, since machines may round halves of floats differently.
     knots, place = rng.integers(-26, 27, 17), 16 * np.arange(w)
     start, share = place // w, place % w
     along = (knots[start] + (knots[start + 1] - knots[start]) * share // w)[None, :, None]
@@ -110,7 +111,7 @@ def _windows(image: np.ndarray, horizon: int, unit: int, rng: np.random.Generato
 
 
 def _tiles(image: np.ndarray, horizon: int, unit: int, rng: np.random.Generator) -> None:
-    """Paving: rows that grow toward the viewer, slanted joints."""
+    """Draws paving: rows that grow toward the viewer, with slanted joints."""
     y, step = float(horizon), unit / 40
     h, w = image.shape[:2]
     while y < h:
@@ -125,7 +126,7 @@ def _tiles(image: np.ndarray, horizon: int, unit: int, rng: np.random.Generator)
 
 
 def _lane(image: np.ndarray, horizon: int, unit: int, rng: np.random.Generator) -> None:
-    """Road with a curb and broken white lines."""
+    """Draws a road with a curb and broken white lines."""
     h, w = image.shape[:2]
     curb = horizon + int(0.1 * unit)
     _shift(image, (horizon, 0, curb, w), 28)
@@ -145,7 +146,7 @@ def _lane(image: np.ndarray, horizon: int, unit: int, rng: np.random.Generator) 
 
 
 def _verge(image: np.ndarray, horizon: int, unit: int, rng: np.random.Generator) -> None:
-    """Grass behind a path."""
+    """Draws grass behind a path."""
     path = horizon + int(0.16 * unit)
     image[horizon:path] = np.clip(
         np.array([86, 108, 62]) + rng.integers(-14, 15, (path - horizon, image.shape[1], 1)), 0, 255
@@ -154,7 +155,7 @@ def _verge(image: np.ndarray, horizon: int, unit: int, rng: np.random.Generator)
 
 
 def _clutter(image: np.ndarray, horizon: int, unit: int, rng: np.random.Generator) -> None:
-    """One thing of the street: tree, car, pole, sign, door, bush, far-away person."""
+    """Draws an object of the street: tree, car, pole, sign, door, bush or distant person."""
     x = float(rng.integers(0, image.shape[1]))
     y = horizon + unit * 0.12 * rng.random()
     kind = int(rng.integers(0, 6))
