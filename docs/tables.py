@@ -340,21 +340,23 @@ def config_module(system: str) -> ModuleType:
 
 
 def rows(system: str) -> str:
-    """Presets and rows of a config, and what each row sets."""
+    """Presets and rows of a config, with the sentence that describes each row and the settings it changes."""
     module = config_module(system)
     presets = ", ".join(f"`{name}`" for name in module.PRESETS)
-    lines = [[f"`{name}`", _settings(overrides)] for name, overrides in module.VARIANTS.items()]
-    return f"Presets: {presets}.\n\n" + grid(["row", "sets"], lines)
+    lines = [
+        [f"`{name}`", overrides.get("notes", ""), _settings(overrides)] for name, overrides in module.VARIANTS.items()
+    ]
+    return f"Presets: {presets}.\n\n" + grid(["row", "description", "changed settings"], lines)
 
 
 def _settings(overrides: Mapping[str, Any]) -> str:
-    if not overrides:
-        return "nothing: the full system"
+    changed = {key: value for key, value in overrides.items() if key != "notes"}
     shown = []
-    for key, value in overrides.items():
+    for key, value in changed.items():
         text = f"{value:.4g}" if isinstance(value, float) else "…" if isinstance(value, Mapping) else str(value)
         shown.append(f"`{key}` removed" if value is None else f"`{key}={text if len(text) < 50 else '…'}`")
-    return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
+    more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
+    return ", ".join(shown[:4]) + more or "none"
 
 
 def systems(folder: str = "") -> str:

@@ -3,6 +3,7 @@
     python scripts/main.py --config configs/mfv.py                          # demo on the embedded data set
     python scripts/main.py --config configs/mfv.py:market1501 --workdir runs/mfv-market
     python scripts/main.py --config configs/mfv.py:help                     # presets and variants
+    python scripts/main.py --config configs/mfv.py:market1501 --print_config  # the resolved config as JSON
     python scripts/main.py --config configs/mfv.py --config.train.epochs=5 --config.seed=1
 
 The same command again resumes. On several hosts, one process each: under SLURM, on a TPU pod slice or on GKE the
@@ -14,6 +15,8 @@ from __future__ import annotations
 from absl import flags
 from ml_collections import ConfigDict
 
+from reid_jax import config as config_lib
+
 flags.DEFINE_string("workdir", None, "Run folder (default: runs/<system>-<preset>[-<variant>...]).")
 flags.DEFINE_enum(
     "mode",
@@ -21,6 +24,7 @@ flags.DEFINE_enum(
     ["train", "eval", "train_and_eval"],
     "Train, evaluate the newest checkpoint, or both (default).",
 )
+flags.DEFINE_bool("print_config", False, "Print the resolved config as JSON and exit.")
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for several processes started by hand.")
 flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
 flags.DEFINE_integer("process_id", None, "Number of this process, from 0, with --coordinator.")
@@ -32,10 +36,13 @@ def main(config: ConfigDict) -> int:
     Args:
         config: the resolved config.
     """
-    # Flags are parsed and a misspelled one is answered before JAX takes its seconds to load.
+    given = flags.FLAGS
+    if given.print_config:
+        print(config_lib.to_json(config))
+        return 0
+    # Imported here because loading JAX takes seconds: a misspelled flag or `--print_config` is answered before.
     from reid_jax.runs import launch
     from reid_jax.runtime import processes
 
-    given = flags.FLAGS
     with processes.session(given.coordinator, given.num_processes, given.process_id):
         return launch.run(config, workdir=given.workdir, mode=given.mode)

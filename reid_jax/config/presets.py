@@ -1,16 +1,19 @@
-"""Shared defaults of every experiment, and the language of presets and variants.
+"""The language of presets and variants, and what the presets of all systems share.
 
-A config file states one system: `recipe()` returns the published recipe on top of `defaults()`, `PRESETS` and
-`VARIANTS` name dictionaries of dotted overrides, and `get_config(argument)` hands all three to `compose`. The argument
-is what stands behind the colon of `--config configs/mfv.py:market1501,mfv_sdfa`: one preset, then any number of
-variants, applied in that order; the command line (`--config.train.epochs=3`) comes last.
+A config file describes one system: `recipe()` returns the published recipe on top of `defaults()`, `PRESETS` and
+`VARIANTS` map names to dotted overrides, and `get_config(argument)` passes all three to `compose`. The argument is the
+text behind the colon of `--config configs/mfv.py:market1501,mfv_sdfa`: a preset, then any number of variants, applied
+in that order; the command line (`--config.train.epochs=3`) comes last. Each entry describes itself in one sentence
+under the key `notes`, which `:help` lists and the config of a run records.
 
 Values are data (numbers, strings, tuples, small dictionaries), so that a config can be printed, saved and compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -29,6 +32,7 @@ DATASETS: dict[str, Overrides] = {**catalog.presets()}
 # pretrained weights a higher rate is needed, warmed up within an epoch.
 DEMO: Overrides = {
     **DATASETS["synthped"],
+    "notes": "A small network from scratch on SynthPed, minutes on two CPU cores.",
     "data.height": 128,
     "data.width": 64,
     "data.augment.pad_crop.pad": 4,
@@ -48,7 +52,7 @@ FEDERATED: Overrides = {
     "train.mode": "joint",
     "fed": {
         "clients": "camera",
-        "client": "",  # of a federation over a network: the one that this machine is, such as camera3
+        "client": "",  # in a federation over a network: the client of this machine, such as camera3
         "num_clients": 8,
         "fraction": 1.0,
         "rounds": 300,
@@ -65,7 +69,7 @@ FEDERATED: Overrides = {
 
 
 class HelpRequested(Exception):
-    """`--config FILE:help`: the message is the text to print."""
+    """Raised for `--config FILE:help`; the message is the text to print."""
 
 
 def compose(
@@ -79,15 +83,15 @@ def compose(
 
     Args:
         argument: text behind the colon of `--config`; empty means the preset `demo`.
-        recipe: the published recipe.
-        presets: by name, dotted overrides; data sets and the small `demo`.
-        variants: by name, dotted overrides; the rows of an ablation table.
+        recipe: returns the published recipe.
+        presets: dotted overrides by name; data sets and the small `demo`.
+        variants: dotted overrides by name; the rows of an ablation table.
 
     Returns:
-        The config, with `preset` and `variants` filled in.
+        The config, with `preset` and `variants` filled in and the sentences of all of them as `notes`.
 
     Raises:
-        UserError: for an unknown preset or variant, or an override of a key that does not exist.
+        UserError: unknown preset or variant, or an override of a key that does not exist.
         HelpRequested: for the argument `help`.
     """
     names = [name.strip() for name in (argument or "demo").split(",") if name.strip()]
@@ -99,23 +103,42 @@ def compose(
     preset, *chosen = names
     if preset not in presets:
         raise errors.unknown("preset", preset, [*presets, *variants])
-    override(config, presets[preset])
     for name in chosen:
         if name not in variants:
             raise errors.unknown("variant", name, variants)
-        override(config, variants[name])
+    applied = [presets[preset], *(variants[name] for name in chosen)]
+    sentences = [config.notes, *(overrides.get("notes", "") for overrides in applied)]
+    for overrides in applied:
+        override(config, overrides)
+    config.notes = " ".join(sentence for sentence in sentences if sentence)
     config.preset, config.variants = preset, tuple(chosen)
     return config
 
 
 def _help_text(system: str, presets: Mapping[str, Overrides], variants: Mapping[str, Overrides]) -> str:
-    lines = [f"{system}: --config configs/{system}.py[:<preset>[,<variant>...]]", "presets:"]
-    lines += [f"  {name}" for name in presets]
-    lines += ["variants:"]
-    lines += [
-        f"  {name:<24} {', '.join(f'{key}={value}' for key, value in variants[name].items())}" for name in variants
-    ]
-    return "\n".join(lines)
+    """Returns names and sentences of presets and variants, wrapped to the width of the terminal."""
+    datasets = {name: overrides for name, overrides in presets.items() if name in DATASETS}
+    small = {name: overrides for name, overrides in presets.items() if name not in DATASETS}
+    groups = (
+        ("presets, small (`demo` is the default):", small),
+        ("presets, the published recipe by data set:", datasets),
+        ("variants, the rows of ablation tables:", variants),
+    )
+    width = shutil.get_terminal_size().columns
+    column = max(len(name) for _, entries in groups for name in entries) + 4
+    lines = [f"{system}: --config configs/{system}.py[:<preset>[,<variant>...]]"]
+    for title, entries in groups:
+        lines += ["", title, *_aligned(entries, column, width)] if entries else []
+    return "\n".join([*lines, "", *textwrap.wrap("--print_config shows the resolved values of a choice.", width)])
+
+
+def _aligned(entries: Mapping[str, Overrides], column: int, width: int) -> Iterator[str]:
+    """Yields lines of names and, from the given column on, their sentences; or their settings where they have none."""
+    for name, overrides in entries.items():
+        sentence = overrides.get("notes") or ", ".join(f"{key}={value}" for key, value in overrides.items())
+        wrapped = textwrap.wrap(sentence, max(width - column, 20), break_on_hyphens=False) or [""]
+        yield (f"  {name}".ljust(column) + wrapped[0]).rstrip()
+        yield from (" " * column + line for line in wrapped[1:])
 
 
 def override(config: ConfigDict, overrides: Overrides) -> None:
@@ -124,7 +147,7 @@ def override(config: ConfigDict, overrides: Overrides) -> None:
     A value of None removes an entry, such as a loss term; a key of a typed section is set back to None.
 
     Raises:
-        UserError: where a key's section does not exist; with what was probably meant.
+        UserError: the section of a key does not exist; the message suggests the nearest key.
     """
     for key, value in overrides.items():
         *path, leaf = key.split(".")

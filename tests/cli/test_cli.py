@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -54,6 +55,29 @@ def test_main_help_lists_presets_and_variants():
     ended = script("main.py", "--config=configs/mfv.py:help")
     assert ended.returncode == 0
     assert {"market1501", "mfv_sdfa", "mfv_release"} <= set(ended.stdout.split())
+
+
+PRINT_CONFIG = """
+import sys
+from reid_jax.cli import app
+sys.argv = ["main.py", "--config=configs/mfv.py:market1501,mfv_sdfa", "--config.train.epochs=3", "--print_config"]
+try:
+    app.run("train")
+except SystemExit as ended:
+    assert "jax" not in sys.modules
+    sys.exit(ended.code)
+"""
+
+
+def test_print_config_shows_the_resolved_values_without_loading_jax():
+    ended = subprocess.run(
+        [sys.executable, "-c", PRINT_CONFIG], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    printed = json.loads(ended.stdout)
+    assert (printed["preset"], printed["variants"]) == ("market1501", ["mfv_sdfa"])
+    assert (printed["train"]["epochs"], printed["model"]["attention"]) == (3.0, "none")
+    assert not (ROOT / "runs" / "mfv-market1501-mfv_sdfa").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pathlib
+import types
 
 import pytest
 
@@ -17,17 +19,21 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "configs").glob("*.py"))
 
 
-def _arguments(path: pathlib.Path) -> list[str]:
-    try:
-        files.load_config(f"{path}:help")
-    except config.HelpRequested as text:
-        listed = str(text).split("variants:")
-        presets = [line.strip() for line in listed[0].splitlines()[2:]]
-        variants = [line.split()[0] for line in listed[1].splitlines() if line.strip()]
-    return ["", *presets, *variants, *(f"market1501,{variant}" for variant in variants)]
+def _module(path: pathlib.Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-CASES = [(path, argument) for path in FILES for argument in _arguments(path)]
+MODULES = {path.stem: _module(path) for path in FILES}
+
+
+def _arguments(module: types.ModuleType) -> list[str]:
+    return ["", *module.PRESETS, *module.VARIANTS, *(f"market1501,{variant}" for variant in module.VARIANTS)]
+
+
+CASES = [(path, argument) for path in FILES for argument in _arguments(MODULES[path.stem])]
 
 
 @pytest.mark.parametrize(("path", "argument"), CASES, ids=[f"{path.stem}:{argument}" for path, argument in CASES])
@@ -71,6 +77,51 @@ def test_variants_apply_in_order_and_none_removes():
     assert built.seed == 3
     assert list(built.losses) == ["ce", "soft"]
     assert built.losses.soft.margin == "soft"
+
+
+def _toy(argument, presets, variants):
+    """Composes a config whose recipe changes nothing but the system's name."""
+
+    def recipe():
+        made = config.defaults()
+        made.system = "toy"
+        return made
+
+    return config.compose(argument, recipe=recipe, presets=presets, variants=variants)
+
+
+def test_notes_join_the_sentences_of_preset_and_variants_in_order():
+    built = _toy(
+        "demo,one,plain,two",
+        {"demo": {"notes": "Small."}},
+        {"two": {"notes": "Second."}, "one": {"notes": "First.", "seed": 3}, "plain": {"seed": 4}},
+    )
+    assert built.notes == "Small. First. Second."
+    assert built.seed == 4
+
+
+def test_notes_leave_the_hash_alone():
+    described = _toy("demo", {"demo": {"notes": "Small.", "seed": 3}}, {})
+    assert config.config_hash(described) == config.config_hash(_toy("demo", {"demo": {"seed": 3}}, {}))
+
+
+def test_help_aligns_and_wraps_the_sentences(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    sentence = "A sentence that is a good deal longer than what is left of the line."
+    presets = {"demo": {"notes": "Small."}, "market1501": {"notes": "Streets."}}
+    with pytest.raises(config.HelpRequested) as raised:
+        _toy("help", presets, {"a_row": {"notes": sentence, "seed": 1}, "unnamed": {"seed": 2}})
+    lines = str(raised.value).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert [line for line in lines if line.startswith("  ") and line[2] != " "] == [
+        "  demo        Small.",
+        "  market1501  Streets.",
+        "  a_row       A sentence that is a good deal longer than",
+        "  unnamed     seed=2",  # without a sentence: its settings
+    ]
+    assert sentence in " ".join(str(raised.value).split())
+    assert lines.index("  demo        Small.") < lines.index("  market1501  Streets.") - 1  # groups of their own
+    assert lines[-1].startswith("--print_config")
 
 
 @pytest.mark.parametrize(
