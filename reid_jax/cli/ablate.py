@@ -14,7 +14,7 @@ import pathlib
 
 from reid_jax import errors
 from reid_jax.cli import command_line
-from reid_jax.runs import ablation
+from reid_jax.runs import ablation, ablation_table
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="0,1,2", help="seeds separated by commas (default: 0,1,2)")
     parser.add_argument(
         "--metrics",
-        default=",".join(ablation.SHOWN),
+        default=",".join(ablation_table.SHOWN),
         help="columns, separated by commas, such as mAP,rank1,corrupted/mAP (with evals.corruption_rounds)",
     )
     parser.add_argument(
@@ -60,13 +60,13 @@ def main(arguments: list[str]) -> int:
     if not given.table:
         ablation.run(plan, jobs=given.jobs)
     metrics = tuple(given.metrics.split(","))
-    records = ablation.collect(plan, metrics)
+    records = ablation_table.collect(plan, metrics)
     results = pathlib.Path(given.results)
-    ablation.write_csv(results / f"{name}.csv", records)
-    (results / f"{name}.md").write_text(ablation.document(plan, records, metrics))
-    print(ablation.markdown(records, metrics))
+    ablation_table.write_csv(results / f"{name}.csv", records)
+    (results / f"{name}.md").write_text(ablation_table.document(plan, records, metrics))
+    print(ablation_table.markdown(records, metrics))
     if plan.pairs:
-        print(ablation.comparison(records, plan.pairs, metrics))
+        print(ablation_table.comparison(records, plan.pairs, metrics))
     return 0
 
 

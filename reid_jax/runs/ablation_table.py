@@ -1,0 +1,224 @@
+"""Tables of ablation runs: a CSV record for each finished run, and markdown with mean and standard deviation.
+
+A table can be written at any time: it contains the runs that are finished.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from reid_jax import errors
+from reid_jax.runs.ablation import Plan
+
+# Scores in every record, and those in the columns of a table by default.
+METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")
+SHOWN = ("mAP", "rank1", "mINP")
+# Training policies that the corruption benchmark allows; rows with any other policy are listed in a separate table.
+RULE_ABIDING = ("none", "augmix", "unknown", "-")
+# Keys of `result.json` that are copied into a record.
+ABOUT = ("parameters", "steps", "train_seconds", "config_hash", "device", "commit")
+# Further keys of a federated run; its steps are rounds.
+COMMUNICATION = ("clients", "clients_per_round", "local_steps_per_round", "bytes_down_per_round", "bytes_up_per_round")
+
+
+def collect(plan: Plan, metrics: Sequence[str] = SHOWN) -> list[dict[str, Any]]:
+    """Returns a record for each finished run: row, seed, scores in [0, 1], parameters, steps, training seconds.
+
+    Baselines that the runs of the first row measured (raw pixels, color histogram, untrained network) come first, as
+    rows with 0 parameters and 0 steps.
+
+    Args:
+        plan: rows, seeds and folders.
+        metrics: scores in addition to `METRICS`, as keys of `result.json` without the data set's name
+            ("corrupted/mAP").
+    """
+    trained: list[dict[str, Any]] = []
+    untrained: list[dict[str, Any]] = []
+    for row, seed, folder in plan.cells():
+        file = folder / "result.json"
+        if not file.is_file():
+            continue
+        result = json.loads(file.read_text())
+        dataset = result["dataset"]
+        cell = {"seed": seed, "dataset": dataset}
+        policy = {"train_corruption": result.get("train_corruption", "unknown")}
+        scores = _scores(result, dataset, metrics)
+        about = {key: result[key] for key in ABOUT}
+        traffic = {key: result[key] for key in COMMUNICATION if key in result}
+        trained.append({"row": row, **cell, **policy, **scores, **about, **traffic})
+        if row == plan.rows[0]:
+            untrained_about = {**about, "parameters": 0, "steps": 0, "train_seconds": 0.0}
+            prefix = f"{dataset}/baseline/"
+            names = dict.fromkeys(key.removeprefix(prefix).split("/")[0] for key in result if key.startswith(prefix))
+            untrained += [
+                {
+                    "row": name,
+                    **cell,
+                    "train_corruption": "-",
+                    **_scores(result, prefix + name, metrics),
+                    **untrained_about,
+                }
+                for name in names
+            ]
+    return untrained + trained
+
+
+def _scores(result: Mapping[str, Any], prefix: str, metrics: Sequence[str]) -> dict[str, float | None]:
+    """Returns `METRICS` and further scores; a further score that the run did not measure is None."""
+    standard = {metric: result[f"{prefix}/{metric}"] for metric in METRICS}
+    return standard | {metric: result.get(f"{prefix}/{metric}") for metric in metrics if metric not in METRICS}
+
+
+def write_csv(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a CSV file with a line for each finished run.
+
+    Raises:
+        UserError: there is no finished run.
+    """
+    if not records:
+        raise errors.UserError("expected at least one finished run for the table, found none; run without --table.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for record in records for key in record)))
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def markdown(records: Sequence[Mapping[str, Any]], metrics: Sequence[str] = SHOWN) -> str:
+    """Returns the table in markdown: rows in the plan's order, mean ± sample standard deviation in per cent.
+
+    If any row was trained on corruptions, a column names them. Rows that were trained on the corruptions of the
+    benchmark's test set are listed in a second table, because they are not comparable with the others.
+    """
+    abiding = [record for record in records if record["train_corruption"] in RULE_ABIDING]
+    others = [record for record in records if record["train_corruption"] not in RULE_ABIDING]
+    policies = any(record["train_corruption"] not in ("none", "unknown", "-") for record in records)
+    tables = [_table(abiding, metrics, policies)] if abiding else []
+    if others:
+        tables.append("Trained on corruptions of the test set; not comparable with the rows above:\n")
+        tables.append(_table(others, metrics, policies))
+    return "\n".join(tables)
+
+
+def _table(records: Sequence[Mapping[str, Any]], metrics: Sequence[str], policies: bool) -> str:
+    """Returns one markdown table; `policies` adds the column of training corruptions."""
+    rows = list(dict.fromkeys(record["row"] for record in records))
+    titles = ["row", "seeds", *(["corruptions in training"] if policies else [])]
+    titles += [*(f"{metric} ({_unit(metric).score})" for metric in metrics), "parameters", "train seconds"]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for row in rows:
+        runs = [record for record in records if record["row"] == row]
+        cells = [f"`{row}`", str(len(runs)), *([runs[0]["train_corruption"]] if policies else [])]
+        cells += [_spread([run[metric] for run in runs], _unit(metric).factor) for metric in metrics]
+        size, seconds = runs[0]["parameters"], statistics.mean(run["train_seconds"] for run in runs)
+        cells += [f"{size:,}", f"{seconds:.0f}"] if runs[0]["steps"] else ["-", "-"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def comparison(
+    records: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[str, str]], metrics: Sequence[str] = SHOWN
+) -> str:
+    """Returns a markdown table of gains, paired by seed: mean ± sample standard deviation of the differences in points.
+
+    Args:
+        records: see `collect`.
+        pairs: (row, baseline); a pair without a common seed is left out.
+        metrics: columns; a last column counts the seeds in which the first metric improved.
+    """
+    runs = {(record["row"], record["seed"]): record for record in records}
+    titles = ["row", "against", "seeds", *(f"{metric} ({_unit(metric).gain})" for metric in metrics)]
+    titles += [f"{metrics[0]} rose in"]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for row, against in pairs:
+        seeds = [seed for name, seed in runs if name == row and (against, seed) in runs]
+        if not seeds:
+            continue
+        gains = {}
+        for metric in metrics:
+            both = [(runs[row, seed][metric], runs[against, seed][metric]) for seed in seeds]
+            gains[metric] = [None if None in pair else pair[0] - pair[1] for pair in both]
+        rose = sum(gain is not None and gain > 0 for gain in gains[metrics[0]])
+        cells = [f"`{row}`", f"`{against}`", str(len(seeds))]
+        cells += [_spread(gains[metric], _unit(metric).factor, "+") for metric in metrics]
+        lines.append(f"| {' | '.join([*cells, f'{rose} of {len(seeds)}'])} |")
+    return "\n".join(lines) + "\n"
+
+
+def communication(records: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a markdown table of the traffic of federated rows, over all clients of a round; "" without such rows."""
+    rows = {record["row"]: record for record in records if "clients" in record}
+    if not rows:
+        return ""
+    titles = ("row", "clients", "in a round", "rounds", "local steps", "MB down", "MB up", "MB in all")
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for row, record in rows.items():
+        down, up = (record[f"bytes_{way}_per_round"] / 1e6 for way in ("down", "up"))
+        counts = [record[key] for key in ("clients", "clients_per_round", "steps", "local_steps_per_round")]
+        cells = [f"`{row}`", *map(str, counts), *(f"{size:,.1f}" for size in (down, up, (down + up) * record["steps"]))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def document(plan: Plan, records: Sequence[Mapping[str, Any]], metrics: Sequence[str] = SHOWN) -> str:
+    """Returns the markdown document of a table: title, provenance, the command that reproduces it, and the tables."""
+    name = pathlib.Path(plan.config).stem
+    command = [f"python scripts/ablate.py --config {plan.config} --preset {plan.preset} --rows {','.join(plan.rows)}"]
+    command += [f"--seeds {','.join(map(str, plan.seeds))}"]
+    command += [f"--metrics {','.join(metrics)}"] if tuple(metrics) != SHOWN else []
+    command += [f"--compare {','.join('='.join(pair) for pair in plan.pairs)}"] if plan.pairs else []
+    command += [f"--override {override.removeprefix('--config.')}" for override in plan.overrides]
+
+    def values(key: str) -> str:
+        return ", ".join(dict.fromkeys(str(record[key]) for record in records))
+
+    parts = [
+        f"# {name}: rows of its ablation table on {values('dataset')}, preset `{plan.preset}`",
+        "",
+        f"Device {values('device')}; commit {values('commit')}. Mean ± standard deviation over seeds. Seconds are",
+        "wall-clock time, possibly on a shared machine. The CSV file of the same name lists every run with its config",
+        "hash.",
+        "",
+        f"    {' '.join(command)}",
+        "",
+        markdown(records, metrics),
+    ]
+    if plan.pairs:
+        parts += ["Paired by seed:\n", comparison(records, plan.pairs, metrics)]
+    if traffic := communication(records):
+        heading = "Traffic of each round, over all its clients; local steps are those of the largest client:"
+        parts.append(f"{heading}\n\n{traffic}")
+    return "\n".join(parts)
+
+
+class _Unit(NamedTuple):
+    """Unit of a score in a table, unit of a difference of two scores, and the factor applied to the stored value."""
+
+    score: str
+    gain: str
+    factor: float
+
+
+def _unit(metric: str) -> _Unit:
+    """Returns decibels for a PSNR, per cent for everything else."""
+    return _Unit("dB", "dB", 1.0) if metric.endswith("psnr") else _Unit("%", "points", 100.0)
+
+
+def _spread(values: Sequence[float | None], factor: float, sign: str = "") -> str:
+    """Returns mean ± sample standard deviation as text; "-" if a run lacks the value.
+
+    Args:
+        values: stored values of the runs.
+        factor: applied to them.
+        sign: "+" shows the sign of positive numbers as well.
+    """
+    shown = [factor * value for value in values if value is not None]
+    if len(shown) < len(values) or not shown:
+        return "-"
+    mean = f"{statistics.mean(shown):{sign}.1f}"
+    return mean if len(shown) == 1 else f"{mean} ± {statistics.stdev(shown):.1f}"

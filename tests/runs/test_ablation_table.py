@@ -1,0 +1,131 @@
+"""Ablation tables: means and deviations, paired gains, baselines, traffic, and the command that writes them."""
+
+import csv
+import json
+
+import pytest
+
+from reid_jax import errors
+from reid_jax.cli import ablate
+from reid_jax.runs import ablation, ablation_table
+from tests.helpers.ablation_runs import calls, plan
+
+
+def test_the_table_has_mean_and_sample_deviation(ablation_folder):
+    ablation.run(plan(ablation_folder, rows=("a", "full"), seeds=(0, 1, 2)))
+    (ablation_folder / "a" / "seed2" / "result.json").unlink()
+    (ablation_folder / "a" / "seed1" / "result.json").unlink()
+    records = ablation_table.collect(plan(ablation_folder, rows=("a", "full"), seeds=(0, 1, 2)))
+    lines = ablation_table.markdown(records).splitlines()
+    assert lines[0].startswith("| row | seeds | mAP (%) |")
+    # One run has no spread; 50, 51, 52 have a sample deviation of 1.
+    assert lines[2] == "| `a` | 1 | 60.0 | 60.0 | 60.0 | 1,234,567 | 12 |"
+    assert lines[3] == "| `full` | 3 | 51.0 ± 1.0 | 51.0 ± 1.0 | 51.0 ± 1.0 | 1,234,567 | 12 |"
+    assert len(lines) == 4
+
+
+def test_gains_are_paired_by_seed(ablation_folder):
+    rows = plan(ablation_folder, rows=("full", "a", "a+b"), seeds=(0, 1, 2), pairs=(("a+b", "full"), ("full", "a")))
+    ablation.run(rows)
+    # Only seeds of both rows count; scores are 0.5 + 0.1 for each variant + 0.01 seed.
+    (ablation_folder / "full" / "seed1" / "result.json").unlink()
+    records = ablation_table.collect(rows)
+    records[0]["mAP"] = 0.4  # full, seed 0
+    lines = ablation_table.comparison(records, rows.pairs).splitlines()
+    assert lines[2:] == [
+        "| `a+b` | `full` | 2 | +25.0 ± 7.1 | +20.0 ± 0.0 | +20.0 ± 0.0 | 2 of 2 |",
+        "| `full` | `a` | 2 | -15.0 ± 7.1 | -10.0 ± 0.0 | -10.0 ± 0.0 | 0 of 2 |",
+    ]
+    written = ablation_table.document(rows, records)
+    assert "--compare a+b=full,full=a" in written
+    assert written.endswith("\n".join(lines) + "\n")
+    with pytest.raises(errors.UserError, match="row to compare"):
+        plan(ablation_folder, pairs=(("c", "full"),))
+
+
+def test_the_command_writes_csv_and_markdown(ablation_folder, tmp_path, capsys):
+    arguments = [
+        "--config=configs/toy.py",
+        "--rows=full,a",
+        "--seeds=0,1",
+        f"--workdir={ablation_folder}",
+        f"--results={tmp_path / 'results'}",
+        "--override=train.epochs=3",
+    ]
+    with pytest.raises(errors.UserError, match="at least one finished run"):
+        ablate.main([*arguments, "--table"])
+    assert not (tmp_path / "results").exists()
+    ablate.main(arguments)
+    assert len(calls(ablation_folder)) == 4
+    with open(tmp_path / "results" / "toy.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["row"], row["seed"]) for row in rows] == [("full", "0"), ("a", "0"), ("full", "1"), ("a", "1")]
+    assert float(rows[1]["mAP"]) == pytest.approx(0.6)
+    written = (tmp_path / "results" / "toy.md").read_text()
+    assert "python scripts/ablate.py --config " in written
+    table = written[written.index("| row") :].rstrip()
+    assert "| `full` | 2 | 50.5 ± 0.7 |" in table
+    assert table in capsys.readouterr().out
+    ablate.main([*arguments, "--table"])
+    assert len(calls(ablation_folder)) == 4
+
+
+def test_baselines_are_listed_first_and_once(ablation_folder):
+    rows = plan(ablation_folder)
+    ablation.run(rows)
+    for _, _, folder in rows.cells():
+        file = folder / "result.json"
+        names = ("mAP", "rank1", "rank5", "rank10", "mINP")
+        measured = {f"toy/baseline/raw_pixels/{name}": 0.25 for name in names}
+        file.write_text(json.dumps(json.loads(file.read_text()) | measured))
+    records = ablation_table.collect(rows)
+    assert [record["row"] for record in records[:3]] == ["raw_pixels", "raw_pixels", "full"]
+    assert "| `raw_pixels` | 2 | 25.0 ± 0.0 | 25.0 ± 0.0 | 25.0 ± 0.0 | - | - |" in ablation_table.markdown(records)
+
+
+def test_federated_rows_report_their_traffic(ablation_folder, tmp_path):
+    rows = plan(ablation_folder, rows=("full", "a"), seeds=(0,))
+    ablation.run(rows)
+    assert "MB" not in ablation_table.document(rows, ablation_table.collect(rows))
+    file = ablation_folder / "a" / "seed0" / "result.json"
+    traffic = dict(zip(ablation_table.COMMUNICATION, (6, 3, 12, 2_500_000, 1_500_000), strict=True))
+    file.write_text(json.dumps(json.loads(file.read_text()) | traffic))
+    records = ablation_table.collect(rows)
+    text = ablation_table.document(rows, records)
+    assert "| `a` | 6 | 3 | 30 | 12 | 2.5 | 1.5 | 120.0 |" in text
+    assert text.count("MB in all") == 1
+    ablation_table.write_csv(tmp_path / "table.csv", records)
+    full, federated = csv.DictReader((tmp_path / "table.csv").read_text().splitlines())
+    assert (full["clients"], federated["clients"]) == ("", "6")
+
+
+def test_psnr_is_shown_in_decibels(ablation_folder):
+    rows = plan(ablation_folder, rows=("full",), seeds=(0,))
+    ablation.run(rows)
+    file = ablation_folder / "full" / "seed0" / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"toy/reconstruction/psnr": 16.02}))
+    metrics = ("mAP", "reconstruction/psnr")
+    text = ablation_table.markdown(ablation_table.collect(rows, metrics), metrics)
+    assert "| mAP (%) | reconstruction/psnr (dB) |" in text
+    assert "| 50.0 | 16.0 |" in text
+
+
+def test_rows_trained_on_the_test_corruptions_are_listed_separately(ablation_folder):
+    rows = plan(ablation_folder, rows=("full", "a", "b"), seeds=(0, 1))
+    ablation.run(rows)
+    policies = {"full": "none", "a": "augmix", "b": "all20"}
+    for row, seed, folder in rows.cells():
+        result = json.loads((folder / "result.json").read_text()) | {"train_corruption": policies[row]}
+        result |= {"toy/corrupted/mAP": 0.2 + 0.02 * seed} if row != "full" else {}
+        (folder / "result.json").write_text(json.dumps(result))
+    columns = ("mAP", "corrupted/mAP")
+    records = ablation_table.collect(rows, columns)
+    assert {record["row"]: record["train_corruption"] for record in records} == policies
+    clean, heading, dirty = ablation_table.markdown(records, columns).split("\n\n")
+    assert clean.startswith("| row | seeds | corruptions in training | mAP (%) | corrupted/mAP (%) |")
+    assert "| `full` | 2 | none | 50.5 ± 0.7 | - |" in clean
+    assert "| `a` | 2 | augmix | 60.5 ± 0.7 | 21.0 ± 1.4 |" in clean
+    assert "not comparable" in heading
+    assert "| `b` | 2 | all20 | 60.5 ± 0.7 | 21.0 ± 1.4 |" in dirty
+    assert "`b`" not in clean
+    assert "--metrics mAP,corrupted/mAP" in ablation_table.document(rows, records, columns)
