@@ -1,0 +1,5 @@
+"""The training loop and the compiled train step.
+
+`loop` is the training loop, `step` the train step, `objective` the loss of a batch, and `state` the train state;
+`optimizer`, `schedules` and `extras` define the update. `checkpoints` and `metrics` write to the run folder.
+"""

@@ -1,0 +1,5 @@
+"""Published weights and their conversion.
+
+`zoo` lists models by name, `convert` maps parameter names and reports every key, and `torch_files` reads weights files
+without running code from them.
+"""
