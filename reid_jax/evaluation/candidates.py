@@ -1,4 +1,4 @@
-"""Which gallery images can be right or must be left out for each query, cut into blocks of queries."""
+"""Candidates of each query: the gallery images of its identity, correct or left out, in blocks of queries."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from reid_jax.evaluation import distance_blocks
 
 
 class Tile(NamedTuple):
-    """Some queries with the gallery rows of their identities; P such rows at most, padded with -1.
+    """A block of queries with the gallery rows of their identities; P such rows at most, padded with -1.
 
     Attributes:
         rows: [n] positions of the queries, n at most the block size c.
-        ids: [c] their identities.
+        ids: [c] identities of the queries.
         places: [P, c] gallery rows of the same identity, in gallery order.
-        relevant: [P, c] which of them are correct answers (the rest is of the same camera).
+        relevant: [P, c] whether a row is a correct answer (the others are of the same camera, or padding).
     """
 
     rows: np.ndarray
@@ -31,7 +31,7 @@ class Tile(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Which gallery rows share each query's identity."""
+    """The gallery rows of each query's identity."""
 
     query_ids: np.ndarray
     gallery_ids: np.ndarray
@@ -40,7 +40,7 @@ class Table:
     same_camera_filter: bool
     order: np.ndarray  # gallery rows sorted by identity, in gallery order within one
     start: np.ndarray  # [Q] where the query's identity begins in `order`
-    size: np.ndarray  # [Q] how many rows it has there
+    size: np.ndarray  # [Q] number of its rows there
 
     @classmethod
     def build(
@@ -51,6 +51,11 @@ class Table:
         gallery_cams: np.ndarray,
         same_camera_filter: bool,
     ) -> Table:
+        """Returns the table of queries [Q] and a gallery [G].
+
+        Raises:
+            UserError: there is no query, no gallery image, or not one camera per image.
+        """
         query_ids, gallery_ids, query_cams, gallery_cams = (
             np.asarray(array).astype(np.int32) for array in (query_ids, gallery_ids, query_cams, gallery_cams)
         )
@@ -71,7 +76,7 @@ class Table:
         return cls(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter, order, start, size)
 
     def tiles(self, block: int) -> Iterator[Tile]:
-        """Queries with candidates, in blocks of similar candidate counts; neighbors share identities."""
+        """Yields the queries with candidates, in blocks of similar numbers of candidates and of the same identities."""
         rows = np.lexsort((self.query_ids, self.size))
         rows = rows[self.size[rows] > 0]
         for begin in range(0, len(rows), block):

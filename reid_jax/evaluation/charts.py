@@ -1,4 +1,4 @@
-"""Small charts as inline SVG, drawn by hand so that a report needs nothing but a browser."""
+"""Small charts as inline SVG, so that a page of ranked lists needs nothing but a browser."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _frame(content: str, title: str) -> str:
 
 
 def cmc_curve(cmc: np.ndarray) -> str:
-    """Share of queries with a correct image within the first k, k on a logarithmic axis.
+    """Returns the chart of the share of queries with a correct image within the first k, k on a logarithmic axis.
 
     Args:
         cmc: [max_rank] fractions.
@@ -61,7 +61,7 @@ def cmc_curve(cmc: np.ndarray) -> str:
 
 
 def ap_histogram(ap: np.ndarray, bins: int = 20) -> str:
-    """How average precision is spread over the queries.
+    """Returns the histogram of average precision over the queries.
 
     Args:
         ap: [Q] fractions, NaN for queries that are not scored.

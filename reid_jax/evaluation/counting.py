@@ -1,9 +1,10 @@
-"""Counting, by compiled programs, the gallery images that come before each candidate of each query.
+"""Number of gallery images before each candidate of each query, counted by compiled programs.
 
 The rank of a correct image is the number of images before it. Candidates (gallery images of the query's identity) are
-few, so their distances, the thresholds, are computed first; then the distances to the whole gallery stream by in
-tiles, are compared with the thresholds, and only the counts stay. No distance matrix, no sort. Counts are integers,
-hence the same for every block size and every number of devices.
+few, so their distances, the thresholds, are computed first; then the distances to the whole gallery are computed tile
+by tile and compared with the thresholds, and only the counts are kept. No distance matrix, no sort. Counts are
+integers, hence the same for every block size and every number of devices. `_add_counts` applies the tie rule, which
+`ranking` states.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ _NOT_FINITE = -(2**24)  # count of a query with a NaN among its distances; no nu
 
 
 def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    return bool(jax.default_backend() == "cpu")
 
 
 def is_wide(tile: candidates.Tile) -> bool:
-    """Whether `counts_by_sorting` is the way for this tile: identities with very many images."""
-    return tile.places.shape[0] > _WIDEST
+    """Returns whether `counts_by_sorting` is the faster way for a tile: identities with very many images."""
+    return len(tile.places) > _WIDEST
 
 
 # ---- thresholds
@@ -44,10 +45,11 @@ def is_wide(tile: candidates.Tile) -> bool:
 def thresholds(
     tiles: Sequence[candidates.Tile], query: distance_blocks.Side, gallery: distance_blocks.Side, gallery_block: int
 ) -> list[np.ndarray]:
-    """Distances [P, c] of every tile's candidates.
+    """Returns the distances [P, c] of every tile's candidates.
 
-    A block of queries is multiplied with the union of its candidates, then each query takes its own. The shapes are
-    those of the stream: with another shape the device may sum in another order, and ties would fall by chance.
+    The distances of a block of queries to the union of its candidates are computed, then each query takes its own. The
+    shapes are those of `stream_counts`: with another shape the device may sum in another order, and ties would be
+    broken by rounding.
     """
     out = []
     for tile in tiles:
@@ -76,10 +78,10 @@ def _add_counts(
     tile: tuple[Array, Array, Array],
     on_cpu: bool,
 ) -> Array:
-    """Adds to `counts` [P, c] the rows of `values` [g, c] that come before the thresholds.
+    """Returns `counts` [P, c] plus the number of rows of `values` [g, c] that come before the thresholds.
 
-    Rows of the query's own identity and padding (index -1) never count. A row of an equal distance comes before when
-    its gallery index is lower: it is compared with the next larger float32.
+    Rows of the query's own identity and padding (index -1) never count. The tie rule: a row of equal distance comes
+    before a candidate when its gallery index is lower; such a row is compared with the next larger float32.
 
     Args:
         counts: [P, c] int32.
@@ -87,7 +89,7 @@ def _add_counts(
         gallery_ids: [g] identities.
         gallery_index: [g] places in the gallery, -1 for padding.
         tile: identities of the queries [c], candidates [P, c] and their thresholds [P, c].
-        on_cpu: which of two formulations is the faster.
+        on_cpu: selects the faster of two formulations.
     """
     query_ids, index, threshold = tile
     other = (gallery_ids[:, None] != query_ids[None, :]) & (gallery_index >= 0)[:, None]
@@ -144,7 +146,7 @@ def _count_chunk(
 
 @functools.lru_cache(maxsize=8)
 def _counter(on_cpu: bool, mesh: Mesh | None) -> Callable[..., Array]:
-    """The compiled `_count_chunk` of one platform and mesh."""
+    """Returns the compiled `_count_chunk` of a platform and mesh."""
     if mesh is None:
         return jax.jit(functools.partial(_count_chunk, on_cpu=on_cpu, axis=None), donate_argnums=0)
     axis = mesh.axis_names[0]
@@ -160,26 +162,26 @@ def _counter(on_cpu: bool, mesh: Mesh | None) -> Callable[..., Array]:
 
 
 def _chunks(gallery: distance_blocks.Side, gallery_ids: np.ndarray, block: int, mesh: Mesh | None) -> Iterator[_Chunk]:
-    """Cuts the gallery into equal buffers, dealt tile by tile to the devices."""
+    """Yields the gallery in equal buffers, whose tiles are dealt to the devices in turn."""
     devices = 1 if mesh is None else mesh.size
     tiles = -(-gallery.num_rows // block)
     fitting = max(1, _CHUNK_BYTES // (gallery.row_bytes * block))
     # Powers of two, so that galleries of similar sizes share a compiled program.
     per_device = min(1 << (fitting.bit_length() - 1), distance_blocks.power_of_two(-(-tiles // devices)))
-    held = per_device * devices
+    tiles_at_once = per_device * devices
 
     def deal(array: np.ndarray) -> np.ndarray:
         shaped = array.reshape(per_device, devices, block, *array.shape[1:])
-        return np.moveaxis(shaped, 1, 0).reshape(held, block, *array.shape[1:])
+        return np.moveaxis(shaped, 1, 0).reshape(tiles_at_once, block, *array.shape[1:])
 
-    for first in range(0, tiles, held):
-        rows = slice(first * block, min((first + held) * block, gallery.num_rows))
+    for first in range(0, tiles, tiles_at_once):
+        rows = slice(first * block, min((first + tiles_at_once) * block, gallery.num_rows))
         places = np.arange(rows.start, rows.stop, dtype=np.int32)
         present = -(-len(places) // block)
         chunk = _Chunk(
-            gallery.take(rows).pad(held * block).map(deal),
-            deal(distance_blocks.pad_rows(gallery_ids[rows], held * block)),
-            deal(distance_blocks.pad_rows(places, held * block, -1)),
+            gallery.take(rows).pad(tiles_at_once * block).map(deal),
+            deal(distance_blocks.pad_rows(gallery_ids[rows], tiles_at_once * block)),
+            deal(distance_blocks.pad_rows(places, tiles_at_once * block, -1)),
             np.asarray([len(range(device, present, devices)) for device in range(devices)], np.int32),
         )
         yield jax.device_put(chunk, None if mesh is None else NamedSharding(mesh, PartitionSpec(mesh.axis_names[0])))
@@ -194,7 +196,11 @@ def stream_counts(
     gallery_block: int,
     mesh: Mesh | None,
 ) -> list[np.ndarray]:
-    """For every tile [P, c]: gallery rows of other identities before each candidate."""
+    """Returns for every tile [P, c] the number of gallery rows of other identities before each candidate.
+
+    Raises:
+        UserError: an own metric gave NaN or infinity.
+    """
     counter = _counter(_on_cpu(), mesh)
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
@@ -206,7 +212,7 @@ def stream_counts(
         for number, tile in enumerate(tiles):
             side = put(query.take(tile.rows).pad(len(tile.ids)))
             counts[number] = counter(counts[number], chunk, side, put((tile.ids, tile.places, threshold[number])))
-        jax.block_until_ready(counts)  # before the next chunk takes its place in memory
+        jax.block_until_ready(counts)  # before the next chunk replaces it in memory
     found = [np.asarray(count) for count in counts]
     if query.measure is not None and any((count[:, : len(tile.rows)] < 0).any() for count, tile in zip(found, tiles)):
         raise own_metrics.not_finite(query.measure)
@@ -229,7 +235,7 @@ def _count_given(
 def counts_from_matrix(
     tile: candidates.Tile, rows: np.ndarray, gallery_ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Thresholds and counts [P, c] of one tile from its rows of a distance matrix.
+    """Returns thresholds and counts [P, c] of a tile from its rows of a distance matrix.
 
     Args:
         tile: n queries, padded to c.
@@ -261,7 +267,7 @@ def counts_from_matrix(
 def counts_by_sorting(
     tile: candidates.Tile, distance_rows: Callable[[np.ndarray], np.ndarray], gallery_ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Thresholds and counts [P, c] by sorting each query's distances on the host.
+    """Returns thresholds and counts [P, c] of a tile by sorting each query's distances on the host.
 
     Args:
         tile: n queries, padded to c.

@@ -232,7 +232,9 @@ def _slots(rows: Side, columns: Side, measure: own_metrics.Measure | None) -> Ar
             distance = jnp.where(both > 0, measure(x, y), 0.0)
         return (total + both * distance, weight + both), None
 
-    arrays = [array for side in (rows, columns) for array in (side.features, side.squares, side.visibility)]
+    arrays: list[Array] = [
+        array for side in (rows, columns) for array in (side.features, side.squares, side.visibility)
+    ]
     by_slot = [jnp.moveaxis(array, 1, 0) for array in arrays]
     zeros = jnp.zeros((rows.features.shape[0], columns.features.shape[0]), jnp.float32)
     (total, weight), _ = lax.scan(add, (zeros, zeros), tuple(by_slot))
@@ -396,7 +398,7 @@ def nearest(
     Args:
         query: Q rows from `prepare`.
         gallery: G rows from `prepare`.
-        k: how many, at most G.
+        k: number of neighbors, at most G.
         query_block: queries per program call.
         gallery_block: gallery rows per program call.
         mesh: devices to spread the queries over.

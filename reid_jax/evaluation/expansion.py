@@ -1,4 +1,4 @@
-"""Query expansion: a query joined with its nearest gallery images becomes a better query.
+"""Query expansion: each query is replaced by a mean of itself and its nearest gallery images.
 
 References:
     Chum et al., "Total Recall", ICCV 2007 (average query expansion).
@@ -24,14 +24,16 @@ def expand_queries(
     metric: str | None = None,
     gallery_too: bool = False,
 ) -> FeatureSet:
-    """Replaces every query by a mean of itself and its nearest gallery images; identities are never looked at.
+    """Returns a feature set whose queries are means of themselves and their nearest gallery images.
+
+    Identities are not used.
 
     Args:
-        feature_set: descriptors; junk is dropped first, so that nothing is learned from it.
-        neighbors: gallery images that join a query.
-        alpha: None weighs all alike; else an image counts with its cosine similarity (at least 0) to the power alpha.
-        metric: by which neighbors are found and, for "cosine", brought to unit length before the mean.
-        gallery_too: expand the gallery in the same way, from itself (database-side augmentation).
+        feature_set: descriptors; junk is removed first, so that it has no influence.
+        neighbors: number of gallery images in the mean.
+        alpha: exponent of the weights, which are cosine similarities (at least 0); None gives all the same weight.
+        metric: distance of the neighbor search; for "cosine" the mean is taken of unit vectors.
+        gallery_too: expand the gallery from itself in the same way (database-side augmentation).
 
     Returns:
         A feature set with new features of the same shape.
@@ -47,7 +49,7 @@ def expand_queries(
             f"{neighbors}: choose another number."
         )
     if alpha is not None and alpha < 0:
-        raise errors.UserError(f"alpha must not be negative, but it is {alpha}: 0 weighs all neighbors alike.")
+        raise errors.UserError(f"alpha must not be negative, but it is {alpha}: 0 gives all neighbors the same weight.")
     query = distance_blocks.prepare(feature_set.query_features, metric, feature_set.query_visibility)
     gallery = distance_blocks.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility)
     near = distance_blocks.nearest(query, gallery, neighbors).rows
@@ -76,8 +78,8 @@ def _mean(
         everything = np.concatenate([own, others], axis=1)
         weight = weight.reshape(weight.shape + (1,) * (everything.ndim - 2))
         if side.visibility is not None and gallery.visibility is not None:
-            # A slot takes nothing from images that hide it; a slot nobody shows stays as it is.
+            # Images that hide a slot do not contribute to it; a slot hidden in all of them stays as it is.
             seen = np.concatenate([side.visibility[rows][:, None], gallery.visibility[near[rows]]], axis=1)
             weight = weight * np.where(seen.sum(axis=1, keepdims=True) > 0, seen, seen + 1)[..., None]
         out[rows] = (weight * everything).sum(axis=1) / weight.sum(axis=1)
-    return out
+    return np.asarray(out)

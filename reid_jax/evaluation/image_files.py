@@ -1,4 +1,4 @@
-"""Finds the image files that the names of a features file stand for."""
+"""Image files of a features file, found in a folder by the names in it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
 class ImageFiles:
-    """Loads images of a feature set from a folder by path or, failing that, by file name."""
+    """Loads images of a feature set from a folder, by path or else by file name."""
 
     def __init__(self, root: str | pathlib.Path, feature_set: FeatureSet) -> None:
-        """Args:
-        root: folder that holds the images at any depth.
-        feature_set: whose names are looked up.
+        """Looks up every image.
+
+        Args:
+            root: folder with the images, at any depth.
+            feature_set: its names are looked up.
 
         Raises:
             UserError: the folder is missing, or an image of the set is not in it.
         """
         self._root = pathlib.Path(root)
         if not self._root.is_dir():
-            raise errors.UserError(f"there is no folder {root} to take the images from: give the one that holds them.")
+            raise errors.UserError(f"there is no folder {root}: name the folder with the images.")
         found: dict[str, list[pathlib.Path]] = {}
         for path in sorted(self._root.rglob("*")):
             if path.suffix.lower() in _SUFFIXES:
@@ -43,12 +45,12 @@ class ImageFiles:
         matches = found.get(pathlib.PurePath(name).name, [])
         if not matches:
             raise errors.UserError(
-                f"{name} ({side}) is not in {self._root}: give the folder the features were made from."
+                f"{name} ({side}) is not in {self._root}: name the folder that the features were extracted from."
             )
         # Benchmarks keep queries in a folder of that name, and may repeat them elsewhere.
         return min(matches, key=lambda path: ("query" in path.parent.name) != (side == "query"))
 
     def __call__(self, side: str, row: int) -> np.ndarray:
-        """The image [H, W, 3] uint8."""
+        """Returns the image of a row of "query" or "gallery", [H, W, 3] uint8."""
         with Image.open(self._paths[side][row]) as image:
             return np.asarray(image.convert("RGB"))

@@ -1,4 +1,4 @@
-"""How well hidden patches were drawn: PSNR beside that of a plain fill, and a sheet of pictures to look at."""
+"""Quality of reconstructed patches: PSNR, compared with a plain fill, and a sheet of pictures."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _TRIPLES = 4  # people side by side
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruction:
-    """Pictures with hidden patches, and what was drawn in their place.
+    """Images with hidden patches and their reconstructions.
 
     Attributes:
-        seen: [N, H, W, 3] float in [0, 1], what the model saw.
-        drawn: [N, H, W, 3] what it drew, everywhere; values outside [0, 1] are cut off.
-        true: [N, H, W, 3] the undamaged pictures.
+        seen: [N, H, W, 3] float in [0, 1], the input of the model.
+        drawn: [N, H, W, 3] its output, everywhere; values outside [0, 1] are clipped.
+        true: [N, H, W, 3] the original images.
         mask: [N, H, W] bool, pixels of the hidden patches.
-        comparable: False where the model drew local contrast only, so that brightness and scale were taken from the
-            true picture; PSNR would then be too good.
+        comparable: False where the model reconstructs local contrast only and brightness and scale come from the
+            original image; PSNR would then be too high.
     """
 
     seen: np.ndarray
@@ -34,17 +34,17 @@ class Reconstruction:
     comparable: bool = True
 
     def completed(self) -> np.ndarray:
-        """The true pictures with the drawing in the hidden places, [N, H, W, 3] in [0, 1]."""
+        """Returns the original images with the reconstruction in the hidden patches, [N, H, W, 3] in [0, 1]."""
         return np.where(self.mask[..., None], np.clip(self.drawn, 0.0, 1.0), self.true)
 
     def filled(self) -> np.ndarray:
-        """The same with the mean color of each picture's visible pixels."""
+        """Returns the original images with the mean color of the visible pixels in the hidden patches."""
         visible = ~self.mask[..., None]
         color = np.sum(self.true * visible, axis=(1, 2)) / np.maximum(visible.sum(axis=(1, 2)), 1)
         return np.where(visible, self.true, color[:, None, None])
 
     def scores(self) -> dict[str, float]:
-        """PSNR in decibels of the drawing and of the mean color, over all hidden pixels; empty if not comparable."""
+        """Returns PSNR (dB) of the reconstruction and of the mean color over hidden pixels; empty if not comparable."""
         if not self.comparable or not self.mask.any():
             return {}
         return {
@@ -53,7 +53,7 @@ class Reconstruction:
         }
 
     def sheet(self, people: int = 16) -> np.ndarray:
-        """Of the first people, side by side: seen, completed, true. uint8 [h, w, 3]."""
+        """Returns a sheet uint8 [h, w, 3]: of the first people the input, the completed and the original image."""
         people = min(people, len(self.true))
         height, width = self.true.shape[1:3]
         across = min(_TRIPLES, people)
@@ -74,7 +74,7 @@ class Reconstruction:
 
 
 def psnr(drawn: np.ndarray, true: np.ndarray, mask: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in decibels, over the masked pixels of all pictures together.
+    """Returns the peak signal-to-noise ratio in decibels over the masked pixels of all images together.
 
     Args:
         drawn: [N, H, W, 3] in [0, 1].
@@ -82,7 +82,7 @@ def psnr(drawn: np.ndarray, true: np.ndarray, mask: np.ndarray) -> float:
         mask: [N, H, W] bool, not empty.
 
     Returns:
-        `-10 log10(mean squared error)`; infinity for equal pictures.
+        `-10 log10(mean squared error)`; infinity for equal images.
     """
     error = np.mean(np.square(drawn[mask].astype(np.float64) - true[mask].astype(np.float64)))
     return float("inf") if error == 0 else float(-10.0 * np.log10(error))

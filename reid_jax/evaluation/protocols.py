@@ -1,4 +1,4 @@
-"""Protocols with chance in them: many seeded draws, mean and spread."""
+"""Protocols with random galleries: seeded draws, mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class SingleShotResult:
         cmc: [max_rank] mean over the draws.
         cmc_std: [max_rank] standard deviation over the draws.
         mean_reciprocal_rank: mean over queries and draws of 1 / rank; with one correct image this is mAP.
-        draws: number of draws.
-        num_query: scored queries.
-        num_query_without_match: queries left out.
+        draws: number of random galleries.
+        num_query: number of scored queries.
+        num_query_without_match: number of queries left out.
     """
 
     cmc: np.ndarray
@@ -34,7 +34,7 @@ class SingleShotResult:
     num_query_without_match: int
 
     def as_dict(self, prefix: str = "") -> dict[str, float | int]:
-        """`<prefix>/rank1`, `rank1_std`, ..."""
+        """Returns the scores by name: `<prefix>/rank1`, `rank1_std`, ..."""
         values: dict[str, float | int] = {"mean_reciprocal_rank": self.mean_reciprocal_rank, "draws": self.draws}
         for rank in (1, 5, 10, 20):
             if rank <= len(self.cmc):
@@ -52,19 +52,19 @@ def single_gallery_shot(
     max_rank: int = 50,
     query_block: int = 256,
 ) -> SingleShotResult:
-    """The classic CUHK03 protocol: every draw keeps one random gallery image of each identity.
+    """Returns the scores of the classic CUHK03 protocol: each draw keeps one random gallery image per identity.
 
-    A draw is shared by all queries, save that a query's own identity is drawn among the images it may be compared
-    with (another camera), separately for each query. Junk is left out.
+    All queries share a draw, except that the image of the query's own identity is drawn for each query among those it
+    may be compared with (another camera). Junk is left out.
 
     Args:
         feature_set: descriptors, identities and cameras.
-        metric: "euclidean" or "cosine"; None takes what the features were made for.
+        metric: "euclidean", "cosine" or the path of a function; None takes what the features were made for.
         draws: number of random galleries.
-        seed: of the draws; the result depends on nothing else.
+        seed: of the draws.
         same_camera_filter: leave out gallery images of the query's identity and camera.
         max_rank: length of the CMC curve.
-        query_block: queries whose distances are in memory at a time.
+        query_block: number of queries whose distances are in memory at a time.
 
     Raises:
         UserError: no query has a correct gallery image.
@@ -81,7 +81,7 @@ def single_gallery_shot(
     generator = np.random.default_rng(seed)
     ids = np.unique(feature_set.gallery_ids)
     shots = np.stack([_one_of_each(feature_set.gallery_ids, generator) for _ in range(draws)])  # [draws, ids]
-    luck = generator.random((feature_set.num_query, draws))
+    uniform = generator.random((feature_set.num_query, draws))
     ranks = np.full((feature_set.num_query, draws), -1, np.int64)
     for first in range(0, feature_set.num_query, query_block):
         rows = np.arange(first, min(first + query_block, feature_set.num_query))
@@ -91,10 +91,10 @@ def single_gallery_shot(
             camera = feature_set.query_cams[row]
             if same_camera_filter and camera != UNKNOWN_CAMERA:
                 same &= feature_set.gallery_cams != camera
-            mine = np.flatnonzero(same)
-            if not len(mine):
+            correct = np.flatnonzero(same)
+            if not len(correct):
                 continue
-            own = mine[(luck[row] * len(mine)).astype(int)]  # [draws]
+            own = correct[(uniform[row] * len(correct)).astype(int)]  # [draws]
             others = shots[:, ids != feature_set.query_ids[row]]
             before = (values[others] < values[own][:, None]) | (
                 (values[others] == values[own][:, None]) & (others < own[:, None])
@@ -113,7 +113,7 @@ def single_gallery_shot(
 
 
 def _one_of_each(ids: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """One random row of each identity, in order of the identities."""
+    """Returns a random row of each identity, in order of the identities."""
     order = np.lexsort((generator.random(len(ids)), ids))
     first = np.flatnonzero(np.append(True, np.diff(ids[order]) != 0))
     return order[first]
@@ -122,17 +122,17 @@ def _one_of_each(ids: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 def repeated_rounds(
     feature_set: FeatureSet, *, rounds: int = 10, shots: int = 1, seed: int = 0, **options: Any
 ) -> list[ranking.RankingResult]:
-    """Ranks against random galleries with `shots` images of each identity and camera (10-round protocols).
+    """Returns the scores against random galleries of `shots` images per identity and camera (10-round protocols).
 
     Args:
         feature_set: descriptors, identities and cameras.
         rounds: number of random galleries.
-        shots: images kept of each identity in each camera; fewer where there are fewer.
+        shots: images per identity and camera; fewer where there are fewer.
         seed: of the draws.
         **options: of `ranking.evaluate`.
 
     Returns:
-        One result per round; `mean_and_spread` sums them up.
+        One result per round; `mean_and_spread` summarizes them.
     """
     if rounds < 1 or shots < 1:
         raise errors.UserError(f"rounds and shots must be at least 1, but they are {rounds} and {shots}.")
@@ -151,10 +151,10 @@ def repeated_rounds(
 
 
 def mean_and_spread(results: Sequence[ranking.RankingResult], prefix: str = "") -> dict[str, float | int]:
-    """Mean and standard deviation of every score: `<prefix>/mAP`, `<prefix>/mAP_std`, ..., `<prefix>/rounds`."""
+    """Returns the mean and standard deviation of every score: `<prefix>/mAP`, `<prefix>/mAP_std`, ..., `rounds`."""
     scores = [result.scores() for result in results]
     values: dict[str, float | int] = {"rounds": len(results)}
     for key in scores[0]:
-        column = np.asarray([one[key] for one in scores])
+        column = np.asarray([score[key] for score in scores])
         values |= {key: float(column.mean()), f"{key}_std": float(column.std())}
     return {f"{prefix}/{key}" if prefix else key: value for key, value in values.items()}

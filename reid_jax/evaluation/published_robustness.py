@@ -1,4 +1,4 @@
-"""Published scores under the twenty corruptions, to stand beside measured ones.
+"""Published scores under the twenty corruptions, for comparison with measured ones.
 
 Sources: the results tables and the leaderboards in the README of the benchmark's code (Chen, Wang and Zheng, NeurIPS
 2021 Datasets and Benchmarks, arXiv 2111.00880), and the article of CFAT. The README's two Market-1501 tables differ for
@@ -16,7 +16,7 @@ Scores = tuple[float, float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """One published row, in per cent.
+    """A published row, in per cent.
 
     Attributes:
         dataset: the data set's name here.
@@ -24,9 +24,9 @@ class Reference:
         source: the table.
         clean: mINP, mAP, Rank-1 of clean queries in a clean gallery; None where not given.
         corrupted: mINP, mAP, Rank-1 where both are corrupted.
-        spread: what stands in brackets behind those.
-        train_corruption: which corruptions training saw; rows with another value than "none" break the benchmark's
-            rule and do not compare with the others.
+        spread: the published standard deviation of those, where given.
+        train_corruption: the corruptions used in training; rows with another value than "none" break the benchmark's
+            rule and cannot be compared with the others.
     """
 
     dataset: str
@@ -73,7 +73,7 @@ REFERENCES = (
     Reference(_MSMT, "OSNet", LEADERBOARD, (4.05, 40.05, 71.86), (0.08, 7.86, 28.51)),
 )
 
-# What a reader must know before comparing.
+# Notes for a comparison.
 NOTES = {
     _CUHK: "published on the detected boxes, 767/700 split",
     _MSMT: "published on version 2 (masked faces)",
@@ -81,5 +81,5 @@ NOTES = {
 
 
 def of_dataset(name: str) -> tuple[Reference, ...]:
-    """Published rows of a data set; empty where there are none."""
+    """Returns the published rows of a data set; empty where there are none."""
     return tuple(row for row in REFERENCES if row.dataset == name)

@@ -1,13 +1,24 @@
-"""CMC, mAP and mINP by counting: exact, in blocks, without a sort and without a distance matrix.
+"""The ranking protocol: CMC, mAP and mINP, exact, in blocks, without a sort and without a distance matrix.
 
-AP, INP and the first hit depend only on the ranks of the correct gallery images. The rank of one is the number of
-images before it, and that number is found by comparing every distance with the distances of the few correct ones
-while the distances stream by. Gallery blocks may live on several devices; the counts are integers, so the result is
-the same to the last bit for every block size and device count.
+Rules (Market-1501 and its successors):
 
-Protocol (Market-1501 and its successors): a gallery image of the query's identity and camera is left out for that
-query; junk (identity -1) is left out of the gallery; distractors stay as wrong answers; a query without any correct
-image is left out of the means and counted. Ties are broken by gallery order.
+* **Tie rule.** Gallery images at the same distance from a query keep their gallery order: the image with the lower row
+  number comes first. So a score depends on the features and the order of the gallery alone, never on block sizes,
+  devices or a sort algorithm. Distances are float32 and equal only when all bits are. The rule is applied in
+  `counting._add_counts` and, for identities with very many images, in `counting.counts_by_sorting`.
+* **Same camera.** A gallery image of the query's identity and camera is left out for that query
+  (`same_camera_filter`); images of an unknown camera (-1) never are.
+* **Junk.** Gallery images of identity -1 are left out (`drop_junk`). Distractors (identity 0 where a data set has
+  them) stay as wrong answers.
+* **No match.** A query without a correct gallery image is left out of the means and counted in
+  `num_query_without_match`.
+* **AP.** "step" is the mean precision at the ranks of the correct images; "trapezoid" averages that precision with the
+  precision just before each of them, as the official MATLAB code does.
+
+Method: AP, INP and the first hit depend only on the ranks of the correct gallery images. The rank of an image is the
+number of images before it, which is counted by comparing every distance with the distances of the few correct images,
+block by block. Gallery blocks may lie on several devices; the counts are integers, so the result is the same to the
+last bit for every block size and number of devices.
 
 References:
     Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015 (protocol, trapezoid AP).
@@ -28,26 +39,26 @@ from reid_jax.data.feature_set import JUNK_ID, FeatureSet
 from reid_jax.evaluation import candidates, counting, distance_blocks
 
 AP_RULES = ("step", "trapezoid")
-_CELLS = 2**23  # candidates of all queries that stream past the gallery together
+_CELLS = 2**23  # candidates, over all queries, that are counted in one pass over the gallery
 
 
 @dataclasses.dataclass(frozen=True)
 class RankingResult:
-    """Scores of one query set against one gallery. All scores are fractions.
+    """Scores of a query set against a gallery. All scores are fractions.
 
     Attributes:
         mAP: mean average precision.
         mINP: mean inverse negative penalty.
-        cmc: [max_rank] share of queries whose first correct image is at rank 1, 2, ...
+        cmc: [max_rank] share of queries with a correct image among the first 1, 2, ...
         ap: [Q] average precision of each query; NaN without a match.
         inp: [Q] inverse negative penalty; NaN without a match.
         first_hit: [Q] 0-based rank of the first correct image; -1 without a match.
         num_relevant: [Q] correct images of each query.
         ap_rule: "step" or "trapezoid".
-        metric: the distance ranked by.
-        num_query: all queries, those without a match included.
-        num_gallery: ranked gallery images (junk is not).
-        num_query_without_match: queries left out of the means.
+        metric: the distance.
+        num_query: number of queries, those without a match included.
+        num_gallery: number of ranked gallery images (junk is not ranked).
+        num_query_without_match: number of queries left out of the means.
         same_camera_filter: whether images of the query's identity and camera were left out.
     """
 
@@ -66,16 +77,16 @@ class RankingResult:
     same_camera_filter: bool
 
     def rank(self, number: int) -> float:
-        """CMC at a 1-based rank; the last value where the curve is shorter."""
+        """Returns the CMC at a 1-based rank, the last value where the curve is shorter."""
         return float(self.cmc[min(number, len(self.cmc)) - 1])
 
     def scores(self, prefix: str = "") -> dict[str, float]:
-        """`<prefix>/mAP`, `mINP`, `rank1`, `rank5`, `rank10`."""
+        """Returns the scores by name: `<prefix>/mAP`, `mINP`, `rank1`, `rank5`, `rank10`."""
         values = {"mAP": self.mAP, "mINP": self.mINP} | {f"rank{k}": self.rank(k) for k in (1, 5, 10)}
         return {f"{prefix}/{key}" if prefix else key: float(value) for key, value in values.items()}
 
     def as_dict(self, prefix: str = "") -> dict[str, float | int | str]:
-        """The scores under `prefix` and beside them what they were measured on: the keys of `result.json`."""
+        """Returns the scores under `prefix`, and the rule, metric and counts: the keys of `result.json`."""
         return {
             **self.scores(prefix),
             "ap_rule": self.ap_rule,
@@ -98,12 +109,12 @@ def evaluate(
     gallery_block: int = 512,
     mesh: Mesh | None = None,
 ) -> RankingResult:
-    """Ranks the gallery for every query and scores the rankings.
+    """Returns the scores of the gallery's ranking for every query.
 
     Args:
         feature_set: descriptors, identities and cameras.
-        metric: "euclidean" or "cosine"; None takes what the features were made for.
-        ap: "step" (the community's rule) or "trapezoid" (the official MATLAB code's).
+        metric: "euclidean", "cosine" or the path of a function; None takes what the features were made for.
+        ap: "step" (common today) or "trapezoid" (the official MATLAB code).
         same_camera_filter: leave out gallery images of the query's identity and camera.
         drop_junk: leave out gallery images of identity -1.
         max_rank: length of the CMC curve.
@@ -154,16 +165,16 @@ def rank_metrics(
     gallery_block: int = 512,
     mesh: Mesh | None = None,
 ) -> RankingResult:
-    """`evaluate` on prepared sides; every gallery row is ranked.
+    """Returns the scores of prepared features, see `evaluate`; every gallery row is ranked.
 
     Args:
-        query: Q rows from `distances.prepare`.
-        gallery: G rows from `distances.prepare`.
+        query: Q rows from `distance_blocks.prepare`.
+        gallery: G rows from `distance_blocks.prepare`.
         query_ids: [Q] identities.
         gallery_ids: [G] identities.
         query_cams: [Q] cameras, -1 unknown.
         gallery_cams: [G] cameras, -1 unknown.
-        metric: what the sides were prepared for, kept in the result.
+        metric: what the sides were prepared for; stored in the result.
         ap: "step" or "trapezoid".
         same_camera_filter: leave out gallery images of the query's identity and camera.
         max_rank: length of the CMC curve.
@@ -175,7 +186,7 @@ def rank_metrics(
     table = candidates.Table.build(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter)
     query_block = distance_blocks.round_up(min(query_block, query.num_rows), distance_blocks.QUERY_UNIT)
     gallery_block = distance_blocks.round_up(gallery_block, distance_blocks.GALLERY_UNIT)
-    _refuse_no_match(table)  # known before a single distance is computed
+    _refuse_no_match(table)  # before any distance is computed
     scores = _Scores(table, ap)
     for tiles in _groups(table.tiles(query_block)):
         if counting.is_wide(tiles[0]):
@@ -184,13 +195,13 @@ def rank_metrics(
             continue
         thresholds = counting.thresholds(tiles, query, gallery, gallery_block)
         counts = counting.stream_counts(tiles, thresholds, query, gallery, table.gallery_ids, gallery_block, mesh)
-        for found in zip(tiles, thresholds, counts, strict=True):
-            scores.add(*found)
+        for tile, threshold, count in zip(tiles, thresholds, counts, strict=True):
+            scores.add(tile, threshold, count)
     return scores.result(metric, max_rank)
 
 
 def _groups(tiles: Iterable[candidates.Tile]) -> Iterator[list[candidates.Tile]]:
-    """Tiles that stream past the gallery together: as many as keep their tables small; a wide one stays alone."""
+    """Yields tiles that are counted in one pass over the gallery: as many as fit `_CELLS`; a wide tile comes alone."""
     group: list[candidates.Tile] = []
     cells = 0
     for tile in tiles:
@@ -214,7 +225,7 @@ def rank_metrics_from_distances(
     gallery_cams: np.ndarray,
     **options: Any,
 ) -> RankingResult:
-    """Scores rankings given as a matrix of distances; every gallery row is ranked.
+    """Returns the scores of a matrix of distances; every gallery row is ranked.
 
     Args:
         matrix: [Q, G] distances; float64 is ranked at full precision.
@@ -253,7 +264,7 @@ def rank_metrics_from_rows(
     max_rank: int = 50,
     query_block: int = 256,
 ) -> RankingResult:
-    """Scores rankings whose distances are made a block of queries at a time, for instance re-ranked ones.
+    """Returns the scores of distances computed a block of queries at a time, for instance re-ranked ones.
 
     Args:
         distance_rows: maps query rows [n] to distances [n, G].
@@ -261,7 +272,7 @@ def rank_metrics_from_rows(
         gallery_ids: [G] identities.
         query_cams: [Q] cameras.
         gallery_cams: [G] cameras.
-        metric: kept in the result.
+        metric: stored in the result.
         ap: "step" or "trapezoid".
         same_camera_filter: leave out gallery images of the query's identity and camera.
         max_rank: length of the CMC curve.
@@ -272,7 +283,10 @@ def rank_metrics_from_rows(
     query_block = distance_blocks.round_up(min(query_block, len(table.query_ids)), distance_blocks.QUERY_UNIT)
     _refuse_no_match(table)
     scores = _Scores(table, ap)
-    rows_of = lambda rows: _comparable(np.asarray(distance_rows(rows)))
+
+    def rows_of(rows: np.ndarray) -> np.ndarray:
+        return _comparable(np.asarray(distance_rows(rows)))
+
     for tile in table.tiles(query_block):
         if counting.is_wide(tile):
             scores.add(tile, *counting.counts_by_sorting(tile, rows_of, table.gallery_ids))
@@ -282,9 +296,9 @@ def rank_metrics_from_rows(
 
 
 def _comparable(rows: np.ndarray) -> np.ndarray:
-    """float32 values in the same order as the given ones, ties kept; exact for float64 too."""
+    """Returns float32 values in the same order as the given ones, ties included; exact for float64, too."""
     if np.isnan(rows).any():
-        raise errors.UserError("distances must not be NaN, but some are: look at the features they came from.")
+        raise errors.UserError("distances must not be NaN, but some are: check the features they come from.")
     if rows.dtype in (np.float16, np.float32):
         # Infinity marks padding; the largest finite number ranks the same unless it is there as well.
         return np.minimum(rows.astype(np.float32), np.finfo(np.float32).max)
@@ -300,7 +314,7 @@ def _check_rule(ap: str) -> None:
 
 
 class _Scores:
-    """Turns ranks of correct images into scores, in float64 on the host (some tens of numbers per query)."""
+    """Scores from the ranks of correct images, in float64 on the host (some tens of numbers per query)."""
 
     def __init__(self, table: candidates.Table, rule: str) -> None:
         self._table, self._rule = table, rule
@@ -309,7 +323,7 @@ class _Scores:
         self._first_hit, self._num_relevant = np.full(count, -1, np.int64), np.zeros(count, np.int64)
 
     def add(self, tile: candidates.Tile, threshold: np.ndarray, count: np.ndarray) -> None:
-        """Takes one tile, the distances of its candidates and the images of other identities before them [P, c]."""
+        """Adds a tile: the distances of its candidates, and the counts of other identities before them, both [P, c]."""
         size = len(tile.rows)
         relevant = tile.relevant.T[:size]
         key = np.where(relevant, threshold.T[:size], np.inf)
@@ -319,7 +333,7 @@ class _Scores:
         rank = np.take_along_axis(count.T[:size], order, axis=1) + before
         precision = (before + 1) / (rank + 1)
         if self._rule == "trapezoid":
-            # Precision just before the hit; 1 before anything was seen.
+            # Precision just before the hit; 1 at the head of the list.
             previous = np.where(rank > 0, before / np.maximum(rank, 1), 1.0)
             precision = (precision + previous) / 2
         number = hits.sum(axis=1)
@@ -332,7 +346,7 @@ class _Scores:
         self._num_relevant[rows] = number[found]
 
     def result(self, metric: str, max_rank: int) -> RankingResult:
-        """Means over the queries with a match."""
+        """Returns the means over the queries with a match."""
         valid = self._num_relevant > 0
         return RankingResult(
             mAP=float(self._ap[valid].mean()),
@@ -358,7 +372,7 @@ def refuse_no_match(
     gallery_cams: np.ndarray,
     same_camera_filter: bool,
 ) -> None:
-    """Raises the `UserError` of a protocol that leaves no query a correct gallery image; cheap, no distances."""
+    """Raises a `UserError` where no query has a correct gallery image; cheap, no distances are computed."""
     _refuse_no_match(candidates.Table.build(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter))
 
 
@@ -368,7 +382,7 @@ def _refuse_no_match(table: candidates.Table) -> None:
 
 
 def _no_match(table: candidates.Table) -> errors.UserError:
-    """Why nothing could be scored."""
+    """Returns the error that says why nothing can be scored."""
     shared = np.intersect1d(table.query_ids, table.gallery_ids[table.gallery_ids != JUNK_ID])
     if not len(shared):
         return errors.UserError(

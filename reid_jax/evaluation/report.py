@@ -1,6 +1,6 @@
-"""The page of ranked lists: one self-contained HTML file that shows where a system is right and where it is fooled.
+"""The page of ranked lists: a self-contained HTML file that shows where a system succeeds and where it fails.
 
-Images are embedded, so the file can be mailed or opened from a run folder without anything beside it.
+Images are embedded, so the file can be sent by mail or opened anywhere.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class RankedList:
     Attributes:
         query: row of the query.
         gallery: [k] gallery rows, nearest first.
-        distances: [k] in the unit people quote.
-        correct: [k] whether each is a correct answer.
-        first_correct: gallery row of the first correct image, -1 without one.
+        distances: [k] as usually reported, see `distance_blocks.readable`.
+        correct: [k] whether an image is a correct answer.
+        first_correct: gallery row of the first correct image, -1 where there is none.
         first_distance: its distance.
     """
 
@@ -56,14 +56,14 @@ def ranked_lists(
     top: int = 10,
     distance_rows: DistanceRows | None = None,
 ) -> list[RankedList]:
-    """The first `top` answers to some queries under the protocol of `result`.
+    """Returns the first `top` images for some queries under the protocol of `result`.
 
     Args:
         feature_set: what was ranked.
-        result: its scores; metric, junk and camera handling are read from it.
+        result: its scores, with the metric and the handling of junk and cameras.
         queries: [n] query rows.
-        top: answers per query.
-        distance_rows: maps query rows [n] to distances [n, gallery] (junk included), for instance re-ranked ones;
+        top: images per query.
+        distance_rows: maps query rows [n] to distances [n, gallery] (junk included), for instance re-ranked;
             None computes them from the features.
     """
     slots = feature_set.query_features.ndim == 3
@@ -99,14 +99,15 @@ def ranked_lists(
 
 
 def choose_queries(result: RankingResult, count: int) -> np.ndarray:
-    """Query rows worth showing, worst AP first: half of them the very worst, the others spread up to the best."""
+    """Returns query rows to show, lowest AP first: half of them the lowest, the others spread evenly up to the best."""
     valid = np.flatnonzero(~np.isnan(result.ap))
     order = valid[np.argsort(result.ap[valid], kind="stable")]
     if len(order) <= count:
         return order
     worst = count // 2
     spread = np.linspace(worst, len(order) - 1, count - worst).round().astype(int)
-    return order[np.unique(np.concatenate([np.arange(worst), spread]))]
+    chosen: np.ndarray = order[np.unique(np.concatenate([np.arange(worst), spread]))]
+    return chosen
 
 
 def write_ranked_lists(
@@ -120,16 +121,16 @@ def write_ranked_lists(
     title: str | None = None,
     distance_rows: DistanceRows | None = None,
 ) -> pathlib.Path:
-    """Writes the page.
+    """Writes the page and returns its path.
 
     Args:
         path: the HTML file.
         feature_set: what was ranked.
         result: its scores.
         load_image: maps ("query" | "gallery", row) to uint8 [H, W, 3].
-        top: answers shown per query.
-        max_queries: queries shown; with more, half are the worst and the others are spread up to the best.
-        title: headline; the data set's name by default.
+        top: images shown per query.
+        max_queries: queries shown, see `choose_queries`.
+        title: headline; the name of the data set by default.
         distance_rows: see `ranked_lists`.
 
     Returns:
@@ -167,7 +168,7 @@ def write_ranked_lists(
 
 def _data_uri(image: np.ndarray) -> str:
     picture = Image.fromarray(np.ascontiguousarray(image))
-    # Small images are left to the browser to enlarge; shrinking is done well, here.
+    # The browser enlarges small images; large ones are reduced here, with a good filter.
     picture.thumbnail(_THUMBNAIL, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=_QUALITY)
@@ -227,7 +228,7 @@ def _answer(
 ) -> str:
     mark, word = ("✓", "right") if correct else ("✗", "wrong")
     number, camera = int(feature_set.gallery_ids[row]), int(feature_set.gallery_cams[row])
-    # Some data sets number people from 0: there it is somebody, and is asked for.
+    # In data sets that number people from 0, identity 0 is a person, and there are queries of it.
     distractor = number == 0 and not (feature_set.query_ids == 0).any()
     identity = "distractor" if distractor else "junk" if number == JUNK_ID else f"id {number}"
     name = html.escape(feature_set.gallery_names[row])

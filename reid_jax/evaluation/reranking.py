@@ -1,9 +1,9 @@
-"""Re-ranking by k-reciprocal encoding: exact, sparse, never a matrix of all images by all images.
+"""Re-ranking by k-reciprocal encoding: exact and sparse, without a matrix of all images by all images.
 
-Two images that are among each other's nearest neighbors are likely the same person. Each image is encoded by its
-(expanded) reciprocal neighbors, weighted by closeness; the Jaccard distance of two encodings is mixed with the
+Two images that are among each other's nearest neighbors are likely to show the same person. Each image is encoded by
+its (expanded) reciprocal neighbors, weighted by closeness; the Jaccard distance of two encodings is mixed with the
 original distance. The neighbor search runs on the device in blocks; an encoding has some tens of non-zeros, so
-everything after it is sparse.
+all later steps are sparse.
 
 References:
     Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017. Squared Euclidean
@@ -30,15 +30,15 @@ _QUERIES_AT_ONCE = 32
 
 @dataclasses.dataclass(frozen=True)
 class Reranker:
-    """Encodings of queries and gallery; gives re-ranked distances a few queries at a time.
+    """Encodings of queries and gallery, from which re-ranked distances are computed a few queries at a time.
 
     Attributes:
         query: prepared queries.
         gallery: prepared gallery.
         encodings: [Q + G] sparse rows over Q + G columns; each sums to 1 where an image is its own neighbor.
         inverse: the gallery's encodings by column.
-        farthest: [Q + G] largest distance of each row, which scales it.
-        original_weight: share of the original distance, lambda in the paper.
+        farthest: [Q + G] largest distance of each row; distances are divided by it.
+        original_weight: weight of the original distance, lambda in the paper.
     """
 
     query: distance_blocks.Side
@@ -59,18 +59,19 @@ class Reranker:
         original_weight: float = 0.3,
         mesh: Mesh | None = None,
     ) -> Reranker:
-        """Finds neighbors and encodes every image.
+        """Returns the encodings of all images, after a search for their neighbors.
 
         Args:
-            query: Q rows from `distances.prepare`.
-            gallery: G rows from `distances.prepare`.
-            k1: neighbors that may be reciprocal.
-            k2: neighbors whose encodings are averaged (local query expansion); 1 switches it off.
-            original_weight: share of the original distance in the result, lambda in the paper.
+            query: Q rows from `distance_blocks.prepare`.
+            gallery: G rows from `distance_blocks.prepare`.
+            k1: number of neighbors that may be reciprocal.
+            k2: number of neighbors whose encodings are averaged (local query expansion); 1 disables it.
+            original_weight: weight of the original distance in the result, lambda in the paper.
             mesh: devices for the neighbor search.
 
         Raises:
-            UserError: a setting is out of range or the sparse encodings could not fit into memory.
+            UserError: a setting is out of range, an own metric gives negative distances, or the encodings would not fit
+                into memory.
         """
         _check(k1, k2, original_weight, gallery.num_rows)
         _refuse_too_large(query, gallery, k1, k2)
@@ -84,7 +85,7 @@ class Reranker:
         return cls(query, gallery, encodings, inverse, near.farthest, original_weight)
 
     def rows(self, queries: np.ndarray) -> np.ndarray:
-        """Re-ranked distances of some queries to the whole gallery.
+        """Returns the re-ranked distances of some queries to the whole gallery.
 
         Args:
             queries: [n] query rows.
@@ -106,7 +107,7 @@ class Reranker:
         return out
 
     def _common(self, queries: np.ndarray) -> np.ndarray:
-        """Sums of the smaller of two encodings over all columns, [n * G] float64."""
+        """Returns the sums over all columns of the smaller of two encodings, [n * G] float64."""
         entry, owner = self.encodings.entries(queries)
         columns, values = self.encodings.columns[entry], self.encodings.values[entry]
         other, source = self.inverse.entries(columns)
@@ -115,7 +116,7 @@ class Reranker:
         return np.bincount(place, weights=smaller, minlength=len(queries) * self.gallery.num_rows)
 
     def matrix(self) -> np.ndarray:
-        """All re-ranked distances [Q, G], for sets small enough to hold them."""
+        """Returns all re-ranked distances [Q, G], for sets small enough to fit into memory."""
         return self.rows(np.arange(self.query.num_rows))
 
 
@@ -129,7 +130,7 @@ def rerank(
     drop_junk: bool = True,
     mesh: Mesh | None = None,
 ) -> Reranker:
-    """`Reranker.build` on a feature set; junk takes no part in the neighborhoods unless asked to."""
+    """Returns the `Reranker` of a feature set; junk is no neighbor unless `drop_junk` is False."""
     metric = feature_set.metric if metric is None else metric
     if drop_junk:
         feature_set = feature_set.without_junk()
@@ -154,15 +155,15 @@ def evaluate(
     mesh: Mesh | None = None,
     **options: Any,
 ) -> ranking.RankingResult:
-    """Re-ranks and scores, a block of queries at a time.
+    """Returns the scores after re-ranking, computed a block of queries at a time.
 
     Args:
         feature_set: descriptors, identities and cameras.
-        metric: "euclidean" or "cosine"; None takes what the features were made for.
+        metric: "euclidean", "cosine" or the path of a function; None takes what the features were made for.
         k1: see `Reranker.build`.
         k2: see `Reranker.build`.
         original_weight: see `Reranker.build`.
-        drop_junk: leave out gallery images of identity -1, also as neighbors.
+        drop_junk: leave out gallery images of identity -1, as neighbors, too.
         mesh: devices for the neighbor search.
         **options: `ap`, `same_camera_filter`, `max_rank` of `ranking.rank_metrics_from_rows`.
     """
@@ -191,7 +192,7 @@ def _check(k1: int, k2: int, original_weight: float, num_gallery: int) -> None:
 
 
 def _refuse_negative(near: distance_blocks.Neighbors, own_metric: bool) -> None:
-    """The encodings weigh by exp(-distance / largest distance): similarities with a minus sign mean nothing there."""
+    """Refuses negated similarities: the encodings weigh by exp(-distance / largest distance)."""
     if own_metric and near.distances.min() < -1e-3 * np.abs(near.farthest).max():
         raise errors.UserError(
             f"re-ranking needs distances that are not negative, the metric gave {near.distances.min():.3g}; add a "
@@ -200,13 +201,13 @@ def _refuse_negative(near: distance_blocks.Neighbors, own_metric: bool) -> None:
 
 
 def memory_estimate(num_images: int, k1: int, k2: int, num_gallery: int | None = None) -> int:
-    """Bytes that re-ranking takes beside the features, from above for ordinary data.
+    """Returns an upper estimate, for ordinary data, of the bytes that re-ranking takes beside the features.
 
     Args:
-        num_images: queries and gallery together.
+        num_images: number of queries and gallery images together.
         k1: as in `Reranker.build`.
         k2: as in `Reranker.build`.
-        num_gallery: gallery images; all of them by default.
+        num_gallery: number of gallery images; all images by default.
     """
     expanded = 2 * (k1 + 1)  # an encoding rarely has more non-zeros; at most (k1 + 1)(k1 / 2 + 2)
     averaged = expanded * (1 + (k2 - 1) / 2)
@@ -217,7 +218,7 @@ def memory_estimate(num_images: int, k1: int, k2: int, num_gallery: int | None =
 
 
 def available_memory() -> int | None:
-    """Bytes of memory free for use on this machine, None where the system does not say."""
+    """Returns the bytes of available memory of this machine, None where the system does not report it."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             for line in file:
@@ -245,7 +246,7 @@ def _blocks(count: int, size: int) -> Iterator[np.ndarray]:
 
 
 def _reciprocal(rank: np.ndarray) -> np.ndarray:
-    """[N, k] whether the image is among the k nearest of its own k nearest."""
+    """Returns [N, k] whether an image is among the k nearest of each of its k nearest."""
     out = np.empty(rank.shape, bool)
     for rows in _blocks(len(rank), 4 * _ROWS_AT_ONCE):
         out[rows] = (rank[rank[rows]] == rows[:, None, None]).any(axis=2)
@@ -253,7 +254,7 @@ def _reciprocal(rank: np.ndarray) -> np.ndarray:
 
 
 def _encode(side: distance_blocks.Side, near: distance_blocks.Neighbors, k1: int) -> sparse.Rows:
-    """Expanded k-reciprocal neighbors of every image and their weights (paper, equations 3 to 7)."""
+    """Returns the expanded k-reciprocal neighbors of every image with their weights (paper, equations 3 to 7)."""
     count = side.num_rows
     rank = near.rows[:, : k1 + 1]
     half = near.rows[:, : int(np.around(k1 / 2)) + 1]
@@ -287,7 +288,7 @@ def _encode(side: distance_blocks.Side, near: distance_blocks.Neighbors, k1: int
 
 
 def _average(encodings: sparse.Rows, neighbors: np.ndarray) -> sparse.Rows:
-    """Mean encoding of each image's nearest ones, itself among them (local query expansion)."""
+    """Returns the mean encoding of each image's nearest images, itself included (local query expansion)."""
     builder = sparse.Builder(encodings.width)
     size = neighbors.shape[1]
     for rows in _blocks(len(neighbors), _ROWS_AT_ONCE):

@@ -1,4 +1,4 @@
-"""Scores under corruptions: clean and corrupted images, on either side or both, over repeated rounds.
+"""Robustness to corruptions: scores of clean and corrupted images, on either side or both, over repeated rounds.
 
     result = robustness.evaluate(extract, dataset, selection=sampling.Selection(), rounds=10)
     print(result.table())
@@ -39,14 +39,14 @@ Extract = Callable[[records.ReIDDataset], FeatureSet]
 
 @dataclasses.dataclass(frozen=True)
 class Robustness:
-    """Rankings of all protocols and what they were measured with.
+    """Rankings of all protocols and the settings they were measured with.
 
     Attributes:
         name: of the data set.
         results: by protocol, one ranking per round ("clean": one).
-        selection: what was drawn from.
+        selection: the corruptions drawn from.
         seed: of the draws.
-        train_corruption: which corruptions training saw, see `scoring.train_corruption`.
+        train_corruption: the corruptions used in training, "none" for clean images only.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Robustness:
         return len(self.results["corrupted"])
 
     def as_dict(self) -> dict[str, Any]:
-        """`<data set>/<protocol>/mAP`, `mAP_std`, ... as fractions, and how they came about."""
+        """Returns `<data set>/<protocol>/mAP`, `mAP_std`, ... as fractions, and the settings."""
         values: dict[str, Any] = {}
         for protocol, results in self.results.items():
             values |= protocols.mean_and_spread(results, f"{self.name}/{protocol}")
@@ -77,7 +77,7 @@ class Robustness:
         }
 
     def table(self) -> str:
-        """Scores in per cent with their spread, and the published ones where there are any."""
+        """Returns the scores as text, in per cent with standard deviations, and published ones if there are any."""
         width = max(len("corrupted_gallery"), *(len(row.method) for row in self._references()), 0) + 2
         lines = [f"{self.name}; corruptions in training: {self.train_corruption}"]
         lines.append(" " * width + "".join(f"{title:>16}" for _, title in COLUMNS))
@@ -106,7 +106,7 @@ class Robustness:
         ]
 
     def _published(self, width: int) -> list[str]:
-        """Published rows, those that trained on clean images first: the two groups do not compare."""
+        """Returns the published rows, those trained on clean images first: the two groups cannot be compared."""
         lines = []
         groups = (("none", "trained on clean images"), ("all20", "trained on the test corruptions"))
         for policy, title in groups:
@@ -114,8 +114,8 @@ class Robustness:
             if rows:
                 lines += ["", f"Published, {title} (mINP / mAP / rank-1):"]
             for row in rows:
-                clean = " / ".join(f"{one:.2f}" for one in row.clean) if row.clean else "-"
-                corrupted = " / ".join(f"{one:.2f}" for one in row.corrupted)
+                clean = " / ".join(f"{score:.2f}" for score in row.clean) if row.clean else "-"
+                corrupted = " / ".join(f"{score:.2f}" for score in row.corrupted)
                 lines.append(f"{row.method:<{width}}  clean {clean:<22}  corrupted {corrupted:<22}  ({row.source})")
         note = published_robustness.NOTES.get(self.name) if lines else None
         return [*lines, f"  ({note})"] if note else lines
@@ -132,11 +132,12 @@ def evaluate(
     progress: Callable[[str], None] | None = None,
     **protocol: Any,
 ) -> Robustness:
-    """Measures the four protocols.
+    """Returns the scores of the four protocols.
 
     Args:
-        extract: features of the query and gallery of a data set; called once on the clean one and once per round.
-        dataset: with query and gallery.
+        extract: returns the features of the query and gallery of a data set; called once for clean images, then once
+            per round.
+        dataset: a data set with query and gallery.
         selection: which corruptions; None takes all.
         rounds: repetitions with fresh draws.
         seed: of the draws.
@@ -152,24 +153,24 @@ def evaluate(
     dataset.require("query", "gallery")
     selection = sampling.Selection() if selection is None else selection
     rank: Callable[..., ranking.RankingResult] = functools.partial(ranking.evaluate, **protocol)
-    tell = progress or (lambda text: None)
+    report = progress or (lambda text: None)
     clean = extract(dataset)
     results: dict[str, list[ranking.RankingResult]] = {name: [] for name in PROTOCOLS}
     results["clean"].append(rank(clean))
-    tell(f"clean: mAP {100 * results['clean'][0].mAP:.2f} %")
+    report(f"clean: mAP {100 * results['clean'][0].mAP:.2f} %")
     for round_ in range(rounds):
         corrupted = extract(corrupted_dataset(dataset, selection, round_=round_, seed=seed))
         for name, sides in PROTOCOLS.items():
             if sides:
                 results[name].append(rank(_combine(clean, corrupted, sides)))
-        tell(f"round {round_ + 1} of {rounds}: corrupted mAP {100 * results['corrupted'][-1].mAP:.2f} %")
+        report(f"round {round_ + 1} of {rounds}: corrupted mAP {100 * results['corrupted'][-1].mAP:.2f} %")
     return Robustness(dataset.name, results, selection, seed, train_corruption)
 
 
 def corrupted_dataset(
     dataset: records.ReIDDataset, selection: sampling.Selection, *, round_: int, seed: int
 ) -> records.ReIDDataset:
-    """The data set with query and gallery corrupted as they are read."""
+    """Returns the data set with query and gallery corrupted as they are read."""
     corrupt = functools.partial(splits.corrupted, selection=selection, round_=round_, seed=seed)
     return dataclasses.replace(
         dataset, query=corrupt(dataset.split("query")), gallery=corrupt(dataset.split("gallery"))
@@ -177,6 +178,6 @@ def corrupted_dataset(
 
 
 def _combine(clean: FeatureSet, corrupted: FeatureSet, sides: Sequence[str]) -> FeatureSet:
-    """The clean features with those of some sides taken from the corrupted images."""
+    """Returns the clean features with those of some sides replaced by features of the corrupted images."""
     fields = [f"{side}_{what}" for side in sides for what in ("features", "visibility")]
     return dataclasses.replace(clean, **{field: getattr(corrupted, field) for field in fields})

@@ -1,4 +1,4 @@
-"""The few operations on compressed sparse rows that re-ranking needs (numpy, no dependency)."""
+"""Sparse matrices by compressed rows, with the operations of re-ranking (numpy, no dependency)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Rows:
     width: int
 
     def entries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Entries of some rows, one after another.
+        """Returns the entries of some rows, row after row.
 
         Args:
             rows: [n] row numbers, repeats allowed.
@@ -38,7 +38,7 @@ class Rows:
         return np.arange(len(owner)) + (self.start[rows] - offset)[owner], owner
 
     def transposed(self, first: int) -> Rows:
-        """The rows from `first` on, by columns; row numbers count from `first`."""
+        """Returns the transpose of the rows from `first` on; its column numbers count from `first`."""
         begin = int(self.start[first])
         columns = self.columns[begin:]
         owner = np.repeat(np.arange(len(self.start) - 1 - first, dtype=np.int32), np.diff(self.start[first:]))
@@ -49,7 +49,7 @@ class Rows:
 
 
 class Builder:
-    """Collects rows block by block."""
+    """Builds a sparse matrix block by block."""
 
     def __init__(self, width: int) -> None:
         self._width = width
@@ -58,13 +58,13 @@ class Builder:
         self._values: list[np.ndarray] = []
 
     def add(self, owner: np.ndarray, columns: np.ndarray, values: np.ndarray, count: int) -> None:
-        """Appends `count` rows; `owner` [entries] rises and says which of them each entry belongs to."""
+        """Appends `count` rows; `owner` [entries], ascending, is the row of each entry."""
         self._lengths.append(np.bincount(owner, minlength=count))
         self._columns.append(columns.astype(np.int32))
         self._values.append(values.astype(np.float32))
 
     def build(self) -> Rows:
-        """The matrix."""
+        """Returns the matrix."""
         start = np.concatenate([[0], np.cumsum(np.concatenate(self._lengths))]).astype(np.int64)
         rows = Rows(start, np.concatenate(self._columns), np.concatenate(self._values), self._width)
         self._columns, self._values = [], []

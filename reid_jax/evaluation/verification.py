@@ -1,9 +1,9 @@
-"""Are two images the same person? ROC, AUC, EER and the threshold for a wished false positive rate.
+"""Verification: do two images show the same person? ROC, AUC, EER, and thresholds at given false positive rates.
 
 Every query is paired with every gallery image (pairs of one identity and one camera are left out, as in ranking).
-Distances stream by in blocks; they are counted in fine histograms, which needs the same little memory at any size, or
-kept and sorted where an exact answer is wished and they fit. A pair is accepted when its distance is at most the
-threshold; distances and thresholds are in the unit people quote (`distances.readable`).
+Distances are computed in blocks and counted in fine histograms, which take the same small memory at any size, or all
+kept and sorted for an exact result. A pair is accepted when its distance is at most the threshold; distances and
+thresholds are those usually reported (`distance_blocks.readable`).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _ROC_POINTS = 512
 
 @dataclasses.dataclass(frozen=True)
 class OperatingPoint:
-    """What a threshold gives.
+    """A threshold and its rates.
 
     Attributes:
-        false_positive_rate: the rate asked for; the rate reached is the largest possible one not above it.
-        true_positive_rate: share of same-person pairs accepted.
+        false_positive_rate: the requested rate; the rate reached is the largest possible not above it.
+        true_positive_rate: share of accepted same-person pairs.
         threshold: accept pairs whose distance is at most this.
     """
 
@@ -44,17 +44,17 @@ class OperatingPoint:
 
 @dataclasses.dataclass(frozen=True)
 class VerificationResult:
-    """How well one threshold separates same-person pairs from others. Rates are fractions.
+    """Separation of same-person pairs from other pairs by a threshold. Rates are fractions.
 
     Attributes:
         auc: area under the ROC curve; ties count half.
         eer: rate at which false positives and false negatives are equally frequent.
-        eer_threshold: the threshold there.
-        points: operating points at the wished false positive rates.
+        eer_threshold: the threshold at that rate.
+        points: operating points at the requested false positive rates.
         false_positive_rates: [n] ROC curve.
         true_positive_rates: [n] ROC curve.
-        num_same: pairs of one person.
-        num_different: pairs of two persons.
+        num_same: number of pairs of one person.
+        num_different: number of pairs of two persons.
         exact: whether distances were sorted rather than counted in bins.
         resolution: width of a histogram bin at the EER threshold; 0 where exact.
     """
@@ -71,7 +71,7 @@ class VerificationResult:
     resolution: float
 
     def as_dict(self, prefix: str = "") -> dict[str, float | int]:
-        """`<prefix>/auc`, `eer`, `eer_threshold`, `tpr_at_fpr_1e-3`, `threshold_at_fpr_1e-3`, ..."""
+        """Returns the results by name: `<prefix>/auc`, `eer`, `eer_threshold`, `tpr_at_fpr_1e-3`, ..."""
         values: dict[str, float | int] = {"auc": self.auc, "eer": self.eer, "eer_threshold": self.eer_threshold}
         for point in self.points:
             name = f"{point.false_positive_rate:.0e}".replace("e-0", "e-")
@@ -90,19 +90,20 @@ def verify(
     exact: bool = False,
     bins: int = _BINS,
 ) -> VerificationResult:
-    """Scores all pairs of queries and gallery images.
+    """Returns the verification result over all pairs of queries and gallery images.
 
     Args:
         feature_set: descriptors, identities and cameras.
-        metric: "euclidean" or "cosine"; None takes what the features were made for.
+        metric: "euclidean", "cosine" or the path of a function; None takes what the features were made for.
         same_camera_filter: leave out pairs of one identity and one camera.
         drop_junk: leave out gallery images of identity -1.
-        rates: false positive rates to find thresholds for.
-        exact: keep and sort all distances (4 bytes a pair) instead of counting them in bins.
-        bins: histogram bins over the possible range.
+        rates: false positive rates at which thresholds are reported.
+        exact: keep and sort all distances (4 bytes per pair) instead of counting them in bins.
+        bins: number of histogram bins over the possible range.
 
     Raises:
-        UserError: there is no same-person pair or no other pair, or the exact distances could not fit into memory.
+        UserError: there is no same-person pair or no other pair, an own metric gives NaN or infinity, or the exact
+            distances would not fit into memory.
     """
     metric = feature_set.metric if metric is None else metric
     if drop_junk:
@@ -130,7 +131,7 @@ def verify(
 
 @dataclasses.dataclass(frozen=True)
 class _Curve:
-    """Counts of accepted pairs at rising thresholds, from none to all."""
+    """Numbers of accepted pairs at ascending thresholds, from none to all."""
 
     thresholds: np.ndarray
     same: np.ndarray
@@ -174,7 +175,7 @@ def _result(
 
 
 def _equal_error(curve: _Curve, true_positive: np.ndarray, false_positive: np.ndarray) -> tuple[float, float]:
-    """Where the false positive rate crosses the false negative rate, linearly between two thresholds."""
+    """Returns the rate and threshold at which false positive and false negative rate cross, by linear interpolation."""
     gap = false_positive - (1 - true_positive)
     after = int(np.argmax(gap >= 0))
     before = max(after - 1, 0)
@@ -186,9 +187,9 @@ def _equal_error(curve: _Curve, true_positive: np.ndarray, false_positive: np.nd
 
 
 def _thinned(false_positive: np.ndarray, true_positive: np.ndarray) -> np.ndarray:
-    """Positions of some hundred points that draw the curve well on linear and on logarithmic axes."""
-    wished = np.concatenate([np.linspace(0, 1, _ROC_POINTS // 2), np.geomspace(1e-6, 1, _ROC_POINTS // 2)])
-    places = np.concatenate([np.searchsorted(false_positive, wished), np.searchsorted(true_positive, wished)])
+    """Returns some hundred positions that represent the curve on linear and on logarithmic axes."""
+    shares = np.concatenate([np.linspace(0, 1, _ROC_POINTS // 2), np.geomspace(1e-6, 1, _ROC_POINTS // 2)])
+    places = np.concatenate([np.searchsorted(false_positive, shares), np.searchsorted(true_positive, shares)])
     return np.unique(np.clip(np.append(places, 0), 0, len(false_positive) - 1))
 
 
@@ -205,7 +206,7 @@ def _collect(blocks: Iterator[tuple[jax.Array, jax.Array]]) -> tuple[np.ndarray,
 
 
 def _exact_curve(same: np.ndarray, different: np.ndarray) -> _Curve:
-    # Corners of the ROC curve: only where a same-person pair is accepted does it rise.
+    # Corners of the ROC curve: it rises only where a same-person pair is accepted.
     values = np.unique(np.concatenate([same, different[:1], different[-1:]]))
     values = np.unique(np.concatenate([values, _before(values)]))
     counts = [np.concatenate([[0], np.searchsorted(side, values, side="right")]) for side in (same, different)]
@@ -213,11 +214,11 @@ def _exact_curve(same: np.ndarray, different: np.ndarray) -> _Curve:
 
 
 def _before(values: np.ndarray) -> np.ndarray:
-    return np.nextafter(values, np.float32(-np.inf))
+    return np.asarray(np.nextafter(values, np.float32(-np.inf)))
 
 
 def _thresholds(same: np.ndarray, different: np.ndarray, rates: tuple[float, ...]) -> list[float]:
-    """For each rate the middle between the last distance to accept and the first one that must be refused."""
+    """Returns for each rate the middle between the last accepted distance and the first that must be refused."""
     out = []
     for rate in rates if len(different) else ():
         refused = different[min(int(rate * len(different) + 1e-9), len(different) - 1)]
@@ -239,14 +240,14 @@ def _refuse_too_large(num_query: int, num_gallery: int) -> None:
 
 
 def _upper_bound(query: distance_blocks.Side, gallery: distance_blocks.Side) -> float:
-    """No distance is larger than this."""
+    """Returns an upper bound of all distances of a built-in metric."""
     lengths = [float(np.sqrt(side.squares.max())) for side in (query, gallery)]
     bound = sum(lengths)
     return max(bound if query.visibility is not None else bound**2, 1e-6) * 1.0001
 
 
 def _range(blocks: Iterator[tuple[jax.Array, jax.Array]], measure: own_metrics.Measure) -> tuple[float, float]:
-    """Smallest and largest distance of an own metric, whose values are known only by computing them once more."""
+    """Returns the range of an own metric's distances, found by computing all of them once more than needed."""
     low, high = [], []
     for values, kind in blocks:
         some = np.asarray(values)[np.asarray(kind) != _LEFT_OUT]
@@ -261,7 +262,7 @@ def _range(blocks: Iterator[tuple[jax.Array, jax.Array]], measure: own_metrics.M
 
 @functools.partial(jax.jit, static_argnames="bins")
 def _codes(values: jax.Array, kind: jax.Array, low: jax.Array, scale: jax.Array, bins: int) -> jax.Array:
-    """Bin of each pair; same-person pairs use a second set of bins and left-out ones the last number."""
+    """Returns the bin of each pair; same-person pairs have a second set of bins, pairs left out the last number."""
     number = jnp.clip(jnp.floor((values - low) * scale), 0, bins - 1).astype(jnp.int32)
     return jnp.where(kind == _LEFT_OUT, 2 * bins, number + bins * kind)
 
@@ -273,7 +274,7 @@ def _histograms(blocks: Iterator[tuple[jax.Array, jax.Array]], edges: np.ndarray
     waiting = None
     for values, kind in blocks:
         codes = _codes(values, kind, low, scale, bins)
-        if waiting is not None:  # counted on the host while the device makes the next block
+        if waiting is not None:  # counted on the host while the device computes the next block
             total += np.bincount(np.asarray(waiting).reshape(-1), minlength=len(total))
         waiting = codes
     total += np.bincount(np.asarray(waiting).reshape(-1), minlength=len(total))
@@ -295,7 +296,7 @@ def _block(
     query_labels: tuple[jax.Array, jax.Array, jax.Array],
     same_camera_filter: bool,
 ) -> tuple[jax.Array, jax.Array]:
-    """Distances [g, q] and what kind of pair each is; labels are (identity, camera, whether it is an image)."""
+    """Returns distances [g, q] and the kinds of the pairs; labels are (identity, camera, whether it is an image)."""
     ids, cams, real = ((a[:, None], b[None, :]) for a, b in zip(gallery_labels, query_labels, strict=True))
     same = ids[0] == ids[1]
     kind = jnp.where(same, _SAME, _DIFFERENT)
@@ -311,7 +312,9 @@ def _blocks(
     query_block = distance_blocks.round_up(min(_QUERY_BLOCK, query.num_rows), distance_blocks.QUERY_UNIT)
     gallery_block = distance_blocks.round_up(min(_GALLERY_BLOCK, gallery.num_rows), distance_blocks.GALLERY_UNIT)
 
-    def cut(side: distance_blocks.Side, ids: np.ndarray, cams: np.ndarray, size: int) -> Iterator[tuple]:
+    def cut(
+        side: distance_blocks.Side, ids: np.ndarray, cams: np.ndarray, size: int
+    ) -> Iterator[tuple[distance_blocks.Side, tuple[np.ndarray, ...]]]:
         for first in range(0, side.num_rows, size):
             rows = slice(first, first + size)
             labels = (ids[rows], cams[rows], np.ones(len(ids[rows]), bool))

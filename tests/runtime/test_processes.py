@@ -42,7 +42,7 @@ def test_one_process_by_flags_needs_no_coordinator():
     assert processes_lib.initialize("nowhere:1", 1, 0) is None
 
 
-# ---- two real processes -----------------------------------------------------------------------------------------------
+# ---- two real processes ---------------------------------------------------------------------------------------------
 
 WORKER = """
     import json, os, signal, sys, time
