@@ -1,4 +1,4 @@
-"""The builders under the name `reid_datasets`; importing it registers them, so that `tfds.builder(NAME)` finds them."""
+"""The data set builders, imported as `reid_datasets`; the import registers them for `tfds.builder(NAME)`."""
 
 from reid_datasets.cuhk03_np import cuhk03_np_dataset_builder
 from reid_datasets.dukemtmc_reid import dukemtmc_reid_dataset_builder

@@ -1,6 +1,6 @@
-"""What the builders share: rows, listing a folder of images, body-part labels, and the TFDS side.
+"""Helpers of the builders: rows, lists of images in folders, body-part labels, and the TFDS base class.
 
-Like the builders, this imports TFDS, numpy and the standard library only.
+Like the builders, this module imports TFDS, numpy and the standard library only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
-# How the benchmarks name their files: tells whose images lie in a folder.
+# Naming schemes of the benchmarks, which identify the data set of a file name.
 NAMINGS = {
     "market1501": re.compile(r"(-1|\d{4})_c\ds\d_\d+_\d+"),  # 0002_c1s1_000451_03.jpg
     "dukemtmc_reid (or occluded_duke)": re.compile(r"\d{4}_c\d_f\d+"),  # 0002_c1_f0044158.jpg
@@ -28,18 +28,18 @@ NAMINGS = {
 }
 
 PART_FOLDER = "masks/pifpaf_maskrcnn_filtering"
-PART_THRESHOLD = 0.3  # a pixel where no part reaches it is background
+PART_THRESHOLD = 0.3  # pixels where no part reaches it are background
 
 
 class Row(NamedTuple):
-    """One image of a published list.
+    """An image of a published list.
 
     Attributes:
-        path: the file, or anything with its `read_bytes`.
-        pid: identity; -1 junk, 0 distractor (or nobody in particular).
-        camid: camera counted from 0; -1 unknown.
-        filename: unique within the split.
-        parts: file with the confidence maps of its body parts, None without.
+        path: the file, or an object with a method `read_bytes`.
+        pid: identity; -1 is junk, 0 a distractor.
+        camid: camera counted from 0; -1 is unknown.
+        filename: name, unique within the split.
+        parts: file with the confidence maps of the body parts, None without.
     """
 
     path: Any
@@ -50,25 +50,25 @@ class Row(NamedTuple):
 
 
 def naming_of(filename: str) -> str | None:
-    """Returns the data set whose files are named like this, None for none of those known."""
+    """Returns the data set whose naming scheme a file name follows, None for other names."""
     return next((name for name, pattern in NAMINGS.items() if pattern.match(filename)), None)
 
 
 def contents(folder: pathlib.Path) -> str:
-    """Returns what lies in a folder, for error messages."""
+    """Returns the names of up to eight files and folders in a folder, for error messages."""
     return ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
 
 
 def require(folder: pathlib.Path, wanted: Iterable[str], hint: str = "unpack the whole data set there") -> None:
-    """Makes sure that all of a data set's folders (and files) are there.
+    """Makes sure that the required folders and files exist.
 
     Raises:
-        ValueError: with one sentence that names the first missing one and what is there instead.
+        ValueError: with a sentence that names the first missing entry and the contents of the folder.
     """
     wanted = tuple(wanted)
     for name in wanted:
         if not (folder / name).exists():
-            kind = "files" if all(pathlib.PurePath(one).suffix for one in wanted) else "folders"
+            kind = "files" if all(pathlib.PurePath(entry).suffix for entry in wanted) else "folders"
             raise ValueError(
                 f"expected the {kind} {', '.join(wanted)} in {folder}, but {name} is missing (there: "
                 f"{contents(folder)}); {hint}."
@@ -76,10 +76,10 @@ def require(folder: pathlib.Path, wanted: Iterable[str], hint: str = "unpack the
 
 
 def image_files(directory: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[pathlib.Path]:
-    """Returns the images in a folder, sorted by name; Thumbs.db, .DS_Store and the like are ignored.
+    """Returns the images in a folder, sorted by name; other files are ignored.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the folder has no images.
     """
     files = [path for path in directory.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")]
     if files:
@@ -90,7 +90,7 @@ def image_files(directory: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFI
 
 
 def scan_split(directory: pathlib.Path, dataset: str, pattern: re.Pattern, example: str) -> list[Row]:
-    """Lists a folder whose file names tell identity and camera, sorted by name.
+    """Returns the rows of a folder whose file names hold identity and camera, sorted by name.
 
     Args:
         directory: the split's folder.
@@ -99,7 +99,7 @@ def scan_split(directory: pathlib.Path, dataset: str, pattern: re.Pattern, examp
         example: a name that matches.
 
     Raises:
-        ValueError: no images, or a name that does not match; says so where it is another data set's.
+        ValueError: there are no images, or a name does not match; the sentence names the data set whose scheme it has.
     """
     rows = []
     for path in image_files(directory):
@@ -119,16 +119,16 @@ def scan_split(directory: pathlib.Path, dataset: str, pattern: re.Pattern, examp
 
 
 def scan_people(directory: pathlib.Path, camid: int, suffixes: tuple[str, ...], prefix: str = "") -> list[Row]:
-    """Lists a folder with one folder per person (or the images themselves); names begin with the identity and `_`.
+    """Returns the rows of a folder of images, or of folders per person; names begin with the identity and `_`.
 
     Args:
-        directory: such as `occluded_body_images`.
-        camid: the camera that all its images get.
-        suffixes: of the images, in small letters.
-        prefix: what stands before the file names in the rows, to keep them unique in a split.
+        directory: the folder, such as `occluded_body_images`.
+        camid: the camera of all its images.
+        suffixes: suffixes of the images in lower case.
+        prefix: prefix of the file names in the rows, which keeps them unique in a split.
 
     Raises:
-        ValueError: no images, or a name without an identity.
+        ValueError: there are no images, or a name has no identity.
     """
     people = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
     rows = []
@@ -146,7 +146,7 @@ def scan_people(directory: pathlib.Path, camid: int, suffixes: tuple[str, ...], 
 
 # ---- body parts -----------------------------------------------------------------------------------------------------
 
-# Channels of a label file: 17 key points, then 19 limbs, each between two points (by their place, from 0).
+# Channels of a label file: 17 key points, then 19 limbs between two key points (by index).
 _SIDES = ("left", "right")
 _JOINTS = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 _POINTS = ("nose", *(f"{side}_{joint}" for joint in _JOINTS for side in _SIDES))
@@ -154,7 +154,7 @@ _ENDS = (
     *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6)),
     *((5, 7), (6, 8), (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
 )
-_LIMBS = tuple(f"{_POINTS[one]}-{_POINTS[other]}" for one, other in _ENDS)
+_LIMBS = tuple(f"{_POINTS[start]}-{_POINTS[end]}" for start, end in _ENDS)
 PART_CHANNELS = (*_POINTS, *_LIMBS)
 
 
@@ -167,7 +167,7 @@ def _leg(side: str) -> tuple[str, ...]:
     return (f"{side}_knee", f"{side}_ankle-{side}_knee", f"{side}_knee-{side}_hip")
 
 
-# The eight parts in the order of their labels, which begin at 1 (0 is background).
+# The eight parts in the order of their labels from 1 on; 0 is background.
 PARTS: dict[str, tuple[str, ...]] = {
     "head": (*_POINTS[:5], *_LIMBS[12:]),
     "left_arm": _arm("left"),
@@ -181,7 +181,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 
 def merge_parts(maps: np.ndarray) -> np.ndarray:
-    """Merges the 36 confidence maps of a label file to the eight of `PARTS`, by their maximum.
+    """Returns the maxima of the 36 confidence maps of a label file over the channels of each of `PARTS`.
 
     Args:
         maps: float [36, H, W], confidences in [0, 1].
@@ -200,9 +200,9 @@ def part_labels(confidence: np.ndarray) -> np.ndarray:
 
 
 def with_parts(folder: pathlib.Path, rows: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
-    """Adds to each row the label file of its image: `masks/pifpaf_maskrcnn_filtering/<image's path>.npy`.
+    """Returns the rows with the label files of their images, `masks/pifpaf_maskrcnn_filtering/<image's path>.npy`.
 
-    Only training needs labels: a test split for whose folders there are none at all keeps its rows as they are.
+    Only training requires labels: a test split without any label file is returned as it is.
 
     Raises:
         ValueError: label files are missing or are not float arrays [36, H, W].
@@ -227,7 +227,7 @@ def _check_part_file(file: pathlib.Path) -> None:
     try:
         maps = np.load(file, mmap_mode="r")
     except (ValueError, OSError, EOFError):
-        raise ValueError(f"{file} is no array file (.npy) that can be read; replace it.") from None
+        raise ValueError(f"{file} is not a readable array file (.npy); replace it.") from None
     if maps.ndim != 3 or len(maps) != len(PART_CHANNELS) or not np.issubdtype(maps.dtype, np.floating):
         raise ValueError(
             f"expected float maps [36, H, W] (17 key points, 19 limbs) in {file}, got {maps.dtype} {list(maps.shape)}; "
@@ -236,10 +236,10 @@ def _check_part_file(file: pathlib.Path) -> None:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Encodes uint8 [H, W] or [H, W, 3] as PNG; without a library, since builders have none for it."""
+    """Encodes uint8 [H, W] or [H, W, 3] as PNG, without an image library, which builders do not import."""
     height, width = image.shape[:2]
     lines = np.ascontiguousarray(image).reshape(height, -1)
-    data = np.concatenate([np.zeros((height, 1), np.uint8), lines], axis=1).tobytes()  # a filter byte before each line
+    data = np.concatenate([np.zeros((height, 1), np.uint8), lines], axis=1).tobytes()  # filter byte first
     header = struct.pack(">IIBBBBB", width, height, 8, 0 if image.ndim == 2 else 2, 0, 0, 0)
 
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -249,7 +249,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def _encode_parts(file: pathlib.Path | None) -> dict[str, bytes]:
-    """The label map, and the eight confidence maps one below the other; one pixel of background without a file."""
+    """Returns label map and vertically stacked confidence maps as PNG; one pixel of background without a file."""
     if file is None:
         return {"parts": encode_png(np.zeros((1, 1), np.uint8)), "parts_confidence": encode_png(np.zeros((8, 1), "u1"))}
     confidence = merge_parts(np.nan_to_num(np.clip(np.load(file), 0.0, 1.0)))
@@ -261,19 +261,15 @@ def _encode_parts(file: pathlib.Path | None) -> dict[str, bytes]:
 
 
 class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes the rows that its module's `scan` finds in the manual folder, or that stand in `rows` already.
-
-    Args:
-        options: keyword arguments of `scan`.
-        **kwargs: TFDS's own.
-    """
+    """Base class of builders of files: writes the rows that its module's `scan` returns for the manual folder."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
-    rows: Mapping[str, list[Row]] | None = None  # set by whoever has scanned, checked or thinned out the list already
+    rows: Mapping[str, list[Row]] | None = None  # set where the files were scanned and checked before
 
     def __init__(self, *, options: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        self.options = dict(options or {})  # before TFDS's own, which asks for the features
+        """Stores the keyword arguments of `scan`; the others are those of TFDS."""
+        self.options = dict(options or {})  # first, since the constructor of TFDS asks for the features
         super().__init__(**kwargs)
 
     @property

@@ -1,7 +1,7 @@
 """CUHK03 under the 767/700 protocol ("CUHK03-NP"), with boxes drawn by hand (labeled) or by a detector (detected).
 
-Reads the folders that go by the name of the protocol, or the original `cuhk-03.mat` with the protocol's list files.
-Layout, protocol and license are in the README beside this file.
+This module reads the folders of CUHK03-NP, or the original `cuhk-03.mat` with the list files of the protocol. README.md
+describes layout, protocol and license.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _INDICES = {"train": "train_idx", "query": "query_idx", "gallery": "gallery_idx"
 
 
 def published(boxes: str = "labeled") -> dict[str, dict[str, int]]:
-    """Counts of the protocol's authors."""
+    """Returns the counts that the authors of the protocol published."""
     train, gallery = (7_368, 5_328) if boxes == "labeled" else (7_365, 5_332)
     return {
         "train": {"images": train, "identities": 767, "cameras": 2},
@@ -34,7 +34,7 @@ def published(boxes: str = "labeled") -> dict[str, dict[str, int]]:
 
 
 def layouts(boxes: str = "labeled") -> list[tuple[str, ...]]:
-    """The split folders, or the original file (which its archive keeps in a folder) with the protocol's list."""
+    """Returns the layouts: the split folders, or the original file (perhaps in a folder) with the protocol's list."""
     return [
         tuple(f"{boxes}/{name}" for name in _SPLITS.values()),
         ("cuhk-03.mat", _protocol(boxes)),
@@ -47,16 +47,16 @@ def _protocol(boxes: str) -> str:
 
 
 def scan(folder: pathlib.Path, *, boxes: str = "labeled") -> dict[str, list[common.Row]]:
-    """Lists the images of all splits: split folders by name, the original file in the protocol's order.
+    """Returns the images of all splits: those of folders by name, those of the original in the protocol's order.
 
     Args:
-        folder: see `layouts`.
+        folder: the raw folder, see `layouts`.
         boxes: "labeled" or "detected".
 
     Raises:
-        ValueError: with one sentence, when something is absent or does not parse.
+        ValueError: a folder or file is missing or cannot be read.
     """
-    original = next((file for file in (folder / one[0] for one in layouts(boxes)[1:]) if file.is_file()), None)
+    original = next((file for file in (folder / layout[0] for layout in layouts(boxes)[1:]) if file.is_file()), None)
     if original is not None and not (folder / boxes).is_dir():
         common.require(folder, (_protocol(boxes),), "get the protocol's two list files")
         return _scan_original(original, folder / _protocol(boxes), boxes)
@@ -93,7 +93,7 @@ def _scan_original(original: pathlib.Path, protocol: pathlib.Path, boxes: str) -
     if len(names) != len(labels) or any(len(index) and index.max() >= len(names) for index in rows.values()):
         raise ValueError(f"the lists in {protocol} do not fit each other; get the protocol's file again.")
     if not h5py.is_hdf5(original):
-        raise ValueError(f"{original} is no MATLAB 7.3 file that can be read; get it again.")
+        raise ValueError(f"{original} is not a readable MATLAB 7.3 file; get it again.")
     mat = _MatFile(original, boxes)
     return {split: [_original_row(mat, names[i], int(labels[i])) for i in index] for split, index in rows.items()}
 
@@ -107,7 +107,7 @@ def _original_row(mat: _MatFile, name: str, pid: int) -> common.Row:
 
 
 class _MatFile:
-    """The original file: a MATLAB 7.3 (HDF5) table of references to images, opened when the first is read."""
+    """The original file, a MATLAB 7.3 (HDF5) table of references to images; opened when the first image is read."""
 
     def __init__(self, path: pathlib.Path, boxes: str) -> None:
         self.path, self._boxes, self._lock = path, boxes, threading.Lock()
@@ -119,11 +119,15 @@ class _MatFile:
         return h5py.File(self.path, "r")
 
     def image(self, pair: int, person: int, image: int) -> np.ndarray:
-        """Returns uint8 [H, W, 3]; an OSError tells what is missing."""
+        """Returns an image, uint8 [H, W, 3].
+
+        Raises:
+            OSError: the table has no such image.
+        """
         with self._lock:
             file = self._open
             try:
-                # MATLAB stores column by column, so every table appears transposed.
+                # MATLAB stores arrays by column, so they appear transposed.
                 people = file[file[self._boxes][0][pair]]
                 pixels = np.asarray(file[people[image][person]])
             except (KeyError, IndexError, ValueError, TypeError):
@@ -134,7 +138,7 @@ class _MatFile:
 
 
 class _MatImage:
-    """One image of the original file, in the place of a path."""
+    """An image of the original file, used in place of a path."""
 
     def __init__(self, mat: _MatFile, pair: int, person: int, image: int, name: str) -> None:
         self._mat, self._place, self.name = mat, (pair, person, image), name

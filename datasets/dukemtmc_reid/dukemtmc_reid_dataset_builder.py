@@ -1,7 +1,7 @@
 """DukeMTMC-reID: 36,411 boxes of people seen by eight cameras on a university campus.
 
-The authors withdrew the data; this file reads a copy that a user has, and the project ships none. Layout, protocol and
-status are in the README beside it.
+The authors withdrew the data; this module reads a user's copy, and the project distributes none. README.md describes
+layout, protocol and status.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _NAME = re.compile(r"(\d+)_c(\d+)_f\d+")  # 0002_c1_f0044158.jpg: identity 2, ca
 
 
 def scan(folder: pathlib.Path, *, part_labels: bool = False) -> dict[str, list[common.Row]]:
-    """Lists the images of all splits, sorted by file name.
+    """Returns the images of all splits, sorted by file name.
 
     Args:
         folder: the folder that holds `bounding_box_train`, `query` and `bounding_box_test`.
-        part_labels: body-part labels lie in `masks/` and are to be stored with the images.
+        part_labels: store the body-part labels in `masks/` with the images.
 
     Raises:
-        ValueError: with one sentence, when a split is absent or empty or a file name does not parse.
+        ValueError: a split is missing or empty, or a file name does not parse.
     """
     common.require(folder, FOLDERS.values())
     rows = {

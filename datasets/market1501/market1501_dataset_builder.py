@@ -1,6 +1,6 @@
 """Market-1501: 32,668 boxes of 1,501 people seen by six cameras in front of a supermarket.
 
-This file turns the published folders into records; layout, protocol and license are in the README beside it.
+This module reads the published folders; README.md describes layout, protocol and license.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from reid_datasets import common
 
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 
-# What the authors' README states; preparation compares the files found with it.
+# Counts in the authors' README, with which preparation compares the files.
 PUBLISHED = {
     "train": {"images": 12_936, "identities": 751, "cameras": 6},
     "query": {"images": 3_368, "identities": 750, "cameras": 6},
     "gallery": {"images": 19_732, "identities": 750, "cameras": 6, "junk": 3_819},
 }
-DISJOINT_IDENTITIES = True  # nobody is in both the training and the test half
+DISJOINT_IDENTITIES = True  # between training and test
 
 _NAME = re.compile(r"(-1|\d+)_c(\d+)")  # 0002_c1s1_000451_03.jpg: identity 2, camera 1, sequence 1, frame 451, box 3
 
 
 def scan(folder: pathlib.Path, *, part_labels: bool = False) -> dict[str, list[common.Row]]:
-    """Lists the images of all splits, sorted by file name as in the published evaluation.
+    """Returns the images of all splits, sorted by file name as in the published evaluation.
 
     Args:
         folder: the folder that holds `bounding_box_train`, `query` and `bounding_box_test`.
-        part_labels: body-part labels lie in `masks/` and are to be stored with the images.
+        part_labels: store the body-part labels in `masks/` with the images.
 
     Returns:
-        Rows of each split; identities as published (-1 junk, 0 distractor), cameras counted from 0.
+        Rows of each split, with identities as published (-1 is junk, 0 a distractor) and cameras counted from 0.
 
     Raises:
-        ValueError: with one sentence, when a split is absent or empty or a file name does not parse.
+        ValueError: a split is missing or empty, or a file name does not parse.
     """
     common.require(folder, FOLDERS.values())
     rows = {

@@ -1,7 +1,6 @@
 """MSMT17: 126,441 boxes of 4,101 people seen by fifteen cameras, indoors and outdoors, at four times of a month.
 
-Version 1 are the images as first published, version 2 those with masked faces. Layout, protocol and license are in the
-README beside this file.
+Version 1 is the first publication, and version 2 has masked faces. README.md describes layout, protocol and license.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _NAME = re.compile(r"\d+_\d+_(\d+)_")  # 0000_000_01_0303morning_0008_0.jpg: per
 
 
 def published(train_only: bool = False, **_: Any) -> dict[str, dict[str, int]]:
-    """Counts that the authors state, of both versions."""
+    """Returns the counts that the authors published, equal for both versions."""
     return {
         "train": {"images": 30_248 if train_only else 32_621, "identities": 1_041, "cameras": 15},
         "query": {"images": 11_659, "identities": 3_060, "cameras": 15},
@@ -29,24 +28,24 @@ def published(train_only: bool = False, **_: Any) -> dict[str, dict[str, int]]:
 
 
 def layouts(version: str = "") -> list[tuple[str, ...]]:
-    """The folders and lists that must be there; those of both versions where none is named."""
-    return [(*VERSIONS[one], *_LISTS) for one in ([version] if version in VERSIONS else VERSIONS)]
+    """Returns the required folders and lists, as alternatives where no version is given."""
+    return [(*VERSIONS[name], *_LISTS) for name in ([version] if version in VERSIONS else VERSIONS)]
 
 
 def scan(folder: pathlib.Path, *, version: str = "", train_only: bool = False) -> dict[str, list[common.Row]]:
-    """Lists the images in the order of the published lists.
+    """Returns the images in the order of the published lists.
 
     Args:
         folder: the folder that holds the four list files and the two folders of images.
-        version: "v1" or "v2"; empty takes what is there.
-        train_only: leave the images of `list_val.txt` out of training, which published recipes take in.
+        version: "v1" or "v2"; empty is the version that is found.
+        train_only: leave out the images of `list_val.txt`, which published recipes use for training.
 
     Returns:
-        Rows of each split. Identities are the lists' plus one, since 0 means "nobody's match" in a gallery; training
-        and test people are numbered independently of each other, as in the lists.
+        Rows of each split. Identities are those of the lists plus one, since 0 is a distractor in a gallery; training
+        and test identities are numbered independently, as in the lists.
 
     Raises:
-        ValueError: with one sentence, when a folder, list or listed image is absent, or a line does not parse.
+        ValueError: a folder, list or listed image is missing, or a line does not parse.
     """
     if version and version not in VERSIONS:
         raise ValueError(f"option version of msmt17 should be v1 or v2, it is {version!r}.")
@@ -58,7 +57,7 @@ def scan(folder: pathlib.Path, *, version: str = "", train_only: bool = False) -
     common.require(folder, (*VERSIONS[version], *_LISTS), hint)
     train, test = (folder / name for name in VERSIONS[version])
     training = ["list_train.txt"] if train_only else ["list_train.txt", "list_val.txt"]
-    # One listing instead of a question per file: 126,441 of them on a network disk take minutes.
+    # One directory listing, because testing 126,441 files on a network file system takes minutes.
     in_train, in_test = ({path.relative_to(half).as_posix() for path in half.rglob("*.*")} for half in (train, test))
     return {
         "train": [row for name in training for row in _read_list(folder / name, train, in_train)],

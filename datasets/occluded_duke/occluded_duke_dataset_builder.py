@@ -1,6 +1,6 @@
-"""Occluded-DukeMTMC: DukeMTMC-reID split anew, so that every query shows a partly hidden person.
+"""Occluded-DukeMTMC: new splits of DukeMTMC-reID in which every query shows an occluded person.
 
-Derived from withdrawn data, see the README beside this file.
+Derived from withdrawn data, see README.md.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _NAME = re.compile(r"(\d+)_c(\d+)_f\d+")  # 0001_c2_f0046182.jpg: identity 1, ca
 
 
 def scan(folder: pathlib.Path, *, part_labels: bool = False) -> dict[str, list[common.Row]]:
-    """Lists the images of all splits, sorted by file name.
+    """Returns the images of all splits, sorted by file name.
 
     Args:
         folder: the folder that holds `bounding_box_train`, `query` and `bounding_box_test`.
-        part_labels: body-part labels lie in `masks/` and are to be stored with the images.
+        part_labels: store the body-part labels in `masks/` with the images.
 
     Raises:
-        ValueError: with one sentence, when a split is absent or empty or a file name does not parse.
+        ValueError: a split is missing or empty, or a file name does not parse.
     """
     common.require(folder, FOLDERS.values())
     rows = {
@@ -40,9 +40,9 @@ def scan(folder: pathlib.Path, *, part_labels: bool = False) -> dict[str, list[c
 
 
 class Builder(common.RowBuilder):
-    """Builder of Occluded-DukeMTMC from the folders that its authors' script makes."""
+    """Builder of Occluded-DukeMTMC from the folders that its authors' script writes."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Occluded-DukeMTMC is made from DukeMTMC-reID, which its authors have withdrawn; if you hold a copy, sort it "
-        "by the published name lists, so that bounding_box_train, query and bounding_box_test lie in the folder."
+        "Occluded-DukeMTMC is derived from DukeMTMC-reID, which its authors have withdrawn; if you hold a copy, sort "
+        "it by the published name lists, so that bounding_box_train, query and bounding_box_test lie in the folder."
     )

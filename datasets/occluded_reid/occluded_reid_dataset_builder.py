@@ -1,6 +1,6 @@
-"""Occluded-REID: 200 people, five partly hidden and five whole images of each; there is no training split.
+"""Occluded-REID: 200 people with five occluded and five full-body images each; there is no training split.
 
-Layout, protocol and status are in the README beside this file.
+README.md describes layout, protocol and status.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import pathlib
 from reid_datasets import common
 
 FOLDERS = {"query": "occluded_body_images", "gallery": "whole_body_images"}
-# No camera is labeled: the protocol takes queries and gallery as two cameras, so that its camera rule removes nothing.
+# Cameras are not labeled: the protocol treats query and gallery as two cameras, so that the filter removes nothing.
 PUBLISHED = {
     "query": {"images": 1_000, "identities": 200, "cameras": 1},
     "gallery": {"images": 1_000, "identities": 200, "cameras": 1},
@@ -20,13 +20,13 @@ _SUFFIXES = (".tif", ".tiff", *common.IMAGE_SUFFIXES)
 
 
 def scan(folder: pathlib.Path) -> dict[str, list[common.Row]]:
-    """Lists the images of query (camera 0) and gallery (camera 1), by person and name.
+    """Returns the images of query (camera 0) and gallery (camera 1), by person and name.
 
     Args:
         folder: the folder that holds `occluded_body_images` and `whole_body_images`.
 
     Raises:
-        ValueError: with one sentence, when a split is absent or empty or a file name does not parse.
+        ValueError: a split is missing or empty, or a file name does not parse.
     """
     common.require(folder, FOLDERS.values())
     rows = {

@@ -1,6 +1,6 @@
-"""P-DukeMTMC-reID: the people of DukeMTMC-reID who were seen both partly hidden and whole.
+"""P-DukeMTMC-reID: the people of DukeMTMC-reID with both occluded and full-body images.
 
-Derived from withdrawn data, see the README beside this file.
+Derived from withdrawn data, see README.md.
 """
 
 from __future__ import annotations
@@ -9,30 +9,30 @@ import pathlib
 
 from reid_datasets import common
 
-# No published counts: the ones commonly quoted (README) have no source that states them.
+# There are no published counts: no primary source states the commonly quoted ones (README.md).
 DISJOINT_IDENTITIES = True
 
-_HIDDEN, _WHOLE = "occluded_body_images", "whole_body_images"
-# No camera is labeled: hidden and whole images count as two cameras, so that the camera rule removes nothing.
-_CAMERAS = {_HIDDEN: 0, _WHOLE: 1}
-_SPLITS = {"train": ("train", (_HIDDEN, _WHOLE)), "query": ("test", (_HIDDEN,)), "gallery": ("test", (_WHOLE,))}
+_OCCLUDED, _WHOLE = "occluded_body_images", "whole_body_images"
+# Cameras are not labeled: occluded and full-body images count as two, so that the camera filter removes nothing.
+_CAMERAS = {_OCCLUDED: 0, _WHOLE: 1}
+_SPLITS = {"train": ("train", (_OCCLUDED, _WHOLE)), "query": ("test", (_OCCLUDED,)), "gallery": ("test", (_WHOLE,))}
 _FOLDERS = tuple(dict.fromkeys(f"{half}/{name}" for half, names in _SPLITS.values() for name in names))
 
 
 def layouts() -> list[tuple[str, ...]]:
-    """The folders that must be there."""
+    """Returns the required folders."""
     return [_FOLDERS]
 
 
 def scan(folder: pathlib.Path, *, part_labels: bool = False) -> dict[str, list[common.Row]]:
-    """Lists the images: training from both folders of `train`; queries hidden, gallery whole, from `test`.
+    """Returns the images: training from both folders of `train`, occluded queries and full-body gallery from `test`.
 
     Args:
         folder: the folder that holds `train` and `test`.
-        part_labels: body-part labels lie in `masks/` and are to be stored with the images.
+        part_labels: store the body-part labels in `masks/` with the images.
 
     Raises:
-        ValueError: with one sentence, when a folder is absent or empty or a file name does not parse.
+        ValueError: a folder is missing or empty, or a file name does not parse.
     """
     common.require(folder, _FOLDERS)
     rows = {
@@ -50,6 +50,6 @@ class Builder(common.RowBuilder):
     """Builder of P-DukeMTMC-reID from its folders."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "P-DukeMTMC-reID is made from DukeMTMC, which its authors have withdrawn; if you hold a copy, unpack it so "
+        "P-DukeMTMC-reID is derived from DukeMTMC, which its authors have withdrawn; if you hold a copy, unpack it so "
         "that train and test lie in the folder, each with occluded_body_images and whole_body_images."
     )

@@ -1,6 +1,6 @@
-"""Your own images as a data set: a folder with one sub-folder per split, or a CSV file that lists the images.
+"""A user's own images as a data set: a folder per split, or a CSV file that lists the images.
 
-The layouts, and how identities and cameras are numbered, are described in the README beside this file.
+README.md describes the layouts and the numbering of identities and cameras.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LARGEST = 2**31 - 1
 
 
 class _Listed(NamedTuple):
-    """One image as the user wrote it down."""
+    """An image as listed by the user."""
 
     path: pathlib.Path
     identity: str
@@ -33,17 +33,17 @@ class _Listed(NamedTuple):
 
 
 def scan(source: pathlib.Path) -> dict[str, list[common.Row]]:
-    """Lists the images of all splits.
+    """Returns the images of all splits.
 
     Args:
-        source: a CSV file, a folder with an `index.csv`, or a folder with `train`, `query`, `gallery` (or some of
-            them) in it.
+        source: a CSV file, a folder with an `index.csv`, or a folder with `train`, `query` and `gallery`, or some of
+            them.
 
     Returns:
-        Rows of each split that is there: a CSV in its own order, folders sorted by path.
+        Rows of each existing split: those of a CSV file in its order, those of folders sorted by path.
 
     Raises:
-        ValueError: with one sentence that names the file or the line.
+        ValueError: the source cannot be read; the sentence names the file or the line.
     """
     if source.is_file():
         listed = _read_csv(source)
@@ -76,7 +76,7 @@ def _read_csv(file: pathlib.Path) -> dict[str, list[_Listed]]:
         )
     for record in reader:
         line = reader.line_num
-        # A short line leaves None, a long one puts a list under the key None.
+        # A line with too few fields leaves None, one with too many has a list under the key None.
         fields = {key: (value or "").strip() for key, value in record.items() if key is not None}
         if fields["split"] not in SPLITS:
             raise ValueError(
@@ -173,12 +173,12 @@ def _number(listed: dict[str, list[_Listed]], source: pathlib.Path) -> dict[str,
 
 
 def _identities(rows: Iterable[_Listed], queries: Iterable[_Listed]) -> dict[tuple, int]:
-    """Numbers identities: whole numbers stay as they are where they can, anything else is ranked from 1."""
+    """Returns the numbers of identities: whole numbers are kept where possible, otherwise all are ranked from 1."""
     wanted = {_as_key(row.identity) for row in queries}
     keys = {_as_key(row.identity) for row in rows} | wanted
     keys.discard((0, _JUNK, ""))
     numbers = all(kind == 0 and 0 <= number <= _LARGEST for kind, number, _ in keys)
-    if numbers and (0, 0, "") not in wanted:  # a query of pid 0 would make a person of what means "distractor"
+    if numbers and (0, 0, "") not in wanted:  # a query of pid 0 is a person, and a gallery image of pid 0 a distractor
         table = {key: key[1] for key in keys}
     else:
         table = {key: rank + 1 for key, rank in _ranks(keys).items()}
@@ -190,12 +190,12 @@ def _ranks(keys: Iterable[tuple]) -> dict[tuple, int]:
 
 
 def _as_key(text: str) -> tuple[int, int, str]:
-    """Sorts whole numbers by value and before words; 7 and 0007 are the same."""
+    """Returns a sort key: whole numbers come by value before words, and 7 equals 0007."""
     return (0, int(text), "") if re.fullmatch(r"-?\d+", text) else (1, 0, text)
 
 
 class Builder(common.RowBuilder):
-    """Builder of a data set from the user's own images."""
+    """Builder of a data set from a user's own images."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Put the images into train, query and gallery (a folder per identity, or names that begin with the identity), "

@@ -1,7 +1,7 @@
-"""SynthPed: pedestrians drawn from a seed by this project's own code; nobody is depicted.
+"""SynthPed: synthetic pedestrians drawn from a seed, depicting no real person.
 
-Two variants share identities and protocol: `synthped`, and `synthped_occluded`, whose queries are all partly hidden.
-Layout, protocol and counts are in the README beside this file; the drawing is in `reid_jax.data.synthped`.
+Two variants share identities and protocol: `synthped`, and `synthped_occluded`, in which all queries are occluded.
+README.md describes layout, protocol and counts; `reid_jax.data.synthped` draws the images.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import tensorflow_datasets as tfds
 from reid_jax.data import synthped
 
 SPLITS = ("train", "query", "gallery")
-DISJOINT_IDENTITIES = True  # nobody is in both the training and the test half
+DISJOINT_IDENTITIES = True  # between training and test
 
 
 class SynthPedConfig(tfds.core.BuilderConfig):
-    """What to draw: variant, size and seed."""
+    """The configuration of the data set: variant, size and seed."""
 
     def __init__(self, *, size: str = "demo", seed: int = 0, occluded: bool = False, **kwargs: Any) -> None:
-        """Names the configuration after its options.
+        """Stores the options and derives the name of the configuration from them.
 
         Args:
             size: "tiny", "demo" or "large".
-            seed: the seed everything follows from.
+            seed: the seed that determines the whole data set.
             occluded: hide part of the person in every query and in a tenth of the other images.
-            **kwargs: passed on to TFDS.
+            **kwargs: further arguments of TFDS.
         """
         self.size, self.seed, self.occluded = size, int(seed), bool(occluded)
         default = f"{'occluded_' if self.occluded else ''}{size}_seed{self.seed}"
@@ -46,7 +46,7 @@ def make_config(*, size: str = "demo", seed: int = 0, occluded: bool = False) ->
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Builder of SynthPed; it reads no file and downloads nothing."""
+    """Builder of SynthPed, which reads and downloads no files."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}

@@ -78,7 +78,7 @@ def test_damaged_original_file(tmp_path):
     folder = tmp_path / "cuhk03_np_labeled"
     benchmark_folders.cuhk03_original(folder)
     (folder / "cuhk03_release" / "cuhk-03.mat").write_bytes(b"no table")
-    with pytest.raises(errors.UserError, match=r"cuhk-03.mat is no MATLAB 7.3 file that can be read"):
+    with pytest.raises(errors.UserError, match=r"cuhk-03.mat is not a readable MATLAB 7.3 file"):
         prepare.prepare("cuhk03_np_labeled", tmp_path)
 
 

@@ -114,7 +114,7 @@ def test_missing_label_files_are_named(tmp_path):
         (np.zeros((8, 4, 4), np.float32), r"got float32 [8, 4, 4]; replace it"),
         (np.zeros((36, 4, 4), np.uint8), r"got uint8 [36, 4, 4]"),
         (np.zeros((36, 4), np.float32), r"got float32 [36, 4]"),
-        (None, "is no array file (.npy) that can be read"),
+        (None, "is not a readable array file (.npy)"),
     ],
 )
 def test_label_file_of_another_kind(tmp_path, content, complaint):
