@@ -142,8 +142,10 @@ ADAMW = {
 
 
 def labeled(name: str) -> dict:
-    """A data set with the label files of its body parts."""
-    return {**config_lib.DATASETS[name], "data.options": {"part_labels": True}}
+    """Returns the preset of a data set with the label files of its body parts."""
+    preset = config_lib.DATASETS[name]
+    title = preset["notes"].partition(":")[0]
+    return {**preset, "notes": f"{title} with label files of body parts.", "data.options": {"part_labels": True}}
 
 
 # Small networks from scratch. A generator that lags behind pulls the student, and with it the teacher, to ever longer
@@ -171,6 +173,7 @@ ON_NECKS = {
 DEMO = {
     **SMALL,
     **ON_NECKS,
+    "notes": "A ViT of four blocks from scratch on occluded SynthPed, minutes on two CPU cores.",
     "optimizer.learning_rate": 1e-3,
     "model.patch": 12,
     "model.stride": 10,
@@ -185,6 +188,7 @@ DEMO = {
 }
 TINY = {
     **SMALL,
+    "notes": "A ViT of six blocks and width 192 from scratch on occluded SynthPed, 60 epochs.",
     "data.sampler": {"name": "identity_groups", "identities": 8, "images": 4},
     "optimizer.learning_rate": 3e-4,
     "optimizer.weight_decays": ((".*", 0.05),),
@@ -203,9 +207,13 @@ PRESETS = {
     "amfor_tiny": TINY,
     **{name: {**data, **STRIPS} for name, data in config_lib.DATASETS.items()},
     **{name: labeled(name) for name in ("market1501", "dukemtmc_reid", "occluded_duke")},
-    "market1501_part_labels": labeled("market1501_part_labels"),
+    "market1501_part_labels": {
+        **labeled("market1501_part_labels"),
+        "notes": "The same as market1501 here; the name that other configs use.",
+    },
     "p_dukemtmc_reid": {**labeled("p_dukemtmc_reid"), **PSEUDO_CAMERAS},
     "occluded_reid": {
+        "notes": "Occluded-REID, a test set; trains on Market-1501 with label files of body parts.",
         "data.name": "occluded_reid",
         "data.sources": ("market1501_part_labels",),
         **PSEUDO_CAMERAS,
@@ -233,11 +241,12 @@ PIXEL = {
 
 
 def row(
-    *, amff: bool = True, parsing: bool = True, ts: bool = True, hpr: bool = True, amgd: str = "amgd"
+    notes: str, *, amff: bool = True, parsing: bool = True, ts: bool = True, hpr: bool = True, amgd: str = "amgd"
 ) -> dict[str, object]:
     """The full system without some of its components: their parameters, loss terms and labels go with them."""
     dropped = (*(() if parsing else PARSING_TERMS), *(() if ts else TEACHER_STUDENT_TERMS))
     return {
+        "notes": notes,
         **{f"model.{name}": value for name, value in (("amff", amff), ("parsing", parsing), ("ts", ts))},
         "model.hpr": hpr,
         "model.amgd": amgd,
@@ -253,83 +262,151 @@ def passes(teacher: dict) -> dict[str, dict]:
 
 
 VARIANTS = {
-    "amfor": {},
+    "amfor": {"notes": "The full system (F): AMFF, mask generator, part decoder, HPR and AMGD."},
     # The rows of the table: baselines, single components, leave-one-out. A switch goes before a row it is joined with,
     # as in no_erasing,amfor_b3.
-    "amfor_b0": row(amff=False, parsing=False, ts=False, hpr=False, amgd="none"),
-    "amfor_b1": row(amff=False, ts=False, hpr=False, amgd="none"),
-    "amfor_b2": row(amff=False, hpr=False, amgd="none"),
-    "amfor_b3": row(amff=False, hpr=False, amgd="cos"),
-    "amfor_a1": row(parsing=False, ts=False, hpr=False, amgd="none"),
-    "amfor_a2": row(hpr=False, amgd="cos"),
-    "amfor_a3": row(amff=False, amgd="cos"),
-    "amfor_a4": row(amff=False, hpr=False),
-    "amfor_a5": row(amgd="cos"),
-    "amfor_no_amff": row(amff=False),
-    "amfor_no_hpr": row(hpr=False),
+    "amfor_b0": row(
+        "B0: ViT with a batch-normalization neck, the global feature alone.",
+        amff=False,
+        parsing=False,
+        ts=False,
+        hpr=False,
+        amgd="none",
+    ),
+    "amfor_b1": row("B1: B0 with mask generator and pooled parts.", amff=False, ts=False, hpr=False, amgd="none"),
+    "amfor_b2": row(
+        "B2: B1 with the teacher-student part decoder, without distillation.", amff=False, hpr=False, amgd="none"
+    ),
+    "amfor_b3": row(
+        "B3: B2 with cosine distillation, likely the authors' baseline (TSD).", amff=False, hpr=False, amgd="cos"
+    ),
+    "amfor_a1": row("A1: B0 with fusion of depths (AMFF).", parsing=False, ts=False, hpr=False, amgd="none"),
+    "amfor_a2": row("A2: B3 with fusion of depths (AMFF).", hpr=False, amgd="cos"),
+    "amfor_a3": row("A3: B3 with reconstruction of part features (HPR).", amff=False, amgd="cos"),
+    "amfor_a4": row(
+        "A4: B3 with generative distillation (AMGD) in place of cosine distillation.", amff=False, hpr=False
+    ),
+    "amfor_a5": row("A5: the full system with cosine distillation in place of AMGD.", amgd="cos"),
+    "amfor_no_amff": row("The full system without fusion of depths (AMFF).", amff=False),
+    "amfor_no_hpr": row("The full system without reconstruction of part features (HPR).", hpr=False),
     # Text: prompts of the training identities (two stages), or none; the default is a learned bank.
-    "clip": {"model.text_source": "clip", "phase_order": ("prompts", "joint")},
-    "text_none": {"model.text_source": "none"},
+    "clip": {
+        "notes": "Text features from CLIP: a first phase learns a prompt for each identity.",
+        "model.text_source": "clip",
+        "phase_order": ("prompts", "joint"),
+    },
+    "text_none": {"notes": "AMFF without text features.", "model.text_source": "none"},
     # Fusion of depths; `amff_figure` undoes what we chose where the figure leaves a choice.
-    "amff_last": {"model.amff_layers": "last"},
-    "amff_all": {"model.amff_layers": "all"},
-    "amff_shut": {"model.amff_alpha": 0.0},
-    "amff_query_value": {"model.amff_text_value": "query"},
-    "amff_no_residual": {"model.amff_residual": False},
-    "amff_raw_weights": {"model.amff_normalize": "none"},
-    "amff_no_head_start": {"model.amff_beta": 0.0, "model.amff_gate_init": 0.0},
-    "amff_reuse_fused": {"model.amff_reuse_fused": True},
+    "amff_last": {"notes": "AMFF behind one block alone, the last of the published six.", "model.amff_layers": "last"},
+    "amff_all": {"notes": "AMFF behind every shared block.", "model.amff_layers": "all"},
+    "amff_shut": {"notes": "AMFF with its gates closed: tokens pass unchanged.", "model.amff_alpha": 0.0},
+    "amff_query_value": {
+        "notes": "AMFF: values of the text attention from the queries, as in figure 3.",
+        "model.amff_text_value": "query",
+    },
+    "amff_no_residual": {
+        "notes": "AMFF: attention without residual paths, as in figure 3.",
+        "model.amff_residual": False,
+    },
+    "amff_raw_weights": {
+        "notes": "AMFF: weights of depths without softmax, as in figure 3.",
+        "model.amff_normalize": "none",
+    },
+    "amff_no_head_start": {
+        "notes": "AMFF: no head start for a token's own depth, gates half open.",
+        "model.amff_beta": 0.0,
+        "model.amff_gate_init": 0.0,
+    },
+    "amff_reuse_fused": {
+        "notes": "AMFF: later modules mix tokens that earlier ones have fused.",
+        "model.amff_reuse_fused": True,
+    },
     "amff_figure": {
+        "notes": "AMFF as figure 3 draws it, without our three choices.",
         "model.amff_text_value": "query",
         "model.amff_residual": False,
         "model.amff_normalize": "none",
     },
     # Labels of body parts.
-    "strips": STRIPS,
-    "flip_maps_only": {"data.augment.flip.flip_swap_lr": False},
+    "strips": {"notes": "Bands of a person who fills the image in place of label files of body parts.", **STRIPS},
+    "flip_maps_only": {
+        "notes": "Flips part maps without exchanging left and right, as in TSD's code.",
+        "data.augment.flip.flip_swap_lr": False,
+    },
     # The teacher: an average of the student, one that sees the image before it is erased, one that says what it sees.
     "ts_ema": {
+        "notes": "The teacher is a moving average of the student's weights.",
         **FROM_TEACHER,
         "extras.teacher": {"kind": "moving_average", "decay": 0.999},
         "passes": passes({"view": "", "network": "extra/teacher"}),
     },
-    "ts_clean": {**FROM_TEACHER, **CLEAN, "passes": passes({"view": "clean", "network": "params"})},
+    "ts_clean": {
+        "notes": "The teacher sees the image before erasing.",
+        **FROM_TEACHER,
+        **CLEAN,
+        "passes": passes({"view": "clean", "network": "params"}),
+    },
     "ts_vis_teacher": {
+        "notes": "The visibility loss applies to the teacher as well.",
         "model.ts_vis_teacher": True,
         "losses.visibility.weight": 0.5,
         "losses.visibility_t": {"loss": "focal", "on": ("visibility/t", "visibility/target"), "weight": 0.5},
     },
     # Reconstruction of features, and of pixels.
-    "hpr_depth_1": {"model.hpr_depths": (1, 1)},
-    "hpr_depth_3": {"model.hpr_depths": (3, 3)},
-    "hpr_depth_8": {"model.hpr_depths": (8, 8)},
-    "hpr_no_map": {"model.hpr_map_tokens": False},
-    "hpr_no_residual": {"model.hpr_residual": False},
-    "pixel": PIXEL,
-    "pixel_masked": {**PIXEL, "model.pixel_ratio": 0.5},
-    "pixel_norm": {**PIXEL, "losses.pixels": {**PIXEL["losses.pixels"], "normalize": True}},
+    "hpr_depth_1": {"notes": "HPR with one block per stage.", "model.hpr_depths": (1, 1)},
+    "hpr_depth_3": {"notes": "HPR with three blocks per stage, as in figure 4.", "model.hpr_depths": (3, 3)},
+    "hpr_depth_8": {"notes": "HPR with eight blocks per stage, as in the published run.", "model.hpr_depths": (8, 8)},
+    "hpr_no_map": {"notes": "HPR without the map tokens of the foreground feature.", "model.hpr_map_tokens": False},
+    "hpr_no_residual": {"notes": "HPR without its residual path, as in figure 4.", "model.hpr_residual": False},
+    "pixel": {"notes": "Extension of ours: a small decoder also draws hidden patches.", **PIXEL},
+    "pixel_masked": {
+        "notes": "Pixel extension that hides half of the patches, in blocks and body parts.",
+        **PIXEL,
+        "model.pixel_ratio": 0.5,
+    },
+    "pixel_norm": {
+        "notes": "Pixel extension with pixels normalized patch by patch.",
+        **PIXEL,
+        "losses.pixels": {**PIXEL["losses.pixels"], "normalize": True},
+    },
     # Distillation.
-    "amgd_random": {"model.amgd_mask": "random"},
-    "amgd_no_mask": {"model.amgd_mask": "none"},
-    "amgd_const": {"model.amgd_lambda_mode": "const"},
-    "amgd_no_ste": {"model.amgd_ste": False},
-    "amgd_hidden_1": {"model.amgd_hidden": 1},
-    "amgd_ratio_15": {"model.amgd_ratio": 0.15},
-    "amgd_ratio_65": {"model.amgd_ratio": 0.65},
-    "amgd_levels": {"model.amgd_granularities": LEVELS, "losses.distil.granularities": LEVELS},
+    "amgd_random": {
+        "notes": "AMGD with a random mask, as in masked generative distillation.",
+        "model.amgd_mask": "random",
+    },
+    "amgd_no_mask": {"notes": "AMGD without a mask.", "model.amgd_mask": "none"},
+    "amgd_const": {
+        "notes": "AMGD with a constant threshold of its mask, as in figure 5.",
+        "model.amgd_lambda_mode": "const",
+    },
+    "amgd_no_ste": {"notes": "AMGD with a mask that receives no gradient.", "model.amgd_ste": False},
+    "amgd_hidden_1": {"notes": "AMGD with one channel between its convolutions.", "model.amgd_hidden": 1},
+    "amgd_ratio_15": {"notes": "AMGD hides 15 % of each part in place of half.", "model.amgd_ratio": 0.15},
+    "amgd_ratio_65": {"notes": "AMGD hides 65 % of each part in place of half.", "model.amgd_ratio": 0.65},
+    "amgd_levels": {
+        "notes": "AMGD for parts, groups of parts and the whole body.",
+        "model.amgd_granularities": LEVELS,
+        "losses.distil.granularities": LEVELS,
+    },
     # At test time.
-    "slots_global": {"model.eval_slots": "global"},
-    "slots_parts": {"model.eval_slots": "parts"},
-    "no_visibility": {"model.eval_use_visibility": False},
+    "slots_global": {"notes": "Compares the global feature alone.", "model.eval_slots": "global"},
+    "slots_parts": {"notes": "Compares the eight part features alone.", "model.eval_slots": "parts"},
+    "no_visibility": {"notes": "Compares hidden parts like visible ones.", "model.eval_use_visibility": False},
     # Images.
-    "occluder": {"data.augment.occlude": {"probability": 0.5}},
-    "no_erasing": {"data.augment.erase": None},
-    "no_sie": {"model.sie": "none"},
-    "sie": {"model.sie": "camera"},
-    "stride12": {"model.stride": 12},
-    "stride16": {"model.stride": 16},
+    "occluder": {
+        "notes": "Pastes occluders into half of the training images.",
+        "data.augment.occlude": {"probability": 0.5},
+    },
+    "no_erasing": {"notes": "Trains without random erasing.", "data.augment.erase": None},
+    "no_sie": {"notes": "Without the camera embedding (SIE).", "model.sie": "none"},
+    "sie": {"notes": "With the camera embedding (SIE).", "model.sie": "camera"},
+    "stride12": {"notes": "Stride 12: neighboring patches overlap by 4 pixels.", "model.stride": 12},
+    "stride16": {"notes": "Stride 16: patches do not overlap.", "model.stride": 16},
     # Where the soft margin overflows.
-    "margin_triplet": {f"losses.tri_{name}.margin": 0.3 for name in PARTS},
+    "margin_triplet": {
+        "notes": "Triplet margin 0.3 in place of the soft margin, which can overflow.",
+        **{f"losses.tri_{name}.margin": 0.3 for name in PARTS},
+    },
 }
 
 

@@ -49,6 +49,7 @@ def recipe() -> ConfigDict:
 # From scratch, triplets of unnormalized features drown the identity loss; the demo mines on the unit sphere.
 DEMO = {
     **config_lib.DEMO,
+    "notes": "A narrow, shallow ResNet from scratch on SynthPed, minutes on two CPU cores.",
     "model.width": 24,
     "model.depths": (1, 1, 1, 1),
     "losses.tri.normalize": True,
@@ -59,13 +60,14 @@ PRESETS = {"demo": DEMO, **config_lib.DATASETS}
 VARIANTS = {
     # The tricks one at a time, in the order of the paper's Table 1 read backwards.
     "bot_center": {
+        "notes": "Adds the center loss, the last trick of the paper.",
         "losses.center": {"loss": "center", "on": ("feature/b", "extra/centers"), "weight": 5e-4},
         "extras.centers": {"kind": "centers", "dimension": 2048, "learning_rate": 0.5, "scale": 2000.0},
     },
-    "bot_stride2": {"model.last_stride": 2},
-    "bot_no_smoothing": {"losses.ce.label_smoothing": 0.0},
-    "bot_no_erasing": {"data.augment.erase": None},
-    "bot_no_warmup": {"schedule.warmup_epochs": 0},
+    "bot_stride2": {"notes": "Stride 2 in the last stage, without the last-stride trick.", "model.last_stride": 2},
+    "bot_no_smoothing": {"notes": "Identity loss without label smoothing.", "losses.ce.label_smoothing": 0.0},
+    "bot_no_erasing": {"notes": "Trains without random erasing.", "data.augment.erase": None},
+    "bot_no_warmup": {"notes": "Trains without warm-up of the learning rate.", "schedule.warmup_epochs": 0},
 }
 
 

@@ -135,6 +135,7 @@ def _add_phases(config: ConfigDict) -> None:
 # The small network of configs/transreid.py's demo; from scratch, with Adam and triplets mined on the unit sphere.
 DEMO = {
     **config_lib.DEMO,
+    "notes": "All phases with a ViT of four blocks, from scratch on SynthPed, on two CPU cores.",
     "optimizer.name": "adam",
     "optimizer.momentum": None,
     "optimizer.learning_rate": 1e-3,
@@ -199,52 +200,120 @@ RELEASED = {
 }
 
 VARIANTS = {
-    "cfat": {},
+    "cfat": {"notes": "The full method: coarse and fine alignment in one update."},
     # The rows of the table: without corruptions, the student alone, plain contrast, weighted (the coarse part), the
     # generator with the squared error, and with the divergence (`cfat`).
-    "cfat_clean": {**ALONE, "phase_order": ("teacher", "clean_on")},
-    "cfat_student": STUDENT_ALONE,
-    "cfat_augmix": {**STUDENT_ALONE, "corruption.policy": "augmix"},
-    "cfat_con": {**COARSE, "phases.align.losses.contrast.weighted": False},
-    "cfat_coarse": COARSE,
-    "cfat_mse": {**without("align", "kl"), **without("bridge", "kl")},
-    "cfat_fine": without("align", "contrast"),
+    "cfat_clean": {
+        "notes": "No teacher: a network trained on clean images as long as the student.",
+        **ALONE,
+        "phase_order": ("teacher", "clean_on"),
+    },
+    "cfat_student": {
+        "notes": "No teacher: a network trained on corrupted images as long as the student.",
+        **STUDENT_ALONE,
+    },
+    "cfat_augmix": {
+        "notes": "No teacher: a network trained on AugMix images, which the benchmark's rule allows.",
+        **STUDENT_ALONE,
+        "corruption.policy": "augmix",
+    },
+    "cfat_con": {
+        "notes": "Coarse alignment alone, all pairs with the same weight (L_con).",
+        **COARSE,
+        "phases.align.losses.contrast.weighted": False,
+    },
+    "cfat_coarse": {"notes": "Coarse alignment alone, distant pairs with a higher weight (L_WCL).", **COARSE},
+    "cfat_mse": {
+        "notes": "Both alignments, the generator by its squared error alone (without L_KL).",
+        **without("align", "kl"),
+        **without("bridge", "kl"),
+    },
+    "cfat_fine": {"notes": "Fine alignment alone, without the contrastive loss.", **without("align", "contrast")},
     # How the two parts are joined. Both updates of an iteration, as in the article; one part after the other.
-    "cfat_alternate": {"phases.align.train.turns": ("coarse", "fine")},
-    "cfat_two_phase": {"phase_order": ("teacher", "student", "bridge", "coarse", "fine")},
-    "cfat_no_bridge_phase": {"phase_order": ("teacher", "student", "align")},
+    "cfat_alternate": {
+        "notes": "Two updates per batch, coarse then fine, as in the article's algorithm.",
+        "phases.align.train.turns": ("coarse", "fine"),
+    },
+    "cfat_two_phase": {
+        "notes": "Coarse alignment in the first half of the epochs, fine in the second.",
+        "phase_order": ("teacher", "student", "bridge", "coarse", "fine"),
+    },
+    "cfat_no_bridge_phase": {
+        "notes": "Without the phase that trains the generator on frozen features.",
+        "phase_order": ("teacher", "student", "align"),
+    },
     # Which corruptions training sees; join with a row: cfat_coarse,augmix.
-    "augmix": {"corruption.policy": "augmix"},
-    "no_corruption": {"corruption.policy": "none"},
+    "augmix": {
+        "notes": "Trains on AugMix images, which share no operation with the test corruptions.",
+        "corruption.policy": "augmix",
+    },
+    "no_corruption": {"notes": "Trains on images without corruptions.", "corruption.policy": "none"},
     **{
-        f"leave_{family}_out": {"corruption.policy": f"leave_family_out({family})"}
+        f"leave_{family}_out": {
+            "notes": f"Trains on the corruptions of all families but {family}.",
+            "corruption.policy": f"leave_family_out({family})",
+        }
         for family in ("noise", "blur", "weather", "digital")
     },
-    "once": {"corruption.refresh": "once"},
-    "anew": {"corruption.refresh": "epoch"},
-    "always": {"corruption.probability": 1.0},
+    "once": {"notes": "The corruption of a training image is drawn once.", "corruption.refresh": "once"},
+    "anew": {"notes": "The corruption of a training image is drawn anew in each epoch.", "corruption.refresh": "epoch"},
+    "always": {"notes": "Corrupts every training image.", "corruption.probability": 1.0},
     # Single switches.
-    "cfat_tau_0_1": {"phases.align.losses.contrast.temperature": 0.1},
-    "cfat_tau_1": {"phases.align.losses.contrast.temperature": 1.0},
-    "cfat_stop_weight": {"phases.align.losses.contrast.stop_weight": True},
-    "cfat_mask_same_identity": {"phases.align.losses.contrast.mask_same_identity": True},
-    "cfat_shared_geometry": {"phases.align.data.views.corrupted.geometry": "shared"},
-    "cfat_id_repeat": ID_REPEAT,
-    "cfat_id_through_head": {
-        "phases.align.losses.ce_generated": {"loss": "cross_entropy", "on": "logits/generated", "turn": "fine"}
+    "cfat_tau_0_1": {
+        "notes": "Contrastive temperature 0.1 in place of 0.5.",
+        "phases.align.losses.contrast.temperature": 0.1,
     },
-    "cfat_teacher_train_mode": {"phases.align.passes.teacher.train": True},
-    "cfat_margin": {"losses.tri.margin": 0.3, "phases.align.losses.tri_generated.margin": 0.3},
-    "cfat_unit_input": {"model.bfg_input": "unit"},
-    "cfat_patch_mean": {"model.test_feature": "patch_mean"},
-    "cfat_neck": {"model.test_feature": "neck"},
-    "cfat_no_sie": {"model.sie": "none"},
-    "cfat_jpm": {"model.jpm": True},
-    "cfat_stride12": {"model.stride": 12},
-    "cfat_released": RELEASED,
-    "cfat_code": {**RELEASED, **CODE},
+    "cfat_tau_1": {
+        "notes": "Contrastive temperature 1 in place of 0.5.",
+        "phases.align.losses.contrast.temperature": 1.0,
+    },
+    "cfat_stop_weight": {
+        "notes": "No gradient through the weights of the contrastive pairs.",
+        "phases.align.losses.contrast.stop_weight": True,
+    },
+    "cfat_mask_same_identity": {
+        "notes": "Images of the anchor's identity are no negatives in the contrastive loss.",
+        "phases.align.losses.contrast.mask_same_identity": True,
+    },
+    "cfat_shared_geometry": {
+        "notes": "The same flip and crop for both images of a pair.",
+        "phases.align.data.views.corrupted.geometry": "shared",
+    },
+    "cfat_id_repeat": {"notes": "Identity loss counted twice, as in the released code.", **ID_REPEAT},
+    "cfat_id_through_head": {
+        "notes": "Identity loss on the generated features as well.",
+        "phases.align.losses.ce_generated": {"loss": "cross_entropy", "on": "logits/generated", "turn": "fine"},
+    },
+    "cfat_teacher_train_mode": {
+        "notes": "Teacher in train mode, with stochastic depth, as in the released code.",
+        "phases.align.passes.teacher.train": True,
+    },
+    "cfat_margin": {
+        "notes": "Triplet margin 0.3 of the article in place of the soft margin.",
+        "losses.tri.margin": 0.3,
+        "phases.align.losses.tri_generated.margin": 0.3,
+    },
+    "cfat_unit_input": {"notes": "The generator reads features of unit length.", "model.bfg_input": "unit"},
+    "cfat_patch_mean": {
+        "notes": "Compares the mean of the patch tokens, as the released code does.",
+        "model.test_feature": "patch_mean",
+    },
+    "cfat_neck": {"notes": "Compares features behind the batch-normalization neck.", "model.test_feature": "neck"},
+    "cfat_no_sie": {"notes": "Without the camera embedding (SIE).", "model.sie": "none"},
+    "cfat_jpm": {"notes": "With the jigsaw patch module (JPM) of TransReID.", "model.jpm": True},
+    "cfat_stride12": {"notes": "Overlapping patches of stride 12.", "model.stride": 12},
+    "cfat_released": {"notes": "Optimizer and batches of the released code.", **RELEASED},
+    "cfat_code": {
+        "notes": "The released code where it changes what is learned: optimizer, batches, losses.",
+        **RELEASED,
+        **CODE,
+    },
     # Nothing of CFAT: one phase on clean images, as configs/transreid.py trains its baseline.
-    "cfat_plain": {**ALONE, "phase_order": ()},
+    "cfat_plain": {
+        "notes": "TransReID's plain ViT on clean images in one phase, without any of CFAT.",
+        **ALONE,
+        "phase_order": (),
+    },
 }
 
 

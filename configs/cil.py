@@ -67,6 +67,7 @@ def recipe() -> ConfigDict:
 # that configs/cfat.py's demo trains without a teacher.
 DEMO = {
     **config_lib.DEMO,
+    "notes": "A narrow, shallow ResNet from scratch on SynthPed, minutes on two CPU cores.",
     "optimizer.name": "adam",
     "optimizer.momentum": None,
     "optimizer.learning_rate_multipliers": ((".*", 1.0),),
@@ -89,15 +90,22 @@ def without(*transforms: str) -> dict[str, None]:
 
 
 VARIANTS = {
-    "cil": {},
+    "cil": {"notes": "The full recipe: consistency over AugMix views, soft erasing, self-patch mixing."},
     # One part at a time; what is left trains on the main view alone where nothing needs the others.
-    "cil_no_consistency": ONE_VIEW,
-    "cil_no_soft_erase": without("soft_erase"),
-    "cil_no_self_patch": without("self_patch"),
+    "cil_no_consistency": {"notes": "The main view alone, without AugMix views and the consistency loss.", **ONE_VIEW},
+    "cil_no_soft_erase": {"notes": "Without soft random erasing.", **without("soft_erase")},
+    "cil_no_self_patch": {"notes": "Without self-patch mixing.", **without("self_patch")},
     # Ordinary erasing: the region is noise alone.
-    "cil_hard_erase": {"data.augment.soft_erase": {"probability": 0.5, "mix": None}},
+    "cil_hard_erase": {
+        "notes": "Ordinary random erasing: the erased region is noise alone.",
+        "data.augment.soft_erase": {"probability": 0.5, "mix": None},
+    },
     # The same network on clean images with plain flips and crops: what the recipe starts from.
-    "cil_clean": {**without("soft_erase", "self_patch"), **ONE_VIEW},
+    "cil_clean": {
+        "notes": "Flips and crops on the main view alone: the baseline of the recipe.",
+        **without("soft_erase", "self_patch"),
+        **ONE_VIEW,
+    },
 }
 
 

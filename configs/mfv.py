@@ -57,6 +57,7 @@ def recipe() -> ConfigDict:
 # mines on the unit sphere. The published recipe starts from ImageNet weights and does not.
 DEMO = {
     **config_lib.DEMO,
+    "notes": "A narrow, shallow MFV from scratch on SynthPed, minutes on two CPU cores.",
     "optimizer.learning_rate": 4e-3,  # half of it reaches the transformer layers
     "model.width": 16,
     "model.depths": (1, 1, 1, 1),
@@ -75,12 +76,25 @@ PRESETS = {"demo": DEMO, **config_lib.DATASETS}
 WITHOUT_STAGES = {f"losses.{loss}_{head}": None for loss in ("ce", "tri") for head in ("t1", "t2", "t3")}
 
 VARIANTS = {
-    "mfv_base": {"model.stages": (), **WITHOUT_STAGES},
-    "mfv_sdfa": {"model.attention": "none"},
-    "mfv_mhsa": {"model.attention": "self"},
-    "mfv": {},
-    "mfv_noaux": {"losses.ce_t1": None, "losses.tri_t1": None, "losses.ce_t2": None, "losses.tri_t2": None},
-    "mfv_release": {"model.layout": "release"},
+    "mfv_base": {
+        "notes": "Baseline: the ResNet-50 head alone, without aggregation stages.",
+        "model.stages": (),
+        **WITHOUT_STAGES,
+    },
+    "mfv_sdfa": {"notes": "Aggregation stage by stage (SDFA) without attention.", "model.attention": "none"},
+    "mfv_mhsa": {"notes": "Multi-head self-attention in place of external attention.", "model.attention": "self"},
+    "mfv": {"notes": "The full system: aggregation stage by stage with external attention."},
+    "mfv_noaux": {
+        "notes": "Without the auxiliary losses of the first two stages.",
+        "losses.ce_t1": None,
+        "losses.tri_t1": None,
+        "losses.ce_t2": None,
+        "losses.tri_t2": None,
+    },
+    "mfv_release": {
+        "notes": "The network as the released code computes it, repaired so that it runs.",
+        "model.layout": "release",
+    },
 }
 
 

@@ -85,6 +85,7 @@ def recipe() -> ConfigDict:
 DEMO = {
     "data.augment.pad_crop": {"pad": 4},
     **config_lib.DEMO,
+    "notes": "Three narrow branches from scratch on SynthPed, minutes on two CPU cores.",
     "data.height": 192,
     "data.sampler": {"name": "identity_groups", "identities": 16, "images": 4},
     "model.width": 16,
@@ -105,46 +106,90 @@ FEDERATED = {"train.mode": "federated", "evals.every_epochs": 10.0, "log.every_s
 
 VARIANTS = {
     # The rows of the ablation table.
-    "mgaf_base": {"model.branches": ("g",), "model.attention": "none", **weights(G)},
-    "mgaf_base_att": {"model.branches": ("g",), **weights(G)},
-    "mgaf_g_p2": {"model.branches": ("g", "p2"), "model.attention": "none", **weights(G_P2)},
+    "mgaf_base": {
+        "notes": '"Baseline": the global branch without attention.',
+        "model.branches": ("g",),
+        "model.attention": "none",
+        **weights(G),
+    },
+    "mgaf_base_att": {"notes": '"+L_att": the global branch with attention.', "model.branches": ("g",), **weights(G)},
+    "mgaf_g_p2": {
+        "notes": '"+L2": global and two-stripe branch without attention.',
+        "model.branches": ("g", "p2"),
+        "model.attention": "none",
+        **weights(G_P2),
+    },
     "mgaf_p2_p3": {
+        "notes": '"L2+L3": both stripe branches without attention.',
         "model.branches": ("p2", "p3"),
         "model.attention": "none",
         "monitors.accuracy.on": "logits/g2",
         **weights(P2_P3),
     },
-    "mgaf_noatt": {"model.attention": "none"},
-    "mgaf": {},
+    "mgaf_noatt": {"notes": '"+L2+L3": all three branches without attention.', "model.attention": "none"},
+    "mgaf": {"notes": "The full system: three branches, attention on each."},
     # Other attention, and where it acts.
-    "mgaf_se": {"model.attention": "se"},
-    "mgaf_nonlocal": {"model.attention": "nonlocal"},
-    "mgaf_stripe_att": {"model.attention_scope": "stripe"},
-    "mgaf_att_alone": {"model.attention_residual": False},
+    "mgaf_se": {"notes": "Channel gates (SE) in place of CBAM.", "model.attention": "se"},
+    "mgaf_nonlocal": {"notes": "Non-local attention in place of CBAM.", "model.attention": "nonlocal"},
+    "mgaf_stripe_att": {
+        "notes": "An attention module per stripe in place of one per branch.",
+        "model.attention_scope": "stripe",
+    },
+    "mgaf_att_alone": {"notes": "Attention without its residual path.", "model.attention_residual": False},
     # Where the text is silent or the public recipes of MGN differ.
-    "mgaf_average": {"model.pooling": "average"},
-    "mgaf_gem": {"model.pooling": "gem"},
-    "mgaf_pooled_ce": {"model.global_ce_input": "pooled"},
-    "mgaf_p3_large": {"model.p3_map": "48x16"},
+    "mgaf_average": {"notes": "Average pooling in place of max pooling.", "model.pooling": "average"},
+    "mgaf_gem": {"notes": "Generalized-mean (GeM) pooling in place of max pooling.", "model.pooling": "gem"},
+    "mgaf_pooled_ce": {
+        "notes": "Global identity losses on pooled 2048-d vectors, as in MGN's paper.",
+        "model.global_ce_input": "pooled",
+    },
+    "mgaf_p3_large": {"notes": "A 48 x 16 map in the three-stripe branch in place of 24 x 8.", "model.p3_map": "48x16"},
     "mgaf_p3_four": {
+        "notes": "Four stripes in the third branch in place of three.",
         "model.p3_stripes": 4,
         "losses.ce_p3_3": {"loss": "cross_entropy", "on": "logits/p3_3"},
         **{f"losses.ce_{head}.weight": 1 / 9 for head in (*GLOBALS, *PARTS, "p3_3")},
     },
-    "mgaf_triplet2": weights((*GLOBALS, *PARTS), triplet=2.0),
-    "mgaf_sum": weights((*GLOBALS, *PARTS), reduce="sum"),
-    "mgaf_amsgrad": {"optimizer.name": "amsgrad"},
-    "mgaf_image_epoch": {"data.sampler.name": "image_epoch"},
-    "mgaf_no_flip_test": {"evals.flip": False},
+    "mgaf_triplet2": {
+        "notes": "Twice the weight on triplet losses, as in MGN's public code.",
+        **weights((*GLOBALS, *PARTS), triplet=2.0),
+    },
+    "mgaf_sum": {
+        "notes": "Losses summed over heads in place of averaged.",
+        **weights((*GLOBALS, *PARTS), reduce="sum"),
+    },
+    "mgaf_amsgrad": {"notes": "AMSGrad in place of Adam, as in MGN's public code.", "optimizer.name": "amsgrad"},
+    "mgaf_image_epoch": {
+        "notes": "An epoch shows as many images as there are, not every identity once.",
+        "data.sampler.name": "image_epoch",
+    },
+    "mgaf_no_flip_test": {"notes": "Test features without the mirror image.", "evals.flip": False},
     # Clients in place of one trainer: 300 rounds, scored every tenth (a round is an epoch to all that counts epochs).
-    "mgaf_federated": FEDERATED,
-    "mgaf_fed_shard": {**FEDERATED, "fed.clients": "shard"},
-    "mgaf_fed_average": {**FEDERATED, "fed.personal": "none"},
-    "mgaf_fed_bn": {**FEDERATED, "fed.bn": "local"},
-    "mgaf_fed_prox": {**FEDERATED, "fed.prox_mu": 0.01},
-    "mgaf_fed_cdw": {**FEDERATED, "fed.weights": "cdw"},
+    "mgaf_federated": {"notes": "Federated: cameras as clients, classifiers stay on the client (FedPav).", **FEDERATED},
+    "mgaf_fed_shard": {
+        "notes": "Federated: disjoint shards of identities as clients.",
+        **FEDERATED,
+        "fed.clients": "shard",
+    },
+    "mgaf_fed_average": {
+        "notes": "Federated: classifiers are averaged as well (FedAvg).",
+        **FEDERATED,
+        "fed.personal": "none",
+    },
+    "mgaf_fed_bn": {
+        "notes": "Federated: batch normalization stays on the client (FedBN).",
+        **FEDERATED,
+        "fed.bn": "local",
+    },
+    "mgaf_fed_prox": {"notes": "Federated: proximal term of weight 0.01 (FedProx).", **FEDERATED, "fed.prox_mu": 0.01},
+    "mgaf_fed_cdw": {
+        "notes": "Federated: clients weighted by cosine distance (CDW).",
+        **FEDERATED,
+        "fed.weights": "cdw",
+    },
     # The optimizer of FedReID: the heads learn ten times faster than the body.
     "mgaf_fed_sgd": {
+        "notes": "Federated: the SGD of FedReID, with a ten times higher rate for the heads.",
         **FEDERATED,
         "optimizer.name": "sgd",
         "optimizer.b2": None,

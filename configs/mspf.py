@@ -80,6 +80,7 @@ def recipe() -> ConfigDict:
 DEMO = {
     "data.augment.pad_crop": {"pad": 2},
     **config_lib.DEMO,
+    "notes": "MSPF of half the width from scratch on SynthPed, minutes on two CPU cores.",
     "data.augment.pad_crop.pad": 2,
     "data.height": 64,
     "data.width": 32,
@@ -107,33 +108,59 @@ OSNET = {
 }
 
 VARIANTS = {
-    "mspf": {},
-    "mspf_osnet": OSNET,
-    "osfa": OSFA,
+    "mspf": {"notes": "The full system: patches of two levels, channel before spatial attention."},
+    "mspf_osnet": {"notes": "The bare OSNet backbone under the same losses.", **OSNET},
+    "osfa": {"notes": "The parent OSFA: its own attention, no multi-patch module.", **OSFA},
     # Table 5 of the paper: patches of each level.
-    "mspf_p0": {"model.mpf_patches": ()},
-    "mspf_p2": {"model.mpf_patches": (2,)},
-    "mspf_p248": {"model.mpf_patches": (2, 4, 8)},
+    "mspf_p0": {"notes": "Table 5: no patches.", "model.mpf_patches": ()},
+    "mspf_p2": {"notes": "Table 5: one level of two patches.", "model.mpf_patches": (2,)},
+    "mspf_p248": {"notes": "Table 5: levels of two, four and eight patches.", "model.mpf_patches": (2, 4, 8)},
     # Table 6: attention behind conv3.
-    "mspf_att_none": {"model.attention": "none"},
-    "mspf_att_sam": {"model.attention": "spatial"},
-    "mspf_att_cam": {"model.attention": "channel"},
-    "mspf_att_sam_cam": {"model.attention": "spatial_channel"},
-    # Where the text can be read in another way.
-    "mspf_map": {"model.mpf_fuse": "map"},
-    "mspf_stripes": {"model.patch_layout": "stripes"},
-    "mspf_shared": {"model.mpf_share_levels": True},
-    "mspf_sam2": {"model.sam_maps": (2, 3)},
-    "mspf_att_twice": {"model.attention_at": (2, 3)},
-    "mspf_osfa_att": {"model.attention": "spatial_channel", "model.attention_kind": "osfa"},
-    "mspf_frozen_centers": {f"extras.centers_{head}.trainable": False for head in ("g", "l")},
-    "mspf_no_centers": {
-        key: None for head in ("g", "l") for key in (f"losses.center_{head}", f"extras.centers_{head}")
+    "mspf_att_none": {"notes": "Table 6: no attention.", "model.attention": "none"},
+    "mspf_att_sam": {"notes": "Table 6: spatial attention (SAM) alone.", "model.attention": "spatial"},
+    "mspf_att_cam": {"notes": "Table 6: channel attention (CAM) alone.", "model.attention": "channel"},
+    "mspf_att_sam_cam": {
+        "notes": "Table 6: channel behind spatial attention (CAM behind SAM).",
+        "model.attention": "spatial_channel",
     },
-    "mspf_soft_triplet": {f"losses.tri_{head}.margin": "soft" for head in ("g", "l")},
-    "mspf_constant_rate": {"schedule": {"name": "constant"}, "optimizer.learning_rate": 3.5e-5},
+    # Where the text can be read in another way.
+    "mspf_map": {"notes": "Adds the maps of the patch levels in place, before pooling.", "model.mpf_fuse": "map"},
+    "mspf_stripes": {"notes": "Horizontal stripes in place of a grid of patches.", "model.patch_layout": "stripes"},
+    "mspf_shared": {
+        "notes": "One OSNet for all patch levels in place of one per level.",
+        "model.mpf_share_levels": True,
+    },
+    "mspf_sam2": {"notes": "Smooth aggregation of two maps in place of three.", "model.sam_maps": (2, 3)},
+    "mspf_att_twice": {"notes": "Attention behind conv2 as well as behind conv3.", "model.attention_at": (2, 3)},
+    "mspf_osfa_att": {
+        "notes": "OSFA's own attention modules in place of CBAM's.",
+        "model.attention": "spatial_channel",
+        "model.attention_kind": "osfa",
+    },
+    "mspf_frozen_centers": {
+        "notes": "Centers of the center loss stay at their random start, as in OSFA's code.",
+        **{f"extras.centers_{head}.trainable": False for head in ("g", "l")},
+    },
+    "mspf_no_centers": {
+        "notes": "Without the center loss.",
+        **{key: None for head in ("g", "l") for key in (f"losses.center_{head}", f"extras.centers_{head}")},
+    },
+    "mspf_soft_triplet": {
+        "notes": "Triplet loss with a soft margin in place of 0.3.",
+        **{f"losses.tri_{head}.margin": "soft" for head in ("g", "l")},
+    },
+    "mspf_constant_rate": {
+        "notes": "The learning rate that the paper prints, 3.5e-5, throughout.",
+        "schedule": {"name": "constant"},
+        "optimizer.learning_rate": 3.5e-5,
+    },
     # The released logs of OSFA: two maps, attention twice.
-    "osfa_released": {**OSFA, "model.sam_maps": (2, 3), "model.attention_at": (2, 3)},
+    "osfa_released": {
+        "notes": "OSFA as in its last released logs: two maps, attention twice.",
+        **OSFA,
+        "model.sam_maps": (2, 3),
+        "model.attention_at": (2, 3),
+    },
 }
 
 

@@ -66,21 +66,26 @@ DEMO = {
     "data.sampler": {"name": "identity_groups", "identities": 16, "images": 4},
     "data.augment.pad_crop": {"pad": 4},
     **config_lib.DEMO,
+    "notes": "OSNet of a quarter of the width from scratch on SynthPed, minutes on two CPU cores.",
     "model.size": "x0_25",
 }
 
 PRESETS = {"demo": DEMO, **config_lib.DATASETS}
 
 VARIANTS = {
-    "osnet_x1_0": {"model.size": "x1_0"},
-    "osnet_x0_75": {"model.size": "x0_75"},
-    "osnet_x0_5": {"model.size": "x0_5"},
-    "osnet_x0_25": {"model.size": "x0_25"},
+    "osnet_x1_0": {"notes": "Full width, 2.2 million parameters.", "model.size": "x1_0"},
+    "osnet_x0_75": {"notes": "Three quarters of the width.", "model.size": "x0_75"},
+    "osnet_x0_5": {"notes": "Half the width.", "model.size": "x0_5"},
+    "osnet_x0_25": {"notes": "A quarter of the width.", "model.size": "x0_25"},
     # With instance normalization, at any width: behind osnet_<width> or at the preset's own.
-    "osnet_ibn": {"model.kind": "ibn"},
-    "osnet_ain": {"model.kind": "ain"},
+    "osnet_ibn": {
+        "notes": "OSNet-IBN: instance normalization in the stem and behind the blocks of conv2.",
+        "model.kind": "ibn",
+    },
+    "osnet_ain": {"notes": "OSNet-AIN: instance normalization inside blocks that a search found.", "model.kind": "ain"},
     # ImageNet weights are not at hand: all layers learn from the first epoch on.
     "osnet_one_phase": {
+        "notes": "All layers learn from the first epoch on, for starts from random weights.",
         "phase_order": (),
         "phases": {},
         "schedule": {"name": "multistep", "milestones_epochs": (60, 120), "factor": 0.1},

@@ -70,6 +70,7 @@ HEADS = ("g", *PARTS)
 # A small network from scratch: AdamW, and triplets mined on the unit sphere (see configs/bot.py).
 DEMO = {
     **config_lib.DEMO,
+    "notes": "A small ViT of four blocks from scratch on SynthPed, minutes on two CPU cores.",
     **ADAM,
     "optimizer.learning_rate": 1e-3,
     "model.width": 96,
@@ -85,7 +86,11 @@ DEIT = {"data.augment.erase.probability": 0.8}
 PRESETS = {
     "demo": DEMO,
     **config_lib.DATASETS,
-    "occluded_duke": {**config_lib.DATASETS["occluded_duke"], "model.stride": 11},
+    "occluded_duke": {
+        **config_lib.DATASETS["occluded_duke"],
+        "notes": "Occluded-DukeMTMC with patches of stride 11; withdrawn with DukeMTMC.",
+        "model.stride": 11,
+    },
 }
 
 NO_JPM = {
@@ -98,35 +103,61 @@ BASELINE = {**NO_JPM, "model.sie": "none", "model.stride": 16}
 LARGE = {"data.height": 384}
 
 VARIANTS = {
-    "transreid_star": {},
+    "transreid_star": {"notes": "TransReID*: camera embedding, jigsaw patches, overlapping patches of stride 12."},
     # The configurations of the repository: ViT without overlap, with each part, with both; at 384 x 128.
-    "baseline": BASELINE,
-    "transreid_jpm": {"model.sie": "none", "model.stride": 16},
-    "transreid_sie": {**NO_JPM, "model.stride": 16},
-    "transreid": {"model.stride": 16},
-    "transreid_384": {**LARGE, "model.stride": 16},
-    "transreid_star_384": LARGE,
-    "stride16": {"model.stride": 16},
-    "stride14": {"model.stride": 14},
-    "stride11": {"model.stride": 11},
+    "baseline": {"notes": "Baseline: plain ViT-B/16 without overlap, camera embedding and jigsaw patches.", **BASELINE},
+    "transreid_jpm": {
+        "notes": "Baseline with the jigsaw patch module (+JPM).",
+        "model.sie": "none",
+        "model.stride": 16,
+    },
+    "transreid_sie": {"notes": "Baseline with the camera embedding (+SIE).", **NO_JPM, "model.stride": 16},
+    "transreid": {"notes": "TransReID: camera embedding and jigsaw patches without overlap.", "model.stride": 16},
+    "transreid_384": {"notes": "TransReID at 384 x 128.", **LARGE, "model.stride": 16},
+    "transreid_star_384": {"notes": "TransReID* at 384 x 128.", **LARGE},
+    "stride16": {"notes": "Stride 16: patches do not overlap.", "model.stride": 16},
+    "stride14": {"notes": "Stride 14: neighboring patches overlap by 2 pixels.", "model.stride": 14},
+    "stride11": {"notes": "Stride 11: neighboring patches overlap by 5 pixels.", "model.stride": 11},
     # Other networks; join with a row.
-    "deit": DEIT,
-    "deit_msmt17": {**DEIT, "optimizer.learning_rate": 0.005},
-    "deit_small": {**DEIT, "model.size": "small"},
-    "vit_small": {"model.size": "small_wide"},
+    "deit": {"notes": "The DeiT-B/16 recipe, for its weights: erasing with probability 0.8.", **DEIT},
+    "deit_msmt17": {
+        "notes": "The DeiT-B/16 recipe for MSMT17: learning rate 0.005.",
+        **DEIT,
+        "optimizer.learning_rate": 0.005,
+    },
+    "deit_small": {"notes": "DeiT-S/16: width 384, six heads.", **DEIT, "model.size": "small"},
+    "vit_small": {"notes": "ViT-S of the released code: width 768, eight blocks.", "model.size": "small_wide"},
     # The rows of the baseline's study.
-    "adam": {**ADAM, "optimizer.learning_rate": 1e-4},
-    "adamw": {**ADAM, "optimizer.name": "adamw", "optimizer.learning_rate": 1e-4},
-    "no_positions": {"model.positions": False},
-    "no_drop_path": {"model.drop_path": 0.0},
-    "dropout": {"model.dropout": 0.1},
-    "attention_dropout": {"model.attention_dropout": 0.1},
-    "margin_triplet": {f"losses.tri_{name}.margin": 0.3 for name in HEADS},
-    "label_smoothing": {f"losses.ce_{name}.label_smoothing": 0.1 for name in HEADS},
+    "adam": {
+        "notes": "Baseline study: Adam with learning rate 1e-4 in place of SGD.",
+        **ADAM,
+        "optimizer.learning_rate": 1e-4,
+    },
+    "adamw": {
+        "notes": "Baseline study: AdamW with learning rate 1e-4 in place of SGD.",
+        **ADAM,
+        "optimizer.name": "adamw",
+        "optimizer.learning_rate": 1e-4,
+    },
+    "no_positions": {"notes": "Baseline study: no position embedding.", "model.positions": False},
+    "no_drop_path": {"notes": "Baseline study: no stochastic depth.", "model.drop_path": 0.0},
+    "dropout": {"notes": "Baseline study: dropout of 0.1.", "model.dropout": 0.1},
+    "attention_dropout": {
+        "notes": "Baseline study: dropout of 0.1 on attention weights.",
+        "model.attention_dropout": 0.1,
+    },
+    "margin_triplet": {
+        "notes": "Baseline study: triplet margin 0.3 in place of the soft margin.",
+        **{f"losses.tri_{name}.margin": 0.3 for name in HEADS},
+    },
+    "label_smoothing": {
+        "notes": "Baseline study: label smoothing of 0.1.",
+        **{f"losses.ce_{name}.label_smoothing": 0.1 for name in HEADS},
+    },
     # Single switches.
-    "no_rearrange": {"model.rearrange": False},
-    "after_neck": {"model.test_feature": "neck"},
-    "cudnn": {"model.attention_kernel": "cudnn"},
+    "no_rearrange": {"notes": "Jigsaw parts without shift and shuffle: horizontal stripes.", "model.rearrange": False},
+    "after_neck": {"notes": "Compares features behind the batch-normalization necks.", "model.test_feature": "neck"},
+    "cudnn": {"notes": "Fused attention kernel of cuDNN, for NVIDIA GPUs.", "model.attention_kernel": "cudnn"},
 }
 
 

@@ -50,6 +50,29 @@ def test_every_config_builds_and_names_only_what_exists(path, argument):
         assert term["loss"] in terms.LOSSES, name
 
 
+@pytest.mark.parametrize("system", MODULES)
+def test_every_preset_and_variant_has_a_sentence_of_its_own(system, monkeypatch):
+    module = MODULES[system]
+    assert not set(module.PRESETS) & set(module.VARIANTS)
+    sentences = {name: each.get("notes", "") for name, each in {**module.PRESETS, **module.VARIANTS}.items()}
+    for name, sentence in sentences.items():
+        assert sentence.endswith("."), name
+        assert len(sentence) <= 90, name
+    assert len(set(sentences.values())) == len(sentences)
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(config.HelpRequested) as raised:
+        module.get_config("help")
+    lines = [line.split(maxsplit=1) for line in str(raised.value).splitlines() if line.startswith("  ")]
+    assert dict(lines) == sentences
+
+
+def test_a_run_tells_what_its_preset_and_variants_are():
+    built = MODULES["amfor"].get_config("occluded_duke,no_erasing,amfor_b3")
+    presets, variants = MODULES["amfor"].PRESETS, MODULES["amfor"].VARIANTS
+    expected = (presets["occluded_duke"], variants["no_erasing"], variants["amfor_b3"])
+    assert built.notes == " ".join(each["notes"] for each in expected)
+
+
 def test_no_argument_is_the_demo():
     built = files.load_config(str(ROOT / "configs" / "mfv.py"))
     assert built.preset == "demo"

@@ -32,8 +32,11 @@ def recipe() -> ConfigDict:
     return config
 
 
-PRESETS = {"demo": {}}
-VARIANTS = {"tiny": {}, "tiny_no_ring": {"losses.ring": None}}
+PRESETS = {"demo": {"notes": "The data set of my_project, twenty epochs."}}
+VARIANTS = {
+    "tiny": {"notes": "The full system."},
+    "tiny_no_ring": {"notes": "Without the ring loss.", "losses.ring": None},
+}
 
 
 def get_config(argument: str = "") -> ConfigDict:
