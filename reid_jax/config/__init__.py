@@ -1,4 +1,8 @@
-"""Configs: shared defaults, presets and variants, plain values; what `configs/*.py` import."""
+"""Configs: shared defaults, presets and variants, and typed settings.
+
+`sections` lists every config key with its default and meaning, `presets` composes presets and variants, `phases`
+resolves phases, and `files` finds and loads config files. `configs/*.py` import only this package.
+"""
 
 from reid_jax.config.defaults import defaults
 from reid_jax.config.presets import DATASETS, DEMO, FEDERATED, HelpRequested, Overrides, compose, override

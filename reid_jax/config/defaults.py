@@ -1,4 +1,4 @@
-"""The settings that every experiment starts from, as the `ConfigDict` that config files change."""
+"""Default settings of every experiment, as a `ConfigDict` that config files modify."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from reid_jax.config import sections
 def defaults() -> ConfigDict:
     """Returns the defaults of `reid_jax.config.sections`; a config file states only what differs."""
     config = ConfigDict(sections.plain(sections.Settings()))
-    # Sections of single systems (`FEDERATED`) and records of a run join where they are used.
+    # `fed` is added by the systems that use it (`FEDERATED`), `code` by a run with the user's own modules.
     del config.fed, config.code
     return config

@@ -12,13 +12,14 @@ from reid_jax import errors
 
 
 def load_config(text: str) -> ConfigDict:
-    """Loads `FILE[:ARGUMENT]` or `NAME[:ARGUMENT]`.
+    """Returns the config that `FILE[:ARGUMENT]` or `NAME[:ARGUMENT]` names.
 
-    The working directory and the file's folder join the places that modules are imported from, so that a project of
-    one's own is found: `my_project.nets:Tiny`.
+    The working directory and the file's folder are appended to `sys.path`, so that the modules of the user's project
+    can be imported (`my_project.nets:Tiny`).
 
     Args:
-        text: path of a config file, or name of a packaged one ("mfv"); behind a colon its preset and variants.
+        text: path of a config file or name of a packaged config ("mfv"), optionally with a colon, its preset and
+            variants.
 
     Raises:
         UserError: the file is absent, fails, or has no `get_config`; or the argument names no preset or variant.
@@ -41,18 +42,20 @@ def load_config(text: str) -> ConfigDict:
 
 
 def packaged() -> dict[str, pathlib.Path]:
-    """Returns the configs that go by name: those installed with the package, or those beside it in a checkout."""
+    """Returns the packaged configs by name: those installed with the package, or those of the checkout."""
     spec = importlib.util.find_spec("reid_configs")
     installed = list(spec.submodule_search_locations or ()) if spec is not None else []
-    folders = [pathlib.Path(one) for one in installed] or [pathlib.Path(__file__).resolve().parents[2] / "configs"]
+    folders = [pathlib.Path(location) for location in installed] or [
+        pathlib.Path(__file__).resolve().parents[2] / "configs"
+    ]
     return {file.stem: file for folder in folders for file in sorted(folder.glob("*.py"))}
 
 
 def path_of(name: str) -> pathlib.Path:
-    """Returns the file that a config's name stands for: a path, or the name of a packaged config ("mfv").
+    """Returns the path of a config file, given that path or the name of a packaged config ("mfv").
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such file or config.
     """
     path = pathlib.Path(name)
     if path.is_file():
@@ -60,7 +63,7 @@ def path_of(name: str) -> pathlib.Path:
     known = packaged()
     if name in known:
         return known[name]
-    there = ", ".join(sorted(str(one) for one in path.parent.glob("*.py"))) or "none in that folder"
+    there = ", ".join(sorted(str(file) for file in path.parent.glob("*.py"))) or "none in that folder"
     raise errors.UserError(
         f"expected a config file, found nothing at {name}; config files there: {there}; configs by name: "
         f"{', '.join(sorted(known)) or 'none'}."

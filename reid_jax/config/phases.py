@@ -1,9 +1,9 @@
-"""Phases of a config: the same experiment, section by section replaced for a stretch of its steps.
+"""Phases of a config: consecutive parts of a run, each with its own version of some sections.
 
     config.phase_order = ("prompts", "joint")
     config.phases.prompts = dict(train=dict(epochs=20), losses=dict(...), optimizer=dict(frozen=("backbone/.*",)))
 
-A phase goes on with the variables of the one before, unless its `start_from` names an extra that holds others:
+A phase continues with the variables of the previous phase, unless its `start_from` names an extra that holds others:
 
     config.phases.student.start_from = "extra/initial"
 
@@ -11,7 +11,7 @@ or a method of the model, `(variables) -> variables`, that prepares them:
 
     config.phases.joint.start_from = "model/fill_text_bank"
 
-A config without `phase_order` is a single phase with no name.
+A config without `phase_order` has a single phase without a name.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from typing import Any
 from reid_jax import errors
 from reid_jax.config.sections import SECTIONS, Settings
 
-# What a phase replaces whole; in every other section it replaces the keys it names.
+# Sections that a phase replaces completely; in all others it replaces only the keys that it lists.
 WHOLE = ("losses", "monitors", "passes", "extras", "schedule", "start_from")
 REFINABLE = (*WHOLE, "optimizer", "train", "data")
 
 
 def resolve(settings: Settings) -> list[tuple[str, Settings]]:
-    """Returns the name and the settings of each phase in order; one phase without a name where none is listed.
+    """Returns the name and the settings of each phase in order; a single phase named "" if the config lists none.
 
     Raises:
-        UserError: `phase_order` names a phase that does not exist, or a phase refines an unknown section or holds a
-            value that is refused.
+        UserError: `phase_order` names a phase that does not exist, or a phase changes an unknown section or sets an
+            invalid value.
     """
     if not settings.phase_order:
         return [("", settings)]
@@ -40,6 +40,7 @@ def resolve(settings: Settings) -> list[tuple[str, Settings]]:
 
 
 def _phase(settings: Settings, name: str) -> Settings:
+    """Returns the settings with the changes of a phase."""
     if name not in settings.phases:
         raise errors.unknown("phase", name, settings.phases)
     changes: dict[str, Any] = {}

@@ -1,12 +1,13 @@
-"""The language of presets and variants, and what the presets of all systems share.
+"""Presets and variants of configs, and the settings that the presets of all systems share.
 
 A config file describes one system: `recipe()` returns the published recipe on top of `defaults()`, `PRESETS` and
 `VARIANTS` map names to dotted overrides, and `get_config(argument)` passes all three to `compose`. The argument is the
-text behind the colon of `--config configs/mfv.py:market1501,mfv_sdfa`: a preset, then any number of variants, applied
-in that order; the command line (`--config.train.epochs=3`) comes last. Each entry describes itself in one sentence
+text after the colon of `--config configs/mfv.py:market1501,mfv_sdfa`: a preset, then any number of variants, applied
+in that order; the command line (`--config.train.epochs=3`) is applied last. Each entry describes itself in one sentence
 under the key `notes`, which `:help` lists and the config of a run records.
 
-Values are data (numbers, strings, tuples, small dictionaries), so that a config can be printed, saved and compared.
+Values are plain data (numbers, strings, tuples, small dictionaries), so that a config can be printed, saved and
+compared.
 """
 
 from __future__ import annotations
@@ -24,12 +25,11 @@ from reid_jax.data import catalog
 
 Overrides = Mapping[str, Any]
 
-
-# Presets of the data sets by name, from the builders' `dataset.toml` files; every system offers all of them.
+# Presets of the data sets by name, from the builders' `dataset.toml` files; they are available in every system.
 DATASETS: dict[str, Overrides] = {**catalog.presets()}
 
-# What the demos of all systems share: SynthPed at its own size, from scratch, minutes on two CPU cores. Without
-# pretrained weights a higher rate is needed, warmed up within an epoch.
+# Settings shared by the demos of all systems: SynthPed at its native resolution, trained from scratch in minutes on two
+# CPU cores. Without pretrained weights a higher learning rate is needed, with a warm-up of one epoch.
 DEMO: Overrides = {
     **DATASETS["synthped"],
     "notes": "A small network from scratch on SynthPed, minutes on two CPU cores.",
@@ -46,8 +46,8 @@ DEMO: Overrides = {
     "log.every_steps": 20,
 }
 
-# Sections of systems that can also be trained as a federation (`train.mode="federated"`); a round is then an epoch, and
-# `data.sampler` each client's own. See `reid_jax.federated.federation_options.Options`.
+# Sections of systems that support federated training (`train.mode="federated"`). A round then counts as an epoch, and
+# every client has its own `data.sampler`. See `reid_jax.federated.federation_options.Options`.
 FEDERATED: Overrides = {
     "train.mode": "joint",
     "fed": {
@@ -79,10 +79,10 @@ def compose(
     presets: Mapping[str, Overrides],
     variants: Mapping[str, Overrides],
 ) -> ConfigDict:
-    """Builds the config that `<preset>[,<variant>...]` names.
+    """Returns the config that `<preset>[,<variant>...]` names.
 
     Args:
-        argument: text behind the colon of `--config`; empty means the preset `demo`.
+        argument: text after the colon of `--config`; empty means the preset `demo`.
         recipe: returns the published recipe.
         presets: dotted overrides by name; data sets and the small `demo`.
         variants: dotted overrides by name; the rows of an ablation table.
@@ -142,9 +142,9 @@ def _aligned(entries: Mapping[str, Overrides], column: int, width: int) -> Itera
 
 
 def override(config: ConfigDict, overrides: Overrides) -> None:
-    """Applies dotted overrides in place.
+    """Applies dotted overrides to a config in place.
 
-    A value of None removes an entry, such as a loss term; a key of a typed section is set back to None.
+    A value of None removes an entry, such as a loss term; a key of a typed section is set to None.
 
     Raises:
         UserError: the section of a key does not exist; the message suggests the nearest key.

@@ -1,7 +1,7 @@
-"""The sections of a config as frozen, typed objects: every key with its default, its meaning and its check.
+"""Typed settings: the sections of a config as frozen dataclasses, with default, meaning and check of every key.
 
-`Settings()` holds the defaults, `Settings.of(config)` a resolved config, checked. The rest of the package reads
-settings from these objects alone; configs and the command line write the `ConfigDict` of `reid_jax.config.defaults`.
+`Settings()` has the defaults; `Settings.of(config)` validates a resolved config. The package reads settings from these
+objects only; config files and the command line modify the `ConfigDict` of `reid_jax.config.defaults`.
 """
 
 # ruff: noqa: RUF009  (`key` returns a dataclass field)
@@ -42,8 +42,8 @@ def key(default: Any, rule: Rule | None = None) -> Any:
     """Returns the dataclass field of a config key.
 
     Args:
-        default: value where the config is silent; dictionaries are copied.
-        rule: what a value must be, in words, and the test of it.
+        default: value if the config does not set the key; dictionaries are copied.
+        rule: description of valid values, and the function that tests a value.
     """
     metadata = {"rule": rule}
     if isinstance(default, Mapping):
@@ -52,23 +52,23 @@ def key(default: Any, rule: Rule | None = None) -> Any:
 
 
 class Section:
-    """Base of all sections: construction from a mapping."""
+    """Base class of all sections, with validated construction from a mapping."""
 
     @classmethod
     def of(cls, values: Options, prefix: str = "") -> Self:
-        """Returns the section of a config, checked.
+        """Returns the validated section of a config.
 
         Args:
-            values: the section's keys; those that are absent have their defaults.
-            prefix: path of the section ("train."), for errors.
+            values: the section's keys; missing keys have their defaults.
+            prefix: path of the section ("train."), for error messages.
 
         Raises:
-            UserError: an unknown key, or a value that its rule refuses.
+            UserError: unknown key, or invalid value.
         """
         fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # all are dataclasses
         for name, value in values.items():
             if name not in fields:
-                raise errors.unknown("config key", f"{prefix}{name}", [f"{prefix}{one}" for one in fields])
+                raise errors.unknown("config key", f"{prefix}{name}", [f"{prefix}{field}" for field in fields])
             rule = fields[name].metadata.get("rule")
             if rule is not None and not rule[1](value):
                 raise errors.UserError(
@@ -78,31 +78,31 @@ class Section:
         return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the keys and values, as keyword arguments of a constructor."""
+        """Returns the keys and values of the section."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
 class Data(Section):
-    """Images: which, how they are sampled, transformed and cached.
+    """Data set, sampling, transforms and caching of images.
 
     Attributes:
-        name: data set, or `package.module:name` of one's own.
+        name: data set, or `package.module:name` of the user's own.
         root: folder of raw and prepared data sets.
-        options: of the data set.
-        sources: presets of data sets to train on in place of the data set's own training images.
-        height: rows of the network's input.
-        width: columns.
-        interpolation: of resizing; "bilinear", "bicubic", "area" or "nearest".
-        test_interpolation: of test images, where it differs; None is `interpolation`.
-        maps: further arrays of an image that are loaded with it, such as "parts".
-        cache: "auto" keeps decoded images in memory where they fit; "memory", "disk", "none".
-        workers: processes of the input pipeline; 0 uses threads alone.
-        threads: of each process.
+        options: options of the data set.
+        sources: presets of data sets whose training images replace those of the data set.
+        height: height of the network's input in pixels.
+        width: width of the network's input in pixels.
+        interpolation: resizing method: "bilinear", "bicubic", "area" or "nearest".
+        test_interpolation: resizing method of test images; None is `interpolation`.
+        maps: further arrays that are loaded with each image, such as "parts".
+        cache: where decoded images are cached: "memory", "disk", "none", or "auto" (memory if they fit).
+        workers: processes of the input pipeline; 0 uses threads only.
+        threads: threads of each process.
         sampler: `name` and options.
-        views: by name; each further view is {"augment": {...}}, the same image through a chain of its own, emitted as
+        views: by name, further views {"augment": {...}} of the same image with their own transforms, in the batch as
             `image_<name>`.
-        augment: transforms by name with their options, in order.
+        augment: transforms of the main view in order, by name with their options.
     """
 
     name: str = "synthped"
@@ -130,12 +130,12 @@ class Data(Section):
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess(Section):
-    """The one place where images are normalized.
+    """Normalization of images.
 
     Attributes:
-        mean: per channel, of images in [0, 1].
-        std: per channel.
-        erase_fill: what erased boxes are filled with, a mode of `reid_jax.ops.images.fill_boxes`.
+        mean: per channel, for images in [0, 1].
+        std: standard deviation per channel, for images in [0, 1].
+        erase_fill: fill of erased boxes, a mode of `reid_jax.ops.images.fill_boxes`.
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -145,12 +145,13 @@ class Preprocess(Section):
 
 @dataclasses.dataclass(frozen=True)
 class Init(Section):
-    """Where the variables start.
+    """Initial values of the variables.
 
     Attributes:
-        weights: file; "" is a random start.
-        allow_missing: patterns of our paths that the file may lack, such as classifiers of other identities.
-        text_weights: file of a text transformer, for models that have one.
+        weights: weights file; "" initializes randomly.
+        allow_missing: patterns of parameter paths that may be missing in the file, such as classifiers of other
+            identities.
+        text_weights: weights file of the text transformer, for models that have one.
     """
 
     weights: str = ""
@@ -163,13 +164,13 @@ class Optimizer(Section):
     """The optimizer and its parameter groups, see `reid_jax.train.optimizer`.
 
     Attributes:
-        name: of the optimizer.
-        learning_rate: base rate.
-        learning_rate_multipliers: (pattern of paths, factor), the first match counts.
-        weight_decays: (pattern of paths, decay), the first match counts.
-        frozen: patterns of paths that are not trained.
-        clip_norm: greatest norm of the gradient; None does not clip.
-        b1, b2, epsilon, momentum, nesterov, decay: options of single optimizers; None is the optimizer's own default.
+        name: optimizer.
+        learning_rate: base learning rate.
+        learning_rate_multipliers: (pattern of parameter paths, factor); the first match applies.
+        weight_decays: (pattern of parameter paths, decay); the first match applies.
+        frozen: patterns of parameter paths that are not trained.
+        clip_norm: maximum norm of the gradient; None does not clip.
+        b1, b2, epsilon, momentum, nesterov, decay: options of some optimizers; None is the optimizer's default.
     """
 
     name: str = "adam"
@@ -188,14 +189,16 @@ class Optimizer(Section):
 
 @dataclasses.dataclass(frozen=True)
 class Train(Section):
-    """How long and in which way to train.
+    """Length and mode of training.
 
     Attributes:
-        epochs: length of the run or phase; a fraction is allowed.
-        accumulate: micro-batches whose mean gradient makes one update.
-        ema_decay: of an averaged copy of the variables that is evaluated in their place; 0 keeps none.
-        mode: "joint", or "federated": rounds of clients, see the section `fed`.
-        turns: names of objectives that take turns on a batch, an update each; loss terms say theirs as `turn`.
+        epochs: length of the run or phase; fractions are allowed.
+        accumulate: number of micro-batches whose gradients are averaged for an update.
+        ema_decay: decay of an exponential moving average of the variables, which is evaluated in their place; 0 keeps
+            no average.
+        mode: "joint", or "federated" (see the section `fed`).
+        turns: names of objectives that are applied to each batch in turn, with an update each; a loss term names its
+            objective as `turn`.
     """
 
     epochs: float = key(120.0, POSITIVE)
@@ -207,22 +210,22 @@ class Train(Section):
 
 @dataclasses.dataclass(frozen=True)
 class Evals(Section):
-    """What is measured during and after training.
+    """Evaluation during and after training.
 
     Attributes:
-        every_epochs: between scores during training; 0 scores at the end alone.
-        metric: "euclidean", "cosine", or `package.module:name`.
+        every_epochs: interval of evaluations during training; 0 evaluates at the end only.
+        metric: distance, "euclidean", "cosine" or `package.module:name`.
         ap: rule of average precision, "step" or "trapezoid".
-        rerank: at the end also after k-reciprocal re-ranking.
-        verification: at the end also ROC, AUC and EER with thresholds.
-        flip: descriptors are averaged with those of the mirror image.
-        batch_size: images at a time.
-        same_camera_filter: images of the query's person and camera leave the gallery.
-        baselines: at the start also the untrained network and features without learning.
-        ranked_lists: queries on the page of ranked lists; 0 writes none.
-        corruption_rounds: at the end also corrupted images on either side or both, drawn anew this many times.
-        datasets: presets of data sets to be scored on as well.
-        scores: `package.module:name` of one's own scores, `(FeatureSet, RankingResult) -> {name: value}`.
+        rerank: whether the final evaluation includes k-reciprocal re-ranking.
+        verification: whether the final evaluation includes ROC, AUC and EER with thresholds.
+        flip: whether descriptors are averaged with those of the mirrored image.
+        batch_size: images per batch.
+        same_camera_filter: whether gallery images with the query's identity and camera are excluded.
+        baselines: whether the untrained network and features without learning are evaluated before training.
+        ranked_lists: number of queries on the page of ranked lists; 0 writes no page.
+        corruption_rounds: rounds of the final evaluation with randomly corrupted queries, gallery, or both; 0 skips it.
+        datasets: presets of further data sets to evaluate on.
+        scores: `package.module:name` of the user's own scores, `(FeatureSet, RankingResult) -> {name: value}`.
     """
 
     every_epochs: float = key(0.0, NOT_NEGATIVE)
@@ -242,12 +245,12 @@ class Evals(Section):
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint(Section):
-    """When checkpoints are written.
+    """Interval and number of checkpoints.
 
     Attributes:
-        every_steps: between checkpoints; 0 counts epochs.
-        every_epochs: between checkpoints.
-        keep_best: number of checkpoints with the best mAP that are kept beside the newest.
+        every_steps: interval in steps; 0 uses `every_epochs`.
+        every_epochs: interval in epochs.
+        keep_best: number of checkpoints with the best mAP that are kept in addition to the newest.
     """
 
     every_steps: int = key(0, COUNT_OR_NONE)
@@ -257,10 +260,10 @@ class Checkpoint(Section):
 
 @dataclasses.dataclass(frozen=True)
 class Log(Section):
-    """What is logged.
+    """Logging.
 
     Attributes:
-        every_steps: between lines of `metrics.jsonl`; 0 logs none.
+        every_steps: interval of lines in `metrics.jsonl`; 0 logs nothing.
     """
 
     every_steps: int = key(50, COUNT_OR_NONE)
@@ -268,31 +271,30 @@ class Log(Section):
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Section):
-    """A whole config.
+    """All settings of a run.
 
     Attributes:
-        system: name of the config file's system.
+        system: name of the system.
         preset: name of the preset.
-        variants: names of the variants applied to it.
+        variants: names of the variants applied to the preset.
         notes: free text.
-        code: modules of `package.module:Name` entries, where they were found and their hashes, see
-            `reid_jax.plugins.record`.
-        seed: of all randomness.
-        dtype: of activations; "auto" is bfloat16 on GPU and TPU, float32 on CPU. Parameters, statistics and losses are
-            float32 everywhere.
+        code: records of the user's own modules that the config names, see `reid_jax.plugins.record`.
+        seed: seed of all random numbers.
+        dtype: data type of activations; "auto" is bfloat16 on GPU and TPU, float32 on CPU. Parameters, statistics and
+            losses are always float32.
         data, preprocess, init, optimizer, train, evals, checkpoint, log: sections.
-        model: `name` and its fields.
-        passes: by name, the forward passes of a step, see `reid_jax.train.objective.Pass`.
-        losses: by name, the weighted terms: `loss`, `on`, `weight` (1.0), `labels` ("batch/label"), `turn` (all turns)
+        model: `name` and fields of the model.
+        passes: forward passes of a step by name, see `reid_jax.train.objective.Pass`.
+        losses: weighted loss terms by name: `loss`, `on`, `weight` (1.0), `labels` ("batch/label"), `turn` (all turns)
             and options of the loss, see `reid_jax.losses.terms`.
         monitors: terms that are logged and not trained on.
-        extras: by name, what the step updates beside the model, see `reid_jax.train.extras`.
+        extras: further state that the step updates, by name, see `reid_jax.train.extras`.
         schedule: `name` and options, see `reid_jax.train.schedules`.
-        start_from: variables that training starts from: "" continues with those at hand, "extra/<name>" takes those
-            that an extra holds, "model/<method>" takes what that method of the model makes of them.
-        fed: of federated training, see `reid_jax.federated.federation_options.Options`; empty for systems without it.
-        phase_order: named phases in order.
-        phases: by name, sections that replace or refine the ones above while the phase lasts.
+        start_from: variables that training starts from: "" keeps the current ones, "extra/<name>" takes those of an
+            extra, "model/<method>" takes the result of that method of the model.
+        fed: federated training, see `reid_jax.federated.federation_options.Options`; empty for systems without it.
+        phase_order: names of the phases in order.
+        phases: by name, changes of the sections above during the phase.
     """
 
     system: str = ""
@@ -323,14 +325,14 @@ class Settings(Section):
 
     @classmethod
     def of(cls, values: Options, prefix: str = "") -> Self:
-        """Returns the settings of a resolved config, checked.
+        """Returns the validated settings of a resolved config.
 
         Args:
             values: nested plain dictionaries, see `reid_jax.config.to_dict`.
-            prefix: path of the phase ("phases.align."), for errors.
+            prefix: path of the phase ("phases.align."), for error messages.
 
         Raises:
-            UserError: an unknown key, or a value that its rule refuses.
+            UserError: unknown key, or invalid value.
         """
         sections = {
             name: SECTIONS[name].of(value, f"{prefix}{name}.") if name in SECTIONS else value
@@ -352,7 +354,7 @@ SECTIONS: dict[str, type[Section]] = {
 
 
 def plain(value: Any) -> Any:
-    """Returns sections and mappings as nested plain dictionaries, what a config is made of."""
+    """Returns sections and mappings as nested plain dictionaries."""
     if isinstance(value, Section):
         return {name: plain(each) for name, each in value.as_dict().items()}
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""A config as plain values: nested or flat dictionaries, JSON, its hash, and the differences of two."""
+"""Conversion of configs to plain values: nested or flat dictionaries, JSON, hash, and differences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-# Keys that change where or how often something is written, not what is computed: a run may be resumed with others.
+# Keys that affect where or how often something is written or measured, not what is trained: a run may be resumed with
+# other values of these keys.
 PRESENTATION = (
     *("code", "data.root", "data.workers", "data.threads", "data.cache", "log.", "checkpoint.", "notes"),
     *("evals.every_epochs", "evals.batch_size", "evals.baselines", "evals.ranked_lists", "evals.rerank"),
@@ -18,7 +19,7 @@ PRESENTATION = (
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The config as one level of dotted keys; an empty section stands as `{}`."""
+    """Returns the config as a flat dictionary with dotted keys; an empty section is `{}`."""
     return dict(_walk(config, prefix))
 
 
@@ -32,7 +33,7 @@ def _walk(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def to_dict(config: Any) -> Any:
-    """Plain nested dictionaries, lists as tuples: what constructors take as keyword arguments."""
+    """Returns the config as nested plain dictionaries, with tuples in place of lists."""
     if isinstance(config, Mapping | ConfigDict):
         return {key: to_dict(config[key]) for key in config}
     if isinstance(config, list | tuple):
@@ -41,21 +42,21 @@ def to_dict(config: Any) -> Any:
 
 
 def to_json(config: ConfigDict) -> str:
-    """The resolved config as JSON text, in a fixed order: the same config gives the same bytes."""
+    """Returns the resolved config as JSON text with sorted keys, so that equal configs give equal bytes."""
     return json.dumps(to_dict(config), indent=2, sort_keys=True)
 
 
 def config_hash(config: ConfigDict | Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits over everything that can change a number (not over `PRESENTATION`)."""
+    """Returns a hash of the config, 12 hexadecimal digits, over all keys except those of `PRESENTATION`."""
     items = {key: to_dict(value) for key, value in flatten(config).items() if not key.startswith(PRESENTATION)}
     return hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """The keys, presentation aside, in which two configs differ, as `key: theirs -> ours`."""
-    mine, other = (json.loads(json.dumps(flatten(to_dict(one)))) for one in (ours, theirs))
+def differences(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+    """Returns the differences of two configs as `key: old -> new`, without the keys of `PRESENTATION`."""
+    after, before = (json.loads(json.dumps(flatten(to_dict(config)))) for config in (new, old))
     return [
-        f"{key}: {other.get(key)} -> {mine.get(key)}"
-        for key in sorted(mine.keys() | other.keys())
-        if not key.startswith(PRESENTATION) and mine.get(key) != other.get(key)
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted(after.keys() | before.keys())
+        if not key.startswith(PRESENTATION) and after.get(key) != before.get(key)
     ]
