@@ -1,4 +1,4 @@
-"""Errors a user can mend: one sentence that says what was expected, what came, and what to do."""
+"""Errors that the user can fix: one sentence that says what was expected, what was found, and what to do."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake in what the user gave (files, names, settings), not in this package.
+    """Error in the user's input (files, names, settings), not in this package.
 
-    Scripts print the message alone, without a traceback, and end with exit code 2 (`reid_jax.cli.command_line.main`).
+    Commands print the message without a traceback and exit with code 2 (`reid_jax.cli.command_line.main`).
     """
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Builds the error for a name that is in no table.
+    """Returns the error for an unknown name.
 
     Args:
-        kind: what the name stands for, in the singular ("model", "loss", "preset").
-        name: the name that came.
-        known: the names there are.
+        kind: kind of object in the singular ("model", "loss", "preset").
+        name: the unknown name.
+        known: all known names.
 
     Returns:
-        A `UserError` that suggests the nearest known name and lists all of them.
+        A `UserError` that suggests the most similar known name and lists all of them.
     """
-    names = sorted(str(one) for one in known)
+    names = sorted(str(candidate) for candidate in known)
     nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     suggestion = f" did you mean {nearest[0]!r}?" if nearest else ""
     return UserError(f"unknown {kind} {name!r};{suggestion} known: {', '.join(names) or 'none'}.")

@@ -1,7 +1,7 @@
 """Names in a config: entries of a table of this package, or `package.module:Name` of the user's own code.
 
-find("loss", "triplet", LOSSES)                  # the table's entry
-find("loss", "my_project.losses:circle", LOSSES) # `circle` of the module `my_project.losses`
+find("loss", "triplet", LOSSES)                   # entry of the table
+find("loss", "my_project.losses:circle", LOSSES)  # `circle` of the module `my_project.losses`
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def is_path(name: Any) -> bool:
 
 
 def find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry | Any:
-    """Returns what a name of a config stands for.
+    """Returns the object that a name of a config refers to.
 
     Args:
-        kind: what the name stands for, in the singular ("model", "loss"), for the error.
+        kind: kind of object in the singular ("model", "loss"), for error messages.
         name: a key of the table, or `package.module:Name`.
         table: the entries of this package.
 
     Raises:
-        UserError: the name is in no table and no path, or the path leads nowhere.
+        UserError: the name is neither in the table nor a path, or the path cannot be imported.
     """
     if is_path(name):
         return load(kind, name)
@@ -43,16 +43,20 @@ def find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry | Any:
 
 
 def load(kind: str, name: str) -> Any:
-    """Imports `package.module:Name`.
+    """Returns the attribute that `package.module:Name` refers to; imports the module.
+
+    Args:
+        kind: kind of object in the singular ("model", "loss"), for error messages.
+        name: the path.
 
     Raises:
-        UserError: the module is not there, fails when it is imported, or has no such name.
+        UserError: the module does not exist, fails on import, or has no such attribute.
     """
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # The module itself or one of its packages, not something that it imports in turn.
+        # The module itself or one of its packages is missing, not a module that it imports.
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise errors.UserError(
                 f"expected the module {module_name!r} of the {kind} {name!r}, it cannot be found from "
@@ -62,12 +66,13 @@ def load(kind: str, name: str) -> Any:
     except Exception as error:
         raise _broken(kind, name, error) from error
     if not hasattr(module, attribute):
-        public = [one for one in vars(module) if not one.startswith("_")]
+        public = [known for known in vars(module) if not known.startswith("_")]
         raise errors.unknown(f"{kind} in the module {module_name!r}:", attribute, public)
     return getattr(module, attribute)
 
 
 def _broken(kind: str, name: str, error: Exception) -> errors.UserError:
+    """Returns the error for a module that fails on import."""
     reason = " ".join(str(error).split()) or "no message"
     return errors.UserError(
         f"importing the {kind} {name!r} failed with {type(error).__name__}: {reason}; repair that module."

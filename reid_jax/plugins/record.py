@@ -1,7 +1,7 @@
-"""Own code of a run: which modules its config names, where they were found, and whether they are still the same.
+"""Records of the user's modules that a config names: their names, folders and hashes.
 
-A run folder holds these records, so that `evaluate.py --run`, `extract.py --run` and resuming find the modules again
-from any folder, and refuse others of the same name.
+A run folder contains these records, so that `evaluate.py --run`, `extract.py --run` and resuming find the modules from
+any working directory, and refuse modules that have changed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from typing import Any
 from reid_jax import errors
 from reid_jax.plugins import names
 
-Record = dict[str, str]  # "module", "folder" that it is imported from, "sha256" of its file
+Record = dict[str, str]  # "module": name, "folder": entry of `sys.path`, "sha256": hash of the file
 
 
 def modules(config: Any) -> list[str]:
-    """Returns the modules that a config names as `package.module:Name`, sorted.
+    """Returns the sorted names of the modules that a config names as `package.module:Name`.
 
     Args:
-        config: nested dictionaries and tuples; free text under the key `notes` is left out.
+        config: nested dictionaries and tuples; the free text under the key `notes` is ignored.
     """
     return sorted({text.partition(":")[0] for text in _texts(config) if names.is_path(text)})
 
 
 def _texts(config: Any) -> Iterator[str]:
+    """Yields all strings of a config, keys included."""
     if isinstance(config, str):
         yield config
     elif isinstance(config, Mapping):
@@ -52,6 +53,7 @@ def of(config: Any) -> tuple[Record, ...]:
 
 
 def _of_module(module: str) -> Record:
+    """Returns the record of one module."""
     path = _find(module)
     if path is None:
         raise errors.UserError(
@@ -63,13 +65,13 @@ def _of_module(module: str) -> Record:
 
 
 def restore(records: Sequence[Mapping[str, str]]) -> None:
-    """Makes the modules of a run importable, and checks that they are those that it was trained with.
+    """Makes the modules of a run importable and checks that they have not changed since.
 
     Args:
-        records: of the run, see `of`.
+        records: records of the run, see `of`.
 
     Raises:
-        UserError: a module cannot be found, or its file has another content.
+        UserError: a module cannot be found, or its file has changed.
     """
     for record in records:
         module, folder = record["module"], record["folder"]
@@ -90,12 +92,12 @@ def restore(records: Sequence[Mapping[str, str]]) -> None:
 
 
 def _find(module: str) -> pathlib.Path | None:
-    """The file of a module, without executing the module itself."""
+    """Returns the file of a module without executing the module, None if there is none."""
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:
         return None
-    except Exception as error:  # a package around it fails when it is imported
+    except Exception as error:  # its package fails on import
         reason = " ".join(str(error).split()) or "no message"
         raise errors.UserError(
             f"looking for the module {module!r} failed with {type(error).__name__}: {reason}; repair its package."
