@@ -1,4 +1,4 @@
-"""Objects from a resolved config: model, preprocessing, initial variables, data set."""
+"""Construction from resolved settings: model, preprocessing, initial variables, data sets."""
 
 from __future__ import annotations
 
@@ -21,24 +21,29 @@ from reid_jax.runtime import processes
 
 LOG = logging.getLogger(__name__)
 
-
 Variables = Mapping[str, Any]
 
 
 def compute_dtype(name: str) -> Any:
-    """The dtype of activations: "auto" is bfloat16 on GPU and TPU and float32 on CPU, where bfloat16 gains nothing."""
+    """Returns the data type of activations.
+
+    Args:
+        name: "float32", "bfloat16", "float16", or "auto": bfloat16 on GPU and TPU, float32 on CPU, where bfloat16 is
+            not faster.
+    """
     if name == "auto":
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     return jnp.dtype(name).type
 
 
 def build_model(settings: config_lib.Settings, num_classes: int, num_cameras: int = 0) -> Any:
-    """The model of a resolved config.
+    """Returns the model of a config.
 
     Args:
-        settings: read are `model`, `dtype` and the images' size.
-        num_classes: training identities.
-        num_cameras: cameras of the training data, for models that tell them apart; `model.num_cameras` overrules it.
+        settings: `model`, `dtype` and the image size are used.
+        num_classes: number of training identities.
+        num_cameras: number of training cameras, for models with camera embeddings; `model.num_cameras` takes
+            precedence.
     """
     options = dict(settings.model)
     name = options.pop("name")
@@ -52,41 +57,52 @@ def build_model(settings: config_lib.Settings, num_classes: int, num_cameras: in
 
 
 def make_preprocess(settings: sections.Preprocess) -> Callable[..., dict[str, jax.Array]]:
-    """The one place where images are normalized: uint8 [B, H, W, 3] to float32, then boxes to erase are filled.
+    """Returns the function that normalizes images from uint8 [B, H, W, 3] to float32 and fills erased boxes.
+
+    Images are normalized nowhere else.
 
     Args:
         settings: `mean` and `std` per channel for images in [0, 1], `erase_fill` (a mode of `ops.images.fill_boxes`).
 
     Returns:
-        `(batch, key) -> batch`; every view (`image`, `image_<name>`) is treated alike. Boxes are filled when a key is
-        given, that is in training.
+        `(batch, key) -> batch`, applied to every view (`image`, `image_<name>`). Boxes are filled only if a key is
+        given, which is the case in training.
     """
 
     def preprocess(batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> dict[str, jax.Array]:
-        done = dict(batch)
+        processed = dict(batch)
         for index, name in enumerate(sorted(name for name in batch if name == "image" or name.startswith("image_"))):
             images = image_ops.normalize(batch[name], settings.mean, settings.std)
             boxes = batch.get(name.replace("image", "erase_box", 1))
             if key is not None and boxes is not None:
                 images = image_ops.fill_boxes(images, boxes, settings.erase_fill, jax.random.fold_in(key, index))
-            done[name] = images
-        return done
+            processed[name] = images
+        return processed
 
     return preprocess
 
 
 def init_variables(model: Any, settings: config_lib.Settings, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Random variables, the same for a seed on any number of devices."""
+    """Returns randomly initialized variables; they depend on the seed and not on the number of devices.
+
+    Args:
+        model: the model.
+        settings: `seed` and `preprocess` are used.
+        batch: a batch of one image, for shapes.
+
+    Raises:
+        UserError: the model has variables in an unknown collection.
+    """
     preprocess = make_preprocess(settings.preprocess)
 
     def init(key: jax.Array) -> Any:
         params_key, dropout_key = jax.random.split(key)
         return model.init({"params": params_key, "dropout": dropout_key}, preprocess(batch), train=False)
 
-    # A hundred random draws that run once: optimizing them would take most of a small run's start-up.
+    # Hundreds of random draws that run once: optimizing the program would dominate the start-up of a small run.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     variables = jax.jit(init, compiler_options=quick)(jax.random.key(settings.seed))
-    # What `sow` leaves behind is no state.
+    # Intermediates that a module sowed are not part of the state.
     unknown = set(variables) - {"params", "batch_stats", "constants", "intermediates"}
     if unknown:
         raise errors.UserError(
@@ -98,46 +114,57 @@ def init_variables(model: Any, settings: config_lib.Settings, batch: Mapping[str
 
 
 def open_data(data: sections.Data) -> records.ReIDDataset:
-    """Opens the data set a config's `data` section names, with the training images of others where it says so."""
+    """Returns the data set of a config's `data` section; `data.sources` replaces its training images.
+
+    Raises:
+        UserError: the data set is unknown or cannot be prepared.
+    """
     dataset = _open(data.name, data.root, data.options)
     sources = [_open_preset(name, data.root) for name in data.sources]
     return union.transfer(dataset, sources) if sources else dataset
 
 
 def open_others(settings: config_lib.Settings) -> list[records.ReIDDataset]:
-    """The further data sets that a config asks to be scored on (`evals.datasets`), under their presets' names."""
+    """Returns the further data sets to evaluate on (`evals.datasets`), named by their presets.
+
+    Raises:
+        UserError: a data set is unknown, is evaluated anyway, or shares its name with another.
+    """
     data, names = settings.data, settings.evals.datasets
     if not names:
         return []
     if data.name in names:
-        raise errors.UserError(f"evals.datasets names {data.name!r}, which is scored anyway; take it out.")
-    # `open_data` has told what is odd about these.
-    trained_on = [_open_preset(name, data.root, tell=False) for name in data.sources]
-    trained_on = trained_on or [_open(data.name, data.root, data.options, tell=False)]
+        raise errors.UserError(f"evals.datasets names {data.name!r}, which is evaluated anyway; remove it.")
+    # `open_data` has logged the warnings of these data sets.
+    trained_on = [_open_preset(name, data.root, log_warnings=False) for name in data.sources]
+    trained_on = trained_on or [_open(data.name, data.root, data.options, log_warnings=False)]
     opened = [(name, union.transfer(_open_preset(name, data.root), trained_on)) for name in names]
-    # A preset's scores stand under its name, those of a user's data set under the name that it has itself.
-    called = [dataset.name if names_lib.is_path(name) else name for name, dataset in opened]
-    if len(set(called)) < len(called):
-        raise errors.UserError(f"evals.datasets names data sets that go by one name ({', '.join(called)}); rename one.")
-    return [dataclasses.replace(dataset, name=name, train=None) for name, (_, dataset) in zip(called, opened)]
+    # Scores are named after the preset; those of a user's data set after the name that it gives itself.
+    dataset_names = [dataset.name if names_lib.is_path(name) else name for name, dataset in opened]
+    if len(set(dataset_names)) < len(dataset_names):
+        raise errors.UserError(
+            f"evals.datasets has data sets of the same name ({', '.join(dataset_names)}); rename one."
+        )
+    return [dataclasses.replace(dataset, name=name, train=None) for name, (_, dataset) in zip(dataset_names, opened)]
 
 
-def _open_preset(name: str, root: str, tell: bool = True) -> records.ReIDDataset:
+def _open_preset(name: str, root: str, log_warnings: bool = True) -> records.ReIDDataset:
+    """Returns the data set of a preset or of the user's own code."""
     if names_lib.is_path(name):
-        return _open(name, root, {}, tell)
+        return _open(name, root, {}, log_warnings)
     if name not in config_lib.DATASETS:
         raise errors.unknown(
             "data set (data.sources, evals.datasets)", str(name), [*config_lib.DATASETS, "package.module:Name"]
         )
     preset = config_lib.DATASETS[name]
-    return _open(preset["data.name"], root, preset.get("data.options", {}), tell)
+    return _open(preset["data.name"], root, preset.get("data.options", {}), log_warnings)
 
 
-def _open(name: str, root: str, options: Mapping[str, Any], tell: bool = True) -> records.ReIDDataset:
-    """Opens a data set; the main process prepares it first where it is not, and tells what is odd about it."""
+def _open(name: str, root: str, options: Mapping[str, Any], log_warnings: bool = True) -> records.ReIDDataset:
+    """Returns a data set; the main process prepares it first if necessary and logs the warnings of its preparation."""
     if processes.is_main():
         dataset = prepare.ensure(name, root, **options)
-        for warning in _warnings_of(dataset) if tell else ():
+        for warning in _warnings_of(dataset) if log_warnings else ():
             LOG.warning("warning: %s", warning)
     processes.barrier("data prepared")
     if not processes.is_main():
@@ -146,13 +173,18 @@ def _open(name: str, root: str, options: Mapping[str, Any], tell: bool = True) -
 
 
 def _warnings_of(dataset: records.ReIDDataset) -> list[str]:
-    """What preparation found odd: told at every start, for training may have prepared the data by itself."""
+    """Returns the warnings of the data set's preparation, which may have happened in an earlier run."""
     report = dataset.path / records.REPORT_FILE if dataset.path else None
     return json.loads(report.read_text(encoding="utf-8"))["warnings"] if report and report.is_file() else []
 
 
 def evaluation_data(settings: config_lib.Settings, dataset: str | None = None) -> records.ReIDDataset:
-    """The data set a run is tested on: its own, or another preset's under that name."""
+    """Returns the data set for the evaluation of a run.
+
+    Args:
+        settings: settings of the run.
+        dataset: a preset or `package.module:name`; None is the run's own data set.
+    """
     if dataset in (None, settings.data.name):
         return open_data(settings.data)
     return open_others(dataclasses.replace(settings, evals=dataclasses.replace(settings.evals, datasets=(dataset,))))[0]

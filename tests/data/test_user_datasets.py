@@ -166,7 +166,7 @@ def test_sources_and_further_test_sets_may_be_paths(shop, tmp_path):
     assert build.evaluation_data(settings, name).name == "people"
     settings = dataclasses.replace(settings, evals=sections.Evals(datasets=(name, f"{shop}:People")))
     _write_crops(tmp_path / "people")
-    with pytest.raises(errors.UserError, match="go by one name"):
+    with pytest.raises(errors.UserError, match="of the same name"):
         build.open_others(settings)
 
 

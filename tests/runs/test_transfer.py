@@ -75,7 +75,7 @@ def test_union_of_two(root):
         ({"evals__datasets": ("nothing",)}, r"unknown data set \(data.sources, evals.datasets\) 'nothing'"),
         (
             {"evals__datasets": ("market1501",)},
-            "evals.datasets names 'market1501', which is scored anyway; take it out",
+            "evals.datasets names 'market1501', which is evaluated anyway; remove it",
         ),
         ({"data__sources": ("occluded_reid",)}, "data set 'occluded_reid' has no train split"),
         ({"data__sources": ("market1501", "market1501")}, "market1501 and market1501 show the same people"),
