@@ -1,7 +1,7 @@
-"""How fast the host makes training batches: each stage alone, the whole pipeline, and a plain loop beside it.
+"""Speed of the input pipeline: each stage alone, the whole pipeline, and a plain loop for comparison.
 
-Everything is timed in one alternating run: round after round, each candidate once, and the best round counts, so that
-a busy neighbor or a warming processor hurts all of them alike. Pictures are drawn here; no data set is needed.
+Candidates are timed in turn, round after round, and the best round is reported, so that other programs or a warming
+processor affect all of them alike. Images are generated; no data set is needed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from reid_jax.data import corruptions, image_io, pipeline, records, samplers, transforms
 from reid_jax.data.corruptions import sampling
+from reid_jax.data.elements import Element, Transform
 
 # The recipe of BoT and MFV, and a jitter to time it.
 AUGMENT: dict[str, dict[str, float]] = {
@@ -29,8 +30,8 @@ STD = np.array((0.229, 0.224, 0.225), np.float32)
 PER_IDENTITY = 8
 
 
-def drawn_split(count: int = 512, height: int = 128, width: int = 64, seed: int = 0) -> records.Split:
-    """A split of smooth random pictures as JPEG (quality 90, about 3 kB each, as Market-1501's), 8 per identity."""
+def generated_split(count: int = 512, height: int = 128, width: int = 64, seed: int = 0) -> records.Split:
+    """Returns a split of smooth random images as JPEG (quality 90, about 3 kB, as in Market-1501), 8 per identity."""
     rng = np.random.default_rng(seed)
     source = []
     for index in range(count):
@@ -39,7 +40,7 @@ def drawn_split(count: int = 512, height: int = 128, width: int = 64, seed: int 
         source.append({"image": data, "pid": index // PER_IDENTITY, "camid": 0, "filename": f"{index:05d}.jpg"})
     pids = (np.arange(count) // PER_IDENTITY).astype(np.int32)
     names = tuple(f"{index:05d}.jpg" for index in range(count))
-    return records.Split("drawn/train", source, pids, np.zeros(count, np.int32), names)
+    return records.Split("generated/train", source, pids, np.zeros(count, np.int32), names)
 
 
 def measure(
@@ -55,26 +56,26 @@ def measure(
     batches: int = 16,
     rounds: int = 3,
 ) -> list[dict[str, Any]]:
-    """Measures images per second.
+    """Returns the images per second of each stage and of the whole pipeline.
 
     Args:
-        split: a training split; None draws one.
+        split: a training split; None generates one.
         height: rows of the batches' images.
         width: columns.
         interpolation: of the resize.
         identities: P of the sampler.
         images_per_identity: K of the sampler.
-        threads: of the pipeline; None takes its default.
+        threads: number of threads of the pipeline; None takes its default.
         workers: also measures the pipeline with that many worker processes, when positive.
-        batches: how many batches (or the same number of images) a measurement takes.
-        rounds: how often each candidate takes its turn; the fastest counts.
+        batches: number of batches (or the same number of images) in a measurement.
+        rounds: number of times each candidate is timed; the fastest is reported.
 
     Returns:
         One row for each candidate: `stage`, `images_per_second` (of the best round), `spread` (slowest round over
         fastest, as times), `threads`. "pipeline ..." rows are the pipeline as training uses it, with the cache filled
         or without one; "plain numpy loop" decodes, augments and normalizes image by image to float32 and stacks.
     """
-    split = drawn_split() if split is None else split
+    split = generated_split() if split is None else split
     threads = min(8, os.cpu_count() or 1) if threads is None else threads
     labels, _ = records.train_labels(split)
     sampler = {"name": "identity_groups", "identities": identities, "images": images_per_identity}
@@ -87,7 +88,10 @@ def measure(
     }
     size = identities * images_per_identity
     stages = _stages(split, height, width, interpolation, batches * size)
-    open_stream = lambda **options: pipeline.train_batches(split, labels, **settings, **options)
+
+    def open_stream(**options: Any) -> Iterator[Any]:
+        return pipeline.train_batches(split, labels, **settings, **options)
+
     streams: dict[str, tuple[Iterator[Any], int]] = {
         "pipeline, decoding": (open_stream(threads=threads, cache="none"), threads),
         "pipeline, cached": (open_stream(threads=threads, cache="memory"), threads),
@@ -103,7 +107,7 @@ def measure(
             name: (run, count, 0, lambda: None) for name, (run, count) in stages.items()
         }
         for name, (stream, used) in streams.items():
-            # Batches made ahead while others were measured do not count: the buffers are emptied first.
+            # Batches prepared while others were measured do not count: the buffers are emptied first.
             empty = functools.partial(_take, stream, 2 * (used + workers) + 1 if used else 0)
             candidates[name] = (functools.partial(_take, stream, batches), batches * size, used, empty)
         return _alternate(candidates, rounds)
@@ -115,24 +119,24 @@ def measure(
 def measure_corruptions(
     *, height: int = 128, width: int = 64, out_height: int = 256, out_width: int = 128, count: int = 4, rounds: int = 3
 ) -> list[dict[str, Any]]:
-    """Measures every corruption, drawing included, and every augmentation, on one core.
+    """Returns the speed of every corruption, sampling included, and every augmentation, on one core.
 
     Args:
-        height: rows of the pictures that are corrupted: a data set's native size.
+        height: rows of the images that are corrupted: a data set's native size.
         width: columns of those.
-        out_height: rows of the pictures that are augmented: the model's size.
+        out_height: rows of the images that are augmented: the model's size.
         out_width: columns of those.
-        count: pictures for each measurement; corruptions do them at all five severities.
-        rounds: how often each candidate takes its turn; the fastest counts.
+        count: images in each measurement; corruptions are applied at all five severities.
+        rounds: number of times each candidate is timed; the fastest is reported.
 
     Returns:
-        One row for each: `stage`, `images_per_second` (of a core: by processor time, so that a busy neighbor does
-        not count), `milliseconds` for one image, `spread` as in `measure`; and "corruptions, mean of the twenty": as
-        fast as an evaluation that draws them with equal odds.
+        A row for each: `stage`, `images_per_second` (of a core: by processor time, which other programs do not
+        change), `milliseconds` per image, `spread` as in `measure`; and "corruptions, mean of the twenty": the speed of
+        an evaluation that samples them uniformly.
     """
-    split = drawn_split(count, height, width)
+    split = generated_split(count, height, width)
     pictures = [image_io.decode(record["image"]) for record in split.source]
-    elements = [{"image": image_io.resize(one, out_height, out_width), "donor": one} for one in pictures]
+    elements = [{"image": image_io.resize(picture, out_height, out_width), "donor": picture} for picture in pictures]
     rng = samplers.generator(0, "benchmark", 0)
 
     def corrupt(name: str) -> None:
@@ -146,8 +150,8 @@ def measure_corruptions(
         for name in corruptions.CORRUPTIONS
     }
     for name in ("augmix", "soft_erase", "self_patch", "occlude"):
-        one = transforms.build_transform(name, {} if name == "augmix" else {"probability": 1.0})
-        candidates[name] = (functools.partial(_apply, one, elements, rng), count)
+        transform = transforms.build_transform(name, {} if name == "augmix" else {"probability": 1.0})
+        candidates[name] = (functools.partial(_apply, transform, elements, rng), count)
     for run, _ in candidates.values():
         run()  # fills tables and textures
     nothing = lambda: None
@@ -166,7 +170,7 @@ def _take(stream: Iterator[Any], count: int) -> None:
 
 
 def _fill(streams: dict[str, tuple[Iterator[Any], int]], count: int) -> None:
-    """Two epochs ahead: threads and workers have started and the caches hold (nearly) all images."""
+    """Reads two epochs ahead, so that threads and workers have started and the caches hold (nearly) all images."""
     for stream, _ in streams.values():
         _take(stream, 2 * count)
 
@@ -197,30 +201,30 @@ def _alternate(
 def _stages(
     split: records.Split, height: int, width: int, interpolation: str, count: int
 ) -> dict[str, tuple[Callable[[], Any], int]]:
-    """Each stage on one core, by name: what runs it, and on how many images."""
+    """Returns each stage on one core by name: a function that runs it, and its number of images."""
     encoded = [split.source[index % len(split)]["image"] for index in range(min(count, 256))]
-    decoded = [image_io.decode(one) if isinstance(one, bytes) else one for one in encoded]
+    decoded = [image_io.decode(data) if isinstance(data, bytes) else data for data in encoded]
     resize = transforms.Resize(height, width, interpolation)
     resized = [resize({"image": image}) for image in decoded]
     rng = samplers.generator(0, "benchmark", 0)
     stages: dict[str, Callable[[], Any]] = {
         "read a record": lambda: [split.source[index % len(split)] for index in range(len(encoded))],
-        "decode": lambda: [image_io.decode(one) for one in encoded if isinstance(one, bytes)],
+        "decode": lambda: [image_io.decode(data) for data in encoded if isinstance(data, bytes)],
         f"resize ({interpolation})": lambda: [resize({"image": image}) for image in decoded],
     }
     for name, options in {**AUGMENT, "jitter": JITTER}.items():
-        one = transforms.build_transform(name, options)
-        stages[name] = functools.partial(_apply, one, resized, rng)
+        transform = transforms.build_transform(name, options)
+        stages[name] = functools.partial(_apply, transform, resized, rng)
     return {name: (run, len(encoded)) for name, run in stages.items()}
 
 
-def _apply(transform: transforms.Transform, elements: list[transforms.Element], rng: np.random.Generator) -> None:
+def _apply(transform: Transform, elements: list[Element], rng: np.random.Generator) -> None:
     for element in elements:
         transform(element, rng)
 
 
 def _plain_loop(split: records.Split, labels: np.ndarray, settings: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
-    """What a data loader without workers does: one image after the other, normalized and erased on the host."""
+    """Yields batches as a data loader without workers makes them: image by image, normalized on the host."""
     sampler = samplers.build(settings["sampler"], labels, 0)
     chain = transforms.build_chain(
         settings["augment"], settings["height"], settings["width"], settings["interpolation"]
@@ -238,3 +242,10 @@ def _plain_loop(split: records.Split, labels: np.ndarray, settings: dict[str, An
             stack.append(image)
         yield {"image": np.stack(stack), "label": labels[indices], "camid": split.camids[indices]}
         step += 1
+
+
+def quick(*, corruptions_alone: bool = False, **options: Any) -> list[dict[str, Any]]:
+    """Returns a short measurement, see `measure` and `measure_corruptions`; its figures are rough."""
+    if corruptions_alone:
+        return measure_corruptions(count=1, rounds=1)
+    return measure(**{"split": generated_split(64), "identities": 8, "batches": 12, "rounds": 1, **options})

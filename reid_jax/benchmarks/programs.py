@@ -1,4 +1,4 @@
-"""Speed of a model on this machine: compile time, step time, FLOPs and memory of the compiled programs."""
+"""Compiled programs of a model and their cost: compile time, step time, FLOPs and memory."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import optax
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """One program's cost.
+    """The cost of a program.
 
     Attributes:
-        compile_seconds: tracing, lowering and compilation; next to nothing when the compilation cache has the program.
+        compile_seconds: tracing, lowering and compilation; close to zero when the compilation cache has the program.
         step_seconds: wall time of the fastest repetition.
         step_cpu_seconds: processor time of the cheapest repetition; on a busy machine steadier than wall time.
         median_seconds: median wall time.
         images_per_second: batch / step_seconds.
-        flops: of one step as the compiler counts them, 0 where it does not say; loops count one turn.
-        temporary_bytes: memory beside arguments and results.
+        flops: of one step as the compiler counts them, 0 where it does not; a loop counts as one iteration.
+        temporary_bytes: memory in addition to arguments and results.
         memory_bytes: all of the program's memory: arguments, results and temporaries.
     """
 
@@ -38,12 +38,12 @@ class Timing:
     memory_bytes: int
 
     def flops_utilization(self, peak_flops: float) -> float:
-        """Achieved FLOPs over the device's peak (MFU where the compiler's count is the model's)."""
+        """Returns achieved FLOP/s over the device's peak (MFU where the compiler counts the model's FLOPs)."""
         return self.flops / self.step_seconds / peak_flops
 
 
 def random_batch(batch: int, height: int = 256, width: int = 128, classes: int = 751) -> dict[str, jax.Array]:
-    """A batch of noise as the models take it: "image" [B, H, W, 3], "camid" [B], "label" [B]."""
+    """Returns a batch of noise as input of the models: "image" [B, H, W, 3], "camid" [B], "label" [B]."""
     random = np.random.default_rng(0)
     return {
         "image": jnp.asarray(random.normal(size=(batch, height, width, 3)), jnp.float32),
@@ -53,7 +53,7 @@ def random_batch(batch: int, height: int = 256, width: int = 128, classes: int =
 
 
 def random_variables(model: Any, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
-    """Small random variables without running (and compiling) the model's initializers; vectors are near 1."""
+    """Returns small random variables, without running (and compiling) the model's initializers; vectors are near 1."""
     keys = jax.eval_shape(lambda: {"params": jax.random.key(0), "dropout": jax.random.key(1)})
     shapes = jax.eval_shape(lambda keys, batch: model.init(keys, batch, train=False), keys, dict(batch))
     random = np.random.default_rng(0)
@@ -62,34 +62,39 @@ def random_variables(model: Any, batch: Mapping[str, jax.Array]) -> dict[str, An
         values = random.normal(scale=0.02, size=shape.shape) + (len(shape.shape) == 1)
         return jnp.asarray(values, shape.dtype)
 
-    return jax.tree.map(fill, shapes)
+    return dict(jax.tree.map(fill, shapes))
 
 
 @dataclasses.dataclass
 class Program:
-    """A compiled function with its arguments, to be run again and again.
+    """A compiled function with its arguments, to be run repeatedly.
 
     Attributes:
         compiled: the function of `(state, *arguments)`.
         state: first argument.
-        arguments: the others.
-        batch: images of a call.
+        arguments: the other arguments.
+        batch: images per call.
         compile_seconds: see `Timing`.
-        carry: from a result to the next call's state; None leaves the state as it is.
+        carry: maps a result to the state of the next call; None leaves the state unchanged.
     """
 
     compiled: Any
     state: Any
-    arguments: tuple
+    arguments: tuple[Any, ...]
     batch: int
     compile_seconds: float
     carry: Callable[[Any], Any] | None = None
 
     @classmethod
     def compile(
-        cls, function: Callable, state: Any, arguments: tuple, batch: int, carry: Callable[[Any], Any] | None = None
+        cls,
+        function: Callable[..., Any],
+        state: Any,
+        arguments: tuple[Any, ...],
+        batch: int,
+        carry: Callable[[Any], Any] | None = None,
     ) -> Program:
-        """Compiles `function(state, *arguments)`, which may be jitted already; a carried state is donated."""
+        """Returns the compiled `function(state, *arguments)`, jitted already or not; a carried state is donated."""
         jitted: Any = (
             function if hasattr(function, "lower") else jax.jit(function, donate_argnums=(0,) if carry else ())
         )
@@ -98,16 +103,19 @@ class Program:
         return cls(compiled, state, arguments, batch, time.perf_counter() - start, carry)
 
     def __call__(self) -> None:
-        """Runs once and waits for the result."""
+        """Runs the program and waits for the result."""
         result = jax.block_until_ready(self.compiled(self.state, *self.arguments))
         if self.carry is not None:
             self.state = self.carry(result)
 
     def timing(self, wall: Sequence[float], processor: Sequence[float]) -> Timing:
-        """What calls that took these seconds say."""
+        """Returns the cost, from wall and processor seconds of some calls."""
         cost = self.compiled.cost_analysis() or {}
         memory = self.compiled.memory_analysis()
-        size = lambda name: int(getattr(memory, f"{name}_size_in_bytes", 0))
+
+        def size(name: str) -> int:
+            return int(getattr(memory, f"{name}_size_in_bytes", 0))
+
         return Timing(
             compile_seconds=self.compile_seconds,
             step_seconds=min(wall),
@@ -121,11 +129,11 @@ class Program:
 
 
 def alternate(runs: Mapping[str, Callable[[], None]], repetitions: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Calls each in turn, round after round, so that a busy neighbor hurts all of them alike.
+    """Returns the times of functions called in turn, so that other programs affect all of them alike.
 
     Args:
-        runs: by name; each returns when its work is done.
-        repetitions: timed rounds, after one that does not count.
+        runs: functions by name; each returns when its work is done.
+        repetitions: number of timed rounds, after one that is not timed.
 
     Returns:
         By name, wall seconds and processor seconds of every round.
@@ -142,25 +150,27 @@ def alternate(runs: Mapping[str, Callable[[], None]], repetitions: int) -> dict[
 
 
 def train_program(model: Any, batch: Mapping[str, jax.Array]) -> Program:
-    """Forward, backward and an SGD update with momentum, on cross-entropy over every "logits/..." output.
+    """Returns a train step: forward, backward and SGD with momentum, on cross-entropy over every "logits/..." output.
 
     Args:
         model: follows the model contract, with "logits/..." outputs.
-        batch: "image" [B, H, W, 3] normalized, "label" [B], and what else the model reads.
+        batch: "image" [B, H, W, 3] normalized, "label" [B], and other inputs of the model.
     """
     variables = random_variables(model, batch)
     optimizer = optax.sgd(0.01, momentum=0.9)
     state = (variables["params"], variables.get("batch_stats", {}), optimizer.init(variables["params"]))
     constants = {name: tree for name, tree in variables.items() if name not in ("params", "batch_stats")}
 
-    def step(state: tuple, batch: dict[str, jax.Array], key: jax.Array) -> tuple:
+    def step(state: tuple[Any, Any, Any], batch: dict[str, jax.Array], key: jax.Array) -> tuple[Any, Any, Any]:
         params, statistics, moments = state
 
         def loss_of(params: Any) -> tuple[jax.Array, Any]:
             full = {**constants, "params": params, "batch_stats": statistics}
             outputs, update = model.apply(full, batch, train=True, mutable=["batch_stats"], rngs={"dropout": key})
             logits = [value for name, value in outputs.items() if name.startswith("logits/")]
-            losses = [optax.softmax_cross_entropy_with_integer_labels(one, batch["label"]).mean() for one in logits]
+            losses = [
+                optax.softmax_cross_entropy_with_integer_labels(values, batch["label"]).mean() for values in logits
+            ]
             return sum(losses, start=jnp.zeros(())), update.get("batch_stats", {})
 
         gradients, statistics = jax.grad(loss_of, has_aux=True)(params)
@@ -172,7 +182,7 @@ def train_program(model: Any, batch: Mapping[str, jax.Array]) -> Program:
 
 
 def inference_program(model: Any, batch: Mapping[str, jax.Array]) -> Program:
-    """The forward pass to the test descriptor; see `train_program` for the arguments."""
+    """Returns the forward pass to the test descriptor; see `train_program` for the arguments."""
     variables = random_variables(model, batch)
 
     def infer(variables: Any, batch: dict[str, jax.Array]) -> Any:
@@ -184,12 +194,12 @@ def inference_program(model: Any, batch: Mapping[str, jax.Array]) -> Program:
 
 
 def time_train_step(model: Any, batch: Mapping[str, jax.Array], *, repetitions: int = 5) -> Timing:
-    """Times `train_program`: one call that does not count, then `repetitions`."""
+    """Returns the cost of `train_program`: of `repetitions` calls, after one that is not timed."""
     return _time(train_program(model, batch), repetitions)
 
 
 def time_inference(model: Any, batch: Mapping[str, jax.Array], *, repetitions: int = 5) -> Timing:
-    """Times `inference_program`, likewise."""
+    """Returns the cost of `inference_program`, likewise."""
     return _time(inference_program(model, batch), repetitions)
 
 

@@ -25,6 +25,7 @@ from reid_jax.config import files
 from reid_jax.weights import zoo
 
 DEMO = "mfv"
+KINDS = ("train", "infer", "input", "rank", "rerank")  # of `all`
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=5, help="train, infer: timed steps (default: 5)")
     parser.add_argument("--classes", type=int, default=751, help="train, infer: identities (default: 751)")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="a field of --model")
-    parser.add_argument("--torch", action="store_true", help="train, infer: beside the same backbone in PyTorch")
+    parser.add_argument("--torch", action="store_true", help="train, infer: also the same backbone in PyTorch")
     parser.add_argument("--threads", type=int, help="input: threads of the pipeline")
     parser.add_argument("--workers", type=int, default=0, help="input: also with this many worker processes")
     parser.add_argument("--corruptions", action="store_true", help="input: each corruption and augmentation instead")
@@ -78,23 +79,24 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
-    from reid_jax.benchmarks import speed
+    from reid_jax.benchmarks import input_speed, model_speed, ranking_speed, subjects
 
-    if kind in speed.RANKING:
-        return speed.measure_ranking(kind, (args.size or ("tiny" if args.quick else "market1501")).split(","))
+    if kind in ranking_speed.RANKING:
+        return ranking_speed.measure(kind, (args.size or ("tiny" if args.quick else "market1501")).split(","))
     if kind == "input":
         given = {"height": args.height, "width": args.width, "threads": args.threads, "workers": args.workers}
-        if args.corruptions:
-            return speed.measure_input(quick=args.quick, corruptions=True)
-        return speed.measure_input(quick=args.quick, **{key: value for key, value in given.items() if value})
+        given = {key: value for key, value in given.items() if value}
+        if args.quick:
+            return input_speed.quick(corruptions_alone=args.corruptions, **given)
+        return input_speed.measure_corruptions() if args.corruptions else input_speed.measure(**given)
     overrides = {"data.height": args.height, "data.width": args.width, "dtype": args.dtype}
     configs = [files.load_config(text) for text in [*args.config, *([DEMO] if args.demo else [])]]
-    subjects = [speed.subject_of_config(config, overrides) for config in configs]
-    names = args.model or ("" if subjects else "bot")
+    timed = [subjects.of_config(config, overrides) for config in configs]
+    names = args.model or ("" if timed else "bot")
     options = command_line.parse_options(args.option)
-    subjects += [speed.subject_of_model(name, options, overrides) for name in names.split(",") if name]
-    return speed.measure_models(
-        kind, subjects, _batches(args.batch), steps=args.steps, torch=args.torch, classes=args.classes
+    timed += [subjects.of_model(name, options, overrides) for name in names.split(",") if name]
+    return model_speed.measure(
+        kind, timed, _batches(args.batch), steps=args.steps, torch=args.torch, classes=args.classes
     )
 
 
@@ -103,24 +105,24 @@ def main(arguments: list[str]) -> int:
     args = _parser().parse_args(arguments)
     _check(args)
     if args.torch:
-        # JAX takes most of a GPU's memory at its start unless told to share.
+        # By default JAX allocates most of a GPU's memory at its start.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
     import jax
 
-    from reid_jax.benchmarks import speed
+    from reid_jax.benchmarks import tables
 
-    about = speed.about(["benchmark.py", *arguments])
+    about = tables.about(command_line.for_caller(" ".join(["python scripts/benchmark.py", *arguments])))
     print(f"{about['device']}, {about['cores']} cores, load {about['load']}, jax {about['versions']['jax']}, "
           f"commit {about['commit'] or 'unknown'}")  # fmt: skip
-    tables = {}
-    for kind in speed.KINDS if args.kind == "all" else (args.kind,):
-        tables[kind] = _measure(args, kind)
-        print(f"\n{speed.table(tables[kind])}", flush=True)
-    if {"train", "infer"} & set(tables) and not any(row.get("mfu") for rows in tables.values() for row in rows):
+    measured = {}
+    for kind in KINDS if args.kind == "all" else (args.kind,):
+        measured[kind] = _measure(args, kind)
+        print(f"\n{tables.table(measured[kind])}", flush=True)
+    if {"train", "infer"} & set(measured) and not any(row.get("mfu") for rows in measured.values() for row in rows):
         print(f"\nno utilization: no peak is known for {jax.devices()[0].device_kind} in this precision")
-    about |= speed.peak_memory()
-    print("most memory: " + ", ".join(f"{key[:-8]} {about[key]:,} MB" for key in about if key.endswith("_peak_MB")))
+    about |= tables.peak_memory()
+    print("peak memory: " + ", ".join(f"{key[:-8]} {about[key]:,} MB" for key in about if key.endswith("_peak_MB")))
     if args.output:
-        print(speed.write(args.output, tables, about))
+        print(tables.write(args.output, measured, about))
     return 0

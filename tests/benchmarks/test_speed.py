@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.benchmarks import programs, speed
+from reid_jax.benchmarks import model_speed, programs, subjects, tables
 from reid_jax.benchmarks.torch import counterparts
 from reid_jax.cli import benchmark as benchmark_cli
 from reid_jax.config import files
@@ -53,14 +53,14 @@ def test_a_config_is_timed_with_its_own_step(root, script):
     config = files.load_config(str(root / "configs" / "bot.py"))
     config.model = {"name": "bot", "size": "resnet18", "width": 4, "depths": (1, 1, 1, 1)}
     config.data.sampler = {"name": "identity_groups", "identities": 4, "images": 2}
-    subject = speed.subject_of_config(config, {"data.height": 32, "data.width": 16, "dtype": None})
-    (row,) = speed.measure_models("train", [subject], [16], steps=1, classes=12)
+    subject = subjects.of_config(config, {"data.height": 32, "data.width": 16, "dtype": None})
+    (row,) = model_speed.measure("train", [subject], [16], steps=1, classes=12)
     assert row["what"] == "train bot:demo"
     assert row["step"] == "own"
     assert row["batch"] == 16
     assert row["images_per_s"] > 0
     with pytest.raises(errors.UserError, match="a multiple of 2"):
-        speed.measure_models("train", [subject], [7])
+        model_speed.measure("train", [subject], [7])
 
 
 def test_input_and_ranking_are_measured(script, tmp_path, capsys):
@@ -95,7 +95,7 @@ def test_programs_take_turns_and_the_first_round_does_not_count():
     ],
 )
 def test_peaks_by_device_name(device, peak):
-    assert speed.peak_flops(device) == peak
+    assert model_speed.peak_flops(device) == peak
 
 
 def test_utilization_and_ratio_follow_from_the_median(monkeypatch):
@@ -103,34 +103,36 @@ def test_utilization_and_ratio_follow_from_the_median(monkeypatch):
         batch=8,
         timing=lambda wall, processor: programs.Timing(1.0, min(wall), 0.1, float(np.median(wall)), 0, 1e12, 0, 10),
     )
-    monkeypatch.setattr(speed, "peak_flops", lambda kind: 4e12)
-    monkeypatch.setattr(speed.jax, "device_count", lambda: 2)
-    subject = speed.subject_of_model("bot", overrides={"dtype": "bfloat16"})
-    row = speed._model_row("train", subject, program, ([0.4, 0.5, 0.9], [0.1] * 3), ([1.0, 1.5, 9.0], []))
+    monkeypatch.setattr(model_speed, "peak_flops", lambda kind: 4e12)
+    monkeypatch.setattr(model_speed.jax, "device_count", lambda: 2)
+    subject = subjects.of_model("bot", overrides={"dtype": "bfloat16"})
+    row = model_speed._model_row("train", subject, program, ([0.4, 0.5, 0.9], [0.1] * 3), ([1.0, 1.5, 9.0], []))
     assert row["gflop_per_s"] == pytest.approx(2000)
     assert row["mfu"] == pytest.approx(0.25)
     assert row["speed_of_torch"] == pytest.approx(3.0)
     assert row["fastest_of_torch"] == pytest.approx(2.5)
-    assert "25.0 %" in speed.table([row])
+    assert "25.0 %" in tables.table([row])
 
 
 def test_steps_stand_beside_those_of_the_first_subject(monkeypatch):
     timing = lambda wall, processor: programs.Timing(1.0, min(wall), 0.1, float(np.median(wall)), 0, 1e12, 0, 10)
     monkeypatch.setattr(
-        speed, "_program", lambda kind, subject, size, classes: types.SimpleNamespace(batch=size, timing=timing)
+        subjects, "program", lambda kind, subject, size, classes: types.SimpleNamespace(batch=size, timing=timing)
     )
     walls = {"bot x4": 0.4, "mgn x4": 1.0, "bot x8": 0.5, "mgn x8": 1.0}
-    monkeypatch.setattr(speed.programs, "alternate", lambda runs, steps: {key: ([walls[key]], []) for key in runs})
-    subjects = [speed.subject_of_model(name) for name in ("bot", "mgn")]
-    rows = speed.measure_models("train", subjects, [4, 8])
+    monkeypatch.setattr(
+        model_speed.programs, "alternate", lambda runs, steps: {key: ([walls[key]], []) for key in runs}
+    )
+    both = [subjects.of_model(name) for name in ("bot", "mgn")]
+    rows = model_speed.measure("train", both, [4, 8])
     assert [row["times_first"] for row in rows] == pytest.approx([1.0, 2.5, 1.0, 2.0])
-    (alone,) = speed.measure_models("train", subjects[:1], [4])
+    (alone,) = model_speed.measure("train", both[:1], [4])
     assert "times_first" not in alone
 
 
 def test_the_counterpart_in_pytorch_has_the_size_of_our_backbone():
     def named(model: str, **options) -> str:
-        subject = speed.subject_of_model(model, options)
+        subject = subjects.of_model(model, options)
         return counterparts.of(subject.name, subject.settings).name(8)
 
     assert named("mfv") == "torch resnet50 stride 2, 256x128 x8"

@@ -355,7 +355,13 @@ def test_no_jax_in_the_data_code(root):
 
 def test_benchmark_measures_every_stage():
     rows = input_speed.measure(
-        input_speed.drawn_split(32, 16, 8), height=16, width=8, identities=2, images_per_identity=2, batches=2, rounds=2
+        input_speed.generated_split(32, 16, 8),
+        height=16,
+        width=8,
+        identities=2,
+        images_per_identity=2,
+        batches=2,
+        rounds=2,
     )
     names = [row["stage"] for row in rows]
     assert {"decode", "resize (bilinear)", "flip", "pad_crop", "erase", "jitter"} < set(names)

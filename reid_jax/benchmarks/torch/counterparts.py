@@ -1,4 +1,4 @@
-"""The backbones of our models in PyTorch, for timings beside ours: same sizes, channels last, on a GPU compiled.
+"""PyTorch counterparts of the models' backbones, for comparison: same sizes, channels last, compiled on a GPU.
 
 The networks themselves are in the `torch_*` modules of this folder, which need an installed PyTorch.
 """
@@ -16,17 +16,17 @@ import numpy as np
 
 from reid_jax import build, errors
 from reid_jax import config as config_lib
-from reid_jax.benchmarks import ranking_speed
+from reid_jax.benchmarks import measuring
 
 
 @dataclasses.dataclass
 class Run:
-    """A train step or an inference in PyTorch, to be called again and again.
+    """A train step or inference in PyTorch that can be called repeatedly.
 
     Attributes:
-        run: one call, waited for.
-        batch: images of a call.
-        compile_seconds: of the first call.
+        run: makes one call and waits for the result.
+        batch: images per call.
+        compile_seconds: seconds of the first call.
         about: image size and dtype, for a table.
     """
 
@@ -36,6 +36,7 @@ class Run:
     about: dict[str, Any]
 
     def __call__(self) -> None:
+        """Makes one call and waits for the result."""
         self.run()
 
 
@@ -44,13 +45,14 @@ class Counterpart:
     """A network in PyTorch.
 
     Attributes:
-        module: of this folder that it is in.
-        network: class there, which takes `classes` and `size`, gives logits in training and features in eval mode.
-        title: for a table.
+        module: its module in this folder.
+        network: its class there, called with `classes` and `size`; it returns logits in training and features in
+            evaluation mode.
+        title: label in a table.
         size: arguments of the class.
-        height: of the images.
-        width: of the images.
-        bfloat16: whether ours computes in it.
+        height: rows of the images.
+        width: columns of the images.
+        bfloat16: whether to compute in bfloat16.
     """
 
     module: str
@@ -62,19 +64,19 @@ class Counterpart:
     bfloat16: bool
 
     def name(self, batch: int) -> str:
-        """What tells one timing from another."""
+        """Returns the name of a timing."""
         return f"torch {self.title}, {self.height}x{self.width} x{batch}"
 
     def start(self, kind: str, batch: int, classes: int) -> Run:
-        """Builds the network and calls it once.
+        """Returns the network's train step or inference, after one call.
 
         Args:
             kind: "train" (cross-entropy and SGD with momentum) or "infer".
-            batch: images of a call.
+            batch: images per call.
             classes: identities of the classifier.
 
         Raises:
-            UserError: no PyTorch, or none that sees the GPU.
+            UserError: PyTorch is not installed, or does not see the GPU.
         """
         network = getattr(_module(self.module), self.network)
         import torch
@@ -110,21 +112,21 @@ class Counterpart:
             if device == "cuda":
                 torch.cuda.synchronize()
 
-        with ranking_speed.measured() as first:
+        with measuring.measured() as first:
             run()
         about = {"image": f"{self.height}x{self.width}", "dtype": "bfloat16" if self.bfloat16 else "float32"}
         return Run(run, batch, first.seconds, about)
 
 
 def of(name: str, settings: config_lib.Settings) -> Counterpart:
-    """The counterpart of a model's backbone.
+    """Returns the counterpart of a model's backbone.
 
     Args:
-        name: of the subject, for the error.
+        name: name of the model, for the error.
         settings: resolved config.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no counterpart.
     """
     data = settings.data
     image = {
@@ -159,7 +161,7 @@ def of(name: str, settings: config_lib.Settings) -> Counterpart:
 
 
 def _module(name: str) -> Any:
-    """A module of this folder; they alone need PyTorch."""
+    """Returns a module of this folder that needs PyTorch."""
     if importlib.util.find_spec("torch") is None:
         raise errors.UserError("--torch needs PyTorch, which is not installed; `pip install torch`, or leave it out.")
     return importlib.import_module(f"reid_jax.benchmarks.torch.{name}")

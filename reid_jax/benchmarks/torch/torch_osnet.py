@@ -1,9 +1,9 @@
 """OSNet in PyTorch with torchreid's parameter names: reference for converted weights and for throughput.
 
-PyTorch is optional here (`pip install torch`) and nothing in the package imports it. Written from the papers; the
-state dict has the names and shapes of torchreid's files of every width and kind.
+It needs PyTorch (`pip install torch`), which the package does not depend on. Written from the papers; the state dict
+has the names and shapes of torchreid's files of every width and kind.
 
-    python scripts/torch_osnet.py --width x0_25      prints the numbers of parameters and of state-dict entries
+    python -m reid_jax.benchmarks.torch.torch_osnet --width x0_25      prints the number of parameters
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WIDTHS = {
     "x0_5": (32, 128, 192, 256),
     "x0_25": (16, 64, 96, 128),
 }
-# Instance normalization in the blocks of conv2, conv3, conv4: none, behind the residual sum, inside the residual.
+# Instance normalization in the blocks of conv2, conv3, conv4: none, after the residual sum, inside the residual.
 KINDS = {
     "plain": (("none", "none"), ("none", "none"), ("none", "none")),
     "ibn": (("sum", "sum"), ("none", "none"), ("none", "none")),
@@ -29,9 +29,11 @@ KINDS = {
 
 
 class ConvLayer(nn.Module):
-    """Convolution, batch ("batch"), instance ("instance") or no normalization, ReLU."""
+    """Convolution, normalization ("batch", "instance" or "none"), ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, size: int = 1, stride: int = 1, norm="batch", relu=True) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, size: int = 1, stride: int = 1, norm: str = "batch", relu: bool = True
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
         if norm != "none":
@@ -39,6 +41,7 @@ class ConvLayer(nn.Module):
         self.norm, self.relu = norm, relu
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the feature map."""
         x = self.conv(x)
         if self.norm != "none":
             x = self.bn(x)
@@ -55,22 +58,24 @@ class LightConv3x3(nn.Module):
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the feature map."""
         return functional.relu(self.bn(self.conv2(self.conv1(x))), inplace=True)
 
 
 class LightConvStream(nn.Module):
-    """Light convolutions in a row, under the name `layers`."""
+    """A sequence of light convolutions, under the name `layers`."""
 
     def __init__(self, channels: int, depth: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(*(LightConv3x3(channels) for _ in range(depth)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the feature map."""
         return self.layers(x)
 
 
 class Gate(nn.Module):
-    """Channel weights of a stream from its average."""
+    """Weights of a stream's channels, computed from its spatial average."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -78,12 +83,13 @@ class Gate(nn.Module):
         self.fc2 = nn.Conv2d(channels // 16, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the weighted feature map."""
         hidden = functional.relu(self.fc1(functional.adaptive_avg_pool2d(x, 1)))
         return x * torch.sigmoid(self.fc2(hidden))
 
 
 class OSBlock(nn.Module):
-    """Four streams, one gate, a residual sum."""
+    """Four streams with a shared gate, and a residual sum."""
 
     def __init__(self, inputs: int, outputs: int, instance: str = "none", ain: bool = False) -> None:
         super().__init__()
@@ -103,6 +109,7 @@ class OSBlock(nn.Module):
             self.IN = nn.InstanceNorm2d(outputs, affine=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the output of the block."""
         shortcut = x if self.downsample is None else self.downsample(x)
         h = self.conv1(x)
         streams = self.conv2 if self.ain else (self.conv2a, self.conv2b, self.conv2c, self.conv2d)
@@ -114,7 +121,7 @@ class OSBlock(nn.Module):
 
 
 class OSNet(nn.Module):
-    """The whole network: logits in training, the feature in eval mode; `maps` gives the named maps.
+    """The whole network: logits in training, the feature in evaluation mode; `maps` returns the feature maps.
 
     Args:
         width: a row of `WIDTHS`.
@@ -143,7 +150,7 @@ class OSNet(nn.Module):
         self.classifier = nn.Linear(512, classes)
 
     def maps(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The maps [B, C, h, w] after conv1 (before the max pool) to conv5."""
+        """Returns the feature maps [B, C, h, w] after conv1 (before the max pool) to conv5."""
         maps = {"conv1": self.conv1(x)}
         x = functional.max_pool2d(maps["conv1"], 3, 2, 1)
         for number in (2, 3, 4, 5):
@@ -154,12 +161,13 @@ class OSNet(nn.Module):
         return maps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns logits in training, the feature in evaluation mode."""
         feature = self.fc(self.maps(x)["conv5"].mean((2, 3)))
         return self.classifier(feature) if self.training else feature
 
 
 def main() -> None:
-    """Prints the size of a variant."""
+    """Prints the number of parameters of a variant."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", default="x1_0", choices=WIDTHS)
     parser.add_argument("--kind", default="plain", choices=KINDS)

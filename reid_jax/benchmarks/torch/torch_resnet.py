@@ -1,9 +1,9 @@
 """ResNet in PyTorch with torchvision's parameter names: reference for golden values and for throughput.
 
-PyTorch is optional here (`pip install torch`) and nothing in the package imports it. Written from the paper's tables,
+It needs PyTorch (`pip install torch`), which the package does not depend on. Written from the paper's tables,
 stride in the 3×3 convolution; the state dict has the names and shapes of torchvision's files.
 
-    python scripts/torch_reference.py --batch 8 --steps 3      prints one JSON object with seconds per step
+    python -m reid_jax.benchmarks.torch.torch_resnet --batch 8 --steps 3      prints JSON with seconds per step
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,6 +37,7 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(projection, nn.BatchNorm2d(4 * width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the output of the block."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
@@ -42,16 +45,18 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Residual network of bottlenecks; `maps` gives the named maps, calling it the logits.
+    """Residual network of bottlenecks; `maps` returns the feature maps, a call the logits.
 
     Args:
         depths: blocks per stage.
         width: channels of the stem.
         classes: outputs of the classifier `fc`.
-        last_stride: step of the last stage.
+        last_stride: stride of the last stage.
     """
 
-    def __init__(self, depths=(3, 4, 6, 3), width: int = 64, classes: int = 1000, last_stride: int = 2) -> None:
+    def __init__(
+        self, depths: Sequence[int] = (3, 4, 6, 3), width: int = 64, classes: int = 1000, last_stride: int = 2
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -69,7 +74,7 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(channels, classes)
 
     def maps(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The maps [B, C, h, w] after the stem and each stage."""
+        """Returns the feature maps [B, C, h, w] after the stem and each stage."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         maps = {"stem": x}
         for number in range(1, 5):
@@ -77,11 +82,12 @@ class ResNet(nn.Module):
         return maps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the logits [B, classes]."""
         return self.fc(self.maps(x)["stage4"].mean((2, 3)))
 
 
 def randomize(model: nn.Module, seed: int) -> None:
-    """Gives every parameter and running statistic a value that a swapped or dropped tensor would betray."""
+    """Sets all parameters and running statistics to random values, so that a swapped or missing tensor is noticed."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.state_dict().items():
@@ -95,15 +101,17 @@ def randomize(model: nn.Module, seed: int) -> None:
                 value.normal_(0.0, 0.1, generator=generator)
 
 
-def time_steps(batch: int, steps: int, *, compiled: bool, device: str, bfloat16: bool, classes: int = 751) -> dict:
-    """Seconds of the fastest train step (SGD, cross-entropy) and of the fastest forward pass, channels last.
+def time_steps(
+    batch: int, steps: int, *, compiled: bool, device: str, bfloat16: bool, classes: int = 751
+) -> dict[str, Any]:
+    """Returns seconds of the fastest train step (SGD, cross-entropy) and of the fastest forward pass, channels last.
 
-    Processor time is beside wall time: on a busy machine it is the steadier of the two.
+    Wall time and processor time, which varies less on a busy machine.
 
     Args:
         batch: images of 256×128 per step.
-        steps: repetitions of each, after two that do not count.
-        compiled: through `torch.compile`.
+        steps: timed repetitions of each, after two that are not timed.
+        compiled: use `torch.compile`.
         device: "cpu" or "cuda".
         bfloat16: compute under autocast.
         classes: identities of the classifier.
@@ -127,7 +135,7 @@ def time_steps(batch: int, steps: int, *, compiled: bool, device: str, bfloat16:
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             forward(images)
 
-    result: dict = {"framework": f"torch {torch.__version__}", "batch": batch, "device": device}
+    result: dict[str, Any] = {"framework": f"torch {torch.__version__}", "batch": batch, "device": device}
     for name, step in (("train", train), ("infer", infer)):
         wall, processor = [], []
         for _ in range(steps + 2):
@@ -143,13 +151,13 @@ def time_steps(batch: int, steps: int, *, compiled: bool, device: str, bfloat16:
 
 
 def main() -> None:
-    """Times the reference and prints JSON."""
+    """Measures the network and prints JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=8, help="images per step")
     parser.add_argument("--steps", type=int, default=3, help="timed repetitions")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's choice")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's default")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--compile", action="store_true", help="through torch.compile")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile")
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
     arguments = parser.parse_args()
     if arguments.threads:

@@ -1,9 +1,9 @@
 """TransReID and its ViT baseline in PyTorch with the authors' parameter names: reference for values and throughput.
 
-PyTorch is optional here (`pip install torch`) and nothing in the package imports it. Written from the paper; the state
-dict has the names and shapes of the published files (less the unused classifier `base.fc`).
+It needs PyTorch (`pip install torch`), which the package does not depend on. Written from the paper; the state dict
+has the names and shapes of the published files (without the unused classifier `base.fc`).
 
-    python scripts/torch_transreid.py --stride 12 --cameras 6 --jpm      prints the number of parameters
+    python -m reid_jax.benchmarks.torch.torch_transreid --stride 12 --cameras 6 --jpm      prints the parameter count
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the attended tokens [B, N, D]."""
         b, n, d = x.shape
         q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         gathered = functional.scaled_dot_product_attention(q, k, v)
@@ -40,6 +41,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the transformed tokens."""
         return self.fc2(functional.gelu(self.fc1(x)))
 
 
@@ -55,31 +57,45 @@ class Block(nn.Module):
         self.drop_path = drop_path
 
     def dropped(self, branch: torch.Tensor) -> torch.Tensor:
+        """Returns the branch, in training zeroed at random per sample and rescaled."""
         if not self.training or not self.drop_path:
             return branch
         keep = 1.0 - self.drop_path
         return branch * torch.bernoulli(torch.full((len(branch), 1, 1), keep, device=branch.device)) / keep
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the tokens after attention and MLP."""
         x = x + self.dropped(self.attn(self.norm1(x)))
         return x + self.dropped(self.mlp(self.norm2(x)))
 
 
 class PatchEmbed(nn.Module):
-    """Patches to vectors."""
+    """Embedding of patches."""
 
     def __init__(self, width: int, patch: int, stride: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, width, patch, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the patch tokens [B, N, D] of images [B, 3, H, W]."""
         return self.proj(x).flatten(2).transpose(1, 2)
 
 
 class Trunk(nn.Module):
-    """The ViT; `stop` blocks of it where the JPM has the last."""
+    """The ViT; a call runs its first `stop` blocks, since the JPM has a last block of its own."""
 
-    def __init__(self, width, depth, heads, ratio, image_size, patch, stride, sides, drop_path) -> None:
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        ratio: float,
+        image_size: tuple[int, int],
+        patch: int,
+        stride: int,
+        sides: int,
+        drop_path: float,
+    ) -> None:
         super().__init__()
         rows, columns = ((side - patch) // stride + 1 for side in image_size)
         self.patch_embed = PatchEmbed(width, patch, stride)
@@ -92,6 +108,7 @@ class Trunk(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, x: torch.Tensor, side: torch.Tensor | None, stop: int) -> torch.Tensor:
+        """Returns the tokens [B, 1 + N, D] after the first `stop` blocks."""
         x = self.patch_embed(x)
         x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1) + self.pos_embed
         if side is not None:
@@ -102,7 +119,7 @@ class Trunk(nn.Module):
 
 
 class TransReID(nn.Module):
-    """The whole network: the logits of all heads in training, the joined feature in eval mode."""
+    """The whole network: mean logits of all heads in training, the concatenated feature in evaluation mode."""
 
     def __init__(
         self,
@@ -121,7 +138,10 @@ class TransReID(nn.Module):
         super().__init__()
         self.jpm, self.depth, self.sides = jpm, depth, sides
         self.base = Trunk(width, depth, heads, ratio, image_size, patch, stride, sides, drop_path)
-        branch = lambda: nn.Sequential(Block(width, heads, ratio, drop_path), nn.LayerNorm(width, eps=1e-6))
+
+        def branch() -> nn.Sequential:
+            return nn.Sequential(Block(width, heads, ratio, drop_path), nn.LayerNorm(width, eps=1e-6))
+
         if jpm:
             self.b1, self.b2 = branch(), branch()
         for name in ("", "_1", "_2", "_3", "_4") if jpm else ("",):
@@ -130,7 +150,7 @@ class TransReID(nn.Module):
             setattr(self, f"classifier{name}", nn.Linear(width, classes, bias=False))
 
     def features(self, x: torch.Tensor, side: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """The global feature [B, D], and with JPM the four local ones."""
+        """Returns the global feature [B, D], and with JPM the four local ones."""
         if side is None and self.sides > 1:
             side = torch.zeros(len(x), dtype=torch.long, device=x.device)
         if not self.jpm:
@@ -147,24 +167,25 @@ class TransReID(nn.Module):
         return [self.b1(memory)[:, 0], *(self.b2(torch.cat((first, piece), dim=1))[:, 0] for piece in pieces)]
 
     def necks(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The features behind their necks."""
+        """Returns the features after their BN necks."""
         names = ("", "_1", "_2", "_3", "_4")
         return [getattr(self, f"bottleneck{name}")(feature) for name, feature in zip(names, features, strict=False)]
 
     def logits(self, necks: list[torch.Tensor]) -> list[torch.Tensor]:
-        """What the classifiers say of them."""
+        """Returns the logits of all heads."""
         names = ("", "_1", "_2", "_3", "_4")
         return [getattr(self, f"classifier{name}")(neck) for name, neck in zip(names, necks, strict=False)]
 
     def forward(self, x: torch.Tensor, side: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns logits in training, the feature in evaluation mode."""
         features = self.features(x, side)
         if self.training:
             return torch.stack(self.logits(self.necks(features))).mean(0)
-        return torch.cat([features[0], *(one / 4 for one in features[1:])], dim=1)
+        return torch.cat([features[0], *(local / 4 for local in features[1:])], dim=1)
 
 
 def main() -> None:
-    """Prints the size of a configuration."""
+    """Prints the number of parameters of a configuration."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stride", type=int, default=16)
     parser.add_argument("--cameras", type=int, default=0)
