@@ -1,9 +1,10 @@
-"""AMFOR: ViT whose part features stay comparable when body parts are hidden.
+"""AMFOR: a ViT whose part features stay comparable when body parts are occluded.
 
 Reproduces: "Adaptive Multi-Granularity Fusion and Occlusion Reconstruction for Person Re-Identification", IEEE TMM
 2025; published with HAP weights (mAP / Rank-1): Occluded-Duke 72.1 / 81.7, Occluded-REID 84.1 / 88.8, P-DukeMTMC-reID
 87.4 / 94.2, Market-1501 94.0 / 97.4, DukeMTMC-reID 89.0 / 94.5. With ImageNet weights the article has 66.3 mAP on
-Occluded-Duke and 62.8 for its baseline: most of the gain is the weights'. Rows of the ablation table are variants.
+Occluded-Duke and 62.8 for its baseline: most of the gain comes from the weights. The rows of the ablation table are
+variants.
 
     python scripts/main.py --config configs/amfor.py                                 # demo: SynthPed, minutes on a CPU
     python scripts/main.py --config configs/amfor.py:occluded_duke \
@@ -11,24 +12,27 @@ Occluded-Duke and 62.8 for its baseline: most of the gain is the weights'. Rows 
     python scripts/main.py --config configs/amfor.py:occluded_duke,clip \
         --config.init.weights=hap.pth --config.init.text_weights=clip.pth            # both stages, as the article
     python scripts/main.py --config configs/amfor.py:amfor_b3                        # a row, here of the demo
-    python scripts/main.py --config configs/amfor.py:pixel                           # also draws hidden patches
+    python scripts/main.py --config configs/amfor.py:pixel                           # also draws masked patches
 
-The part decoder and the mask generator learn from label files beside the images (datasets/README.md); without them:
-the variant `strips`.
+The part decoder and the mask generator learn from label files of body parts (datasets/README.md); without these files,
+use the variant `strips`.
 """
 
 from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
 
-# Heads: global, student, teacher, pooled parts, foreground; those of parts compare part by part.
+# Heads with a triplet loss (global, student, teacher, pooled parts), and whether distances are taken part by part.
 PARTS = {"g": False, "s": True, "t": True, "b": True}
 PARSING_TERMS = ("ce_f", "ce_b", "tri_b", "parsing", "diversity")
 TEACHER_STUDENT_TERMS = ("ce_s", "tri_s", "ce_t", "tri_t", "visibility")
 
 
 def recipe() -> ConfigDict:
-    """The published recipe: 256 x 128, step 11, 16 identities x 4 images, SGD, 120 epochs; all terms of weight 1."""
+    """Returns the published recipe: 256 x 128, stride 11, 16 identities x 4 images, SGD, 120 epochs.
+
+    All loss terms have weight 1.
+    """
     config = config_lib.defaults()
     config.system = "amfor"
     config.model = {"name": "amfor", "size": "base", "stride": 11, "sie": "camera"}
@@ -63,7 +67,7 @@ def recipe() -> ConfigDict:
 
 
 def losses() -> dict[str, dict]:
-    """The terms of stage 2."""
+    """Returns the loss terms of stage 2."""
     terms = {}
     for name in ("g", "s", "b", "t", "f"):
         terms[f"ce_{name}"] = {
@@ -94,7 +98,7 @@ def losses() -> dict[str, dict]:
 
 
 def phases() -> dict[str, dict]:
-    """Both stages of the variant `clip`: prompts for the frozen encoders, then everything but the prompts."""
+    """Returns the two stages of the variant `clip`: prompts with frozen encoders, then everything but the prompts."""
     contrast = {"loss": "supcon", "weight": 1.0, "temperature": 1.0}
     prompts = {
         "losses": {
@@ -102,7 +106,7 @@ def phases() -> dict[str, dict]:
             "text_to_image": {**contrast, "on": ("prompt/text", "prompt/image")},
         },
         "monitors": {},
-        # The pass at test time: what the frozen encoder makes of whole images.
+        # The frozen encoder in test mode, on images without augmentation.
         "passes": {"main": {"view": "", "network": "params", "train": False, "prefix": "", "mode": "prompts"}},
         "data": {"augment": {}, "views": {}, "maps": ()},
         "optimizer": {
@@ -113,7 +117,7 @@ def phases() -> dict[str, dict]:
             "momentum": None,
             "frozen": ("(?!prompts/(vectors|text_proj/)).*",),
         },
-        # From 1e-5 up and down to 1e-6.
+        # Warm-up from 1e-5 to 3.5e-4, cosine decay to 1e-6.
         "schedule": {
             "name": "warmup_cosine",
             "warmup_epochs": 5,
@@ -129,10 +133,10 @@ def phases() -> dict[str, dict]:
 
 # ---- presets --------------------------------------------------------------------------------------------------------
 
-# Bands of a person who fills the image in place of label files.
+# Horizontal bands, as of a person who fills the image, in place of label files.
 STRIPS = {"model.parsing_source": "strips", "data.maps": ()}
 DRAWN = {"model.parsing_source": "synthetic"}
-# Query and gallery are the "cameras" of these: an embedding of them would tell the two sides apart.
+# The cameras of these data sets are query and gallery; a camera embedding would separate the two.
 PSEUDO_CAMERAS = {"model.sie": "none"}
 ADAMW = {
     "optimizer.name": "adamw",
@@ -148,8 +152,8 @@ def labeled(name: str) -> dict:
     return {**preset, "notes": f"{title} with label files of body parts.", "data.options": {"part_labels": True}}
 
 
-# Small networks from scratch. A generator that lags behind pulls the student, and with it the teacher, to ever longer
-# features: under AdamW, whose steps know no scale, it has to be quicker than they are.
+# Small networks from scratch. A generator that lags behind drives the student, and with it the teacher, to features of
+# ever larger norm: under AdamW, whose steps do not depend on the gradient's scale, it needs a higher learning rate.
 SMALL = {
     **config_lib.DEMO,
     **config_lib.DATASETS["synthped_occluded"],
@@ -163,8 +167,9 @@ SMALL = {
     "model.pixel_heads": 4,
     "log.every_steps": 24,
 }
-# Triplets are mined on what is compared at test time, the necks' output on the unit sphere. Before the necks all images
-# of an untrained ViT point the same way: triplets mined there stay at their margin, and parts stay alike.
+# The triplet loss applies to the features compared at test time, the normalized outputs of the necks. Before the necks,
+# features of an untrained ViT are nearly parallel for all images: there the loss stays at its margin, and parts stay
+# alike.
 ON_NECKS = {
     f"losses.tri_{name}.{key}": value
     for name in PARTS
@@ -243,7 +248,16 @@ PIXEL = {
 def row(
     notes: str, *, amff: bool = True, parsing: bool = True, ts: bool = True, hpr: bool = True, amgd: str = "amgd"
 ) -> dict[str, object]:
-    """The full system without some of its components: their parameters, loss terms and labels go with them."""
+    """Returns the full system without some components and their parameters, loss terms and labels.
+
+    Args:
+        notes: the sentence that describes the row.
+        amff: fusion of depths.
+        parsing: mask generator and pooled parts.
+        ts: teacher-student part decoder.
+        hpr: reconstruction of part features.
+        amgd: distillation, "amgd", "cos" or "none".
+    """
     dropped = (*(() if parsing else PARSING_TERMS), *(() if ts else TEACHER_STUDENT_TERMS))
     return {
         "notes": notes,
@@ -257,14 +271,14 @@ def row(
 
 
 def passes(teacher: dict) -> dict[str, dict]:
-    """A teacher in a forward pass of its own, beside the student's."""
+    """Returns the passes of a teacher with its own forward pass and of the student."""
     return {"teacher": {"train": True, "prefix": "teacher/", **teacher}, "student": STUDENT_PASS}
 
 
 VARIANTS = {
     "amfor": {"notes": "The full system (F): AMFF, mask generator, part decoder, HPR and AMGD."},
-    # The rows of the table: baselines, single components, leave-one-out. A switch goes before a row it is joined with,
-    # as in no_erasing,amfor_b3.
+    # The rows of the table: baselines, single components, leave-one-out. A setting goes before the row it is combined
+    # with, as in no_erasing,amfor_b3.
     "amfor_b0": row(
         "B0: ViT with a batch-normalization neck, the global feature alone.",
         amff=False,
@@ -289,14 +303,14 @@ VARIANTS = {
     "amfor_a5": row("A5: the full system with cosine distillation in place of AMGD.", amgd="cos"),
     "amfor_no_amff": row("The full system without fusion of depths (AMFF).", amff=False),
     "amfor_no_hpr": row("The full system without reconstruction of part features (HPR).", hpr=False),
-    # Text: prompts of the training identities (two stages), or none; the default is a learned bank.
+    # Text features; the default is a learned bank.
     "clip": {
         "notes": "Text features from CLIP: a first phase learns a prompt for each identity.",
         "model.text_source": "clip",
         "phase_order": ("prompts", "joint"),
     },
     "text_none": {"notes": "AMFF without text features.", "model.text_source": "none"},
-    # Fusion of depths; `amff_figure` undoes what we chose where the figure leaves a choice.
+    # Fusion of depths; `amff_figure` undoes our choices.
     "amff_last": {"notes": "AMFF behind one block alone, the last of the published six.", "model.amff_layers": "last"},
     "amff_all": {"notes": "AMFF behind every shared block.", "model.amff_layers": "all"},
     "amff_shut": {"notes": "AMFF with its gates closed: tokens pass unchanged.", "model.amff_alpha": 0.0},
@@ -333,7 +347,7 @@ VARIANTS = {
         "notes": "Flips part maps without exchanging left and right, as in TSD's code.",
         "data.augment.flip.flip_swap_lr": False,
     },
-    # The teacher: an average of the student, one that sees the image before it is erased, one that says what it sees.
+    # The teacher.
     "ts_ema": {
         "notes": "The teacher is a moving average of the student's weights.",
         **FROM_TEACHER,
@@ -352,7 +366,7 @@ VARIANTS = {
         "losses.visibility.weight": 0.5,
         "losses.visibility_t": {"loss": "focal", "on": ("visibility/t", "visibility/target"), "weight": 0.5},
     },
-    # Reconstruction of features, and of pixels.
+    # Reconstruction of features and of pixels.
     "hpr_depth_1": {"notes": "HPR with one block per stage.", "model.hpr_depths": (1, 1)},
     "hpr_depth_3": {"notes": "HPR with three blocks per stage, as in figure 4.", "model.hpr_depths": (3, 3)},
     "hpr_depth_8": {"notes": "HPR with eight blocks per stage, as in the published run.", "model.hpr_depths": (8, 8)},
@@ -388,7 +402,7 @@ VARIANTS = {
         "model.amgd_granularities": LEVELS,
         "losses.distil.granularities": LEVELS,
     },
-    # At test time.
+    # Test time.
     "slots_global": {"notes": "Compares the global feature alone.", "model.eval_slots": "global"},
     "slots_parts": {"notes": "Compares the eight part features alone.", "model.eval_slots": "parts"},
     "no_visibility": {"notes": "Compares hidden parts like visible ones.", "model.eval_use_visibility": False},
@@ -402,7 +416,6 @@ VARIANTS = {
     "sie": {"notes": "With the camera embedding (SIE).", "model.sie": "camera"},
     "stride12": {"notes": "Stride 12: neighboring patches overlap by 4 pixels.", "model.stride": 12},
     "stride16": {"notes": "Stride 16: patches do not overlap.", "model.stride": 16},
-    # Where the soft margin overflows.
     "margin_triplet": {
         "notes": "Triplet margin 0.3 in place of the soft margin, which can overflow.",
         **{f"losses.tri_{name}.margin": 0.3 for name in PARTS},
@@ -411,13 +424,14 @@ VARIANTS = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
+    """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
     config = config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
     if "parts" not in config.data.maps:
-        # No part of the model reads label files, so none have to be there.
+        # No part of the model reads label files, so they are not required.
         sources = tuple(name.removesuffix("_part_labels") for name in config.data.sources)
         config_lib.override(config, {"data.options.part_labels": None, "data.sources": sources})
     if "clean" in config.data.views:
-        # Flip and crop of the main view, whatever the preset or the command line makes of them.
+        # References, so that the clean view follows the flip and crop of the main view, also from the command line.
         moved = {name: config.data.augment.get_ref(name) for name in ("flip", "pad_crop")}
         config.data.views.clean.augment = moved
     return config

@@ -15,7 +15,7 @@ from reid_jax import config as config_lib
 
 
 def recipe() -> ConfigDict:
-    """The published recipe: 256 x 128, 16 identities x 4 images, Adam, 120 epochs."""
+    """Returns the published recipe: 256 x 128, 16 identities x 4 images, Adam, 120 epochs."""
     config = config_lib.defaults()
     config.system = "bot"
     config.model = {"name": "bot"}
@@ -46,7 +46,7 @@ def recipe() -> ConfigDict:
     return config
 
 
-# From scratch, triplets of unnormalized features drown the identity loss; the demo mines on the unit sphere.
+# From scratch, the triplet loss of unnormalized features dominates the identity loss, so the demo normalizes them.
 DEMO = {
     **config_lib.DEMO,
     "notes": "A narrow, shallow ResNet from scratch on SynthPed, minutes on two CPU cores.",
@@ -58,7 +58,7 @@ DEMO = {
 PRESETS = {"demo": DEMO, **config_lib.DATASETS}
 
 VARIANTS = {
-    # The tricks one at a time, in the order of the paper's Table 1 read backwards.
+    # One trick at a time, from the last row of the paper's Table 1 to the first.
     "bot_center": {
         "notes": "Adds the center loss, the last trick of the paper.",
         "losses.center": {"loss": "center", "on": ("feature/b", "extra/centers"), "weight": 5e-4},
@@ -72,4 +72,5 @@ VARIANTS = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
+    """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
     return config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)

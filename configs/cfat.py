@@ -3,10 +3,10 @@
 Reproduces: Zhang, Zhang and Shan, "Corruption-invariant Person Re-identification via Coarse-to-Fine Feature Alignment",
 IEEE TCSVT 35(2), 2025; published on Market-1501, queries and gallery corrupted: mINP 32.96, mAP 69.74, Rank-1 85.68.
 Those figures come from training on all twenty corruptions of the benchmark (`corruption.policy` all20), which the
-benchmark's own rule forbids: quote them beside others of that kind only. Every result says its policy.
+benchmark's own rule forbids: compare them with others of that kind only. Every result states its policy.
 
-One command runs the method: a teacher on clean images, a student (from the same beginning) on corrupted ones, the
-generator on the frozen features of both, and the alignment. Epochs of the first three are ours, the article has none.
+One command runs all phases: a teacher on clean images, a student (from the same start) on corrupted ones, the generator
+on the frozen features of both, and the alignment. The article gives no epochs for the first three; they are ours.
 
     python scripts/main.py --config configs/cfat.py                                  # demo: SynthPed, minutes on a CPU
     python scripts/main.py --config configs/cfat.py:market1501 \
@@ -14,7 +14,7 @@ generator on the frozen features of both, and the alignment. Epochs of the first
     python scripts/main.py --config configs/cfat.py:market1501,cfat_coarse,augmix    # a row, under a fair policy
     python scripts/evaluate.py --run runs/cfat-demo --corruptions --rounds 10        # its scores under corruptions
 
-A teacher at hand as a file: --config.phase_order="('student','bridge','align')"
+With a teacher from a file: --config.phase_order="('student','bridge','align')"
 --config.phases.student.extras.teacher.weights=FILE.
 """
 
@@ -35,12 +35,13 @@ STUDENT = {
 
 
 def recipe() -> ConfigDict:
-    """The article's recipe: 256 x 128, 16 identities x 4 images, SGD, 120 epochs of alignment."""
+    """Returns the article's recipe: 256 x 128, 16 identities x 4 images, SGD, 120 epochs of alignment."""
     config = config_lib.defaults()
     config.system = "cfat"
     config.model = {"name": "cfat", "stride": 16, "sie": "camera", "jpm": False}
     config.init.allow_missing = ("classifier", "sie_embed", "^bfg/")
-    # Read by the references below: which corruptions training sees, drawn once per image or anew each time, how often.
+    # Corruptions of training, read by the references below: which, whether drawn once per image or in every epoch, and
+    # with what probability.
     config.corruption = {"policy": "all20", "refresh": "once", "probability": 0.5}
     config.data.augment = {"flip": {"probability": 0.5}, "pad_crop": {"pad": 10}}
     config.losses = {
@@ -67,7 +68,7 @@ def recipe() -> ConfigDict:
 
 
 def _add_phases(config: ConfigDict) -> None:
-    """The phases, of which `phase_order` takes some."""
+    """Adds all phases in place; `phase_order` chooses among them."""
     flip_and_crop = {name: config.data.augment.get_ref(name) for name in config.data.augment}
     corrupt = {name: config.corruption.get_ref(name) for name in config.corruption}
     corrupted = {"corrupt": corrupt, **flip_and_crop}
@@ -96,9 +97,9 @@ def _add_phases(config: ConfigDict) -> None:
     }
     tri_generated = {"loss": "triplet", "on": "generated/g", "weight": 1.0, "margin": "soft", "turn": "fine"}
     fine = {"tri_generated": tri_generated, **generator}
-    # The generator has no part in these; weight decay is to leave it alone, too.
+    # These phases do not use the generator; freezing exempts it from weight decay.
     untrained = {"optimizer": {"frozen": ("bfg/.*",)}}
-    # A pair: the clean and the corrupted image, each with a flip and crop of its own.
+    # A pair is the clean and the corrupted image, each with its own flip and crop.
     pairs = {"views": {"corrupted": {"augment": corrupted, "geometry": "independent"}}}
     passes = {"teacher": TEACHER, "student": STUDENT}
     initial, teacher = {"kind": "frozen_copy"}, {"kind": "frozen_copy", "weights": ""}
@@ -114,7 +115,7 @@ def _add_phases(config: ConfigDict) -> None:
         },
         "bridge": {
             "data": pairs,
-            # As at test time: without dropped paths, and leaving the batch statistics alone.
+            # As at test time: without stochastic depth, and without updates of the batch statistics.
             "passes": {"teacher": TEACHER, "student": {**STUDENT, "train": False}},
             "losses": generator,
             "monitors": {},
@@ -122,17 +123,18 @@ def _add_phases(config: ConfigDict) -> None:
             "train": {"epochs": 10.0},
         },
         "align": {**align, "losses": {**identity, **coarse, **fine}, "train": {"turns": ()}},
-        # The two halves of `align` one after the other.
+        # The two halves of `align`, one after the other.
         "coarse": {**align, "losses": {**identity, **coarse}, "train": {"epochs": half}},
         "fine": {**align, "losses": {**identity, **fine}, "train": {"epochs": half}},
-        # In place of `align` for networks that go on alone, as long and with the same schedule.
+        # In place of `align` for networks without a teacher, with the same length and schedule.
         "clean_on": untrained,
         "corrupted_on": {**untrained, "data": {"augment": corrupted}},
     }
     config.phase_order = ("teacher", "student", "bridge", "align")
 
 
-# The small network of configs/transreid.py's demo; from scratch, with Adam and triplets mined on the unit sphere.
+# The small network of the demo in configs/transreid.py, from scratch, with Adam and normalized features in the triplet
+# loss.
 DEMO = {
     **config_lib.DEMO,
     "notes": "All phases with a ViT of four blocks, from scratch on SynthPed, on two CPU cores.",
@@ -156,11 +158,11 @@ PRESETS = {"demo": DEMO, **config_lib.DATASETS}
 
 
 def without(phase: str, *terms: str) -> dict[str, None]:
-    """Takes loss terms out of a phase."""
+    """Returns overrides that remove loss terms from a phase."""
     return {f"phases.{phase}.losses.{term}": None for term in terms}
 
 
-# Without the generator: its loss terms, its phase and its parameters.
+# Removes the generator: its loss terms, its phase and its parameters.
 NO_GENERATOR = {
     "model.bridge": False,
     **{f"phases.{phase}.optimizer": None for phase in ("teacher", "student", "clean_on", "corrupted_on")},
@@ -179,7 +181,7 @@ ALONE = {
 }
 STUDENT_ALONE = {**ALONE, "phase_order": ("student", "corrupted_on")}
 ID_REPEAT = {"phases.align.losses.ce_again": {"loss": "cross_entropy", "on": "logits/g", "turn": "fine"}}
-# The flags of the released code, where they change what is learned.
+# The settings of the released code that change what is learned.
 CODE = {
     "model.bridge_norm": "unit_formula",
     "model.bfg_sigma": "raw",
@@ -201,8 +203,7 @@ RELEASED = {
 
 VARIANTS = {
     "cfat": {"notes": "The full method: coarse and fine alignment in one update."},
-    # The rows of the table: without corruptions, the student alone, plain contrast, weighted (the coarse part), the
-    # generator with the squared error, and with the divergence (`cfat`).
+    # The rows of the table.
     "cfat_clean": {
         "notes": "No teacher: a network trained on clean images as long as the student.",
         **ALONE,
@@ -229,7 +230,7 @@ VARIANTS = {
         **without("bridge", "kl"),
     },
     "cfat_fine": {"notes": "Fine alignment alone, without the contrastive loss.", **without("align", "contrast")},
-    # How the two parts are joined. Both updates of an iteration, as in the article; one part after the other.
+    # Ways to combine the two alignments.
     "cfat_alternate": {
         "notes": "Two updates per batch, coarse then fine, as in the article's algorithm.",
         "phases.align.train.turns": ("coarse", "fine"),
@@ -242,7 +243,7 @@ VARIANTS = {
         "notes": "Without the phase that trains the generator on frozen features.",
         "phase_order": ("teacher", "student", "align"),
     },
-    # Which corruptions training sees; join with a row: cfat_coarse,augmix.
+    # Training corruptions; combine with a row: cfat_coarse,augmix.
     "augmix": {
         "notes": "Trains on AugMix images, which share no operation with the test corruptions.",
         "corruption.policy": "augmix",
@@ -258,7 +259,7 @@ VARIANTS = {
     "once": {"notes": "The corruption of a training image is drawn once.", "corruption.refresh": "once"},
     "anew": {"notes": "The corruption of a training image is drawn anew in each epoch.", "corruption.refresh": "epoch"},
     "always": {"notes": "Corrupts every training image.", "corruption.probability": 1.0},
-    # Single switches.
+    # Single settings.
     "cfat_tau_0_1": {
         "notes": "Contrastive temperature 0.1 in place of 0.5.",
         "phases.align.losses.contrast.temperature": 0.1,
@@ -308,7 +309,7 @@ VARIANTS = {
         **RELEASED,
         **CODE,
     },
-    # Nothing of CFAT: one phase on clean images, as configs/transreid.py trains its baseline.
+    # As configs/transreid.py trains its baseline.
     "cfat_plain": {
         "notes": "TransReID's plain ViT on clean images in one phase, without any of CFAT.",
         **ALONE,
@@ -318,4 +319,5 @@ VARIANTS = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
+    """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
     return config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)

@@ -1,12 +1,12 @@
-"""CIL: ResNet-50 trained for corruption invariance without having seen a test corruption.
+"""CIL: a ResNet-50 trained for corruption invariance without any of the test corruptions.
 
 Reproduces: Chen, Wang and Zheng, "Benchmarks for Corruption Invariant Person Re-identification", NeurIPS 2021 Datasets
 and Benchmarks, arXiv 2111.00880; with ImageNet weights on Market-1501 84.04 mAP / 93.38 Rank-1 on clean images, 28.03 /
 55.57 on corrupted ones (the authors' table).
 
-It obeys the benchmark's rule: AugMix shares no operation with the twenty test corruptions. The identity losses see the
-clean view alone, the consistency loss compares what the classifier says of it and of two AugMix views of the same crop;
-the three views pass the network as one batch.
+It obeys the benchmark's rule: AugMix shares no operation with the twenty test corruptions. Identity and triplet loss
+apply to the main view alone; the consistency loss compares its class probabilities with those of two AugMix views of
+the same crop. The three views pass through the network as one batch.
 
     python scripts/main.py --config configs/cil.py                                   # demo: SynthPed, minutes on a CPU
     python scripts/main.py --config configs/cil.py:market1501 \
@@ -20,7 +20,7 @@ from reid_jax import config as config_lib
 
 
 def recipe() -> ConfigDict:
-    """The published recipe: 256 x 128, 16 identities x 4 images, SGD, 120 epochs."""
+    """Returns the published recipe: 256 x 128, 16 identities x 4 images, SGD, 120 epochs."""
     config = config_lib.defaults()
     config.system = "cil"
     config.model = {"name": "bot", "pooling": "gem", "test_feature": "feature"}
@@ -30,7 +30,7 @@ def recipe() -> ConfigDict:
         "soft_erase": {"probability": 0.5},
         "self_patch": {"probability": 0.5},
     }
-    # The same flip, crop and mixed regions in all three views.
+    # All three views share flip, crop and mixed regions.
     shared = {name: config.data.augment.get_ref(name) for name in config.data.augment}
     augmented = {"augment": {**shared, "augmix": {"width": 3, "depth": (1, 3), "severity": 3.0}}, "geometry": "shared"}
     config.data.views = {"augmix1": augmented, "augmix2": augmented}
@@ -63,8 +63,8 @@ def recipe() -> ConfigDict:
     return config
 
 
-# From scratch it needs Adam, and triplets mined on the unit sphere (see configs/bot.py). As many epochs as the networks
-# that configs/cfat.py's demo trains without a teacher.
+# From scratch it needs Adam, and normalized features in the triplet loss (see configs/bot.py). It has as many epochs as
+# the networks without a teacher in the demo of configs/cfat.py.
 DEMO = {
     **config_lib.DEMO,
     "notes": "A narrow, shallow ResNet from scratch on SynthPed, minutes on two CPU cores.",
@@ -84,23 +84,21 @@ ONE_VIEW = {"data.views": {}, "losses.consistency": None, "passes.main.view": ""
 
 
 def without(*transforms: str) -> dict[str, None]:
-    """Takes transforms out of all views."""
+    """Returns overrides that remove transforms from all views."""
     chains = ("data.augment", "data.views.augmix1.augment", "data.views.augmix2.augment")
     return {f"{chain}.{name}": None for chain in chains for name in transforms}
 
 
 VARIANTS = {
     "cil": {"notes": "The full recipe: consistency over AugMix views, soft erasing, self-patch mixing."},
-    # One part at a time; what is left trains on the main view alone where nothing needs the others.
+    # One component at a time; without the consistency loss nothing needs the AugMix views.
     "cil_no_consistency": {"notes": "The main view alone, without AugMix views and the consistency loss.", **ONE_VIEW},
     "cil_no_soft_erase": {"notes": "Without soft random erasing.", **without("soft_erase")},
     "cil_no_self_patch": {"notes": "Without self-patch mixing.", **without("self_patch")},
-    # Ordinary erasing: the region is noise alone.
     "cil_hard_erase": {
         "notes": "Ordinary random erasing: the erased region is noise alone.",
         "data.augment.soft_erase": {"probability": 0.5, "mix": None},
     },
-    # The same network on clean images with plain flips and crops: what the recipe starts from.
     "cil_clean": {
         "notes": "Flips and crops on the main view alone: the baseline of the recipe.",
         **without("soft_erase", "self_patch"),
@@ -110,4 +108,5 @@ VARIANTS = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
+    """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
     return config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)

@@ -3,8 +3,8 @@
 Reproduces: "MFV: A Multi-scale Fusion Visual Framework with Stratified Deep Feature Aggregation and External Attention
 for Person Re-Identification" (Journal of Electronic Imaging, 2026). Published on Market-1501: mAP 87.60, Rank-1 94.70
 (single NVIDIA RTX 4090). The released code does not run as shipped and no artifact pins the exact network behind those
-figures; the default reads the paper's text, the variant `mfv_release` repairs the code. Which of the two reaches the
-published figures is open.
+figures; the default follows the paper's text, the variant `mfv_release` is the code, repaired. Which of the two reaches
+the published figures is open.
 
     python scripts/main.py --config configs/mfv.py                                   # demo: SynthPed, minutes on a CPU
     python scripts/main.py --config configs/mfv.py:market1501 \
@@ -18,11 +18,11 @@ from reid_jax import config as config_lib
 
 
 def recipe() -> ConfigDict:
-    """The published recipe: 256 x 128, 16 identities x 4 images, Adam, 180 epochs."""
+    """Returns the published recipe: 256 x 128, 16 identities x 4 images, Adam, 180 epochs."""
     config = config_lib.defaults()
     config.system = "mfv"
     config.model = {"name": "mfv"}
-    auxiliary = 0.5  # lambda of the staged supervision: weight of the two earlier stages
+    auxiliary = 0.5  # lambda of the staged supervision: loss weight of the first two stages
     for head, weight in (("b", 1.0), ("t1", auxiliary), ("t2", auxiliary), ("t3", 1.0)):
         config.losses[f"ce_{head}"] = {
             "loss": "cross_entropy",
@@ -52,9 +52,9 @@ def recipe() -> ConfigDict:
     return config
 
 
-# A narrow, shallow MFV at 128 x 64: every path of the full system, minutes on two CPU cores. It starts from scratch,
-# where triplets of unnormalized features, an order of magnitude louder than the identity loss, drown it; so the demo
-# mines on the unit sphere. The published recipe starts from ImageNet weights and does not.
+# A narrow, shallow MFV at 128 x 64 that runs every path of the full system. From scratch, the triplet loss of
+# unnormalized features is an order of magnitude larger than the identity loss and dominates it, so the demo normalizes
+# them. The published recipe starts from ImageNet weights and does not.
 DEMO = {
     **config_lib.DEMO,
     "notes": "A narrow, shallow MFV from scratch on SynthPed, minutes on two CPU cores.",
@@ -99,4 +99,5 @@ VARIANTS = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
+    """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
     return config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)

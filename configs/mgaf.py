@@ -3,8 +3,8 @@
 Reproduces: Mo et al., "Multi-granularity person re-identification with attention mechanism fusion", Journal of
 University of Electronic Science and Technology of China, doi 10.12178/1001-0548.2024091. Published mAP / Rank-1 without
 re-ranking: Market-1501 88.42 / 95.82, DukeMTMC-reID 78.86 / 88.83, CUHK03-NP detected 76.30 / 78.39, labeled 76.70 /
-78.94 (single NVIDIA RTX 4090). The text at hand does not describe the attention module, and names no sampler, epoch
-length or order of heads: those are ours or MGN's (see reid_jax/models/mgaf.py).
+78.94 (single NVIDIA RTX 4090). The available text describes neither the attention module nor sampler, epoch length
+and order of heads: those are ours or MGN's (see reid_jax/models/mgaf.py).
 
     python scripts/main.py --config configs/mgaf.py                                  # demo: SynthPed, minutes on a CPU
     python scripts/main.py --config configs/mgaf.py:market1501 \
@@ -12,8 +12,8 @@ length or order of heads: those are ours or MGN's (see reid_jax/models/mgaf.py).
     python scripts/main.py --config configs/mgaf.py:market1501,mgaf_g_p2             # a row of the ablation table
     python scripts/main.py --config configs/mgaf.py:market1501,mgaf_federated        # cameras as clients, rounds
 
-The paper's abstract speaks of federated learning. We read it as joint learning, by several losses over all branches:
-nothing else in the text knows clients or rounds. Federated training is there all the same, as `train.mode`.
+The paper's abstract mentions federated learning. We read it as joint learning, by several losses over all branches:
+nothing else in the text has clients or rounds. Federated training is available all the same, as `train.mode`.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,15 @@ PARTS = ("p2_0", "p2_1", "p3_0", "p3_1", "p3_2")
 
 
 def weights(heads: tuple[str, ...], triplet: float = 1.0, reduce: str = "mean") -> Mapping[str, Any]:
-    """Overrides for these heads: L = mean_h CE(h) + triplet * mean_g Tri(g), or sums; the other heads have no loss."""
+    """Returns the overrides of loss weights for the given heads; the other heads have no loss.
+
+    The loss is mean_h CE(h) + triplet * mean_g Tri(g) over heads h and global heads g, or a sum in place of each mean.
+
+    Args:
+        heads: heads of the model, from `GLOBALS` and `PARTS`.
+        triplet: weight of the triplet losses.
+        reduce: "mean" or "sum".
+    """
     present = [head for head in GLOBALS if head in heads]
     overrides: dict[str, Any] = {}
     for head in (*GLOBALS, *PARTS):
@@ -41,12 +49,12 @@ def weights(heads: tuple[str, ...], triplet: float = 1.0, reduce: str = "mean") 
 
 
 def recipe() -> ConfigDict:
-    """The published recipe: 384 x 128, 8 identities x 4 images, Adam with beta2 0.99, 400 epochs."""
+    """Returns the published recipe: 384 x 128, 8 identities x 4 images, Adam with beta2 0.99, 400 epochs."""
     config = config_lib.defaults()
     config.system = "mgaf"
     config.model = {"name": "mgaf"}
     config.data.update({"height": 384, "width": 128, "interpolation": "bicubic"})
-    # Every identity once an epoch, as in MGN's public recipe: 93 batches on Market-1501.
+    # Every identity once per epoch, as in MGN's public recipe: 93 batches on Market-1501.
     config.data.sampler = {"name": "identity_epoch", "identities": 8, "images": 4}
     config.data.augment = {
         "flip": {"probability": 0.5},
@@ -71,7 +79,7 @@ def recipe() -> ConfigDict:
     config.schedule = {"name": "multistep", "milestones_epochs": (320, 370), "factor": 0.1}
     config.train.epochs = 400.0
     config_lib.override(config, config_lib.FEDERATED)
-    # Features of image and mirror image are added, then compared at unit length.
+    # Features of the image and its mirror image are averaged, then compared at unit length.
     config.evals.flip = True
     config.evals.metric = "cosine"
     config.evals.every_epochs = 50.0
@@ -79,9 +87,9 @@ def recipe() -> ConfigDict:
     return config
 
 
-# Narrow branches at 192 x 64 (twelve rows, which two and three stripes tile) from scratch, with batches and crops as
-# the other demos have them. From scratch, triplets of unnormalized features drown the identity losses; the demo mines
-# on the unit sphere. As many federated rounds as joint epochs: the same number of images seen.
+# Narrow branches at 192 x 64, whose last maps have twelve rows, divisible into two and three stripes; batches and crops
+# of the other demos. From scratch, the triplet loss of unnormalized features dominates the identity losses, so the demo
+# normalizes them. As many federated rounds as joint epochs show the same number of images.
 DEMO = {
     "data.augment.pad_crop": {"pad": 4},
     **config_lib.DEMO,
@@ -128,7 +136,7 @@ VARIANTS = {
     },
     "mgaf_noatt": {"notes": '"+L2+L3": all three branches without attention.', "model.attention": "none"},
     "mgaf": {"notes": "The full system: three branches, attention on each."},
-    # Other attention, and where it acts.
+    # Other kinds and places of attention.
     "mgaf_se": {"notes": "Channel gates (SE) in place of CBAM.", "model.attention": "se"},
     "mgaf_nonlocal": {"notes": "Non-local attention in place of CBAM.", "model.attention": "nonlocal"},
     "mgaf_stripe_att": {
@@ -136,7 +144,7 @@ VARIANTS = {
         "model.attention_scope": "stripe",
     },
     "mgaf_att_alone": {"notes": "Attention without its residual path.", "model.attention_residual": False},
-    # Where the text is silent or the public recipes of MGN differ.
+    # Where the text gives no answer or the public recipes of MGN differ.
     "mgaf_average": {"notes": "Average pooling in place of max pooling.", "model.pooling": "average"},
     "mgaf_gem": {"notes": "Generalized-mean (GeM) pooling in place of max pooling.", "model.pooling": "gem"},
     "mgaf_pooled_ce": {
@@ -164,7 +172,7 @@ VARIANTS = {
         "data.sampler.name": "image_epoch",
     },
     "mgaf_no_flip_test": {"notes": "Test features without the mirror image.", "evals.flip": False},
-    # Clients in place of one trainer: 300 rounds, scored every tenth (a round is an epoch to all that counts epochs).
+    # Clients in place of one trainer, scored every tenth round: a round counts as an epoch.
     "mgaf_federated": {"notes": "Federated: cameras as clients, classifiers stay on the client (FedPav).", **FEDERATED},
     "mgaf_fed_shard": {
         "notes": "Federated: disjoint shards of identities as clients.",
@@ -187,7 +195,6 @@ VARIANTS = {
         **FEDERATED,
         "fed.weights": "cdw",
     },
-    # The optimizer of FedReID: the heads learn ten times faster than the body.
     "mgaf_fed_sgd": {
         "notes": "Federated: the SGD of FedReID, with a ten times higher rate for the heads.",
         **FEDERATED,
@@ -202,4 +209,5 @@ VARIANTS = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
+    """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
     return config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)

@@ -1,9 +1,9 @@
-"""MGN: one global and two part branches over one trunk, MGAF's parent.
+"""MGN: one global and two part branches over one trunk, the parent of MGAF.
 
 Reproduces: Wang et al., "Learning Discriminative Features with Multiple Granularities for Person Re-Identification",
 ACM MM 2018, arXiv 1804.01438; from ImageNet weights 86.9 mAP / 95.7 Rank-1 on Market-1501 and 78.4 / 88.7 on
-DukeMTMC-reID (384 x 128, without re-ranking). The paper does not say how long an epoch is; here it shows as many images
-as there are. `mgn_public` is the recipe of the public PyTorch reimplementation, which MGAF's resembles.
+DukeMTMC-reID (384 x 128, without re-ranking). The paper does not define the length of an epoch; here it shows as many
+images as there are. `mgn_public` is the recipe of the public PyTorch reimplementation, which MGAF's resembles.
 
     python scripts/main.py --config configs/mgn.py                                   # demo: SynthPed, minutes on a CPU
     python scripts/main.py --config configs/mgn.py:market1501 \
@@ -19,7 +19,7 @@ PARTS = ("p2_0", "p2_1", "p3_0", "p3_1", "p3_2")
 
 
 def recipe() -> ConfigDict:
-    """The published recipe: 384 x 128, 16 identities x 4 images, flips alone, SGD, 80 epochs."""
+    """Returns the published recipe: 384 x 128, 16 identities x 4 images, flips alone, SGD, 80 epochs."""
     config = config_lib.defaults()
     config.system = "mgn"
     config.model = {"name": "mgn"}
@@ -74,7 +74,7 @@ DEMO = {
 PRESETS = {"demo": DEMO, **config_lib.DATASETS}
 
 VARIANTS = {
-    # The public reimplementation: Adam, erasing, classifiers behind the reductions, twice the weight on triplets.
+    # Its global classifiers read the reduced vectors, and the triplet loss has twice the weight.
     "mgn_public": {
         "notes": "The recipe of the public PyTorch reimplementation: AMSGrad, erasing, 400 epochs.",
         "model.global_ce_input": "reduced",
@@ -92,4 +92,5 @@ VARIANTS = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
+    """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
     return config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)

@@ -1,7 +1,7 @@
-"""MSPF: OSFA's global and local features with a multi-patch module; and OSFA itself, as a variant.
+"""MSPF: OSFA's global and local features with a multi-patch module; OSFA itself is a variant.
 
 Reproduces: "MSPF", Journal of Intelligent & Fuzzy Systems, doi 10.3233/JIFS-237113. The absolute scores of its tables
-are in no public text we found; it reports, against OSFA, +1.2 Rank-1 / +0.9 mAP on Market-1501, +0.5 / +0.6 on
+are in no public text that we found; it reports, against OSFA, +1.2 Rank-1 / +0.9 mAP on Market-1501, +0.5 / +0.6 on
 DukeMTMC-reID and +2.8 / +1.2 on CUHK03-NP labeled, and that two and four patches are best. OSFA's own logs, without its
 attention: 94.7 Rank-1 / 87.4 mAP on Market-1501.
 
@@ -10,7 +10,7 @@ attention: 94.7 Rank-1 / 87.4 mAP on Market-1501.
         --config.init.weights=osnet_x1_0_imagenet.pth                                # the published recipe
     python scripts/main.py --config configs/mspf.py:market1501,mspf_p2               # a row of the ablation table
 
-The paper begins from a trained OSFA: `:market1501,osfa` first, then its checkpoint as `init.weights`, with
+The paper starts from a trained OSFA: train `:market1501,osfa` first, then use its checkpoint as `init.weights` with
 `init.allow_missing=('classifier','neck_g','mpf/')`.
 """
 
@@ -22,7 +22,7 @@ CENTER_WEIGHT = 0.0007  # a2 of the paper
 
 
 def recipe() -> ConfigDict:
-    """The published recipe: 256 x 128, 16 identities x 4 images, Adam, 200 epochs."""
+    """Returns the published recipe: 256 x 128, 16 identities x 4 images, Adam, 200 epochs."""
     config = config_lib.defaults()
     config.system = "mspf"
     config.model = {"name": "mspf"}
@@ -30,7 +30,7 @@ def recipe() -> ConfigDict:
         "flip": {"probability": 0.5},
         "erase": {"probability": 0.5, "area": (0.02, 0.4), "aspect": (0.3, 3.33), "tries": 100},
     }
-    # Written into the normalized image, where it is a light gray: what the released code does.
+    # The released code fills erased boxes after normalization, where this value is a light gray.
     config_lib.override(config, {"preprocess.erase_fill": (0.4914, 0.4822, 0.4465)})
     for head in ("g", "l"):  # all losses are means over the two heads
         config.losses[f"ce_{head}"] = {
@@ -49,19 +49,21 @@ def recipe() -> ConfigDict:
             "kind": "centers",
             "dimension": f"neck_{head}/bias",
             "learning_rate": 0.5,
-            "scale": 1 / (0.5 * CENTER_WEIGHT),  # the centers' own step does not know the term's weight
+            # Makes the step of the centers independent of the weight of the loss term.
+            "scale": 1 / (0.5 * CENTER_WEIGHT),
             "trainable": True,
         }
     config.monitors = {"accuracy": {"loss": "accuracy", "on": "logits/g"}}
     config.optimizer.update(
         {
-            "name": "adam",  # weight decay is coupled: L2 added to the gradient, of every parameter
+            "name": "adam",  # weight decay is coupled (L2 added to the gradient) and covers every parameter
             "learning_rate": 3.5e-4,
             "learning_rate_multipliers": ((".*", 1.0),),
             "weight_decays": ((".*", 5e-4),),
         }
     )
-    # The paper's 3.5e-5 is where the warm-up begins: 3.5e-4 in epoch 40, a tenth from 101 on, a hundredth from 131 on.
+    # The paper's 3.5e-5 is the start of the warm-up, which reaches 3.5e-4 in epoch 40; the rate falls to a tenth in
+    # epoch 101 and to a hundredth in epoch 131.
     config.schedule = {
         "name": "warmup_multistep",
         "warmup_epochs": 39,
@@ -75,8 +77,8 @@ def recipe() -> ConfigDict:
     return config
 
 
-# Half the width at 64 x 32, from scratch, where triplets of unnormalized features drown the identity losses: the demo
-# mines on the unit sphere. Patches of 16 x 16 pixels still reach the last map's grid.
+# Half the width at 64 x 32. From scratch, the triplet loss of unnormalized features dominates the identity losses, so
+# the demo normalizes them. Eight patches are then 16 x 16 pixels each, one cell of the last map.
 DEMO = {
     "data.augment.pad_crop": {"pad": 2},
     **config_lib.DEMO,
@@ -92,7 +94,7 @@ PRESETS = {"demo": DEMO, **config_lib.DATASETS}
 
 OSFA = {"model.mpf_patches": (), "model.attention": "spatial_channel", "model.attention_kind": "osfa"}
 
-# The bare backbone under the same losses.
+# The bare backbone under the same losses; it has one head.
 OSNET = {
     "model.name": "osnet",
     "monitors.accuracy.on": "logits/b",
@@ -111,7 +113,7 @@ VARIANTS = {
     "mspf": {"notes": "The full system: patches of two levels, channel before spatial attention."},
     "mspf_osnet": {"notes": "The bare OSNet backbone under the same losses.", **OSNET},
     "osfa": {"notes": "The parent OSFA: its own attention, no multi-patch module.", **OSFA},
-    # Table 5 of the paper: patches of each level.
+    # Table 5 of the paper: patches per level.
     "mspf_p0": {"notes": "Table 5: no patches.", "model.mpf_patches": ()},
     "mspf_p2": {"notes": "Table 5: one level of two patches.", "model.mpf_patches": (2,)},
     "mspf_p248": {"notes": "Table 5: levels of two, four and eight patches.", "model.mpf_patches": (2, 4, 8)},
@@ -123,7 +125,7 @@ VARIANTS = {
         "notes": "Table 6: channel behind spatial attention (CAM behind SAM).",
         "model.attention": "spatial_channel",
     },
-    # Where the text can be read in another way.
+    # Other readings of the text.
     "mspf_map": {"notes": "Adds the maps of the patch levels in place, before pooling.", "model.mpf_fuse": "map"},
     "mspf_stripes": {"notes": "Horizontal stripes in place of a grid of patches.", "model.patch_layout": "stripes"},
     "mspf_shared": {
@@ -154,7 +156,6 @@ VARIANTS = {
         "schedule": {"name": "constant"},
         "optimizer.learning_rate": 3.5e-5,
     },
-    # The released logs of OSFA: two maps, attention twice.
     "osfa_released": {
         "notes": "OSFA as in its last released logs: two maps, attention twice.",
         **OSFA,
@@ -165,4 +166,5 @@ VARIANTS = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
+    """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
     return config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)

@@ -1,4 +1,4 @@
-"""OSNet: omni-scale features from a 2.2 million parameter network, by its authors' own recipe.
+"""OSNet: omni-scale features from a network of 2.2 million parameters, by its authors' recipe.
 
 Reproduces: Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019, arXiv 1905.00953;
 "Learning Generalizable Omni-Scale Representations for Person Re-Identification", TPAMI 2021 (OSNet-AIN). Rank-1 / mAP
@@ -22,7 +22,10 @@ from reid_jax import config as config_lib
 
 
 def recipe() -> ConfigDict:
-    """The published recipe: 256 x 128, 64 shuffled images, AMSGrad, 150 epochs, the first 10 for the classifier."""
+    """Returns the published recipe: 256 x 128, 64 shuffled images, AMSGrad, 150 epochs.
+
+    The first ten epochs train the classifier alone.
+    """
     config = config_lib.defaults()
     config.system = "osnet"
     config.model = {"name": "osnet", "size": "x1_0", "kind": "plain"}
@@ -39,7 +42,7 @@ def recipe() -> ConfigDict:
         }
     )
     config.train.epochs = 150.0
-    # The classifier is new, the rest comes from ImageNet: it learns alone first, on features of eval mode.
+    # Only the classifier is new, the rest comes from ImageNet: it trains alone first, on features of eval mode.
     config.phase_order = ("classifier", "all")
     config.phases = {
         "classifier": {
@@ -59,7 +62,7 @@ def recipe() -> ConfigDict:
     return config
 
 
-# The narrowest width at 128 x 64, from scratch: a single phase, and batches and crops as the other demos have them.
+# The narrowest width at 128 x 64 in a single phase, with the batches and crops of the other demos.
 DEMO = {
     "phase_order": (),
     "phases": {},
@@ -77,13 +80,12 @@ VARIANTS = {
     "osnet_x0_75": {"notes": "Three quarters of the width.", "model.size": "x0_75"},
     "osnet_x0_5": {"notes": "Half the width.", "model.size": "x0_5"},
     "osnet_x0_25": {"notes": "A quarter of the width.", "model.size": "x0_25"},
-    # With instance normalization, at any width: behind osnet_<width> or at the preset's own.
+    # Instance normalization at any width: after osnet_<width>, or at the width of the preset.
     "osnet_ibn": {
         "notes": "OSNet-IBN: instance normalization in the stem and behind the blocks of conv2.",
         "model.kind": "ibn",
     },
     "osnet_ain": {"notes": "OSNet-AIN: instance normalization inside blocks that a search found.", "model.kind": "ain"},
-    # ImageNet weights are not at hand: all layers learn from the first epoch on.
     "osnet_one_phase": {
         "notes": "All layers learn from the first epoch on, for starts from random weights.",
         "phase_order": (),
@@ -94,4 +96,5 @@ VARIANTS = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
+    """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
     return config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)

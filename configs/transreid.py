@@ -3,7 +3,7 @@
 Reproduces: He et al., "TransReID: Transformer-based Object Re-Identification", ICCV 2021, arXiv 2102.04378; with
 ImageNet weights of ViT-B/16 at 256 x 128 (mAP / Rank-1): MSMT17 67.4 / 85.3, Market-1501 88.9 / 95.2, DukeMTMC-reID
 82.0 / 90.7, Occluded-Duke 59.2 / 66.4 (the last with `stride11`). The default is TransReID* with overlapping patches;
-rows of the tables are variants.
+the rows of the tables are variants.
 
     python scripts/main.py --config configs/transreid.py                             # demo: SynthPed, minutes on a CPU
     python scripts/main.py --config configs/transreid.py:market1501 \
@@ -19,7 +19,7 @@ PARTS = ("1", "2", "3", "4")
 
 
 def recipe() -> ConfigDict:
-    """The published recipe of TransReID*: 256 x 128, 16 identities x 4 images, SGD, 120 epochs."""
+    """Returns the published recipe of TransReID*: 256 x 128, 16 identities x 4 images, SGD, 120 epochs."""
     config = config_lib.defaults()
     config.system = "transreid"
     config.model = {"name": "transreid", "size": "base", "stride": 12, "sie": "camera", "jpm": True}
@@ -32,7 +32,7 @@ def recipe() -> ConfigDict:
         "erase": {"probability": 0.5, "area": (0.02, 1 / 3), "aspect": (0.3, 1 / 0.3), "log_aspect": True, "tries": 10},
     }
     config.preprocess = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "erase_fill": "noise"}
-    # Half of both losses is the global feature's, half the mean of the four local ones'.
+    # Each loss is half that of the global feature and half the mean over the four local ones.
     for name, weight in (("g", 0.5), *((part, 0.125) for part in PARTS)):
         config.losses[f"ce_{name}"] = {
             "loss": "cross_entropy",
@@ -67,7 +67,7 @@ def recipe() -> ConfigDict:
 
 ADAM = {"optimizer.name": "adam", "optimizer.momentum": None, "optimizer.learning_rate_multipliers": ((".*", 1.0),)}
 HEADS = ("g", *PARTS)
-# A small network from scratch: AdamW, and triplets mined on the unit sphere (see configs/bot.py).
+# A small network from scratch: Adam, and normalized features in the triplet loss (see configs/bot.py).
 DEMO = {
     **config_lib.DEMO,
     "notes": "A small ViT of four blocks from scratch on SynthPed, minutes on two CPU cores.",
@@ -81,7 +81,7 @@ DEMO = {
     **{f"losses.tri_{name}.normalize": True for name in HEADS},
 }
 
-# It differs from ViT by its weights, and by more erasing.
+# The same network as ViT-B; it differs in its weights and in more erasing.
 DEIT = {"data.augment.erase.probability": 0.8}
 PRESETS = {
     "demo": DEMO,
@@ -104,7 +104,7 @@ LARGE = {"data.height": 384}
 
 VARIANTS = {
     "transreid_star": {"notes": "TransReID*: camera embedding, jigsaw patches, overlapping patches of stride 12."},
-    # The configurations of the repository: ViT without overlap, with each part, with both; at 384 x 128.
+    # The configurations of the released code.
     "baseline": {"notes": "Baseline: plain ViT-B/16 without overlap, camera embedding and jigsaw patches.", **BASELINE},
     "transreid_jpm": {
         "notes": "Baseline with the jigsaw patch module (+JPM).",
@@ -118,7 +118,7 @@ VARIANTS = {
     "stride16": {"notes": "Stride 16: patches do not overlap.", "model.stride": 16},
     "stride14": {"notes": "Stride 14: neighboring patches overlap by 2 pixels.", "model.stride": 14},
     "stride11": {"notes": "Stride 11: neighboring patches overlap by 5 pixels.", "model.stride": 11},
-    # Other networks; join with a row.
+    # Other networks; combine with a row.
     "deit": {"notes": "The DeiT-B/16 recipe, for its weights: erasing with probability 0.8.", **DEIT},
     "deit_msmt17": {
         "notes": "The DeiT-B/16 recipe for MSMT17: learning rate 0.005.",
@@ -127,7 +127,7 @@ VARIANTS = {
     },
     "deit_small": {"notes": "DeiT-S/16: width 384, six heads.", **DEIT, "model.size": "small"},
     "vit_small": {"notes": "ViT-S of the released code: width 768, eight blocks.", "model.size": "small_wide"},
-    # The rows of the baseline's study.
+    # The ablation study of the baseline; combine with `baseline`.
     "adam": {
         "notes": "Baseline study: Adam with learning rate 1e-4 in place of SGD.",
         **ADAM,
@@ -154,7 +154,7 @@ VARIANTS = {
         "notes": "Baseline study: label smoothing of 0.1.",
         **{f"losses.ce_{name}.label_smoothing": 0.1 for name in HEADS},
     },
-    # Single switches.
+    # Single settings.
     "no_rearrange": {"notes": "Jigsaw parts without shift and shuffle: horizontal stripes.", "model.rearrange": False},
     "after_neck": {"notes": "Compares features behind the batch-normalization necks.", "model.test_feature": "neck"},
     "cudnn": {"notes": "Fused attention kernel of cuDNN, for NVIDIA GPUs.", "model.attention_kernel": "cudnn"},
@@ -162,4 +162,5 @@ VARIANTS = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
+    """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
     return config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
