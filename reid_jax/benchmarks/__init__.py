@@ -1,5 +1,13 @@
-"""Measurements of speed and memory.
+"""Measurements of speed and memory, the work behind `reid-jax benchmark`.
 
-`speed` has the suites of the benchmark command; `programs` times compiled models, `input_speed` the input pipeline, and
-`ranking_speed` the evaluation. `torch` holds PyTorch models to compare with.
+| measured | module |
+|---|---|
+| train steps and inference of models and configs, compared with PyTorch | `model_speed` |
+| what is timed there: a row of the zoo, or a config's own step | `subjects` |
+| compiled programs, their time, FLOPs and memory | `programs` |
+| the input pipeline, stage by stage; corruptions | `input_speed` |
+| ranking, re-ranking, verification at the size of benchmarks | `ranking_speed` |
+| time and memory of a block of code | `measuring` |
+| tables as text, JSON and markdown | `tables` |
+| PyTorch counterparts of the backbones | `torch` |
 """

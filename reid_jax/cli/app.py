@@ -1,4 +1,4 @@
-"""The command `reid-jax`: every script as a subcommand, also where only the package is installed.
+"""The command `reid-jax`: every script as a subcommand, also without a checkout.
 
 reid-jax train --config mfv:demo
 reid-jax evaluate --run runs/mfv-demo
@@ -12,7 +12,7 @@ import sys
 from reid_jax import errors
 from reid_jax.cli import command_line
 
-# Subcommand: module of this folder, what it does.
+# Subcommand: its module in this folder, and what it does.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "trains and evaluates a system"),
     "prepare-dataset": ("prepare_dataset", "turns published files or your own images into a prepared data set"),
@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def run(command: str) -> None:
-    """Runs a subcommand on the arguments of this process and ends the process.
+    """Runs a subcommand with the arguments of this process and ends the process.
 
     Args:
         command: a key of `COMMANDS`.
@@ -40,11 +40,11 @@ def run(command: str) -> None:
 
 
 def main() -> None:
-    """Entry point of `reid-jax COMMAND [arguments]`; ends the process, with exit code 2 for a user's mistake."""
+    """Entry point of `reid-jax COMMAND [arguments]`; ends the process, with exit code 2 after a user's mistake."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
-        print("usage: reid-jax COMMAND [arguments]; reid-jax COMMAND --help says more.\n")
+        print("usage: reid-jax COMMAND [arguments]; see reid-jax COMMAND --help.\n")
         print("\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()))
         sys.exit(0 if arguments else command_line.USER_MISTAKE)
     if arguments[0] not in COMMANDS:

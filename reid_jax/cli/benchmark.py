@@ -31,7 +31,7 @@ KINDS = ("train", "infer", "input", "rank", "rerank")  # of `all`
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser(__doc__)
     parser.add_argument("kind", choices=("train", "infer", "input", "rank", "rerank", "verify", "all"))
-    parser.add_argument("--model", metavar="NAMES", help=f"train, infer: of {', '.join(zoo.ZOO)}, by commas")
+    parser.add_argument("--model", metavar="NAMES", help=f"train, infer: among {', '.join(zoo.ZOO)}, by commas")
     parser.add_argument("--config", action="append", default=[], metavar="FILE[:PRESET]", help="train, infer: a config")
     parser.add_argument("--demo", action="store_true", help="train, infer: the demo of configs/mfv.py")
     parser.add_argument("--batch", help="train, infer: images per step, by commas (default: 8, or the config's)")
@@ -66,7 +66,7 @@ def _batches(text: str | None) -> list[int | None]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """What can be refused before JAX takes its seconds to load."""
+    """Raises a `UserError` for arguments that can be refused before JAX is loaded, which takes seconds."""
     _batches(args.batch)
     for name in args.model.split(",") if args.model else ():
         zoo.lookup(name)

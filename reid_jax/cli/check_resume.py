@@ -1,12 +1,12 @@
-"""Kills a run again and again, resumes it, and compares its end with an undisturbed run, bit for bit.
+"""Kills and resumes a run repeatedly and compares its end with an undisturbed run, bit for bit.
 
     python scripts/check_resume.py --config configs/mfv.py --workdir runs/check [--kills 5] [--devices 1]
         [--config.train.epochs=3 ...]
 
 Trains twice: once undisturbed, once killed with SIGKILL at random moments, every second of them while a checkpoint is
-being written. After each kill every checkpoint present is read whole. Prints a table; exit code 0 means that every
+being written. After each kill all checkpoints are read in full. Prints a table; exit code 0 means that every
 array of the last checkpoint (parameters, statistics, optimizer, extras) has the same bits and `metrics.jsonl` the same
-numbers, times aside. Arguments not listed here go to scripts/main.py.
+numbers, times aside. Other arguments are passed to scripts/main.py.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from reid_jax.cli import command_line
 from reid_jax.data import records
 from reid_jax.train import checkpoints, metrics
 
-# Columns of metrics.jsonl that tell of the machine, not of the training.
+# Columns of metrics.jsonl that depend on the machine, not on the training.
 TIMES = ("time", "images_per_second", "data_wait_percent")
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Own arguments and those of main.py."""
+    """Returns the arguments of this command, and the others, which are those of a training run."""
     parser = command_line.parser(__doc__)
-    parser.add_argument("--workdir", required=True, help="folder for the two run folders; must be new")
-    parser.add_argument("--kills", type=int, default=5, help="how often to kill (default: 5)")
-    parser.add_argument("--devices", type=int, default=1, help="pretended CPU devices (default: 1)")
-    parser.add_argument("--seed", type=int, help="of the moments (default: the clock)")
+    parser.add_argument("--workdir", required=True, help="new folder for the two run folders")
+    parser.add_argument("--kills", type=int, default=5, help="number of kills (default: 5)")
+    parser.add_argument("--devices", type=int, default=1, help="simulated CPU devices (default: 1)")
+    parser.add_argument("--seed", type=int, help="of the random moments (default: the clock)")
     return parser.parse_known_args(arguments)
 
 
 def start(workdir: pathlib.Path, devices: int, arguments: list[str]) -> subprocess.Popen[bytes]:
-    """Starts training in a process of its own; it saves after every step."""
+    """Starts training in a process of its own and returns the process."""
     workdir.parent.mkdir(parents=True, exist_ok=True)
     log = (workdir.parent / f"{workdir.name}.txt").open("ab")
     command = [sys.executable, "-m", "reid_jax.cli", "train", *arguments, f"--workdir={workdir}", "--mode=train"]
@@ -51,12 +51,12 @@ def start(workdir: pathlib.Path, devices: int, arguments: list[str]) -> subproce
 
 
 def newest(workdir: pathlib.Path) -> int:
-    """Step of the newest whole checkpoint, 0 before the first."""
+    """Returns the step of the newest complete checkpoint, 0 before the first."""
     return max(checkpoints.steps(workdir / "checkpoints"), default=0)
 
 
 def kill_once(process: subprocess.Popen[bytes], workdir: pathlib.Path, writing: bool, chance: random.Random) -> str:
-    """Waits for a random moment and kills; returns what was on the disk then."""
+    """Kills the process at a random moment and returns a note on unfinished files on the disk."""
     folder = workdir / "checkpoints"
     goal = newest(workdir) + chance.randint(1, 8)
     pause = chance.uniform(0, 0.5)
@@ -78,13 +78,13 @@ def kill_once(process: subprocess.Popen[bytes], workdir: pathlib.Path, writing: 
     return f"{len(torn)} unfinished" if torn else "-"
 
 
-def told(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl` without times."""
+def metrics_without_times(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the lines of `metrics.jsonl` without times."""
     return [{key: value for key, value in line.items() if key not in TIMES} for line in metrics.read(workdir)]
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the check and returns 0 when nothing differs, 1 otherwise."""
+    """Runs the check and returns exit code 0 when nothing differs, 1 otherwise."""
     args, given = parse(arguments)
     base = pathlib.Path(args.workdir)
     if base.exists():
@@ -115,17 +115,19 @@ def main(arguments: list[str]) -> int:
         raise errors.UserError(f"the last resume failed; see {base / 'killed.txt'}.")
     header = ("kill", "moment", "resumed at", "newest checkpoint", "temporary folders", "checkpoints readable")
     print(records.format_table(header, rows))
-    expected, got = (checkpoints.restore_arrays(one / "checkpoints") for one in (whole, torn))
+    expected, got = (checkpoints.restore_arrays(run / "checkpoints") for run in (whole, torn))
     different = [path for path in expected | got if not same(expected.get(path), got.get(path))]
     print(f"last step: {newest(whole)} undisturbed, {newest(torn)} killed {args.kills} times")
     print(f"arrays that differ in any bit: {len(different)} of {len(expected)} {' '.join(different[:3])}")
-    lines = told(whole) == told(torn)
-    print(f"metrics.jsonl, times aside: {'equal' if lines else 'DIFFERENT'} ({len(told(whole))} lines)")
+    lines = metrics_without_times(whole) == metrics_without_times(torn)
+    print(
+        f"metrics.jsonl, times aside: {'equal' if lines else 'DIFFERENT'} ({len(metrics_without_times(whole))} lines)"
+    )
     return 0 if not different and lines else 1
 
 
-def same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
-    """Bit for bit."""
-    if one is None or other is None:
+def same(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+    """Returns whether two arrays are equal bit for bit."""
+    if first is None or second is None:
         return False
-    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    return first.dtype == second.dtype and first.shape == second.shape and first.tobytes() == second.tobytes()

@@ -4,7 +4,7 @@
     python scripts/contact_sheet.py synthped_occluded --split query --images-per-camera 1 --parts --output hidden.png
     python scripts/contact_sheet.py market1501 --split gallery --skip 2 --output market.png
 
-Data sets that are not prepared yet are prepared first, as scripts/prepare_dataset.py does.
+A data set that is not prepared yet is prepared first, as by scripts/prepare_dataset.py.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from reid_jax.data import image_grid, prepare
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser(__doc__)
-    parser.add_argument("name", help="the data set's name")
-    parser.add_argument("--output", required=True, help="the picture to write (.png or .jpg)")
+    parser.add_argument("name", help="name of the data set")
+    parser.add_argument("--output", required=True, help="image file to write (.png or .jpg)")
     parser.add_argument("--root", default="data", help="the folder that holds prepared/ (default: data)")
     parser.add_argument("--split", default="train", help="train (default), query or gallery")
     parser.add_argument("--identities", type=int, default=12, help="number of rows (default: 12)")

@@ -1,4 +1,4 @@
-"""Converts published weights into this package's format, strictly, and prints the fate of every key.
+"""Converts published weights into this package's format, strictly, and reports every key.
 
     python scripts/convert_weights.py --model mfv --weights FILE.pth --output DIR
 
@@ -20,7 +20,7 @@ from reid_jax.weights import convert, torch_files
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
+    """Returns the arguments of the command."""
     parser = command_line.parser(__doc__)
     parser.add_argument(
         "--model", required=True, help=f"one of {', '.join(sorted(models.MODELS))}, or package.module:Name"
@@ -28,17 +28,21 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--weights", required=True, help="file ending in .pth, .pt, .tar, .bin, .safetensors or .npz")
     parser.add_argument("--output", required=True, help="folder for weights.npz and report.txt")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="field of the model")
-    parser.add_argument("--into", help="submodule that the file fills; found out for a bare residual network")
+    parser.add_argument("--into", help="submodule that the file fills; detected for a bare residual network")
     parser.add_argument(
-        "--allow-missing", action="append", default=[], metavar="PATTERN", help="leaves that may lack a source"
+        "--allow-missing",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="arrays that the file may lack",
     )
-    parser.add_argument("--height", type=int, default=256, help="input height that the model's shapes follow from")
-    parser.add_argument("--width", type=int, default=128, help="input width")
+    parser.add_argument("--height", type=int, default=256, help="input height of the model (default: 256)")
+    parser.add_argument("--width", type=int, default=128, help="input width (default: 128)")
     return parser.parse_args(arguments)
 
 
 def classes_in(path: str) -> int:
-    """The number of identities a file was trained for: rows of its classifier, 1 where it has none."""
+    """Returns the number of identities of a weights file: rows of its classifier, 1 where it has none."""
     rows = [
         array.shape[0]
         for name, array in torch_files.read_weights(path).items()
@@ -47,8 +51,8 @@ def classes_in(path: str) -> int:
     return rows[0] if rows else 1
 
 
-def main(arguments: list[str]) -> None:
-    """Reads, checks, prints and writes; nothing is written for weights that do not fit."""
+def main(arguments: list[str]) -> int:
+    """Converts the file and returns the exit code; nothing is written for weights that do not fit."""
     settings = parse(arguments)
     sizes = {"image_size": (settings.height, settings.width)} if "image_size" in models.fields(settings.model) else {}
     found = models.options_of_weights(settings.model, settings.weights)
@@ -81,3 +85,4 @@ def main(arguments: list[str]) -> None:
     convert.save_npz(output / "weights.npz", convert.unflatten(arrays), meta)
     (output / "report.txt").write_text(report.table() + "\n")
     print(f"wrote {output / 'weights.npz'}: {len(arrays)} of the model's {len(flat)} arrays")
+    return 0

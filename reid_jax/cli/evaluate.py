@@ -1,4 +1,4 @@
-"""Ranks the gallery for every query and prints CMC, mAP and mINP; from a features file or a run folder.
+"""Prints CMC, mAP and mINP of features files or of a trained run.
 
     python scripts/evaluate.py --features features.npz
     python scripts/evaluate.py --features features.npz --rerank --verification --output result.json
@@ -8,7 +8,7 @@
     python scripts/evaluate.py --run runs/mfv-demo --corruptions --rounds 10 --output robustness.json
     python scripts/evaluate.py --run runs/mfv-demo --corruptions --families noise blur --severities 3
 
-Prints per cent; the JSON file holds fractions.
+Scores are printed in per cent; the JSON file holds fractions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--features", nargs="+", metavar="FILE", help="features files (.npz), one per test set")
-    source.add_argument("--run", metavar="DIR", help="run folder: its newest checkpoint on its own data set")
+    source.add_argument("--run", metavar="DIR", help="run folder: its newest checkpoint, on its own data set")
     parser.add_argument("--best", action="store_true", help="with --run: the checkpoint with the best mAP instead")
     parser.add_argument("--dataset", metavar="PRESET", help="with --run: another data set than the run's own")
     parser.add_argument(
@@ -50,17 +50,17 @@ def _parser() -> argparse.ArgumentParser:
         help="also own scores, package.module:Name; repeatable",
     )
     parser.add_argument("--ap", default="step", help=f"AP rule, {' or '.join(ranking.AP_RULES)} (default: step)")
-    parser.add_argument("--no-same-camera-filter", action="store_true", help="rank images of the query's camera, too")
-    parser.add_argument("--rerank", action="store_true", help="also after k-reciprocal re-ranking")
+    parser.add_argument(
+        "--no-same-camera-filter", action="store_true", help="also rank same-camera images of the identity"
+    )
+    parser.add_argument("--rerank", action="store_true", help="also scores after k-reciprocal re-ranking")
     parser.add_argument("--k1", type=int, default=20, help="of re-ranking (default: 20)")
     parser.add_argument("--k2", type=int, default=6, help="of re-ranking (default: 6)")
     parser.add_argument(
         "--lambda", dest="original_weight", type=float, default=0.3, help="of re-ranking (default: 0.3)"
     )
-    parser.add_argument(
-        "--expand", type=int, default=0, metavar="N", help="query expansion with N gallery images first"
-    )
-    parser.add_argument("--alpha", type=float, help="of query expansion: weigh by similarity to this power")
+    parser.add_argument("--expand", type=int, default=0, metavar="N", help="first expand queries with N gallery images")
+    parser.add_argument("--alpha", type=float, help="of query expansion: exponent of the similarities used as weights")
     parser.add_argument("--verification", action="store_true", help="also AUC, EER and thresholds")
     parser.add_argument("--exact-verification", action="store_true", help="the same from sorted distances")
     parser.add_argument("--single-shot", type=int, default=0, metavar="DRAWS", help="also the CUHK03 protocol (100)")
@@ -69,9 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="of random galleries and corruptions (default: 0)")
     parser.add_argument("--corruptions", action="store_true", help="with --run: clean and corrupted images instead")
-    parser.add_argument("--families", nargs="+", default=[], metavar="NAME", help="of noise, blur, weather, digital")
-    parser.add_argument("--types", nargs="+", default=[], metavar="NAME", help="of the twenty corruptions")
-    parser.add_argument("--severities", nargs="+", type=int, default=[], metavar="N", help="of 1 to 5 (default: all)")
+    parser.add_argument("--families", nargs="+", default=[], metavar="NAME", help="among noise, blur, weather, digital")
+    parser.add_argument("--types", nargs="+", default=[], metavar="NAME", help="among the twenty corruptions")
+    parser.add_argument(
+        "--severities", nargs="+", type=int, default=[], metavar="N", help="among 1 to 5 (default: all)"
+    )
     parser.add_argument("--frost-dir", default="", metavar="DIR", help="frost textures (default: generated ones)")
     parser.add_argument("--allow-float16", action="store_true", help="accept features rounded to float16")
     parser.add_argument(
@@ -83,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sources(args: argparse.Namespace) -> tuple[dict[str, FeatureSet], report.LoadImage | None]:
-    """Feature sets by name and, for the page, a way to load their images."""
+    """Returns feature sets by name and, for the page, a function that loads their images."""
     if args.run:
         from reid_jax.runs import trained  # models and data: only where a model runs
 
@@ -106,7 +108,7 @@ def _sources(args: argparse.Namespace) -> tuple[dict[str, FeatureSet], report.Lo
 
 
 def _check(args: argparse.Namespace) -> None:
-    """What can be refused before anything is loaded."""
+    """Raises a `UserError` for arguments that can be refused before anything is loaded."""
     if args.html and args.features and not args.images:
         raise errors.UserError("--html needs --images DIR, the folder the features were made from.")
     if args.html and args.features and len(args.features) > 1:
@@ -117,12 +119,12 @@ def _check(args: argparse.Namespace) -> None:
     if args.ap not in ranking.AP_RULES:
         raise errors.unknown("AP rule", args.ap, ranking.AP_RULES)
     if args.dataset and not args.run:
-        raise errors.UserError("--dataset needs --run DIR: a features file is of one data set.")
+        raise errors.UserError("--dataset needs --run DIR: a features file holds one data set.")
     if args.corruptions and not args.run:
         raise errors.UserError("--corruptions needs --run DIR: corrupted images have to go through a model.")
     if args.corruptions and any(getattr(args, name) for name in PLAIN_ONLY):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in PLAIN_ONLY)
-        raise errors.UserError(f"--corruptions does not go with {names}; evaluate those without it.")
+        raise errors.UserError(f"--corruptions cannot be combined with {names}; leave it out for those.")
     if not args.corruptions and (args.families or args.types or args.severities or args.frost_dir):
         raise errors.UserError(
             "--families, --types, --severities and --frost-dir choose corruptions: add --corruptions."
@@ -130,7 +132,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _corruptions(args: argparse.Namespace) -> int:
-    """Clean and corrupted, on either side or both."""
+    """Evaluates clean and corrupted images, on either side or both."""
     from reid_jax.data.corruptions import sampling
 
     selection = sampling.select(

@@ -1,9 +1,9 @@
-"""Describes the images of a folder by a model and writes one features file (.npz).
+"""Extracts the features of images with a model and writes them to a file (.npz).
 
     python scripts/extract.py --model bot --weights market_resnet50.pth --images photos --output features.npz
     python scripts/extract.py --run runs/mfv-demo --images data/market1501 --output market.npz
     python scripts/extract.py --run runs/mfv-demo --output features.npz         # the run's own data set
-    python scripts/extract.py --list                                            # models that --model knows
+    python scripts/extract.py --list                                            # names of models
 
 A folder of images gives `features` and `names`. A data set (the layout of any builder in datasets/, a folder with
 query/ and gallery/, a CSV file, or a prepared folder) gives query and gallery features, ready for scripts/evaluate.py.
@@ -45,27 +45,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", metavar="NAME", help="read --images as this data set; 'plain': as images alone")
     parser.add_argument("--on-bad-image", default="fail", help="fail: stop and name it (default); skip: leave it out")
     parser.add_argument("--output", metavar="FILE", help="the features file, ending in .npz")
-    parser.add_argument("--metric", help="euclidean or cosine, recorded in place of the model's own")
-    parser.add_argument("--batch-size", type=int, help="images at a time (default: 64)")
+    parser.add_argument("--metric", help="euclidean, cosine or package.module:Name; stored in place of the model's own")
+    parser.add_argument("--batch-size", type=int, help="images per batch (default: 64)")
     parser.add_argument("--flip", action="store_true", default=None, help="average with the mirror image")
-    parser.add_argument("--dtype", help="of computation: auto (default), float32 or bfloat16")
-    parser.add_argument("--list", action="store_true", help="print the models and end")
+    parser.add_argument("--dtype", help="compute in auto (default), float32 or bfloat16")
+    parser.add_argument("--list", action="store_true", help="print the models and exit")
     return parser
 
 
 def _check(args: argparse.Namespace) -> None:
-    """What can be refused before JAX takes its seconds to load."""
+    """Raises a `UserError` for arguments that can be refused before JAX is loaded, which takes seconds."""
     if bool(args.run) == bool(args.model):
         raise errors.UserError("expected either --run DIR or --model NAME with --weights FILE; see --help.")
     if args.run:
         for name in OF_MODEL:
             if getattr(args, name):
                 flag = name.replace("_", "-")
-                raise errors.UserError(f"--{flag} goes with --model; a run folder knows its own, leave it out.")
+                raise errors.UserError(f"--{flag} needs --model; a run folder has its own, leave it out.")
     if args.model:
         zoo.lookup(args.model)
         if args.best:
-            raise errors.UserError("--best goes with --run; leave it out.")
+            raise errors.UserError("--best needs --run; leave it out.")
         if bool(args.weights) == args.random_weights:
             raise errors.UserError(
                 f"model {args.model!r} needs --weights FILE (nothing is downloaded), or --random-weights for an "

@@ -1,16 +1,16 @@
-"""The apps that the server and the clients of a federation over a network run, see `reid_jax.federated.flower`.
+"""Flower apps of the server and the clients of a federation over a network, see `reid_jax.federated.flower`.
 
     pip install -e ".[flower]"          # without constraints.txt: Flower wants older protobuf, rich and packaging
     flower-superlink --insecure --disable-runtime-dependency-installation                # on the server
     flower-supernode --insecure --superlink HOST:8000 --node-config 'client="camera0"'   # on each client
-    flwr run scripts/flower CONNECTION --run-config run.toml                             # where it is started from
+    flwr run scripts/flower CONNECTION --run-config run.toml                             # starts the run
 
-The server and the clients are started in the root of this repository; without `--insecure` they want certificates. A
+The server and the clients are started in the root of this repository; without `--insecure` they need certificates. A
 CONNECTION is a section [superlink.CONNECTION] of Flower's config.toml with the server's `address`. `run.toml` replaces
 values of scripts/flower/pyproject.toml: `config` as for main.py, `overrides` separated by blanks ("fed.rounds=4
-seed=1"), `workdir` of the server's run folder, `nodes` that have to be there before the first round. Of a node's own
-configuration are read: `client`, which of the simulated clients' data it trains on; or `root`, the folder of its own
-data, with `client` left out.
+seed=1"), `workdir` of the server's run folder, `nodes` that must have joined before the first round. A node's
+own configuration has `client`, the simulated client whose data it trains on; or `root`, the folder of its own data,
+without `client`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from reid_jax.runs import folder as folder_lib
 
 
 def config_of(run_config: Mapping[str, Any], node_config: Mapping[str, Any] | None = None) -> ConfigDict:
-    """The resolved config of the server, or with a node's configuration of that client.
+    """Returns the resolved config of the server, or of the client with a node's configuration.
 
     Raises:
-        UserError: unknown config, preset or key; no config named.
+        UserError: no config is named, or a config, preset or key is unknown.
     """
     if not run_config.get("config"):
         raise errors.UserError("expected a config, got none; add --run-config 'config=\"configs/mgaf.py:demo\"'.")
@@ -51,17 +51,17 @@ def config_of(run_config: Mapping[str, Any], node_config: Mapping[str, Any] | No
 
 @functools.lru_cache(maxsize=1)
 def _node(run_config: tuple[tuple[str, Any], ...], node_config: tuple[tuple[str, Any], ...]) -> node_lib.Node:
-    """Built once per process: a process may serve one round or all of them."""
+    """Returns the node of this process, built once: a process may serve one round or all of them."""
     return node_lib.Node(experiment.Experiment(config_of(dict(run_config), dict(node_config))))
 
 
 def client_node(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> node_lib.Node:
-    """The node of a client, from Flower's configurations of the run and of that client."""
+    """Returns the node of a client, from Flower's configurations of the run and of that client."""
     return _node(tuple(run_config.items()), tuple(node_config.items()))
 
 
 def serve(run_config: Mapping[str, Any], rounds: flower.Rounds) -> None:
-    """The server's part: claims the run folder, has the rounds carried out, saves and evaluates the outcome."""
+    """Runs the server: claims the run folder, runs the rounds, saves and evaluates the result."""
     config = config_of(run_config)
     folder = folder_lib.RunFolder(str(run_config.get("workdir") or launch.default_workdir(config)))
     folder.claim(config)

@@ -1,4 +1,4 @@
-"""Prepares a data set once: checks names, counts and every image, and writes `<root>/prepared/<name>`.
+"""Prepares a data set: checks names, counts and every image, and writes `<root>/prepared/<name>`.
 
     python scripts/prepare_dataset.py market1501 --source data/market1501
     python scripts/prepare_dataset.py reid_folder --source my_images/list.csv --option title=shop
@@ -21,7 +21,7 @@ from reid_jax.data import builders, catalog, prepare
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser(__doc__)
-    parser.add_argument("name", nargs="?", help="the data set's name, see --list")
+    parser.add_argument("name", nargs="?", help="name of the data set, see --list")
     parser.add_argument("--source", help="raw folder or CSV file (default: ROOT/NAME)")
     parser.add_argument("--root", default="data", help="the folder that holds prepared/ (default: data)")
     parser.add_argument(
@@ -29,10 +29,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--strict-counts", action="store_true", help="stop where counts are not the published ones")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set")
-    parser.add_argument("--force", action="store_true", help="prepare again although it is done")
-    parser.add_argument("--check", action="store_true", help="look at everything, report it, write nothing")
+    parser.add_argument("--force", action="store_true", help="prepare again")
+    parser.add_argument("--check", action="store_true", help="check and report everything, write nothing")
     parser.add_argument(
-        "--list", action="store_true", help="print the data sets with their license and status, and end"
+        "--list", action="store_true", help="print the data sets with their license and status, and exit"
     )
     return parser
 
