@@ -1,7 +1,8 @@
-"""From images to descriptors.
+"""Extraction of descriptors from images.
 
-`extract_features` runs a compiled describe function over padded, masked batches and puts the rows back into data set
-order; `feature_set` joins them with identities and cameras. What is measured on the result is `suite`'s affair.
+`Extractor` runs a model on splits and images. `extract_features` runs any compiled function over padded, masked batches
+and returns the rows in data set order; `feature_set` joins them with identities and cameras.
+`reid_jax.evaluation.suite` evaluates the result.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from reid_jax.runtime import mesh as mesh_lib
 Batch = Mapping[str, Any]
 Describe = Callable[[Batch], Descriptor]
 
-_IN_FLIGHT = 2  # batches the device may run ahead of the host
+_IN_FLIGHT = 2  # batches that the host enqueues before it waits for a result
 
 
 class ImageSize(TypedDict):
-    """Rows and columns of the images that a model sees, and how images are resized to them."""
+    """Input size of a model in pixels, and the resizing method."""
 
     height: int
     width: int
@@ -38,13 +39,13 @@ class ImageSize(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class Extracted:
-    """Descriptors of a whole split, in its order.
+    """Descriptors of a split in data set order.
 
     Attributes:
         features: [N, D] or [N, S, D] float32.
         visibility: [N, S] float32 or None.
-        images_per_second: from the second batch on (the first one compiles); 0 where there was only one.
-        seconds: everything, compilation included.
+        images_per_second: throughput from the second batch on, without compilation; 0 if there was only one batch.
+        seconds: total time with compilation.
     """
 
     features: np.ndarray
@@ -54,18 +55,15 @@ class Extracted:
 
 
 def flip_average(describe: Describe) -> Describe:
-    """Describes every image and its mirror image and averages the two descriptors.
+    """Returns a function that averages the descriptors of an image and of its mirror image.
 
     Args:
         describe: maps a batch with `image` [B, H, W, C] to a `Descriptor`; may be jitted before or after.
-
-    Returns:
-        A function of the same kind.
     """
 
     def averaged(batch: Batch) -> Descriptor:
         plain = describe(batch)
-        # Every map of the image is mirrored with it; labels of left and right body parts are the model's affair.
+        # Only the image is mirrored. A model that distinguishes left and right body parts handles this itself.
         mirrored = describe({**batch, "image": batch["image"][:, :, ::-1]})
         visibility = None
         if plain.visibility is not None and mirrored.visibility is not None:
@@ -82,21 +80,21 @@ def extract_features(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> Extracted:
-    """Describes every image once and returns the descriptors in data set order.
+    """Returns the descriptors of all images in data set order.
 
     Args:
-        describe: jitted map from a batch to a `Descriptor` with the batch's rows, readable on this process.
-        batches: dicts with `image` [B, H, W, C], `index` [B] (position in the split, -1 for padding), `mask` [B] bool
-            and whatever else the model reads. With several processes each yields its own share of the images, in
-            as many batches as the others.
-        num_images: images of the split.
+        describe: jitted function from a batch to a `Descriptor` with the batch's rows, addressable on this process.
+        batches: dictionaries with `image` [B, H, W, C], `index` [B] (position in the split, -1 for padding), `mask`
+            [B] bool, and further inputs of the model. With several processes, each yields its own share of the images
+            in the same number of batches.
+        num_images: number of images in the split.
         progress: called with the number of images after each batch.
 
     Returns:
-        `Extracted`, the same on every process.
+        `Extracted`, identical on every process.
 
     Raises:
-        UserError: an image is missing or came twice.
+        UserError: an image is missing or occurs twice.
     """
     started = time.perf_counter()
     waiting: collections.deque[tuple[np.ndarray, Descriptor]] = collections.deque()
@@ -127,7 +125,7 @@ def extract_features(
         fetch()
     ended = time.perf_counter()
     if not found:
-        raise errors.UserError("no batch came to describe: check that the split has images.")
+        raise errors.UserError("expected at least one batch of images, got no batch: check that the split has images.")
     index, features, visibility = _joined(found)
     _check_coverage(index, num_images)
     order = np.argsort(index)
@@ -142,11 +140,11 @@ def extract_features(
 def _joined(
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """All rows of this process, then of all processes."""
-    index = np.concatenate([one[0] for one in found])
-    features = np.concatenate([one[1] for one in found])
-    parts = [one[2] for one in found if one[2] is not None]
-    visibility = np.concatenate(parts) if parts else None
+    """Returns index, features and visibility of all batches of all processes."""
+    indices, parts, visibilities = zip(*found, strict=True)
+    index, features = np.concatenate(indices), np.concatenate(parts)
+    visible = [part for part in visibilities if part is not None]
+    visibility = np.concatenate(visible) if visible else None
     if jax.process_count() == 1:
         return index, features, visibility
     from jax.experimental import multihost_utils
@@ -168,12 +166,13 @@ def _joined(
 
 
 def _check_coverage(index: np.ndarray, num_images: int) -> None:
+    """Raises a `UserError` unless every position of the split occurs once."""
     times = np.bincount(index, minlength=num_images)
     if len(times) != num_images or (times != 1).any():
         missing, twice = np.flatnonzero(times[:num_images] == 0), np.flatnonzero(times > 1)
         raise errors.UserError(
-            f"each of the {num_images} images must be described once, but {len(missing)} are missing "
-            f"({missing[:5].tolist()}) and {len(twice)} came more than once ({twice[:5].tolist()}): check the "
+            f"each of the {num_images} images must occur once, but {len(missing)} are missing "
+            f"({missing[:5].tolist()}) and {len(twice)} occur more than once ({twice[:5].tolist()}): check the "
             "pipeline's shares and its mask."
         )
 
@@ -185,7 +184,15 @@ def feature_set(
     gallery_labels: tuple[np.ndarray, np.ndarray, Iterable[str]],
     meta: Mapping[str, Any] | None = None,
 ) -> feature_set_lib.FeatureSet:
-    """Joins descriptors with (identities, cameras, file names) of both splits."""
+    """Returns the feature set of descriptors and labels.
+
+    Args:
+        query: descriptors of the queries.
+        gallery: descriptors of the gallery.
+        query_labels: identities, cameras and file names of the queries.
+        gallery_labels: identities, cameras and file names of the gallery.
+        meta: description of model and preprocessing, as JSON values.
+    """
     return feature_set_lib.FeatureSet(
         query_features=query.features,
         gallery_features=gallery.features,
@@ -202,13 +209,13 @@ def feature_set(
 
 
 class Extractor:
-    """Runs a model on images and returns its test features as numpy arrays.
+    """Runs a model on images and returns its test features as NumPy arrays.
 
     Args:
         model: a model of `reid_jax.models`.
-        settings: read are `data` (size, interpolation), `preprocess` and `evals` (batch size, flip).
-        mesh: devices the batch is split over.
-        origin: where the variables come from, as JSON values, for the record.
+        settings: `data` (size, interpolation), `preprocess` and `evals` (batch size, flip) are used.
+        mesh: devices that a batch is split over.
+        origin: source of the variables as JSON values, for the meta data of features files.
     """
 
     def __init__(
@@ -235,18 +242,18 @@ class Extractor:
         self._describe = jax.jit(describe, out_shardings=mesh_lib.sharded(mesh))
 
     def example_batch(self) -> dict[str, np.ndarray]:
-        """One black image and what goes with it, for shapes."""
+        """Returns a batch of one black image, for shapes."""
         image = np.zeros((1, self.size["height"], self.size["width"], 3), np.uint8)
         return {"image": image, "camid": np.zeros(1, np.int32), "label": np.zeros(1, np.int32)}
 
     def split(
         self, variables: build.Variables, split: records.Split, *, progress: Callable[[int], None] | None = None
     ) -> Extracted:
-        """Features of every image of a split, in its order, the same on every process.
+        """Returns the features of all images of a split in data set order, identical on every process.
 
         Args:
             variables: `params` and `batch_stats`.
-            split: images.
+            split: the split.
             progress: called with the number of images after each batch.
         """
 
@@ -260,7 +267,12 @@ class Extractor:
             return extract_features(describe, batches, len(split), progress=progress)
 
     def images(self, variables: build.Variables, images: Sequence[np.ndarray]) -> Extracted:
-        """Features of uint8 [H, W, 3] images of any size, camera unknown."""
+        """Returns the features of images from an unknown camera.
+
+        Args:
+            variables: `params` and `batch_stats`.
+            images: uint8 [H, W, 3] RGB, of any size.
+        """
         split = records.Split(
             name="images",
             source=[

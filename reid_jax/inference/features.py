@@ -1,4 +1,4 @@
-"""Features of images as arrays and as one `.npz` file, with what made them."""
+"""Features of images and data sets, and the features file (`.npz`) with its meta data."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from reid_jax.runtime import provenance
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What `write_features` did.
+    """Summary of `write_features`.
 
     Attributes:
-        images: by split, images described.
-        shape: of one image's features.
-        skipped: a sentence for each image that was left out.
-        images_per_second: of the largest split, from its second batch on (the first one compiles), else over all.
-        compiling: whether that includes compilation, for there was one batch only.
-        seconds: everything, compilation included.
+        images: number of images by split.
+        shape: shape of an image's features.
+        skipped: a sentence for each image that was skipped.
+        images_per_second: throughput on the largest split from its second batch on; over everything if there was only
+            one batch.
+        compiling: whether the throughput includes compilation.
+        seconds: total time with compilation.
     """
 
     images: dict[str, int]
@@ -45,16 +46,16 @@ class Outcome:
     seconds: float
 
     def text(self) -> str:
-        """A line for people, and one for each image left out."""
+        """Returns a summary line, preceded by a warning for each skipped image."""
         counts = ", ".join(f"{count:,} {name}" for name, count in self.images.items())
         size = " x ".join(map(str, self.shape))
-        lines = [f"warning: left out: {sentence}" for sentence in self.skipped]
+        lines = [f"warning: skipped: {sentence}" for sentence in self.skipped]
         speed = f"{self.images_per_second:.1f} images/s{' (compilation included)' if self.compiling else ''}"
         return "\n".join([*lines, f"{counts}: {size} values each, {speed}"])
 
 
 def check_output(path: str | pathlib.Path) -> pathlib.Path:
-    """The features file's path, before any work is done for it.
+    """Returns the path of the features file after checking that it can be written.
 
     Raises:
         UserError: it cannot be written.
@@ -81,24 +82,24 @@ def write_features(
     metric: str | None = None,
     progress: bool = False,
 ) -> Outcome:
-    """Describes every image and writes the features file, whole or not at all.
+    """Extracts the features of a source and writes the features file atomically.
 
-    Plain images become `features` [N, D] or [N, S, D], `names`, `visibility` where the model gives one, and `meta`;
-    a data set becomes what `evaluate.py` reads (`features_file.FeatureSet`).
+    Plain images become `features` [N, D] or [N, S, D], `names`, `visibility` if the model has one, and `meta`. A data
+    set becomes a `reid_jax.data.feature_set.FeatureSet`, which `evaluate.py` reads.
 
     Args:
         extractor: model and preprocessing.
-        variables: of the model.
+        variables: variables of the model.
         source: images.
-        output: the `.npz` file.
-        metric: recorded in place of the metric that the model was made for.
-        progress: show a bar on stderr.
+        output: path of the `.npz` file.
+        metric: metric to record in place of the model's own.
+        progress: whether to show a progress bar on stderr.
 
     Raises:
-        UserError: an image cannot be read, all of them were left out, or the file cannot be written.
+        UserError: an image cannot be read, all images were skipped, or the file cannot be written.
     """
     output = check_output(output)
-    began = time.perf_counter()
+    started = time.perf_counter()
     described: dict[str, extractor_lib.Extracted] = {}
     kept: dict[str, np.ndarray] = {}
     skipped: list[str] = []
@@ -111,7 +112,7 @@ def write_features(
             if not len(kept[name]):
                 raise errors.UserError(f"none of the {len(split)} images of {split.name} can be read ({skipped[-1]})")
             described[name] = _rows(extracted, kept[name])
-    features = {name: one.features for name, one in described.items()}
+    features = {name: extracted.features for name, extracted in described.items()}
     meta = _meta(extractor, source, features, metric)
     if "images" in described:
         split, rows = source.splits["images"], kept["images"]
@@ -126,30 +127,33 @@ def write_features(
     else:
         query, gallery = (_labels(source.splits[name], kept[name]) for name in ("query", "gallery"))
         extractor_lib.feature_set(described["query"], described["gallery"], query, gallery, meta).save(output)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     counts = {name: len(rows) for name, rows in kept.items()}
     shape = next(iter(features.values())).shape[1:]
-    speed = max(described.values(), key=lambda one: len(one.features)).images_per_second
+    speed = max(described.values(), key=lambda extracted: len(extracted.features)).images_per_second
     return Outcome(
         counts, shape, tuple(skipped), speed or sum(counts.values()) / seconds, compiling=not speed, seconds=seconds
     )
 
 
 def _rows(extracted: extractor_lib.Extracted, rows: np.ndarray) -> extractor_lib.Extracted:
+    """Returns the descriptors of some rows."""
     visibility = None if extracted.visibility is None else extracted.visibility[rows]
     return dataclasses.replace(extracted, features=extracted.features[rows], visibility=visibility)
 
 
 def _labels(split: records.Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Returns identities, cameras and file names of some rows of a split."""
     return split.pids[rows], split.camids[rows], tuple(split.filenames[row] for row in rows)
 
 
 def _meta(
     extractor: extractor_lib.Extractor, source: sources.Source, features: Mapping[str, np.ndarray], metric: str | None
 ) -> dict[str, Any]:
+    """Returns the meta data of a features file."""
     meta = feature_meta(extractor.settings)
-    meta["preprocessing"].pop("erase_fill")  # of training
-    lengths = np.concatenate([np.linalg.norm(one, axis=-1).ravel() for one in features.values()])
+    meta["preprocessing"].pop("erase_fill")  # used in training only
+    lengths = np.concatenate([np.linalg.norm(array, axis=-1).ravel() for array in features.values()])
     return {
         **meta,
         "dataset": source.dataset,
@@ -164,19 +168,22 @@ def _meta(
 
 @contextlib.contextmanager
 def _bar(total: int, shown: bool) -> Iterator[Callable[[int], Any]]:
+    """Yields a function that advances a progress bar."""
     with tqdm.tqdm(total=total, desc="describing", unit=" images", disable=not shown, leave=False) as bar:
         yield bar.update
 
 
 def _write(path: pathlib.Path, write: Callable[[Any], None]) -> None:
-    """Lets a function write a file that appears under its name when it is whole."""
+    """Writes a file atomically: under a temporary name that is replaced at the end."""
     partial = path.with_name(path.name + ".partial")
     try:
         with open(partial, "wb") as file:
             write(file)
         partial.replace(path)
     except OSError as error:
-        raise errors.UserError(f"could not write {path} ({error.strerror}); make room or give another place.") from None
+        raise errors.UserError(
+            f"could not write {path} ({error.strerror}); free some space or give another --output."
+        ) from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -187,7 +194,7 @@ def describe_dataset(
     dataset: records.ReIDDataset,
     meta: Mapping[str, Any],
 ) -> feature_set_lib.FeatureSet:
-    """Features of a data set's query and gallery, junk included."""
+    """Returns the features of a data set's query and gallery, junk images included."""
     query, gallery = (extractor.split(variables, dataset.split(name)) for name in ("query", "gallery"))
     return extractor_lib.feature_set(
         query, gallery, dataset.split("query").labels(), dataset.split("gallery").labels(), meta
@@ -195,8 +202,8 @@ def describe_dataset(
 
 
 def feature_meta(settings: config_lib.Settings) -> dict[str, Any]:
-    """Returns what a features file records about its origin, as JSON values."""
-    # Of published weights (no preset) it is not known.
+    """Returns a description of model, data and preprocessing as JSON values."""
+    # Unknown for published weights, which have no preset.
     corruption = {"train_corruption": train_corruption(settings)} if settings.preset else {}
     size = {key: getattr(settings.data, key) for key in ("height", "width", "interpolation")}
     return {
@@ -211,15 +218,15 @@ def feature_meta(settings: config_lib.Settings) -> dict[str, Any]:
 
 
 def train_corruption(settings: config_lib.Settings) -> str:
-    """Returns which corruptions training images have: "none", "augmix", "all20", "leave_family_out(noise)", ...
+    """Returns the corruptions of training images: "none", "augmix", "all20", "leave_family_out(noise)", ...
 
-    Looks at the transforms of the main view and of all further views, in every phase that is run. Several are joined by
-    "+". A score under corruptions means little without it.
+    Considers the transforms of all views in all phases and joins several corruptions by "+". Scores on corrupted images
+    are comparable only between models with the same corruptions in training.
     """
     found: set[str] = set()
     for _, phase in phases.resolve(settings):
         augment = phase.data.augment
-        # A view without transforms of its own has those of the main one.
+        # A view without its own transforms has those of the main view.
         for chain in (augment, *(view.get("augment", augment) for view in phase.data.views.values())):
             corrupt = (chain or {}).get("corrupt")
             if corrupt is not None and corrupt is not False:

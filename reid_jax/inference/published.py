@@ -1,7 +1,9 @@
-"""From images to descriptors: the forward path shared by training-time evaluation, `extract.py` and users.
+"""Extractors of the models in `reid_jax.weights.zoo`, with published or random weights.
 
-extractor, variables = inference.from_run("runs/mfv-demo")       # or from_weights("bot", "market_resnet50.pth")
-descriptor = extractor.images(variables, [image_a, image_b])     # uint8 [H, W, 3] arrays of any size
+    extractor, variables = published.from_weights("bot", "market_resnet50.pth")
+    features = extractor.images(variables, [image_a, image_b]).features  # uint8 [H, W, 3] arrays of any size
+
+`reid_jax.runs.trained.from_run` does the same for a run folder.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ def from_weights(
     options: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> tuple[extractor_lib.Extractor, dict[str, Any]]:
-    """The extractor of a model of `reid_jax.weights.zoo` and its variables from a weights file.
+    """Returns the extractor of a model and its variables from a weights file.
 
     Args:
         name: a key of `zoo.ZOO`.
-        path: PyTorch, safetensors or npz file; read strictly, but for classifiers of another number of identities.
+        path: PyTorch, safetensors or npz file. Loading is strict except for classifiers of other identities.
         options: further fields of the model.
-        overrides: dotted keys of the config that are to differ (`data.height`); None leaves a value as it is.
+        overrides: dotted overrides of the config (`data.height`); None keeps a value.
 
     Raises:
         UserError: unknown model or field, unreadable file, or weights of another model.
@@ -44,7 +46,7 @@ def from_weights(
     known = models.options_of_weights(zoo.lookup(name).model["name"], path)
     settings = zoo.settings(name, {**known, **(options or {})}, overrides)
     mesh = mesh_lib.create_mesh()
-    # Identities are counted for training only; the classifier's outputs are not computed here.
+    # The number of identities matters only in training: the compiled program does not contain the classifier.
     extractor = extractor_lib.Extractor(build.build_model(settings, num_classes=1), settings, mesh)
     variables, report = _fill(extractor, zoo.lookup(name), path)
     LOG.info("weights from %s: %s", path, report)
@@ -59,7 +61,17 @@ def from_seed(
     options: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> tuple[extractor_lib.Extractor, dict[str, Any]]:
-    """Like `from_weights`, with random variables: what a network gives that has learned nothing."""
+    """Returns the extractor of a model and randomly initialized variables, as a baseline without training.
+
+    Args:
+        name: a key of `zoo.ZOO`.
+        seed: seed of the initialization.
+        options: further fields of the model.
+        overrides: dotted overrides of the config (`data.height`); None keeps a value.
+
+    Raises:
+        UserError: unknown model or field.
+    """
     settings = zoo.settings(name, options, {**(overrides or {}), "seed": seed})
     mesh = mesh_lib.create_mesh()
     extractor = extractor_lib.Extractor(
@@ -73,7 +85,10 @@ def from_seed(
 def _fill(
     extractor: extractor_lib.Extractor, entry: zoo.Entry, path: str | pathlib.Path
 ) -> tuple[dict[str, Any], convert.Report]:
-    """The variables of a row of the zoo from a file; layers that the file may lack do nothing."""
+    """Returns the variables of a model from a file, and the loading report.
+
+    Of the optional layers that the file lacks, normalizations become identities and all others become zero.
+    """
     keys = jax.eval_shape(lambda: {"params": jax.random.key(0), "dropout": jax.random.key(1)})
     preprocess = build.make_preprocess(extractor.settings.preprocess)
     shapes = jax.eval_shape(
@@ -98,5 +113,6 @@ def _fill(
 
 
 def _sha256(path: str | pathlib.Path) -> str:
+    """Returns the hash of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

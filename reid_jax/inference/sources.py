@@ -1,7 +1,7 @@
-"""What can be described: an image folder, a published data set's folder, a CSV file, a prepared data set.
+"""Sources of images for inference: image folders, published data sets, CSV files, and prepared data sets.
 
-The kind of a folder is detected from its content. Data sets are read where they are, without preparing them first: the
-list comes from the builder, the pixels from the files.
+The kind of a folder is detected from its content. Published data sets are read in place, without preparation: the
+builder lists the images, and their files are decoded on access.
 """
 
 from __future__ import annotations
@@ -20,22 +20,18 @@ from reid_jax import errors
 from reid_jax.data import builders, image_io, records
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
-
 ON_BAD_IMAGE = ("fail", "skip")
-
-
-PLAIN = "plain"  # as a name of a data set: images without identities, whatever the folders are called
+PLAIN = "plain"  # data set name for images without identities, regardless of the folder's layout
 
 
 class Files(Sequence[dict[str, Any]]):
-    """Image files as a split's source, read and decoded at each access.
+    """Image files as the source of a split, read and decoded on each access.
 
     Args:
-        paths: the files.
-        names: what they are called in the features file.
-        on_bad_image: "fail" raises at the first file that does not decode, "skip" puts a gray pixel in its place and
-            keeps its position in `bad`.
+        paths: paths of the files.
+        names: names of the images in the features file.
+        on_bad_image: "fail" raises an error at the first file that cannot be decoded; "skip" replaces it by a gray
+            pixel and adds its position to `bad`.
     """
 
     def __init__(self, paths: Sequence[pathlib.Path], names: Sequence[str], on_bad_image: str) -> None:
@@ -53,11 +49,11 @@ class Files(Sequence[dict[str, Any]]):
             sentence = (
                 str(error)
                 if isinstance(error, errors.UserError)
-                else f"{path} cannot be read ({error.strerror}); mend the file or leave it out."
+                else f"{path} cannot be read ({error.strerror}); repair or remove the file."
             )
             if self.on_bad_image == "fail":
                 raise errors.UserError(
-                    f"{sentence.rstrip('.')} (--on-bad-image skip leaves out all such files)."
+                    f"{sentence.rstrip('.')} (--on-bad-image skip ignores all such files)."
                 ) from None
             self.bad[int(index)] = sentence
             image = np.full((1, 1, 3), 128, np.uint8)
@@ -66,12 +62,12 @@ class Files(Sequence[dict[str, Any]]):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a folder turned out to be.
+    """An opened source of images.
 
     Attributes:
-        kind: a sentence for the user.
+        kind: description for the user.
         dataset: name of the data set, "" for plain images.
-        splits: "query" and "gallery", or "images" alone.
+        splits: "query" and "gallery", or only "images".
     """
 
     kind: str
@@ -80,16 +76,16 @@ class Source:
 
 
 def open_source(path: str | pathlib.Path, *, dataset: str | None = None, on_bad_image: str = "fail") -> Source:
-    """Finds out what lies in a folder and lists its images.
+    """Returns the images of a folder; detects whether it is a data set.
 
     Args:
-        path: a folder of images (searched with all folders in it), the raw folder of a data set (or `reid_folder`'s
-            CSV file), or a prepared folder.
-        dataset: a name of `builders.available()` where the folder is to be read as that, `PLAIN` where as images.
-        on_bad_image: "fail" or "skip", for files that do not decode.
+        path: a folder of images (searched recursively), the raw folder of a data set (or the CSV file of
+            `reid_folder`), or a prepared folder.
+        dataset: a name of `builders.available()`, or `PLAIN` for images without identities; None detects it.
+        on_bad_image: "fail" or "skip", for files that cannot be decoded.
 
     Raises:
-        UserError: nothing is there, it is not what `dataset` says, or it could be two data sets.
+        UserError: the folder does not exist, is not the data set `dataset`, or has the layout of several data sets.
     """
     path = pathlib.Path(path).expanduser()
     if on_bad_image not in ON_BAD_IMAGE:
@@ -109,47 +105,44 @@ def open_source(path: str | pathlib.Path, *, dataset: str | None = None, on_bad_
 
 
 def _prepared(path: pathlib.Path) -> pathlib.Path | None:
-    """The folder with a prepared data set's files, given that or the folder of its versions."""
+    """Returns the folder of a prepared data set, given it or the folder of its versions; None for other folders."""
     if (path / "dataset_info.json").is_file():
         return path
     return records.prepared_version(path) if path.is_dir() else None
 
 
 def _open_prepared(path: pathlib.Path, expected: str | None) -> Source:
+    """Returns the source of a prepared data set."""
     report = path / records.REPORT_FILE
     name = path.resolve().parent.name.split("-")[0]
     if report.is_file():
         with contextlib.suppress(ValueError, KeyError):
             name = json.loads(report.read_text(encoding="utf-8"))["name"]
     if expected not in (None, name):
-        raise errors.UserError(f"{path} holds the prepared data set {name!r}, not {expected!r}; leave out --dataset.")
+        raise errors.UserError(f"{path} contains the prepared data set {name!r}, not {expected!r}; omit --dataset.")
     return of_dataset(records.open_folder(name, path), f"prepared data set {name}")
 
 
 def _detect(path: pathlib.Path) -> str | None:
-    """The data set whose layout this is, None for plain images."""
+    """Returns the data set with the layout of a folder, None for plain images."""
     if path.is_file():
         return "reid_folder"
-    fitting = []
-    for name in builders.available():
-        if builders.fits(name, path):
-            fitting.append(name)
-    # Several data sets share one layout; their ways of naming files, or the published counts, tell them apart.
+    fitting = [name for name in builders.available() if builders.fits(name, path)]
+    # Data sets with the same layout differ in their file names or in the published counts.
     if len(fitting) > 1:
         fitting = [name for name in fitting if _parses(name, path)] or fitting
     if len(fitting) > 1:
         fitting = [name for name in fitting if _has_published_counts(name, path)] or fitting
     if len(fitting) > 1:
-        raise errors.UserError(
-            f"{path} has the layout of {' and of '.join(fitting)}; say which it is with --dataset NAME."
-        )
+        raise errors.UserError(f"{path} has the layout of {' and of '.join(fitting)}; choose one with --dataset NAME.")
     if fitting:
         return fitting[0]
-    is_own = (path / "index.csv").is_file() or all((path / one).is_dir() for one in ("query", "gallery"))
+    is_own = (path / "index.csv").is_file() or all((path / split).is_dir() for split in ("query", "gallery"))
     return "reid_folder" if is_own else None
 
 
 def _parses(name: str, path: pathlib.Path) -> bool:
+    """Returns whether the builder of a data set can read the folder."""
     try:
         builders.read(name, builders.load(name), path)
     except errors.UserError:
@@ -158,6 +151,7 @@ def _parses(name: str, path: pathlib.Path) -> bool:
 
 
 def _has_published_counts(name: str, path: pathlib.Path) -> bool:
+    """Returns whether every split has the published number of images."""
     module = builders.load(name)
     try:
         rows = builders.read(name, module, path)[1]
@@ -168,6 +162,7 @@ def _has_published_counts(name: str, path: pathlib.Path) -> bool:
 
 
 def _open_raw(name: str, path: pathlib.Path, on_bad_image: str) -> Source:
+    """Returns the source of a data set's raw folder."""
     module = builders.load(name)
     if not hasattr(module, "scan"):
         raise errors.UserError(
@@ -190,18 +185,19 @@ def _open_raw(name: str, path: pathlib.Path, on_bad_image: str) -> Source:
 
 
 def of_dataset(dataset: records.ReIDDataset, kind: str = "") -> Source:
-    """The queries and the gallery of an opened data set."""
+    """Returns the queries and the gallery of an opened data set as a source."""
     dataset.require("query", "gallery")
     splits = {name: split for name, split in dataset.splits().items() if name != "train"}
     return Source(kind or f"data set {dataset.name}", dataset.name, splits)
 
 
 def _open_plain(path: pathlib.Path, on_bad_image: str) -> Source:
+    """Returns the source of all image files in a folder, sorted by relative path."""
     if path.is_file():
-        raise errors.UserError(f"expected a folder of images, {path} is a file; give the folder it lies in.")
+        raise errors.UserError(f"expected a folder of images, {path} is a file; give its folder.")
     paths = sorted(_image_files(path), key=lambda file: file.relative_to(path).as_posix())
     if not paths:
-        there = ", ".join(sorted(one.name for one in path.iterdir())[:8]) or "nothing"
+        there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise errors.UserError(
             f"expected images ({', '.join(IMAGE_SUFFIXES)}) in {path}, found none (there: {there}); give another "
             "--images DIR."
@@ -213,6 +209,7 @@ def _open_plain(path: pathlib.Path, on_bad_image: str) -> Source:
 
 
 def _image_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields all image files in a folder and its subfolders, hidden ones excepted."""
     for directory, below, files in os.walk(folder, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".")]
         for name in files:
@@ -221,6 +218,10 @@ def _image_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def load_image(path: str | pathlib.Path) -> np.ndarray:
-    """Reads an image file as uint8 [H, W, 3] RGB."""
+    """Returns an image file as uint8 [H, W, 3] RGB.
+
+    Raises:
+        UserError: the file cannot be decoded.
+    """
     path = pathlib.Path(path)
     return image_io.decode(path.read_bytes(), str(path))

@@ -1,4 +1,4 @@
-"""Features of folders: what a folder is taken for, what is written, what is refused; the short way from Python."""
+"""The extract command and its parts: detection of sources, features files, errors, and use from Python."""
 
 import csv
 import hashlib
@@ -30,11 +30,6 @@ SIZE = {"data.height": 32, "data.width": 16, "evals.batch_size": 8}
 
 
 @pytest.fixture(scope="module")
-def script(root):
-    return extract
-
-
-@pytest.fixture(scope="module")
 def market_folder(market, tmp_path_factory):
     folder = tmp_path_factory.mktemp("market")
     market.write(folder, height=40, width=20, shots=2, cameras=2)
@@ -43,7 +38,7 @@ def market_folder(market, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A file as the authors of BoT publish theirs: their names, nine identities, a frozen shift."""
+    """A weights file in the layout of BoT's authors: their names, nine identities, a frozen bias."""
     model = models.build("bot", num_classes=9, **TINY)
     batch = {"image": jax.ShapeDtypeStruct((1, 32, 16, 3), jnp.float32)}
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -70,7 +65,7 @@ def bot(weights):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Every format, folders in folders, and what is no image."""
+    """A folder with every image format, subfolders, a hidden folder, and a file that is not an image."""
     folder = tmp_path / "photos"
     (folder / "sub" / "deep").mkdir(parents=True)
     (folder / ".thumbnails").mkdir()
@@ -86,18 +81,18 @@ def photos(tmp_path):
     for index, (name, kind) in enumerate(formats.items()):
         pixels = random.integers(0, 256, (40 + index, 20, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / name, kind)
-    (folder / "notes.txt").write_text("no image")
+    (folder / "notes.txt").write_text("not an image")
     return folder
 
 
 NAMES = ["a.PNG", "b.jpg", "e.webp", "sub/c.bmp", "sub/deep/d.tif"]
 
 
-def test_a_plain_folder_by_the_script(script, weights, bot, photos, tmp_path, capsys):
+def test_command_extracts_a_plain_folder(weights, bot, photos, tmp_path, capsys):
     output = tmp_path / "new" / "features.npz"
     arguments = ["--model=bot", f"--weights={weights}", f"--images={photos}", f"--output={output}", "--batch-size=8"]
     assert (
-        script.main(
+        extract.main(
             [
                 *arguments,
                 "--height=32",
@@ -129,20 +124,20 @@ def test_a_plain_folder_by_the_script(script, weights, bot, photos, tmp_path, ca
         "width": 16,
         "interpolation": "bilinear",
     }
-    assert [one.name for one in output.parent.iterdir()] == ["features.npz"]
+    assert [file.name for file in output.parent.iterdir()] == ["features.npz"]
 
-    # The same in Python, and by hand: resized, normalized once, the network's test feature.
+    # The same features from Python, and from explicit resizing, normalization and a forward pass.
     extractor, variables = bot
     loaded = [sources.load_image(photos / name) for name in NAMES]
     np.testing.assert_allclose(extractor.images(variables, loaded).features, features, atol=2e-6)
     pixels = np.stack([image_io.resize(image, 32, 16) for image in loaded]).astype(np.float32) / 255
     batch = {"image": (pixels - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])}
     model = extractor.model
-    by_hand = jax.jit(lambda variables, batch: model.describe(model.apply(variables, batch, train=False)).features)
-    np.testing.assert_allclose(by_hand(jax.device_get(variables), batch), features, atol=2e-5)
+    expected = jax.jit(lambda variables, batch: model.describe(model.apply(variables, batch, train=False)).features)
+    np.testing.assert_allclose(expected(jax.device_get(variables), batch), features, atol=2e-5)
 
 
-def test_weights_are_read_strictly_but_for_the_classifier(weights, bot, tmp_path, caplog):
+def test_weights_are_loaded_strictly_except_for_the_classifier(weights, bot, tmp_path, caplog):
     _, variables = bot
     with np.load(weights) as file:
         flat = dict(file)
@@ -166,7 +161,7 @@ def resnet_weights(root):
 
 
 @pytest.mark.parametrize("name", ["bot", "mfv"])
-def test_a_bare_resnet_fills_the_backbone_and_nothing_else(name, resnet_weights, tmp_path):
+def test_resnet_weights_fill_the_backbone_only(name, resnet_weights, tmp_path):
     path = tmp_path / "resnet.npz"
     np.savez(path, **resnet_weights)
     options = {"depths": (2, 1, 2, 1), "width": 8}
@@ -179,12 +174,12 @@ def test_a_bare_resnet_fills_the_backbone_and_nothing_else(name, resnet_weights,
     assert {entry.fate for entry in report.entries} <= {"loaded", "reshaped", "ignored"}
     for path, leaf in convert.flatten(loaded).items():
         assert leaf.any() == ("/backbone/" in path), path
-    # Strictly a whole model is wanted where features are taken from it.
+    # Extraction requires the weights of the whole model.
     with pytest.raises(errors.UserError, match="not those of this model"):
         published.from_weights(name, tmp_path / "resnet.npz", options=options, overrides=SIZE)
 
 
-def test_a_row_of_the_zoo_that_is_a_backbone_alone(resnet_weights, tmp_path):
+def test_a_backbone_of_the_zoo(resnet_weights, tmp_path):
     path = tmp_path / "resnet.npz"
     np.savez(path, **resnet_weights)
     options = {"depths": (2, 1, 2, 1), "width": 8}
@@ -199,7 +194,7 @@ def test_a_row_of_the_zoo_that_is_a_backbone_alone(resnet_weights, tmp_path):
     np.testing.assert_allclose(features, pooled / np.linalg.norm(pooled), atol=1e-5)
 
 
-def test_a_published_layout_raw_and_prepared_gives_what_evaluation_reads(bot, market_folder, tmp_path):
+def test_raw_and_prepared_data_sets_give_a_feature_set(bot, market_folder, tmp_path):
     source = sources.open_source(market_folder)
     assert source.kind == "data set market1501"
     outcome = features_lib.write_features(*bot, source, tmp_path / "raw.npz")
@@ -217,19 +212,18 @@ def test_a_published_layout_raw_and_prepared_gives_what_evaluation_reads(bot, ma
     assert ranking.evaluate(features).mAP > 0
     # The folder above is searched by the builder, the prepared one is opened.
     prepare.prepare("market1501", tmp_path, market_folder)
-    for path, kind in ((tmp_path / "prepared" / "market1501", "prepared data set market1501"),):
-        source = sources.open_source(path)
-        assert source.kind == kind
-        features_lib.write_features(*bot, source, tmp_path / "prepared.npz", metric="euclidean")
+    source = sources.open_source(tmp_path / "prepared" / "market1501")
+    assert source.kind == "prepared data set market1501"
+    features_lib.write_features(*bot, source, tmp_path / "prepared.npz", metric="euclidean")
     again = FeatureSet.load(tmp_path / "prepared.npz")
     np.testing.assert_array_equal(again.gallery_features, features.gallery_features)
     assert again.gallery_names == features.gallery_names
     assert again.metric == "euclidean"
-    with pytest.raises(errors.UserError, match="holds the prepared data set 'market1501'"):
+    with pytest.raises(errors.UserError, match="contains the prepared data set 'market1501'"):
         sources.open_source(tmp_path / "prepared" / "market1501", dataset="reid_folder")
 
 
-def test_what_a_folder_is_taken_for(market_folder, photos, tmp_path, monkeypatch):
+def test_kind_of_a_folder_is_detected(market_folder, photos, tmp_path, monkeypatch):
     assert set(sources.open_source(photos).splits) == {"images"}
     assert set(sources.open_source(market_folder, dataset="plain").splits) == {"images"}
     own = tmp_path / "own"
@@ -244,7 +238,7 @@ def test_what_a_folder_is_taken_for(market_folder, photos, tmp_path, monkeypatch
         sources.open_source(photos, dataset="market1501")
     with pytest.raises(errors.UserError, match="prepare it and give the prepared folder"):
         sources.open_source(photos, dataset="synthped")
-    # Two data sets of one layout: the published counts decide, else the user.
+    # Two data sets of the same layout: the published counts decide, otherwise the user.
     module = builders.load("market1501")
     fits = types.SimpleNamespace(
         FOLDERS=module.FOLDERS, scan=module.scan, Builder=module.Builder, PUBLISHED={"query": {"images": 8}}
@@ -253,11 +247,11 @@ def test_what_a_folder_is_taken_for(market_folder, photos, tmp_path, monkeypatch
     monkeypatch.setattr(builders, "load", lambda name: fits if name == "twin" else module)
     assert sources.open_source(market_folder).dataset == "twin"
     monkeypatch.setattr(builders, "load", lambda name: module)
-    with pytest.raises(errors.UserError, match="of market1501 and of twin; say which"):
+    with pytest.raises(errors.UserError, match="of market1501 and of twin; choose one"):
         sources.open_source(market_folder)
 
 
-def test_images_that_cannot_be_read(bot, photos, tmp_path):
+def test_unreadable_images_fail_or_are_skipped(bot, photos, tmp_path):
     whole = (photos / "b.jpg").read_bytes()
     (photos / "bad.jpg").write_bytes(whole[: len(whole) // 2])
     (photos / "empty.png").write_bytes(b"")
@@ -267,7 +261,7 @@ def test_images_that_cannot_be_read(bot, photos, tmp_path):
     assert not list(output.parent.iterdir())
     outcome = features_lib.write_features(*bot, sources.open_source(photos, on_bad_image="skip"), output)
     assert len(outcome.skipped) == 2
-    assert "warning: left out:" in outcome.text()
+    assert "warning: skipped:" in outcome.text()
     with np.load(output) as file:
         assert file["names"].tolist() == NAMES
         assert file["features"].shape == (5, 32)
@@ -275,7 +269,7 @@ def test_images_that_cannot_be_read(bot, photos, tmp_path):
         np.testing.assert_allclose(file["features"], bot[0].images(bot[1], loaded).features, atol=2e-6)
 
 
-def test_a_run_folder_newest_and_best(script, bot, photos, tmp_path, capsys):
+def test_newest_and_best_checkpoint_of_a_run_folder(bot, photos, tmp_path, capsys):
     config = config_lib.defaults()
     config.system = "bot"
     config.model = {"name": "bot", **TINY}
@@ -293,10 +287,10 @@ def test_a_run_folder_newest_and_best(script, bot, photos, tmp_path, capsys):
     for best, variables in ((True, first), (False, second)):
         loaded, restored = trained.from_run(folder.path, best=best)
         assert loaded.origin["step"] == (10 if best else 20)
-        got, expected = (one.images(two, [image]).features for one, two in ((loaded, restored), (extractor, variables)))
-        np.testing.assert_array_equal(got, expected)
+        expected = extractor.images(variables, [image]).features
+        np.testing.assert_array_equal(loaded.images(restored, [image]).features, expected)
     output = tmp_path / "features.npz"
-    assert script.main([f"--run={folder.path}", "--best", f"--images={photos}", f"--output={output}"]) == 0
+    assert extract.main([f"--run={folder.path}", "--best", f"--images={photos}", f"--output={output}"]) == 0
     with np.load(output) as file:
         meta = json.loads(str(file["meta"]))
         assert file["features"].shape == (5, 32)
@@ -305,11 +299,11 @@ def test_a_run_folder_newest_and_best(script, bot, photos, tmp_path, capsys):
     assert "5 images: 32 values each" in capsys.readouterr().out
 
 
-def test_untrained_weights_say_so(script, bot, photos, tmp_path, monkeypatch):
-    drawn = []
+def test_random_weights_are_recorded(bot, photos, tmp_path, monkeypatch):
+    seeds = []
 
-    def init(model, settings, batch):  # compiling the random numbers takes longer than all else here
-        drawn.append(settings.seed)
+    def init(model, settings, batch):  # compiling the initialization would dominate the test
+        seeds.append(settings.seed)
         assert batch["image"].shape == (1, 32, 16, 3)
         return bot[1]
 
@@ -324,13 +318,13 @@ def test_untrained_weights_say_so(script, bot, photos, tmp_path, monkeypatch):
         "--option=depths=(1,1,1,1)",
         "--option=size=resnet18",
     ]
-    assert script.main([*arguments, *tiny]) == 0
-    assert drawn == [3]
+    assert extract.main([*arguments, *tiny]) == 0
+    assert seeds == [3]
     with np.load(output) as file:
         assert json.loads(str(file["meta"]))["weights"] == {"random": True, "seed": 3}
 
 
-MISTAKES = {
+ERRORS = {
     "nothing": ((), "either --run DIR or --model NAME"),
     "both": (("--run=r", "--model=bot"), "either --run DIR or --model NAME"),
     "no weights": (("--model=bot", "--images=."), "needs --weights FILE"),
@@ -361,22 +355,22 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), MISTAKES.values(), ids=MISTAKES)
-def test_mistakes_are_one_sentence_and_nothing_is_written(script, arguments, sentence, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("arguments", "sentence"), ERRORS.values(), ids=ERRORS)
+def test_errors_are_a_single_sentence_and_nothing_is_written(arguments, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if "--images=image" in arguments:
         (tmp_path / "image").mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / "image" / "a.png")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(errors.UserError) as raised:
-        script.main(list(arguments))
+        extract.main(list(arguments))
     assert sentence in str(raised.value)
     assert "\n" not in str(raised.value)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_every_row_of_the_zoo_can_be_built(script, capsys):
-    assert script.main(["--list"]) == 0
+def test_every_model_of_the_zoo_can_be_built(capsys):
+    assert extract.main(["--list"]) == 0
     printed = capsys.readouterr().out
     for name, entry in zoo.ZOO.items():
         assert name in printed

@@ -1,4 +1,4 @@
-"""Features come back in data set order, whatever the batches look like."""
+"""Extraction: rows in data set order, coverage, flipping, and several processes."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ def describe(batch):
     return Descriptor(jnp.stack([columns, 2 * columns], axis=1), jnp.ones((image.shape[0], 2)))
 
 
-def test_order_padding_and_progress():
-    seen = []
+def test_rows_are_in_order_without_padding_and_progress_is_reported():
+    counts = []
     order = np.random.default_rng(1).permutation(10)
-    got = extractor.extract_features(describe, batches(order), 10, progress=seen.append)
+    got = extractor.extract_features(describe, batches(order), 10, progress=counts.append)
     want = IMAGES.astype(np.float32).mean(axis=(1, 3))
     np.testing.assert_allclose(got.features[:, 0], want, rtol=1e-6)
     assert got.features.shape == (10, 2, 6)
     assert got.visibility.shape == (10, 2)
-    assert seen == [4, 4, 2]
+    assert counts == [4, 4, 2]
     assert got.images_per_second > 0
 
 
 def test_missing_and_repeated_images_are_refused():
     with pytest.raises(errors.UserError, match=r"1 are missing \(\[3\]\)"):
         extractor.extract_features(describe, batches([0, 1, 2, 4, 5, 6, 7, 8, 9]), 10)
-    with pytest.raises(errors.UserError, match=r"1 came more than once \(\[2\]\)"):
+    with pytest.raises(errors.UserError, match=r"1 occur more than once \(\[2\]\)"):
         extractor.extract_features(describe, batches([0, 1, 2, 2]), 3)
-    with pytest.raises(errors.UserError, match="no batch"):
+    with pytest.raises(errors.UserError, match="got no batch"):
         extractor.extract_features(describe, [], 3)
 
 
-def test_flip_average():
+def test_flip_average_is_the_mean_of_both_images():
     got = jax.jit(extractor.flip_average(describe))({"image": IMAGES})
     mirrored = np.concatenate([IMAGES, IMAGES[:, :, ::-1]], axis=1)
     np.testing.assert_allclose(got.features[:, 0], mirrored.astype(np.float32).mean(axis=(1, 3)), rtol=1e-6)
@@ -66,20 +66,20 @@ def test_feature_set_joins_labels():
     assert joined.metric == "cosine"
 
 
-def test_shares_of_several_processes_are_joined(monkeypatch):
-    # Two threads stand for two processes; what they gather is exchanged between them.
+def test_rows_of_several_processes_are_joined(monkeypatch):
+    # Two threads simulate two processes and exchange the gathered arrays.
     barrier, slots, results = threading.Barrier(2), [None, None], [None, None]
-    number = threading.local()
+    rank = threading.local()
 
     def gather(array):
-        slots[number.value] = np.asarray(array)
+        slots[rank.value] = np.asarray(array)
         barrier.wait()
         everyone = np.stack(slots)
         barrier.wait()
         return everyone
 
     def work(process):
-        number.value = process
+        rank.value = process
         results[process] = extractor.extract_features(describe, batches(list(range(process, 9, 2))), 9)
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
