@@ -44,6 +44,6 @@ class Builder(common.RowBuilder):
     """Builder of DukeMTMC-reID from its folders."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "The authors have withdrawn DukeMTMC-reID and nobody can be asked for it; if you hold a copy, unpack it so "
+        "The authors have withdrawn DukeMTMC-reID and it is not available; if you hold a copy, unpack it so "
         "that bounding_box_train, query and bounding_box_test lie in the folder."
     )

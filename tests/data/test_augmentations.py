@@ -1,4 +1,4 @@
-"""AugMix, soft erasing, self-patch mixing, occluders, corruption in training: what they change and what they keep."""
+"""AugMix, soft erasing, self-patch mixing, occluders and corruption in training: ranges, invariants and options."""
 
 import copy
 
@@ -42,14 +42,14 @@ def test_pure_and_of_the_same_kind(name):
         second = transform(element, np.random.default_rng(seed))
         np.testing.assert_array_equal(first["image"], second["image"])
         np.testing.assert_array_equal(first["parts"], second["parts"])
-        assert first["image"].shape == element["image"].shape or name == "corrupt"  # rain enlarges low pictures
+        assert first["image"].shape == element["image"].shape or name == "corrupt"  # rain enlarges images of few rows
         assert first["image"].dtype == np.uint8
         assert (first["index"], first["filename"]) == (7, "7.jpg")
         changed += not np.array_equal(first["image"], element["image"])
         if name != "augmix":
             never = transforms.build_transform(name, {"probability": 0.0})
             np.testing.assert_array_equal(never(element, np.random.default_rng(seed))["image"], element["image"])
-    assert changed >= 9  # a blend may weigh next to nothing
+    assert changed >= 9  # the weight of a blend may be close to 0
     for key, value in before.items():
         np.testing.assert_array_equal(element[key], value)
 
@@ -60,7 +60,7 @@ def test_places_in_a_chain():
         "Corrupt", "Resize", "Flip", "PadCrop", "Occlude", "SoftErase", "SelfPatch", "AugMix", "Erase",
     ]  # fmt: skip
     assert chain.needs_donor
-    assert not chain.starts_with_resize  # corruption comes before: resized images cannot be kept
+    assert not chain.starts_with_resize  # corruption precedes the resize, so resized images cannot be cached
     assert not transforms.build_chain({"soft_erase": {}}, 8, 4).needs_donor
     for order, expected in {
         ("corrupt", "flip"): ["Corrupt", "Resize", "Flip"],
@@ -76,12 +76,12 @@ def test_places_in_a_chain():
 def test_augmix_is_a_blend():
     element = make_element()
     image = element["image"].astype(float)
-    # Operations that do nothing leave the picture, whatever the weights: they sum to one.
+    # Operations without effect leave the image unchanged, since the weights sum to 1.
     flat = {"image": np.full((20, 10, 3), 77, np.uint8)}
     quiet = augmentations.AugMix(operations=("autocontrast",))
     for seed in range(5):
         np.testing.assert_array_equal(quiet(flat, np.random.default_rng(seed))["image"], flat["image"])
-    # One chain of one operation: the result lies between the picture and its solarized self.
+    # With a single operation, the result lies between the image and the solarized image.
     single = augmentations.AugMix(width=1, depth=(1, 1), operations=("solarize",), severity=10)
     for seed in range(10):
         mixed = single(element, np.random.default_rng(seed))["image"].astype(float)
@@ -103,7 +103,7 @@ def test_augmix_operations():
     assert not set(augmentations.OPERATIONS) & set(corruptions.CORRUPTIONS)
     np.testing.assert_array_equal(run("posterize", 0.3), image & 0b11100000)  # 4 - int(1.2) = 3 bits stay
     np.testing.assert_array_equal(run("solarize", 0.5), np.where(image < 128, image, 255 - image))
-    moved = run("translate_x", 0.5)  # by int(0.5 * 24 / 3) = 4 pixels, either way
+    moved = run("translate_x", 0.5)  # by int(0.5 * 24 / 3) = 4 pixels in either direction
     assert np.array_equal(moved[:, 4:], image[:, :-4]) or np.array_equal(moved[:, :-4], image[:, 4:])
     moved = run("translate_y", 0.25)
     assert np.array_equal(moved[4:], image[:-4]) or np.array_equal(moved[:-4], image[4:])

@@ -1,4 +1,4 @@
-"""The catalog of data sets: complete, in order, and a sentence for a file that cannot be used."""
+"""The catalog of data sets: completeness, order, and errors for invalid files."""
 
 import subprocess
 import sys
@@ -40,7 +40,7 @@ def test_every_builder_has_an_entry_and_every_entry_a_builder():
             name,
             {**entry.options, **entry.arguments},
         )
-        # `title` of one's own images is part of the folder's name and of nothing else.
+        # The option `title` of `reid_folder` affects the name of the prepared folder only.
         assert set(accepted) | {"title"} >= {*entry.options, *entry.arguments}
 
 

@@ -1,4 +1,4 @@
-"""Corruptions: the reference's outputs, the same bytes again, the right laws, whatever the order of the work."""
+"""Corruptions: outputs of the reference, determinism, distributions, and independence of order."""
 
 import concurrent.futures
 import importlib.util
@@ -21,7 +21,7 @@ WITHOUT_CHANCE = {
 }  # fmt: skip
 ELEMENTWISE = {"gaussian_noise", "speckle_noise", "shot_noise", "impulse_noise"}
 # Their outputs pass through floating-point filters, or an encoder, of other libraries: another version of those may
-# round otherwise. All others are elementwise or whole-number arithmetic and must give the same bytes everywhere.
+# round differently. All others use elementwise or integer arithmetic and must give the same bytes everywhere.
 OF_LIBRARIES = {
     "defocus_blur", "glass_blur", "gaussian_blur", "elastic_transform", "spatter", "snow", "frost", "jpeg_compression",
 }  # fmt: skip
@@ -46,11 +46,11 @@ def run(name, severity, image, seed=0):
 
 
 def check_against_reference(name, ours, reference):
-    """The tolerances of the benchmark's specification."""
+    """Compares with the tolerances of the benchmark's specification."""
     difference = np.abs(ours.astype(int) - reference)
     if name in ("pixelate", "jpeg_compression", "impulse_noise"):
         assert difference.max() == 0
-    elif name == "rain":  # the reference goes through 8-bit HSV, which moves colors by up to four levels
+    elif name == "rain":  # the reference uses 8-bit HSV, which changes colors by up to four levels
         assert difference.max() <= 4
         assert difference.mean() < 2
     else:
@@ -59,7 +59,7 @@ def check_against_reference(name, ours, reference):
 
 
 def test_reference_outputs(golden_folder):
-    """Every other row and column; the elementwise corruptions get an image thinned out likewise."""
+    """Returns every other row and column; elementwise corruptions get an image subsampled likewise."""
     with np.load(golden_folder / "corruptions_img0.npz") as file:
         textures = frost.Textures(
             pixels=[np.ascontiguousarray(file[f"frost_texture_bgr/{index}"][..., ::-1]) for index in range(5)]
@@ -71,7 +71,7 @@ def test_reference_outputs(golden_folder):
             ours = sampling.apply(name, severity, image, tuple(file[key] for key in keys), textures=textures)
             reference = file[prefix + "out_u8"]
             check_against_reference(name, ours if name in ELEMENTWISE else ours[::2, ::2], reference)
-            if name not in WITHOUT_CHANCE:  # our draws have the form of the recorded ones
+            if name not in WITHOUT_CHANCE:  # our draws have the shapes of the recorded draws
                 rng = np.random.default_rng(0)
                 drawn = sampling.sample(name, severity, image.shape[:2], rng, textures=textures)
                 assert [np.shape(one) for one in drawn] == [file[key].shape for key in keys], name
@@ -154,7 +154,7 @@ def test_filters_keep_a_constant_picture():
         for severity in corruptions.SEVERITIES:
             assert abs(run(name, severity, gray).astype(int) - 120).max() <= 1, name
     for radius, sigma in blur.DEFOCUS:
-        # Softening mirrors the largest disks at the rim of their grid, as the reference does: one per cent brighter.
+        # Smoothing reflects the largest disks at the edge of their grid, as in the reference: 1 % brighter.
         assert blur._disk(radius, sigma).sum() == pytest.approx(1, abs=0.015)
     assert filters.gaussian_kernel(1.7).sum() == pytest.approx(1)
 
@@ -171,7 +171,7 @@ def test_color_changes_keep_what_they_promise(picture):
 
 
 def test_damage_grows_with_severity(picture):
-    # Box means of a random picture: textured at several scales, like a photograph.
+    # Box means of a random image: texture at several scales, like a photograph.
     rng = np.random.default_rng(0)
     image = sum(image_io.resize(rng.integers(0, 64, (n, n // 2, 3)).astype(np.uint8), 96, 48) for n in (8, 16, 32, 96))
     image = image.astype(np.uint8)
@@ -190,7 +190,7 @@ def test_plasma_is_a_torus_of_means():
     assert cloud.shape == (8, 8)
     assert (cloud.min(), cloud.max(), cloud[0, 0], cloud[4, 4]) == (0, 1, 0, 1)
     np.testing.assert_array_equal(cloud, cloud.T)
-    np.testing.assert_allclose(cloud[1:], cloud[:0:-1], atol=1e-6)  # mirrored around the center
+    np.testing.assert_allclose(cloud[1:], cloud[:0:-1], atol=1e-6)  # reflected at the center
 
 
 def test_frost_textures(tmp_path):
@@ -214,7 +214,7 @@ def test_frost_textures(tmp_path):
     assert levels == {100, 116, 132, 148, 164}  # five textures, never the sixth; 100 + 0.4 * texture
 
 
-# ---- which corruption an image gets
+# ---- selection of the corruption of an image
 
 
 def test_types_and_severities_are_uniform():
@@ -267,7 +267,7 @@ def test_seed_round_and_split_matter():
         splits.corrupted(make_split(names, "drawn/query"), seed=1, round_=1),
     ):
         assert sum(np.array_equal(changed.source[index]["image"], base[index]) for index in range(6)) <= 1
-    assert plain.source[0]["image"][:4] == b"\x89PNG"  # the split itself is as it was
+    assert plain.source[0]["image"][:4] == b"\x89PNG"  # the split itself is unchanged
 
 
 def test_selections_and_mistakes():

@@ -1,4 +1,4 @@
-"""What a features file may hold and how it says what is wrong."""
+"""Feature files: validation, errors, and reading what was written."""
 
 from __future__ import annotations
 

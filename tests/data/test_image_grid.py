@@ -1,4 +1,4 @@
-"""Contact sheets: layout, part tint, data sets without masks."""
+"""Contact sheets: layout, tinted parts, and data sets without masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding and resizing, held against Pillow, and every kind of file that is no picture."""
+"""Decoding and resizing compared with Pillow, and files that are not images."""
 
 import io
 
@@ -110,7 +110,7 @@ def test_encoders_round_trip():
 @pytest.mark.parametrize(
     ("name", "filter_", "tolerance"),
     [
-        ("bilinear", Image.Resampling.BILINEAR, 1),  # enlarging is rounded once, Pillow rounds twice
+        ("bilinear", Image.Resampling.BILINEAR, 1),  # upsampling is rounded once here and twice in Pillow
         ("bicubic", Image.Resampling.BICUBIC, 0),
         ("nearest", Image.Resampling.NEAREST, 0),
     ],

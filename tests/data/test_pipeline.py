@@ -1,4 +1,4 @@
-"""The pipeline: the same batches whatever computes them, resumed anywhere, shared fairly, honest about errors."""
+"""The pipeline: equal batches for any number of threads and workers, resuming, shares of processes, and errors."""
 
 import ast
 import pickle
@@ -25,7 +25,7 @@ SETTINGS = {
 
 
 def make_records(count=COUNT):
-    """Smooth little pictures as JPEG; the parts map is a band structure."""
+    """Returns records of small smooth JPEG images with a parts map of horizontal bands."""
     rng = np.random.default_rng(0)
     parts = image_io.encode_png(np.repeat(np.arange(8, dtype=np.uint8), 6)[:, None].repeat(20, axis=1))
     found = []
@@ -65,7 +65,7 @@ def assert_equal(first, second):
 
 @pytest.fixture(scope="module")
 def expected(split):
-    """Six batches computed one after the other, without any cache."""
+    """Six batches computed sequentially without a cache."""
     return collect(split, threads=0, cache="none")
 
 
@@ -134,7 +134,7 @@ def test_shares_make_up_the_global_batch(split, expected, count):
 
 def test_workers_change_nothing_and_pass_errors_on(split, expected, monkeypatch):
     assert_equal(collect(split, workers=2, threads=1, num_steps=3), expected[:3])
-    monkeypatch.setattr(pipeline, "SHARED_MEMORY_NEEDED_BYTES", 2**61)  # from here on through pipes
+    monkeypatch.setattr(pipeline, "SHARED_MEMORY_NEEDED_BYTES", 2**61)  # batches are sent through pipes from here on
     broken = make_records(41)
     broken[40] = {**broken[40], "image": broken[40]["image"][:80]}
     run = pipeline.train_batches(
@@ -195,7 +195,7 @@ def test_views_are_independent_or_shared(split, expected):
     run = collect(split, views=views)
     clean = collect(split, augment=geometry)
     for batch, main, alone in zip(run, expected, clean):
-        np.testing.assert_array_equal(batch["image"], main["image"])  # the main view does not notice the others
+        np.testing.assert_array_equal(batch["image"], main["image"])  # the main view does not depend on the others
         np.testing.assert_array_equal(batch["image_same"], alone["image"])
         assert (batch["image_other"] != alone["image"]).any()
         assert (batch["image_default"] != main["image"]).any()
@@ -220,7 +220,7 @@ def test_waiting_is_measured():
         next(batches)
         assert 0.08 <= batches.reset_wait() < 2
         assert batches.wait_seconds == 0.0
-        time.sleep(0.1)  # the consumer's own time does not count
+        time.sleep(0.1)  # the time of the consumer does not count
         assert batches.wait_seconds == 0.0
     batches.close()
 
@@ -300,7 +300,7 @@ DECODED = np.zeros((48, 20, 3), np.uint8)
 
 
 def test_cache_on_disk(split, expected, tmp_path, monkeypatch):
-    """The same batches; decoded once, ever; a damaged file is made again; another size has another file."""
+    """The disk cache gives the same batches, decodes once, replaces damaged files, and has a file per size."""
     options = {"cache": "disk", "cache_folder": tmp_path / "decoded"}
     assert_equal(collect(split, **options), expected)
     (file,) = (tmp_path / "decoded").iterdir()
@@ -318,7 +318,7 @@ def test_cache_on_disk(split, expected, tmp_path, monkeypatch):
     with_maps = collect(split, **options, maps=("parts",), height=24)
     assert_equal(with_maps, collect(split, cache="none", maps=("parts",), height=24))
     assert len(list((tmp_path / "decoded").iterdir())) == 3
-    # Readers travel to worker processes as paths, not as pixels.
+    # Readers are sent to worker processes as paths, without pixels.
     reader = pipeline.Reader(split, (), transforms.Resize(32, 16), tmp_path / "decoded")
     reader.read(0)
     assert len(pickle.dumps(reader._files)) < 1000
@@ -343,7 +343,7 @@ def test_no_jax_in_the_data_code(root):
         }
         imported |= {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert not imported & {"jax", "flax", "optax", "orbax"}
-    # Grain itself imports jax where it is installed; ours must do without, so worker processes never need a device.
+    # Grain imports jax where it is installed; our modules must not, so that worker processes need no device.
     code = (
         "import sys\n"
         "for name in ('jax', 'jaxlib', 'flax'): sys.modules[name] = None\n"

@@ -1,4 +1,4 @@
-"""Preparation: whole or not at all, and a sentence for every wrong turn."""
+"""Preparation: complete or not at all, and a sentence for every mistake."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SMALL = {"train_identities": 3, "test_identities": 2, "height": 32, "width": 16}
 
 @pytest.fixture
 def source(market, tmp_path):
-    """A fresh Market-layout folder at the default place below `tmp_path`."""
+    """A new folder in the layout of Market-1501 at the default location in `tmp_path`."""
     market.write(tmp_path / "market1501", **SMALL)
     return tmp_path / "market1501"
 
@@ -40,7 +40,7 @@ def _write_image(path, seed=0):
     path.write_bytes(image_io.encode_jpeg(picture))
 
 
-# --- the straight way ---
+# --- without mistakes ---
 
 
 def test_forty_drawn_people_go_through_with_no_special_case(market, tmp_path):
@@ -70,7 +70,7 @@ def test_report_warns_of_counts_and_says_where(source, tmp_path):
 def test_second_call_returns_at_once_and_changes_nothing(source, tmp_path, monkeypatch):
     first = prepare.prepare("market1501", tmp_path)
     before = {path: path.stat().st_mtime_ns for path in first.path.iterdir()}
-    shutil.rmtree(source)  # the raw files are not needed any more
+    shutil.rmtree(source)  # the raw files are not needed any longer
     monkeypatch.setattr(checks, "inspect_images", lambda *_, **__: pytest.fail("checked again"))
     started = time.monotonic()
     second = prepare.prepare("market1501", tmp_path)
@@ -121,7 +121,7 @@ def test_folder_in_between_is_found(market, tmp_path, levels):
     market.write(tmp_path / "market1501" / levels, **SMALL)
     report = prepare.prepare("market1501", tmp_path)
     assert report.source == str(tmp_path / "market1501" / levels)
-    # Asked for by the outer folder again, it is still the same source.
+    # The outer folder is the same source.
     assert prepare.prepare("market1501", tmp_path, tmp_path / "market1501").existed
 
 
@@ -203,7 +203,7 @@ def test_name_that_is_no_text(source, tmp_path):
 
 
 def _damage(source):
-    """Cuts one JPEG, replaces a second by text and empties a third."""
+    """Truncates a JPEG, replaces another by text and empties a third."""
     train = sorted((source / "bounding_box_train").glob("*.jpg"))
     train[2].write_bytes(train[2].read_bytes()[:-150])
     train[4].write_text("<html>404</html>")
@@ -234,7 +234,7 @@ def test_damaged_images_can_be_left_out(source, tmp_path):
     assert damaged[2].name not in dataset.gallery.filenames
     for split in dataset.splits().values():
         assert [element["pid"] for element in split.source] == split.pids.tolist()
-    # The raw files have not changed since.
+    # The raw files are unchanged.
     assert prepare.prepare("market1501", tmp_path, source).warnings == report.warnings
 
 
@@ -346,7 +346,7 @@ def test_queries_without_match_agrees_with_the_definition():
         assert 0 < found.sum() < 60
 
 
-# --- half-written folders ---
+# --- incomplete folders ---
 
 
 def test_a_builder_that_fails_leaves_nothing(source, tmp_path, monkeypatch):
@@ -377,7 +377,7 @@ def test_killed_while_building_is_as_if_never_begun(source, tmp_path):
     with pytest.raises(errors.UserError, match="is not prepared"):
         records.open_dataset("market1501", tmp_path)
     abandoned = tmp_path / "prepared" / left[0]
-    os.utime(abandoned, (0, 0))  # long ago: the next preparation clears it away
+    os.utime(abandoned, (0, 0))  # abandoned long ago: the next preparation removes it
     assert not prepare.prepare("market1501", tmp_path).existed
     assert _names(tmp_path / "prepared") == ["market1501"]
 
@@ -417,7 +417,7 @@ def _generated_builder():
     import tensorflow_datasets as tfds
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        """Two drawn images."""
+        """Returns the module of a builder of two generated images."""
 
         name = "synthped"
         VERSION = tfds.core.Version("2.0.0")
@@ -510,7 +510,7 @@ def test_a_builder_is_imported_once():
 
 @pytest.fixture
 def script(root, capsys, monkeypatch):
-    """Runs the script inside this process; returns exit code, stdout and stderr."""
+    """Runs the script in this process and returns exit code, stdout and stderr."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["prepare_dataset.py", *map(str, arguments)])

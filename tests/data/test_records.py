@@ -14,7 +14,7 @@ from reid_jax.data import image_io, prepare, records
 
 @pytest.fixture(scope="module")
 def prepared(market, tmp_path_factory):
-    """A root folder with a prepared Market-layout data set, and the counts written."""
+    """A root folder with a prepared data set in the layout of Market-1501, and its counts."""
     root = tmp_path_factory.mktemp("data")
     counts = market.write(root / "market1501", train_identities=3, test_identities=2, height=32, width=16)
     prepare.prepare("market1501", root)
@@ -134,7 +134,7 @@ def test_index_hash_sees_order_identities_cameras_and_names():
 
 
 def test_index_hash_of_a_fixed_list():
-    # Written down once: the hash must not depend on the machine or the library's version.
+    # A recorded value: the hash must not depend on the machine or on library versions.
     dataset = records.ReIDDataset("toy", train=_split([5, -1, 7], camids=[0, 1, -1]))
     assert dataset.index_hash() == "965999b7ab5a16e2ee052a94f5c5c2476985dedd4b821353cdd87c8bcdc7da4b"
 

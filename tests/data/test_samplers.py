@@ -1,4 +1,4 @@
-"""Samplers: pure in (seed, step), full batches of different identities, the epoch lengths of the papers."""
+"""Samplers: functions of (seed, step), full batches of distinct identities, and epoch lengths of the papers."""
 
 import pickle
 import sys
@@ -14,7 +14,7 @@ IDENTITY_SAMPLERS = ("identity_groups", "identity_epoch", "image_epoch")
 
 
 def make_labels(sizes, seed=0):
-    """Shuffled labels with `sizes[i]` images of identity i."""
+    """Returns shuffled labels with `sizes[i]` images of identity i."""
     return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes)).astype(np.int32)
 
 
@@ -69,7 +69,7 @@ def test_groups_use_no_image_twice_in_an_epoch():
 
 
 def test_groups_follow_the_published_draw_until_they_must_not():
-    # As long as no identity is pressed, each live identity is equally likely in the first batch, big or small.
+    # Unless an identity must be drawn, all identities are equally likely in the first batch, whatever their size.
     labels = make_labels((3, 30, 12, 12, 12, 12, 12, 12, 12, 12))
     sampler = build("identity_groups", labels, identities=2)
     first = labels[[sampler.plan(epoch)[0] for epoch in range(1500)]].reshape(-1)
@@ -82,7 +82,7 @@ def test_groups_follow_the_published_draw_until_they_must_not():
     [
         ((12,) * 96, 16, 18),  # all groups are used: 96 * 3 / 16
         ((7, 8, 3, 1), 2, 2),  # groups 1, 2, 1, 1: nominal 5 // 2
-        ((40, 4), 2, 1),  # one identity owns nearly everything: it cannot fill batches alone
+        ((40, 4), 2, 1),  # an identity owns nearly all images, but cannot fill batches alone
         ((4,) * 15 + (400,), 2, 15),
     ],
 )

@@ -1,4 +1,4 @@
-"""Raw pixels and color histograms: hand-made cases, and the color conversion against the standard library."""
+"""Raw pixels and color histograms on constructed images, and color conversion compared with the standard library."""
 
 from __future__ import annotations
 

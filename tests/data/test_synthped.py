@@ -14,7 +14,7 @@ from reid_jax import errors
 from reid_jax.data import image_io, prepare, synthped
 from reid_jax.data.synthped import canvas, figure, occluders, people, pose, randomness
 
-# Pixels of all images of `tiny`, seed 0, before JPEG. A change of these is a new version of the data set.
+# Hash of the pixels of all images of `tiny`, seed 0, before JPEG; a change is a new version of the data set.
 PIXELS = {
     False: "aed60f4ec51935a30a3d00d6064ef77d66cbea61cbf0a674e4d0bf664d12770d",
     True: "9740c6522129b81683c95d5d523fa0a56288b321469febf9bf4825c0f79bf04d",
@@ -113,7 +113,7 @@ def test_occluders_hide_a_quarter_to_three_fifths(kind, hidden):
         image, parts = hidden.render(dataclasses.replace(spec, occluder=kind))
         share = 1 - (parts > 0).sum() / (whole > 0).sum()
         assert 0.24 < share < 0.61
-        # Parts only disappear; none changes its label.
+        # Parts only disappear; no label changes.
         assert not ((parts > 0) & (parts != whole)).any()
         assert image.dtype == np.uint8
 
@@ -167,7 +167,7 @@ def test_parts_lie_where_a_body_has_them():
     front, back = _drawing(0.0).parts, _drawing(math.pi).parts
     heights = [_center(front, name)[0] for name in ("head", "torso", "left_leg", "left_foot")]
     assert heights == sorted(heights)
-    # Facing us, the wearer's left is on our right; from behind on our left.
+    # The person's left is on the right of front views, and on the left of views from behind.
     for limb in ("arm", "leg", "foot"):
         assert _center(front, f"left_{limb}")[1] > _center(front, f"right_{limb}")[1]
         assert _center(back, f"left_{limb}")[1] < _center(back, f"right_{limb}")[1]
@@ -175,7 +175,7 @@ def test_parts_lie_where_a_body_has_them():
 
 
 def test_the_far_arm_is_hidden_from_the_side():
-    side = _drawing(math.pi / 2).parts  # walks to our right and shows us the right side
+    side = _drawing(math.pi / 2).parts  # walks to the right of the image and shows the right side
     right, left = (np.count_nonzero(side == 1 + synthped.PARTS.index(f"{which}_arm")) for which in ("right", "left"))
     assert right > 2 * left
 

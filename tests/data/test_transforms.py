@@ -1,4 +1,4 @@
-"""Transforms: image and maps move together, chance follows the stated distributions, inputs stay as they were."""
+"""Transforms: image and maps change together, draws follow the stated distributions, inputs stay unchanged."""
 
 import copy
 
@@ -12,7 +12,7 @@ from reid_jax.data import transforms
 
 
 def make_element(height=32, width=16, seed=0):
-    """An image whose red channel is the map, so that the two can be compared after any geometric change."""
+    """Returns an image whose red channel is the map, for comparison after any geometric change."""
     rng = np.random.default_rng(seed)
     parts = rng.integers(1, 9, (height, width)).astype(np.uint8)
     image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
@@ -116,7 +116,7 @@ def draw_boxes(erase, height, width, count):
     [(False, (0.3 + 1 / 0.3) / 2, (0.3 + 1 / 0.3) / 2), (True, (1 / 0.3 - 0.3) / np.log(1 / 0.09), 1.0)],
 )
 def test_erase_follows_its_distribution(log_aspect, mean, median):
-    # Small boxes in a large square: none is rejected, so the draws are seen as they are.
+    # Small boxes in a large square: none is rejected, so the draws have their original distribution.
     erase = transforms.Erase(area=(0.02, 0.1), log_aspect=log_aspect)
     boxes, heights, widths = draw_boxes(erase, 1000, 1000, 4000)
     area, aspect = heights * widths / 1e6, heights / widths

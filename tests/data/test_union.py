@@ -1,4 +1,4 @@
-"""Several data sets as one: numbers that stay apart, meanings that are kept, and data that must not be joined."""
+"""Unions of data sets: distinct numbers, reserved numbers, and data sets that must not be joined."""
 
 import pickle
 
@@ -63,7 +63,7 @@ def test_nobody_of_one_data_set_meets_anybody_of_another():
     for field in ("pids", "camids"):
         numbers = [set(getattr(joined.train, field)[20 * n : 20 * n + 20].tolist()) - {-1} for n in range(3)]
         assert sum(map(len, numbers)) == len(set.union(*numbers))
-        for n, dataset in enumerate(datasets):  # within each, who was equal stays equal
+        for n, dataset in enumerate(datasets):  # equal numbers within a data set stay equal
             before, after = getattr(dataset.train, field), getattr(joined.train, field)[20 * n : 20 * n + 20]
             np.testing.assert_array_equal(before[:, None] == before, after[:, None] == after)
 

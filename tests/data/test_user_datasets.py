@@ -89,7 +89,7 @@ NUMBER = 3
 
 @pytest.fixture
 def shop(tmp_path, monkeypatch):
-    """The package of a user's project, `shop_project.people`; gone after the test, in TFDS's register too."""
+    """The module of a user's project, `shop_project.people`; removed after the test, also from the registry of TFDS."""
     from tensorflow_datasets.core import registered
 
     package = tmp_path / "project" / "shop_project"
@@ -139,7 +139,7 @@ def test_a_row_builder_is_prepared_like_the_others(shop, tmp_path):
     assert dataset.train.image(2)[0, 0, 0] == 40
     assert prepare.prepare(name, tmp_path / "data", source).existed
     assert "nothing was written" in prepare.prepare(name, tmp_path / "data", source, check_only=True).text()
-    # The raw folder below the root goes by the builder's name; options stand in the folder's name.
+    # The default raw folder has the builder's name; the prepared folder's name holds the options.
     _write_crops(tmp_path / "data" / "people")
     limited = prepare.ensure(name, tmp_path / "data", limit="1")
     assert (len(limited.train), limited.path.parent.name) == (1, "shop_project.people.People-png-limit1")

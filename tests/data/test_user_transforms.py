@@ -1,4 +1,4 @@
-"""Transforms of a user's own project, named by path: their place, their options, and what they may not do."""
+"""Transforms of a user's own project, named by path: order, options, and validation of their results."""
 
 import sys
 
@@ -81,7 +81,7 @@ def _build(augment, height=32, width=16):
 
 
 def test_canonical_place_is_before_erase(blur):
-    # As a config holds it: the keys of a ConfigDict are sorted, their order says nothing.
+    # As in a config: the keys of a ConfigDict are sorted, so that their order has no meaning.
     augment = ConfigDict({"erase": {}, "a": {"name": f"{blur}:Darken", "strength": 4}, "flip": {}, "augmix": {}})
     assert _names(_build(augment)) == ["Resize", "Flip", "AugMix", f"{blur}:Darken", "Erase"]
     augment.order = ("a", "flip", "augmix", "erase")

@@ -1,4 +1,4 @@
-"""Every benchmark's builder, on drawn pictures in the published layout; every wrong turn is one sentence."""
+"""The builders of all benchmarks on generated images in the published layouts, and a sentence for every mistake."""
 
 import shutil
 
@@ -15,7 +15,7 @@ BOXES = ["dukemtmc_reid", "market1501", "occluded_duke"]  # those of Market-1501
 
 @pytest.fixture
 def written(request, tmp_path):
-    """A data set's folder at the default place, its name, and what should be found in it."""
+    """The name of a data set, its folder at the default location, and the expected rows."""
     name = request.param
     return name, tmp_path / name, benchmark_folders.WRITERS[name](tmp_path / name)
 
@@ -25,7 +25,7 @@ def each(*names):
 
 
 def _refused(name, root, source=None, **options):
-    """The one sentence with which a preparation ends; nothing was written."""
+    """Returns the sentence of a failed preparation, which wrote nothing."""
     with pytest.raises(errors.UserError) as caught:
         prepare.prepare(name, root, source, **options)
     assert "\n" not in str(caught.value)
@@ -37,12 +37,12 @@ def test_all_benchmarks_are_here():
     assert set(NAMES) | {"reid_folder", "synthped", "synthped_occluded"} == set(builders.available())
 
 
-# --- the straight way ---
+# --- without mistakes ---
 
 
 @each()
 def test_published_layout_is_prepared_and_read(written, tmp_path):
-    """Property 18 of AMFOR's list, with the four data sets beside Occluded-REID among them."""
+    """Property 18 of AMFOR's list, which includes the four data sets besides Occluded-REID."""
     name, _, expected = written
     report = prepare.prepare(name, tmp_path)
     dataset = report.dataset
@@ -206,7 +206,7 @@ def test_two_copies_are_not_chosen_between(tmp_path):
     assert prepare.prepare("market1501", tmp_path, tmp_path / "market1501" / "b").dataset.query is not None
 
 
-# --- what single data sets promise ---
+# --- properties of particular data sets ---
 
 
 def test_published_counts():
@@ -233,7 +233,7 @@ def test_occluded_reid_takes_tif_and_jpg_and_has_no_training_split(tmp_path):
     assert jpg.query.filenames[0] == "001/001_01.jpg"
     exact = image_io.decode(tif.gallery.source[3]["image"])
     np.testing.assert_array_equal(exact, benchmark_folders.picture(2, 1, 2))
-    # Two pretended cameras: the rule about the query's own camera removes nothing.
+    # Query and gallery count as two cameras, so that the same-camera filter removes nothing.
     assert not checks.queries_without_match(tif.query, tif.gallery).any()
     with pytest.raises(errors.UserError, match="has no train split"):
         tif.split("train")
@@ -282,7 +282,7 @@ def test_user_code_reaches_the_builders_through_tfds(tmp_path):
     assert [one["filename"].decode() for one in query] == [row[0] for row in expected["query"]]
     assert query[0]["image"].shape == (32, 16, 3)
     assert "Duke" in builder.info.description
-    # A folder prepared by this package opens the same way, also under a name that no builder is registered by.
+    # A folder prepared by this package opens the same way, even under a name without a registered builder.
     benchmark_folders.cuhk03_np(tmp_path / "cuhk03_np_detected", "detected")
     prepare.prepare("cuhk03_np_detected", tmp_path)
     source = tfds.data_source("cuhk03_np_detected", split="train", data_dir=tmp_path / "prepared")

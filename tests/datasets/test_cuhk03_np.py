@@ -1,4 +1,4 @@
-"""CUHK03 from its original MATLAB file with the 767/700 protocol's lists."""
+"""CUHK03 from its original MATLAB file with the lists of the 767/700 protocol."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The Market-1501 builder on drawn pictures in the published layout."""
+"""The Market-1501 builder on generated images in the published layout."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""MSMT17's lists: both versions, the validation list, numbering, and lists that do not fit."""
+"""The lists of MSMT17: both versions, the validation list, numbering, and invalid lists."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_people_count_from_one_and_cameras_from_zero(tmp_path):
     benchmark_folders.msmt17(tmp_path / "msmt17")
     report = prepare.prepare("msmt17", tmp_path)
     dataset = report.dataset
-    assert set(dataset.query.pids) == set(dataset.train.pids) == {1, 2}  # 0 would make a distractor of a person
+    assert set(dataset.query.pids) == set(dataset.train.pids) == {1, 2}  # 0 would be a distractor
     assert set(dataset.query.camids) == {13, 14}
     # The halves are numbered independently, so that equal numbers are no warning.
     assert not any("training and in the test" in one for one in report.warnings)

@@ -1,4 +1,4 @@
-"""Body-part labels: 36 channels to eight parts, stored with the images, and files that are not what they should be."""
+"""Body-part labels: merging 36 channels to eight parts, storage with the images, and invalid files."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ HEIGHT, WIDTH = 6, 3
 
 
 def _write(folder, *splits, height=HEIGHT):
-    """Random maps for every image of the given split folders, by image path."""
+    """Writes random maps for every image of the given split folders and returns them by image path."""
     rng = np.random.default_rng(3)
     written = {}
     for split in splits:
@@ -25,7 +25,7 @@ def _write(folder, *splits, height=HEIGHT):
 
 
 def _slow_merge(maps):
-    """The eight parts spelled out by channel number: COCO key points 0-16, limbs 17-35."""
+    """Returns the eight parts from explicit channel numbers: COCO key points 0-16, limbs 17-35."""
     head, torso = [0, 1, 2, 3, 4, 29, 30, 31, 32, 33, 34, 35], [11, 12, 21, 22, 23, 24]
     left_arm, right_arm = [5, 7, 9, 25, 27], [6, 8, 10, 26, 28]
     left_leg, right_leg = [13, 17, 18], [14, 19, 20]
@@ -67,7 +67,7 @@ def test_labels_are_stored_with_the_images(tmp_path, name):
         np.testing.assert_allclose(confidence, expected, atol=0.5 / 255 + 1e-6)
         labels = image_io.decode_map(element["parts"])
         np.testing.assert_array_equal(labels, np.where(expected.max(0) < 0.3, 0, expected.argmax(0) + 1))
-    # No labels of the test half: one pixel of background.
+    # No labels of the test splits: one pixel of background.
     assert image_io.decode_map(dataset.query.source[0]["parts"]).tolist() == [[0]]
     assert part_labels.decode_confidence(dataset.query.source[0]["parts_confidence"]).tolist() == [[[0.0]]] * 8
     # Without the option, the same images have no maps.

@@ -1,4 +1,4 @@
-"""Own images as a data set: both folder layouts, CSV lists, numbering, and every wrong turn."""
+"""A user's own images as a data set: folder layouts, CSV lists, numbering, and a sentence for every mistake."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_csv_keeps_its_order_and_ranks_words(scan, tmp_path):
     assert list(rows) == ["train", "query", "gallery"]
     assert _table(rows["query"]) == [("a/1.jpg", 2, 1)]
     assert _table(rows["gallery"]) == [("b.png", 1, 0), ("a/2.jpg", 2, 0), ("c.jpg", -1, -1)]
-    assert _table(rows["train"]) == [("d.jpg", 1, 1)]  # a numbering of its own: zoe is 2 in the test half
+    assert _table(rows["train"]) == [("d.jpg", 1, 1)]  # training and test are numbered independently: zoe is 2 in test
 
 
 def test_csv_keeps_whole_numbers(scan, tmp_path):

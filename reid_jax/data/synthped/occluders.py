@@ -221,7 +221,7 @@ def _car(layer: Canvas, box: Box, reach: float, uniforms: list[float], passer: P
 
 def _pedestrian(layer: Canvas, box: Box, reach: float, uniforms: list[float], passer: Person | None) -> None:
     """Draws a pedestrian in front of the person."""
-    assert passer is not None, "a passing pedestrian needs somebody to draw"
+    assert passer is not None, "the occluder 'pedestrian' requires a passer"
     left, top, wide, high = box
     side = 1 if uniforms[0] < 0.5 else -1
     x = left + 0.5 * wide + side * (1.1 - 1.1 * reach) * wide
