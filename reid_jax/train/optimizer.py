@@ -23,6 +23,7 @@ a decoupled one is part of the function (`optax.add_decayed_weights`).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -212,8 +213,11 @@ def build(
     decay = _add_decay(report.decays)
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     parts += [direction, decay] if name in DECOUPLED else [decay, direction]
-    parts += [_scale_by_rates(report.multipliers, by_factor)]
-    return _only(report.trainable, optax.chain(*parts)), report
+    transformation = optax.chain(*parts, _scale_by_rates(report.multipliers, by_factor))
+    if report.frozen:
+        still = frozenset(report.frozen)
+        transformation = optax.selective_transform(transformation, freeze_mask=_select(params, still.__contains__))
+    return transformation, report
 
 
 def _pairs(name: str, value: Any, default: Sequence) -> tuple[tuple[str, float], ...]:
@@ -284,53 +288,40 @@ def _assign(
 # ---- transformations -----------------------------------------------------------------------------------------------
 
 
-def _map_paths(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """`jax.tree.map` over nested dicts with the path as first argument."""
-    others = [trees.flatten(one) for one in rest]
-    flat = trees.flatten(tree)
-    return trees.unflatten({path: function(path, leaf, *(one[path] for one in others)) for path, leaf in flat.items()})
+def _select(params: Any, chosen: Callable[[str], bool]) -> Any:
+    """Returns a tree of booleans: whether `chosen` accepts the path of each leaf."""
+    path_of = functools.partial(jax.tree_util.keystr, simple=True, separator=trees.SEPARATOR)
+    return jax.tree_util.tree_map_with_path(lambda keys, _: chosen(path_of(keys)), params)
 
 
 def _add_decay(decays: Mapping[str, float]) -> optax.GradientTransformation:
     """Adds each parameter times its decay to the gradient (or to the direction)."""
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        if not any(decays.values()):
-            return updates, state
-        added = lambda path, update, param: update + decays[path] * param if decays[path] else update
-        return _map_paths(added, updates, params), state
+    def mask(params: Any, *, decay: float) -> Any:
+        return _select(params, lambda path: decays[path] == decay)
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    values = sorted({decay for decay in decays.values() if decay})
+    masked = [optax.add_decayed_weights(value, mask=functools.partial(mask, decay=value)) for value in values]
+    return optax.chain(*masked) if masked else optax.identity()
 
 
 def _scale_by_rates(
     multipliers: Mapping[str, float], by_factor: Mapping[float, schedules.Schedule]
 ) -> optax.GradientTransformation:
-    """Multiplies by minus the learning rate of each parameter's group."""
+    """Multiplies by minus the learning rate of each parameter's group.
+
+    `optax.partition` over `optax.scale_by_learning_rate` would give the same numbers, but with a step counter and a
+    schedule for each group; here one counter serves all groups, and a federation sets it (`RateState`).
+    """
 
     def update(updates: Any, state: RateState, params: Any = None) -> tuple[Any, RateState]:
         del params
         rates = {factor: schedule(state.step) for factor, schedule in by_factor.items()}
-        scaled = lambda path, update: update * (-rates[multipliers[path]]).astype(update.dtype)
-        return _map_paths(scaled, updates), RateState(optax.safe_increment(state.step))
+
+        def scaled(keys: Any, update: jax.Array) -> jax.Array:
+            path = jax.tree_util.keystr(keys, simple=True, separator=trees.SEPARATOR)
+            return update * (-rates[multipliers[path]]).astype(update.dtype)
+
+        return jax.tree_util.tree_map_with_path(scaled, updates), RateState(optax.safe_increment(state.step))
 
     return optax.GradientTransformation(lambda params: RateState(jnp.zeros((), jnp.int32)), update)
-
-
-def _only(trainable: Sequence[str], inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Shows `inner` only the trainable leaves; the others get no state and zero updates."""
-    chosen = frozenset(trainable)
-
-    def prune(tree: Any) -> Any:
-        return trees.unflatten({path: leaf for path, leaf in trees.flatten(tree).items() if path in chosen})
-
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        if params is None:
-            raise ValueError("the optimizer needs the parameters: update(grads, state, params)")
-        updates, state = inner.update(prune(grads), state, prune(params))
-        moved = trees.flatten(updates)
-        everything = trees.flatten(grads).items()
-        flat = [moved[path] if path in chosen else jnp.zeros_like(leaf) for path, leaf in everything]
-        return jax.tree.unflatten(jax.tree.structure(grads), flat), state
-
-    return optax.GradientTransformation(lambda params: inner.init(prune(params)), update)
