@@ -118,34 +118,6 @@ def count_parameters(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def parameter_overview(params: Any, depth: int = 2) -> str:
-    """Draws a table of parameter counts by module.
-
-    Args:
-        params: the parameter tree; leaves need only `shape` and `dtype`.
-        depth: how many levels of names are told apart; deeper ones are summed.
-
-    Returns:
-        Lines with the module, its parameters, its share and its arrays, and a last line with the total.
-    """
-    rows: dict[str, list[int]] = {}
-    for path, leaf in flatten(params).items():
-        # The last part is the array's own name: a module's arrays stay together.
-        module = SEPARATOR.join(path.split(SEPARATOR)[:-1][:depth]) or path
-        row = rows.setdefault(module, [0, 0])
-        row[0] += math.prod(leaf.shape)
-        row[1] += 1
-    total = sum(count for count, _ in rows.values())
-    arrays = sum(number for _, number in rows.values())
-    width = max([len("module"), len("total"), *map(len, rows)])
-    rule = "-" * (width + 35)
-    lines = [f"{'module':<{width}}  {'parameters':>14}  {'share':>7}  {'arrays':>8}", rule]
-    for module, (count, number) in rows.items():
-        lines.append(f"{module:<{width}}  {count:>14,}  {count / max(total, 1):>7.1%}  {number:>8,}")
-    lines += [rule, f"{'total':<{width}}  {total:>14,}  {1:>7.1%}  {arrays:>8,}"]
-    return "\n".join(lines)
-
-
 def global_norm(tree: Any) -> jax.Array:
     """Euclidean norm of all leaves taken as one vector, summed in float32; 0 for a tree without leaves."""
     squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]

@@ -64,16 +64,6 @@ def test_counts_need_only_shapes():
     assert trees.count_parameters({"scalar": np.float32(1)}) == 1
 
 
-def test_overview_sums_by_module():
-    text = trees.parameter_overview(TREE, depth=1)
-    lines = text.splitlines()
-    assert [line.split()[:2] for line in lines[2:4]] == [["backbone", "224"], ["head", "45"]]
-    assert lines[-1].split() == ["total", "269", "100.0%", "4"]
-    assert "backbone/conv1 " in trees.parameter_overview(TREE)
-    assert "total" in trees.parameter_overview({})
-    assert len({len(line) for line in lines}) == 1  # aligned
-
-
 def test_global_norm_matches_numpy():
     expected = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(TREE)))
     np.testing.assert_allclose(trees.global_norm(jax.tree.map(jnp.asarray, TREE)), expected, rtol=1e-6)

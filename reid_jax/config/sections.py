@@ -264,9 +264,12 @@ class Log(Section):
 
     Attributes:
         every_steps: interval of lines in `metrics.jsonl`; 0 logs nothing.
+        profile_steps: number of steps that the profiler records into `<workdir>/profile`, after the first two steps;
+            0 records none.
     """
 
     every_steps: int = key(50, COUNT_OR_NONE)
+    profile_steps: int = key(0, COUNT_OR_NONE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from reid_jax.runs import baselines, plan, results
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import mesh, processes
-from reid_jax.train import checkpoints, loop, metrics, state
+from reid_jax.train import checkpoints, loop, metrics, overview, profiling, state
 
 LOG = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Experiment:
             keep_best=self.settings.checkpoint.keep_best,
         )
         initial = self.initial_state(weights=saved.latest_step() is None)
-        LOG.info("%s", trees.parameter_overview(initial.params, depth=1))
+        LOG.info("%s", overview.parameter_overview(initial.params))
         schedule = self.phases(initial.variables)
         if train:
             self.plan.rehearse(initial, schedule, saved.latest_step() or 0)
@@ -237,6 +237,7 @@ class Experiment:
             checkpoints=saved,
             evaluate=self.scores if self.settings.evals.every_epochs else None,
             meta=current_meta,
+            profile=profiling.Profile(folder.path, self.settings.log.profile_steps),
         )
         try:
             train_state = trainer.run(train_state, meta["step"])

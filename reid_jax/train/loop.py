@@ -24,6 +24,7 @@ from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.runtime import processes
 from reid_jax.train import checkpoints as checkpoints_lib
 from reid_jax.train import metrics as metrics_lib
+from reid_jax.train import profiling
 from reid_jax.train import state as state_lib
 
 LOG = logging.getLogger(__name__)
@@ -117,7 +118,8 @@ class Loop:
         writer: metrics file of the run (on the main process).
         checkpoints: of the run; None saves nothing.
         evaluate: `(state, step) -> {name: fraction}`, the same on every process; None never evaluates.
-        meta: what goes into a checkpoint beside the state, asked for at each.
+        meta: returns what a checkpoint stores beside the state; called at each.
+        profile: records some steps; None records none.
     """
 
     def __init__(
@@ -130,10 +132,11 @@ class Loop:
         checkpoints: checkpoints_lib.Checkpoints | None,
         evaluate: Callable[[state_lib.TrainState, int], dict[str, float]] | None = None,
         meta: Callable[[], dict[str, Any]] = dict,
+        profile: profiling.Profile | None = None,
     ) -> None:
         self.mesh, self.phases, self.every = mesh, phases, every
         self.writer, self.checkpoints, self.evaluate = writer, checkpoints, evaluate
-        self.meta = meta
+        self.meta, self.profile = meta, profile
         self.last_step = phases[-1].last_step
         self._at_margin: dict[str, int] = {}
         self._terminate = False
@@ -154,6 +157,8 @@ class Loop:
             raise
         finally:
             progress.close()
+            if self.profile is not None:
+                self.profile.close()
         self._finish_saving()
         return state
 
@@ -174,7 +179,11 @@ class Loop:
                 batch = next(stream)
                 window.waited += time.perf_counter() - asked
                 window.images += phase.batch_size
+                if self.profile is not None:
+                    self.profile.before_step()
                 state, metrics = phase.step(state, mesh_lib.to_global(batch, self.mesh))
+                if self.profile is not None:
+                    self.profile.after_step(metrics)
                 window.losses.append((step, metrics["loss"]))
                 if len(window.losses) > RUN_AHEAD:
                     jax.block_until_ready(window.losses[-1 - RUN_AHEAD][1])
