@@ -1,15 +1,15 @@
-"""Checkpoints of a run: the newest always, the best beside it, never an unreadable one.
+"""Checkpoints of a run: the newest and the best, always complete.
 
     checkpoints/<step>/state    every array of the train state, by path
-    checkpoints/<step>/meta     what the caller gives along, as JSON, and the scores
+    checkpoints/<step>/meta     JSON values of the caller, and the scores
 
-A checkpoint is written under a temporary name and renamed when it is whole, so a process killed at any moment leaves at
-worst a temporary folder, which the next start removes. Saving goes on in the background: the arrays are copied to the
-host before `save` returns, the step may then give their buffers away.
+A checkpoint is written under a temporary name and renamed when it is complete, so a process killed at any moment leaves
+at most a temporary folder, which the next start removes. Saving continues in the background: the arrays are copied to
+the host before `save` returns, so the next step may reuse their buffers.
 
-The state is stored as nested dictionaries of arrays whatever classes hold it in memory. So it can be checked against
-the running model leaf by leaf before it is read, the variables can be read without knowing the optimizer, and the
-number of devices does not matter. Orbax is used here and nowhere else.
+The state is stored as nested dictionaries of arrays, independent of its classes in memory. It can therefore be compared
+with the running model array by array before it is read, the variables can be read without the optimizer, and the number
+of devices may change. Orbax is used in this module only.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ STATE, META = "state", "meta"
 
 
 class Checkpoints:
-    """The checkpoints of one run. All processes make one, on the same folder, and call it in the same order.
+    """The checkpoints of a run. Every process creates an instance for the same folder and calls it in the same order.
 
     Args:
-        directory: where they lie; made when absent.
-        best_metric: name of the score (higher is better) by which the best is kept; `None` keeps only the newest.
-        keep_best: how many of the best to keep.
+        directory: folder of the checkpoints; created if absent.
+        best_metric: name of the score (higher is better) that ranks the best; `None` keeps only the newest.
+        keep_best: number of best checkpoints to keep.
     """
 
     def __init__(self, directory: str | pathlib.Path, best_metric: str | None = None, keep_best: int = 1) -> None:
@@ -60,7 +60,7 @@ class Checkpoints:
         )
 
     def _score(self, metrics: Mapping[str, float] | None) -> float:
-        """What the best is chosen by; a score that is missing or not a number is the worst."""
+        """Returns the ranking score; a score that is missing or not a number ranks last."""
         value = (metrics or {}).get(self.best_metric, -math.inf) if self.best_metric else -math.inf
         return -math.inf if value is None or math.isnan(value) else value
 
@@ -72,17 +72,17 @@ class Checkpoints:
         metrics: Mapping[str, float] | None = None,
         wait: bool = False,
     ) -> bool:
-        """Saves a state, in the background unless `wait`; a step that is there already is left as it is.
+        """Saves a state, in the background unless `wait`; an existing step is not overwritten.
 
         Args:
-            step: updates made so far; must rise from call to call.
+            step: number of steps so far; must increase from call to call.
             state: any tree of arrays.
-            meta: JSON values to give back at `restore`.
+            meta: JSON values that `restore` returns.
             metrics: scores of this state, the same on every process.
             wait: return only when the checkpoint is on the disk.
 
         Returns:
-            Whether a checkpoint was begun.
+            Whether a checkpoint was started.
         """
         step = int(step)
         latest = self._manager.latest_step()
@@ -99,27 +99,25 @@ class Checkpoints:
         return begun
 
     def latest_step(self) -> int | None:
-        """The newest step there is, `None` before the first."""
-        return self._manager.latest_step()
+        """Returns the newest step, `None` before the first."""
+        latest: int | None = self._manager.latest_step()
+        return latest
 
     def best_step(self) -> int | None:
-        """The kept step with the highest score, `None` when no step has one."""
+        """Returns the stored step with the highest score, `None` if no step has a score."""
         self.wait()
         return best_step(self.directory)
 
     def restore(self, abstract_state: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reads a checkpoint back.
+        """Returns a checkpoint's state and `meta`.
 
         Args:
-            abstract_state: a tree of the same classes as the state, its leaves `jax.ShapeDtypeStruct`s with the
-                sharding they shall have; any number of devices will do.
-            step: which one; the newest when `None`.
-
-        Returns:
-            The state and the `meta` it was saved with.
+            abstract_state: a tree of the same classes as the state with `jax.ShapeDtypeStruct` leaves; their sharding
+                is that of the result, on any number of devices.
+            step: step of the checkpoint; the newest when `None`.
 
         Raises:
-            UserError: there is none, or it belongs to another model.
+            UserError: no such checkpoint, or a checkpoint of another model.
         """
         self.wait()
         step = _choose(self.directory, self.latest_step() if step is None else step)
@@ -134,11 +132,11 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(abstract_state), leaves), restored[META]["meta"]
 
     def wait(self) -> None:
-        """Returns when everything saved so far is on the disk; raises what went wrong in the background."""
+        """Waits until everything saved so far is on the disk, and raises errors of the background."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and ends the background threads."""
+        """Waits, and stops the background threads."""
         self._manager.close()
 
     def __enter__(self) -> Checkpoints:
@@ -155,21 +153,21 @@ def restore_variables(
     extra: bool = False,
     average: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads a model's variables from a run's checkpoints without knowing its optimizer; changes nothing there.
+    """Returns a model's variables from a run's checkpoints, without its optimizer; the folder is not changed.
 
     Args:
         directory: the folder of checkpoints.
         step: a step, `"best"`, or `None` for the newest.
-        extra: also give the state's `extra`.
-        average: name of an entry of `extra` (an averaged model's variables) given in place of the trained variables
-            where the checkpoint has it.
+        extra: also return the state's `extra`.
+        average: name of an entry of `extra` (an averaged model's variables) that replaces the trained variables if the
+            checkpoint has it.
 
     Returns:
         `{"params": ..., "batch_stats": ...}` (and `"constants"` of a model that has some, `"extra"`) as numpy, and the
         `meta` of the checkpoint.
 
     Raises:
-        UserError: there is no such checkpoint.
+        UserError: no such checkpoint.
     """
     metrics_lib.quiet_libraries()
     directory = pathlib.Path(directory).absolute()
@@ -177,7 +175,7 @@ def restore_variables(
         step = best_step(directory)
         if step is None:
             raise UserError(
-                f"no checkpoint in {directory} has a score yet, so none is the best; take the newest, or train on "
+                f"no checkpoint in {directory} has a score yet, so none is the best; use the newest, or train "
                 "until the first evaluation."
             )
     folder = directory / str(_choose(directory, None if step is None else int(step)))
@@ -197,10 +195,10 @@ def restore_variables(
 
 
 def restore_arrays(directory: str | pathlib.Path, step: int | None = None) -> dict[str, np.ndarray]:
-    """Reads every array of a checkpoint by path, whatever state it was: for comparisons.
+    """Returns every array of a checkpoint by path, for comparisons.
 
     Raises:
-        UserError: there is no such checkpoint.
+        UserError: no such checkpoint.
     """
     metrics_lib.quiet_libraries()
     directory = pathlib.Path(directory).absolute()
@@ -209,7 +207,7 @@ def restore_arrays(directory: str | pathlib.Path, step: int | None = None) -> di
 
 
 def _read_numpy(folder: pathlib.Path, wanted: Any) -> dict[str, Any]:
-    """Those arrays of a checkpoint that `wanted` (nested dictionaries) lists, by path."""
+    """Returns the arrays of a checkpoint that `wanted` (nested dictionaries) lists, by path."""
     numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=numpy, partial_restore=True)
@@ -217,16 +215,16 @@ def _read_numpy(folder: pathlib.Path, wanted: Any) -> dict[str, Any]:
 
 
 def steps(directory: str | pathlib.Path) -> list[int]:
-    """The steps whose checkpoints are whole, rising."""
+    """Returns the steps of complete checkpoints, ascending."""
     folder = pathlib.Path(directory)
     if not folder.is_dir():
         return []
-    # Folders still being written bear another name.
-    return sorted(int(one.name) for one in folder.iterdir() if one.name.isdigit() and (one / META).is_dir())
+    # Incomplete folders have another name.
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and (path / META).is_dir())
 
 
 def best_step(directory: str | pathlib.Path) -> int | None:
-    """The kept step with the highest score (the later of equals), `None` when no step has one."""
+    """Returns the stored step with the highest score (the later of equals), `None` if no step has a score."""
     scored = []
     for step in steps(directory):
         about = _read_meta(pathlib.Path(directory) / str(step))
@@ -237,7 +235,7 @@ def best_step(directory: str | pathlib.Path) -> int | None:
 
 
 def _choose(directory: pathlib.Path, step: int | None) -> int:
-    """The step asked for, or the newest."""
+    """Returns the given step, or the newest."""
     known = steps(directory)
     if not known:
         raise UserError(
@@ -246,7 +244,7 @@ def _choose(directory: pathlib.Path, step: int | None) -> int:
     if step is None:
         return known[-1]
     if int(step) not in known:
-        raise UserError(f"no checkpoint of step {step} is in {directory}; there are: {', '.join(map(str, known))}.")
+        raise UserError(f"no checkpoint of step {step} is in {directory}; it has: {', '.join(map(str, known))}.")
     return int(step)
 
 
@@ -255,29 +253,30 @@ def _as_dicts(state: Any) -> dict[str, Any]:
 
 
 def _as_json(value: Any) -> Any:
-    """Numpy numbers become Python's; anything else that is no JSON raises."""
+    """Returns a JSON value, with NumPy numbers as Python numbers; raises for values without a JSON form."""
 
-    def plain(one: Any) -> Any:
-        if isinstance(one, (np.generic, jax.Array, np.ndarray)):
-            return one.tolist()
-        raise TypeError(f"{type(one).__name__} cannot be stored in a checkpoint's meta")
+    def plain(item: Any) -> Any:
+        if isinstance(item, np.generic | jax.Array | np.ndarray):
+            return item.tolist()
+        raise TypeError(f"{type(item).__name__} cannot be stored in a checkpoint's meta")
 
     return json.loads(json.dumps(value, default=plain))
 
 
 def _read_meta(folder: pathlib.Path) -> dict[str, Any]:
-    return json.loads((folder / META / "metadata").read_text())
+    meta: dict[str, Any] = json.loads((folder / META / "metadata").read_text())
+    return meta
 
 
 def _stored(folder: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the stored arrays by path."""
+    """Returns the shapes of the stored arrays by path."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         tree = reader.metadata(folder / STATE).item_metadata.tree
     return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in trees.flatten(tree).items()}
 
 
 def _check_fit(folder: pathlib.Path, wanted: Mapping[str, Any]) -> None:
-    """Compares the stored arrays with those expected, before orbax does: its own message fills pages."""
+    """Raises an error that names the first difference between stored and expected arrays; orbax would list all."""
     stored = _stored(folder)
     differences = []
     for path, leaf in wanted.items():

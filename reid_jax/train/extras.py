@@ -1,4 +1,4 @@
-"""What a method keeps beside its model and updates in the train step: teachers, averages, class centers.
+"""Extras: arrays that a method updates in the train step beside its model, such as teachers and class centers.
 
 A config names them: `config.extras.teacher = dict(kind="moving_average", decay=0.999)`. Losses read them as
 `extra/<name>`, passes run them as networks (`network="extra/teacher"`).
@@ -13,9 +13,8 @@ from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
 
-from reid_jax import errors
+from reid_jax import errors, trees
 from reid_jax.plugins import names
 
 Load = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
@@ -25,18 +24,18 @@ class Extra(Protocol):
     """One entry of `TrainState.extra`.
 
     Attributes:
-        differentiable: whether the step takes the gradient of the loss with respect to the value.
-        restart: whether a phase that lists it starts it anew even when an earlier phase left a value.
+        differentiable: whether the step computes the gradient of the loss with respect to the value.
+        restart: whether a phase that lists it initializes it again even if an earlier phase left a value.
     """
 
     differentiable: bool
     restart: bool
 
     def init(self, key: jax.Array, variables: Mapping[str, Any]) -> Any:
-        """The value at the beginning of a phase."""
+        """Returns the value at the beginning of a phase."""
 
     def update(self, value: Any, gradient: Any, variables: Mapping[str, Any]) -> Any:
-        """The value after a step whose new model variables are `variables`."""
+        """Returns the value after a step that ends with the model variables `variables`."""
 
 
 def _copy(tree: Any) -> Any:
@@ -61,12 +60,12 @@ class MovingAverage:
 
 @dataclasses.dataclass(frozen=True)
 class FrozenCopy:
-    """The variables as they were when the phase began, or those of a file: a fixed teacher.
+    """Copy of the variables at the beginning of the phase, or those of a weights file: a fixed teacher.
 
     Attributes:
-        weights: file to fill it from in place of what was trained; "" for none.
+        weights: weights file that replaces the trained variables; "" for none.
         restart: see `Extra`.
-        load: `(variables, path) -> variables` that reads such a file; given by the trainer.
+        load: `(variables, path) -> variables`, reads such a file; passed by the trainer.
     """
 
     weights: str = ""
@@ -78,7 +77,9 @@ class FrozenCopy:
         if not self.weights:
             return _copy(variables)
         if self.load is None:
-            raise errors.UserError(f"nothing here can read {self.weights}; leave the weights of the extra empty.")
+            raise errors.UserError(
+                f"expected a reader of weights files for {self.weights}, got none; leave the extra's weights empty."
+            )
         return _copy(self.load(variables, self.weights))
 
     def update(self, value: Any, gradient: Any, variables: Mapping[str, Any]) -> Any:
@@ -87,14 +88,14 @@ class FrozenCopy:
 
 @dataclasses.dataclass(frozen=True)
 class Centers:
-    """One learned vector per class, moved by plain SGD on the loss that reads it.
+    """One learned vector per class, updated by plain SGD on the loss that reads it.
 
     Attributes:
         num_classes: C.
         dimension: D, or the path of one of the model's parameters ("neck_g/bias") whose last axis is as long.
-        learning_rate: of its own SGD, whatever the model's optimizer does.
-        scale: factor on the gradient; 1 / (weight of the loss term) undoes that weight, as the usual recipe does.
-        trainable: False keeps the centers where they were drawn.
+        learning_rate: of the centers' SGD, independent of the model's optimizer.
+        scale: factor on the gradient; 1 / (weight of the loss term) cancels that weight, as in the usual recipe.
+        trainable: False keeps the centers at their random initial values.
 
     References:
         Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016.
@@ -127,10 +128,11 @@ EXTRAS: dict[str, type] = {"moving_average": MovingAverage, "frozen_copy": Froze
 
 
 def _parameter(params: Mapping[str, Any], path: str) -> jax.Array:
-    leaves = {"/".join(keys): leaf for keys, leaf in traverse_util.flatten_dict(dict(params)).items()}
+    leaves = trees.flatten(params)
     if path not in leaves:
         raise errors.unknown("parameter as long as the centers", path, leaves)
-    return leaves[path]
+    leaf: jax.Array = leaves[path]
+    return leaf
 
 
 def build(config: Mapping[str, Mapping[str, Any]], *, num_classes: int, load: Load | None = None) -> dict[str, Extra]:

@@ -1,7 +1,7 @@
-"""The training loop: boring, and in one place.
+"""The training loop.
 
-Order of events after each update: log, evaluate, save. Metrics leave the device only when they are logged; a loss that
-is not finite stops the run with the number of the step that made it, before anything is saved.
+Order of events after each step: log, evaluate, save. Metrics leave the device only when they are logged; a loss that is
+not finite stops the run with the number of its step, before anything is saved.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from reid_jax.train import state as state_lib
 
 LOG = logging.getLogger(__name__)
 
-# Steps dispatched ahead of the device: enough to hide the host, few enough that the progress bar tells the truth.
+# Steps dispatched ahead of the device: enough to hide the host's work, few enough for an accurate progress bar.
 RUN_AHEAD = 2
-# Logs in a row at which a triplet loss must sit at its margin before the embedding counts as collapsed.
+# Consecutive log lines with a triplet loss at its margin after which the embedding counts as collapsed.
 COLLAPSE_PATIENCE = 3
 
 
 class Batches(Protocol):
-    """What `reid_jax.data.pipeline.train_batches` returns: an iterator of numpy batches that can be closed."""
+    """A closable iterator of NumPy batches, see `reid_jax.data.pipeline.train_batches`."""
 
     def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]: ...
 
@@ -45,19 +45,19 @@ class Batches(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A stretch of steps with one objective, one optimizer and one input stream.
+    """Consecutive steps with one objective, one optimizer and one input stream.
 
     Attributes:
         name: for logs; empty for a run of one phase.
-        first_step, last_step: updates [first_step, last_step) belong to it.
-        steps_per_epoch, batch_size: of its input stream; images of the global batch.
-        begin: from the state left by the phase before to the one this phase starts with.
+        first_step, last_step: the phase covers the steps [first_step, last_step).
+        steps_per_epoch, batch_size: of its input stream; `batch_size` counts the images of the global batch.
+        begin: returns the initial state of the phase from the final state of the previous one.
         step: the compiled `(state, batch) -> (state, metrics)`.
         open_batches: opens the input stream at a step of this phase (0 = its beginning).
-        learning_rates: by parameter group, at a step of this phase.
-        margins: by metric name (`loss/<term>`), the value at which a triplet loss means a collapsed embedding.
-        about: numbers that belong into the run's result.
-        example: reads one batch of this process's share, for its shapes.
+        learning_rates: returns the rates by parameter group at a step of this phase.
+        margins: by metric name (`loss/<term>`), the value of a triplet loss that indicates a collapsed embedding.
+        about: numbers for the run's result.
+        example: reads a batch of this process's share, for its shapes.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-    """How often things happen, in steps; 0 means never (but always at the end of the run)."""
+    """Intervals in steps between events; 0 means at the end of the run only."""
 
     log: int
     evaluate: int
@@ -84,7 +84,7 @@ class Every:
 
 
 class NonFiniteLoss(errors.UserError):
-    """The loss of a step was not finite."""
+    """Error of a step whose loss is not finite."""
 
 
 @dataclasses.dataclass
@@ -97,7 +97,7 @@ class _Window:
     began: float = dataclasses.field(default_factory=time.perf_counter)
 
     def check(self) -> None:
-        """Fetches the losses not looked at yet and stops at the first that is not finite."""
+        """Fetches the losses since the last check and raises an error at the first that is not finite."""
         values = jax.device_get([loss for _, loss in self.losses])
         for (step, _), value in zip(self.losses, values, strict=True):
             if not math.isfinite(value):
@@ -109,15 +109,15 @@ class _Window:
 
 
 class Loop:
-    """Runs phases from a step to the end; see the module's docstring.
+    """Runs the phases of a run; see the module's docstring.
 
     Args:
         mesh: devices.
         phases: in order, covering all steps without a gap.
-        every: how often to log, evaluate and save.
+        every: intervals of logging, evaluation and saving.
         writer: metrics file of the run (on the main process).
         checkpoints: of the run; None saves nothing.
-        evaluate: `(state, step) -> {name: fraction}`, the same on every process; None never evaluates.
+        evaluate: `(state, step) -> {name: fraction}`, the same on every process; None disables evaluation.
         meta: returns what a checkpoint stores beside the state; called at each.
         profile: records some steps; None records none.
     """
@@ -145,12 +145,12 @@ class Loop:
         """Trains from `first_step` to the end and returns the final state."""
         progress = metrics_lib.Progress(self.last_step, initial=first_step)
         try:
-            with self._terminating_politely():
+            with self._saving_on_termination():
                 for phase in self.phases:
                     if first_step < phase.last_step:
                         state = self._run_phase(phase, state, max(first_step, phase.first_step), progress)
         except (RuntimeError, ValueError, OSError) as error:
-            # Nothing is waited for here: with a dead peer, the last checkpoint would never be finished.
+            # No waiting here: after the failure of a peer the last checkpoint cannot be completed.
             raise processes.peer_failure(error) or error from error
         except errors.UserError:
             self._finish_saving()
@@ -204,7 +204,7 @@ class Loop:
         window: _Window,
         progress: metrics_lib.Progress,
     ) -> _Window:
-        """Log, evaluate, save: in this order, each when it is due. Returns the window to go on with."""
+        """Logs, evaluates and saves, in this order and if due; returns the window to continue with."""
         last = step == self.last_step
         due = {name: _due(step, getattr(self.every, name), last) for name in ("log", "evaluate", "save")}
         if due["log"]:
@@ -222,7 +222,7 @@ class Loop:
             window.check()
             self.checkpoints.save(step, state, {**self.meta(), "phase": phase.name}, scores or None)
         if self._terminate:
-            raise errors.UserError(f"asked to stop at step {step}; saved there, the same command goes on from it.")
+            raise errors.UserError(f"asked to stop at step {step}; saved there, the same command continues from it.")
         return window
 
     def _log(
@@ -250,20 +250,20 @@ class Loop:
         self._watch_collapse(phase, step, fetched)
 
     def _watch_collapse(self, phase: Phase, step: int, metrics: Mapping[str, float]) -> None:
-        """Warns once per term when a triplet loss stays at its margin: all embeddings have become one point."""
+        """Warns once per term when a triplet loss stays at its margin, the sign of equal embeddings."""
         for name, margin in phase.margins.items():
             stuck = abs(metrics.get(name, math.inf) - margin) < 0.005 * margin
             self._at_margin[name] = self._at_margin.get(name, 0) + 1 if stuck else 0
             if self._at_margin[name] == COLLAPSE_PATIENCE:
                 LOG.warning(
-                    "%s sits at its margin %.3f (step %d): the embedding has probably collapsed to one point; "
+                    "%s stays at its margin %.3f (step %d): the embedding has probably collapsed to a point; "
                     "lower the learning rate, lengthen the warm-up, or start from pretrained weights.",
                     *(name, margin, step),
                 )
 
     @contextlib.contextmanager
-    def _terminating_politely(self) -> Iterator[None]:
-        """On SIGTERM (a scheduler takes the machine back) saves after the current step; one-process runs only.
+    def _saving_on_termination(self) -> Iterator[None]:
+        """Saves after the current step on SIGTERM (preemption by a scheduler), in runs of a single process.
 
         Saving is a collective operation and the signal reaches processes at different steps, so runs of several
         processes rely on the last regular checkpoint instead.

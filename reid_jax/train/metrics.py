@@ -1,7 +1,8 @@
-"""What a run says: `metrics.jsonl`, TensorBoard events, the progress bar, `log.txt`.
+"""Output of a run: `metrics.jsonl`, TensorBoard events, the progress bar, `log.txt`.
 
-Only the main process writes. After a kill and a resume `metrics.jsonl` reads as if nothing had happened: lines of
-steps that are trained again are dropped first, and so is a line torn in the middle.
+Only the main process writes. After a kill and a resume `metrics.jsonl` equals that of an uninterrupted run: lines of
+steps that are trained again are dropped first, and so is an incomplete last line. The writers of clu import TensorFlow,
+so they are not used here.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import tqdm
 logger = logging.getLogger(__name__)
 
 FILE = "metrics.jsonl"
-# Chatter of libraries at levels below ERROR that says nothing to the user of a run.
+# Libraries whose messages below ERROR do not concern the user of a run.
 NOISY = ("absl", "jax", "orbax", "tensorflow_datasets", "tensorboardX", "grain", "etils", "matplotlib", "PIL", "h5py")
 
 
@@ -33,14 +34,14 @@ class MetricWriter:
 
     Args:
         workdir: the run folder.
-        resume_step: the step the run goes on from: what was written beyond it is dropped. `None` keeps everything.
-        active: whether this process writes; the others may call everything to no effect.
+        resume_step: the step from which the run continues; lines of later steps are dropped. `None` keeps all lines.
+        active: whether this process writes; calls on the other processes have no effect.
         tensorboard: also write event files.
     """
 
     def __init__(
         self,
-        workdir: str | os.PathLike,
+        workdir: str | os.PathLike[str],
         resume_step: int | None = None,
         active: bool = True,
         tensorboard: bool = True,
@@ -77,7 +78,7 @@ class MetricWriter:
             self._events.flush()
 
     def close(self) -> None:
-        """Closes the files; further writes go nowhere."""
+        """Closes the files; later writes have no effect."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -92,8 +93,8 @@ class MetricWriter:
         self.close()
 
 
-def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, up to the first that is torn; none when there is no file."""
+def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Returns the lines of a run's `metrics.jsonl` up to the first incomplete one; none without a file."""
     path = pathlib.Path(workdir) / FILE
     return [record for record, _ in _lines(path)] if path.is_file() else []
 
@@ -110,7 +111,7 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], bytes]]:
 
 
 def _rewind(path: pathlib.Path, resume_step: int | None) -> None:
-    """Drops a torn end and the lines beyond `resume_step`; the file is replaced whole or not at all."""
+    """Drops an incomplete end and the lines beyond `resume_step`; the file is replaced atomically."""
     if not path.is_file():
         return
     limit = math.inf if resume_step is None else resume_step
@@ -126,26 +127,26 @@ def _open_events(folder: pathlib.Path, resume_step: int | None) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the protobuf it was generated for
         import tensorboardX
-    # TensorBoard itself hides what an earlier file says about steps from `purge_step` on.
+    # TensorBoard hides the events of earlier files from `purge_step` on.
     purge = None if not resume_step else resume_step + 1
-    # The file's name holds the second of its making: the suffix keeps two quick starts apart.
+    # The file name contains the second of its creation: the suffix distinguishes two starts within a second.
     suffix = f".from{resume_step or 0}"
     return tensorboardX.SummaryWriter(str(folder), purge_step=purge, flush_secs=30, filename_suffix=suffix)
 
 
 def _plain(value: Any) -> Any:
-    """A JSON value for a number of whatever type."""
+    """Returns the JSON value of a number of any type."""
     if value is None or isinstance(value, (str, bool)):
         return value
     number = np.asarray(value)
     if number.ndim:
-        raise TypeError(f"a metric must be one number, but an array of shape {number.shape} came")
+        raise TypeError(f"a metric must be one number, but has the shape {number.shape}")
     plain = number.item()
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 class Progress:
-    """How far a run is and how fast: a bar on a terminal, a line of log every few seconds elsewhere.
+    """Progress of a run: a bar on a terminal, elsewhere a line of the log every few seconds.
 
     Args:
         total: the last step.
@@ -178,7 +179,7 @@ class Progress:
             )
 
     def update(self, step: int) -> None:
-        """Says that `step` is done."""
+        """Records that `step` is done."""
         if self._began is None:
             # The first step compiles; the estimate starts behind it.
             self._began, self._first = time.monotonic(), step
@@ -187,7 +188,7 @@ class Progress:
         self._step = step
 
     def show(self, step: int, values: Mapping[str, Any]) -> None:
-        """Shows the run's numbers: loss, learning rate, images a second, share of time spent waiting for data.
+        """Shows loss, learning rate, images per second and the share of time spent waiting for data.
 
         Args:
             step: updates made so far.
@@ -210,14 +211,14 @@ class Progress:
         return f" (~{duration((now - self._began) / (step - self._first) * (self.total - step))} left)"
 
     def close(self) -> None:
-        """Leaves the bar as it is and frees the line."""
+        """Ends the bar and its line."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
 def _parts(values: Mapping[str, Any]) -> list[str]:
-    """The numbers worth a place in one line."""
+    """Returns the numbers of a progress line as text."""
     formats = {
         "loss": "loss {:.4f}",
         "learning_rate": "lr {:.2e}",
@@ -228,7 +229,7 @@ def _parts(values: Mapping[str, Any]) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """A length of time for people.
+    """Returns a duration as text.
 
     >>> duration(42.2), duration(3700), duration(200000)
     ('42 s', '1 h 01 min', '2 d 7 h')
@@ -252,7 +253,7 @@ def _is_main() -> bool:
 # ---- logging ------------------------------------------------------------------------------------------------------
 
 
-class _TqdmHandler(logging.StreamHandler):
+class _TqdmHandler(logging.StreamHandler[TextIO]):
     """Writes a line above the progress bar rather than through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -264,21 +265,21 @@ class _TqdmHandler(logging.StreamHandler):
 
 
 def quiet_libraries() -> None:
-    """Silences what jax, orbax, tfds and others log below ERROR."""
+    """Silences messages of jax, orbax, tfds and others below ERROR."""
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
-def log_to(workdir: str | os.PathLike, active: bool = True, level: int = logging.INFO) -> Iterator[None]:
+def log_to(workdir: str | os.PathLike[str], active: bool = True, level: int = logging.INFO) -> Iterator[None]:
     """Sends the package's log to the terminal and to `log.txt` in the run folder while the block runs.
 
-    An exception that leaves the block is written to the file with its traceback; the terminal is the caller's affair.
+    An exception that leaves the block is written to the file with its traceback; on the terminal the caller shows it.
 
     Args:
         workdir: the run folder.
         active: whether this process logs; the others show warnings only, and write no file.
-        level: what counts on the terminal and in the file.
+        level: lowest level on the terminal and in the file.
     """
     quiet_libraries()
     root = logging.getLogger()

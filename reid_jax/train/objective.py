@@ -1,6 +1,6 @@
-"""From a batch to one number: forward passes, then the loss terms that the config lists.
+"""The training objective: forward passes over a batch, then the weighted loss terms that the config lists.
 
-A *pass* runs one network on one view of the batch. The default is a single pass of the trained network on the only
+A *pass* runs a network on a view of the batch. The default is a single pass of the trained network on the only
 view. A teacher and a student on two views are two passes:
 
     passes.teacher = dict(view="clean", network="extra/teacher", train=False, prefix="teacher/")
@@ -29,11 +29,11 @@ class Pass:
     """One forward pass.
 
     Attributes:
-        view: "" for the batch's `image`, a name for `image_<name>`. Several go through the network as one batch, so
-            that they share its batch statistics; outputs of a named one then bear its name, "<view>/logits/b".
+        view: "" for the batch's `image`, a name for `image_<name>`. Several views form one batch of the network and
+            share its batch statistics; outputs of a named view then have its name as prefix, "<view>/logits/b".
         network: "params" (trained) or "extra/<name>" (no gradient reaches it).
         train: whether dropout and batch statistics are in training mode.
-        prefix: put before the names of its outputs.
+        prefix: prefix of the names of its outputs.
         after: names of the passes that run before this one.
         reads: outputs of earlier passes that the model finds in its batch.
         mode: passed to the model as its argument `mode` unless empty, for models that run in more ways than one.
@@ -61,7 +61,7 @@ class Objective:
         preprocess: `(batch, key) -> batch`, from uint8 images to normalized float32 ones.
         passes: by name, in the order they run.
         terms: by name, the weighted losses.
-        monitors: by name, terms that are logged and not trained on.
+        monitors: by name, terms that are logged but not minimized.
     """
 
     apply: Callable[..., Any]
@@ -73,11 +73,11 @@ class Objective:
     def __call__(
         self, variables: Mapping[str, Any], extra: Mapping[str, Any], batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-        """Computes the loss of a batch.
+        """Returns the loss of a batch.
 
         Args:
             variables: of the trained network, by collection.
-            extra: what the method keeps beside it, by name.
+            extra: arrays of the method beside the model, by name.
             batch: images (uint8) and labels, by name.
             key: random key of this step.
 
@@ -89,7 +89,7 @@ class Objective:
         values = {f"batch/{name}": value for name, value in batch.items()} | _named_extras(extra)
         keys = dict(zip(self.passes, pass_keys, strict=True))
         for name, each in in_order(self.passes):
-            seen = {**batch, **{one: _read(name, one, values) for one in each.reads}}
+            seen = {**batch, **{output: _read(name, output, values) for output in each.reads}}
             outputs, batch_stats = self._run(each, variables, extra, seen, keys[name])
             variables = {**variables, "batch_stats": batch_stats}
             values |= {f"{each.prefix}{name}": value for name, value in outputs.items()}
@@ -101,7 +101,7 @@ class Objective:
     def _run(
         self, each: Pass, variables: Mapping[str, Any], extra: Mapping[str, Any], batch: Batch, key: jax.Array
     ) -> tuple[dict[str, jax.Array], Any]:
-        """One pass over its view or views; only the trained network in training mode moves the batch statistics."""
+        """Runs a pass over its views; only the trained network in training mode updates the batch statistics."""
         views = (each.view,) if isinstance(each.view, str) else tuple(each.view)
         images = [_images(view, batch) for view in views]
         if len(views) == 1:
@@ -119,7 +119,7 @@ class Objective:
     def _apply(
         self, each: Pass, variables: Mapping[str, Any], extra: Mapping[str, Any], batch: Batch, key: jax.Array
     ) -> tuple[dict[str, jax.Array], Any]:
-        """The outputs of a pass's network, and the batch statistics after it."""
+        """Returns the outputs of a pass's network, and the batch statistics after it."""
         trained = each.network == "params"
         batch_stats = variables.get("batch_stats", {})
         if not trained:
@@ -172,12 +172,13 @@ def _in_pass(name: str, error: errors.UserError) -> errors.UserError:
 
 
 def _images(view: str, batch: Batch) -> jax.Array:
+    """Returns the images of a view."""
     name = f"image_{view}" if view else "image"
     if name not in batch:
-        raise errors.unknown("view", view, [one for one in batch if one.startswith("image")])
+        raise errors.unknown("view", view, [key for key in batch if key.startswith("image")])
     return batch[name]
 
 
 def _named_extras(extra: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Extras that are a single array, under the name a loss term uses."""
+    """Returns the extras that are a single array, under the names for loss terms."""
     return {f"extra/{name}": value for name, value in extra.items() if isinstance(value, jax.Array)}

@@ -7,9 +7,8 @@
         frozen=("backbone/.*",),
     )
 
-Each list holds regular expressions over paths ("a/b/c"); the first that matches the whole path wins. A list must
-cover every parameter that is trained, so nothing is left at a default nobody chose. Frozen parameters have no moments
-and never move.
+Each list holds regular expressions over paths ("a/b/c"); the first that matches the whole path wins. A list must cover
+every trained parameter, so none has a default by accident. Frozen parameters have no moments and never change.
 
 The arithmetic follows PyTorch where the published recipes come from it: for `adam`, `amsgrad`, `sgd` and `rmsprop`
 weight decay is *coupled* (added to the gradient as an L2 term), for `adamw` decoupled (multiplied by the group's
@@ -40,7 +39,7 @@ from reid_jax.train import schedules
 
 logger = logging.getLogger(__name__)
 
-# ---- what turns gradients into directions --------------------------------------------------------------------------
+# ---- from gradients to update directions --------------------------------------------------------------------------
 
 
 def adam(*, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> optax.GradientTransformation:
@@ -49,7 +48,7 @@ def adam(*, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> optax.
 
 
 class AmsgradState(NamedTuple):
-    """Moments of `amsgrad`; `largest` is the running maximum of the second moment before bias correction."""
+    """Moments of `amsgrad`. `largest` is the running maximum of the second moment before bias correction."""
 
     step: jax.Array  # int32 []
     mean: Any
@@ -68,8 +67,8 @@ def amsgrad(*, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> opt
     """
 
     def init(params: Any) -> AmsgradState:
-        zeros = lambda: jax.tree.map(jnp.zeros_like, params)
-        return AmsgradState(jnp.zeros((), jnp.int32), zeros(), zeros(), zeros())
+        mean, square, largest = (jax.tree.map(jnp.zeros_like, params) for _ in range(3))
+        return AmsgradState(jnp.zeros((), jnp.int32), mean, square, largest)
 
     def update(grads: Any, state: AmsgradState, params: Any = None) -> tuple[Any, AmsgradState]:
         del params
@@ -116,15 +115,15 @@ DECOUPLED = ("adamw",)
 
 @dataclasses.dataclass(frozen=True)
 class GroupReport:
-    """Which pattern took which parameters, and the learning rates, for the log.
+    """The parameters that each pattern matched, and the learning rates, for the log.
 
     Attributes:
-        trainable: paths of the parameters that move.
-        frozen: paths of those that do not.
-        multipliers: the learning-rate factor of each trainable path.
-        decays: the weight decay of each trainable path.
+        trainable: paths of the trained parameters.
+        frozen: paths of the other parameters.
+        multipliers: learning-rate factor of each trainable path.
+        decays: weight decay of each trainable path.
         rows: `(list, pattern, value, parameter arrays, parameters)` in the order of the config.
-        unused: `(list, pattern)` of patterns that took nothing.
+        unused: `(list, pattern)` of patterns without a match.
     """
 
     trainable: tuple[str, ...]
@@ -136,27 +135,27 @@ class GroupReport:
     _schedules: Mapping[float, schedules.Schedule]
 
     def learning_rates(self, step: int) -> dict[str, float]:
-        """The rate of each group at a step, by name: `learning_rate` (factor 1) and `learning_rate/x0.5`, ...
+        """Returns the rate of each group at a step, by name: `learning_rate` (factor 1), `learning_rate/x0.5`, ...
 
-        Computed on the host in double precision: asking costs no device transfer.
+        It is computed on the host in double precision, without a device transfer.
         """
         named = {"learning_rate" if m == 1 else f"learning_rate/x{m:g}": s for m, s in self._schedules.items()}
         return {name: schedule.exact(step) for name, schedule in named.items()}
 
     def describe(self) -> str:
-        """A table of the patterns and what they took."""
+        """Returns a table of the patterns and the parameters that they match."""
         width = max([len("pattern"), *(len(pattern) for _, pattern, *_ in self.rows)])
         lines = [f"{'optimizer group':<26}  {'pattern':<{width}}  {'value':>8}  {'arrays':>6}  {'parameters':>12}"]
         lines.append("-" * len(lines[0]))
         for name, pattern, value, arrays, count in self.rows:
             shown = "" if value is None else f"{value:g}"
-            note = "" if arrays else "   (takes nothing)"
+            note = "" if arrays else "   (matches nothing)"
             lines.append(f"{name:<26}  {pattern:<{width}}  {shown:>8}  {arrays:>6}  {count:>12,}{note}")
         return "\n".join(lines)
 
 
 class RateState(NamedTuple):
-    """Number of updates made so far."""
+    """Number of updates so far."""
 
     step: jax.Array  # int32 []
 
@@ -168,7 +167,7 @@ def build(
     total_steps: int,
     steps_per_epoch: int,
 ) -> tuple[optax.GradientTransformation, GroupReport]:
-    """Builds the optimizer of a run or of one of its phases.
+    """Returns the optimizer of a run or of one of its phases, and the report of its groups.
 
     Args:
         config: `name` (a key of `OPTIMIZERS`, or `package.module:Name`), `learning_rate`, the pattern lists
@@ -186,7 +185,7 @@ def build(
         gradients are never read) and the report of its groups.
 
     Raises:
-        UserError: unknown names or options, a parameter no pattern takes, nothing left to train.
+        UserError: unknown names or options, a parameter that no pattern matches, or nothing left to train.
     """
     given = dict(config)
     given |= dict(given.pop("options", None) or {})
@@ -194,7 +193,7 @@ def build(
     function = names.find("optimizer", str(name), OPTIMIZERS)
     base_lr = given.pop("learning_rate", None)
     if not isinstance(base_lr, (int, float)) or base_lr < 0:
-        raise UserError(f"optimizer.learning_rate must be a number of at least 0, but came as {base_lr!r}.")
+        raise UserError(f"optimizer.learning_rate must be a number of at least 0, but is {base_lr!r}.")
     multipliers = _pairs("learning_rate_multipliers", given.pop("learning_rate_multipliers", None), ((".*", 1.0),))
     decays = _pairs("weight_decays", given.pop("weight_decays", None), ((".*", 0.0),))
     frozen = tuple(given.pop("frozen", None) or ())
@@ -208,7 +207,7 @@ def build(
     }
     report = GroupReport(**groups, _schedules=by_factor)
     for where, pattern in report.unused:
-        logger.warning("the pattern %r in optimizer.%s takes no parameter", pattern, where)
+        logger.warning("the pattern %r in optimizer.%s matches no parameter", pattern, where)
 
     decay = _add_decay(report.decays)
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
@@ -220,8 +219,8 @@ def build(
     return transformation, report
 
 
-def _pairs(name: str, value: Any, default: Sequence) -> tuple[tuple[str, float], ...]:
-    """Checks a list of (pattern, number)."""
+def _pairs(name: str, value: Any, default: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    """Returns a checked list of (pattern, number)."""
     pairs = tuple(default if value is None else value)
     for pair in pairs:
         fits = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
@@ -231,7 +230,7 @@ def _pairs(name: str, value: Any, default: Sequence) -> tuple[tuple[str, float],
 
 
 def _options(name: str, function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks that the optimizer reads each option; `None` means "not set"."""
+    """Returns the options of an optimizer after checking their names; `None` means "not set"."""
     accepted = list(inspect.signature(function).parameters)
     for key, value in given.items():
         if key not in accepted and value is not None:
@@ -246,7 +245,7 @@ def _assign(
     decays: Sequence[tuple[str, float]],
     frozen: Sequence[str],
 ) -> dict[str, Any]:
-    """Gives each parameter its factor and decay; the fields of `GroupReport`."""
+    """Returns the fields of `GroupReport`: factor and decay of each parameter."""
     sizes = {path: trees.count_parameters(leaf) for path, leaf in trees.flatten(params).items()}
     rows: list[tuple[str, str, float | None, int, int]] = []
     unused: list[tuple[str, str]] = []
@@ -254,17 +253,17 @@ def _assign(
     def match(name: str, paths: Sequence[str], pairs: Sequence[tuple[str, float | None]]) -> trees.PatternMatch:
         found = trees.match_patterns(paths, [pattern for pattern, _ in pairs])
         for position, (pattern, value) in enumerate(pairs):
-            taken = [path for path, one in found.assignment.items() if one == position]
-            rows.append((name, pattern, value, len(taken), sum(sizes[path] for path in taken)))
-            # A catch-all at the end that finds nothing left is no mistake.
-            if not taken and pattern != ".*":
+            matched = [path for path, at in found.assignment.items() if at == position]
+            rows.append((name, pattern, value, len(matched), sum(sizes[path] for path in matched)))
+            # A final catch-all without a match is no mistake.
+            if not matched and pattern != ".*":
                 unused.append((name, pattern))
         return found
 
     still = match("frozen", list(sizes), [(pattern, None) for pattern in frozen])
     trainable = tuple(still.leftovers)
     if not trainable:
-        raise UserError("optimizer.frozen takes every parameter, so nothing is left to train; narrow its patterns.")
+        raise UserError("optimizer.frozen matches every parameter, so nothing is left to train; narrow its patterns.")
     values: dict[str, dict[str, float]] = {}
     for name, pairs in (("learning_rate_multipliers", multipliers), ("weight_decays", decays)):
         found = match(name, trainable, pairs)
@@ -320,7 +319,7 @@ def _scale_by_rates(
 
         def scaled(keys: Any, update: jax.Array) -> jax.Array:
             path = jax.tree_util.keystr(keys, simple=True, separator=trees.SEPARATOR)
-            return update * (-rates[multipliers[path]]).astype(update.dtype)
+            return jnp.multiply(update, (-rates[multipliers[path]]).astype(update.dtype))
 
         return jax.tree_util.tree_map_with_path(scaled, updates), RateState(optax.safe_increment(state.step))
 

@@ -1,4 +1,4 @@
-"""Table of a model's parameters for the log, drawn by clu."""
+"""Table of a model's parameters for the log, formatted by clu."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
     config.schedule = dict(name="warmup_multistep", warmup_epochs=10, milestones_epochs=(50, 70), factor=0.4)
 
-Any duration may be given in epochs (`warmup_epochs=10`) or in steps (`warmup_steps=500`); `duration` turns both into
-steps. `granularity` says when the rate moves: once per epoch (`"epoch"`, what the published recipes do) or at every
-step (`"step"`). Published code counts its epochs from 0 or from 1; `first_epoch` says which number the first one bears.
+Any duration may be given in epochs (`warmup_epochs=10`) or in steps (`warmup_steps=500`); `duration` converts both to
+steps. `granularity` says when the rate changes: once per epoch (`"epoch"`, as in the published recipes) or at every
+step (`"step"`). Published code counts its epochs from 0 or from 1; `first_epoch` is the number of the first.
 
 Each formula is written once, over an array module: in float64 numpy it gives the exact values for logs and for the
 table of the per-epoch schedules, in jax.numpy the value inside the compiled step.
@@ -27,7 +27,7 @@ from reid_jax.plugins import names
 
 
 def steps(value: float, unit: str, steps_per_epoch: int) -> int:
-    """Turns a duration into a whole number of steps.
+    """Returns a duration as a whole number of steps.
 
     Args:
         value: the duration, at least 0.
@@ -45,19 +45,19 @@ def steps(value: float, unit: str, steps_per_epoch: int) -> int:
 
 
 def duration(config: Mapping[str, Any], name: str, steps_per_epoch: int, default: int | None = None) -> Any:
-    """Reads `<name>_epochs` or `<name>_steps` from a mapping, in steps.
+    """Returns a duration in steps, read from `<name>_epochs` or `<name>_steps` of a mapping.
 
     Args:
         config: any mapping; a key whose value is `None` counts as absent.
         name: beginning of the key ("warmup", "total", "log_every").
         steps_per_epoch: steps in one epoch.
-        default: what to return when neither key is there.
+        default: returned if neither key is present.
 
     Returns:
         A whole number of steps, or a tuple of them where the value is a sequence.
 
     Raises:
-        UserError: both keys are there, or neither and no default.
+        UserError: both keys are present, or neither and no default.
     """
     found = {unit: config.get(f"{name}_{unit}") for unit in ("epochs", "steps")}
     given = {unit: value for unit, value in found.items() if value is not None}
@@ -69,7 +69,7 @@ def duration(config: Mapping[str, Any], name: str, steps_per_epoch: int, default
         return default
     ((unit, value),) = given.items()
     if isinstance(value, Sequence):
-        return tuple(steps(one, unit, steps_per_epoch) for one in value)
+        return tuple(steps(each, unit, steps_per_epoch) for each in value)
     return steps(value, unit, steps_per_epoch)
 
 
@@ -79,21 +79,34 @@ def duration(config: Mapping[str, Any], name: str, steps_per_epoch: int, default
 
 
 def _warmed_up(xp: Any, position: Any, after: Any, rate: float, warmup: int, first: float) -> Any:
-    """Linear from `first` at position 0 to `rate` at `warmup`, then `after`."""
+    """Returns a warm-up, linear from `first` at position 0 to `rate` at `warmup`, followed by `after`."""
     if warmup == 0:
         return after
     part = position / warmup
     return xp.where(position < warmup, first * (1 - part) + rate * part, after)
 
 
-def constant(xp, position, base, rate, *, total, warmup=0, warmup_start=0.01):
-    """The same rate all along, after an optional linear warm-up from `warmup_start` times the group's rate."""
+def constant(
+    xp: Any, position: Any, base: float, rate: float, *, total: int, warmup: int = 0, warmup_start: float = 0.01
+) -> Any:
+    """Constant rate, after an optional linear warm-up from `warmup_start` times the group's rate."""
     del base, total
     return _warmed_up(xp, position, rate + 0 * position, rate, warmup, warmup_start * rate)
 
 
-def multistep(xp, position, base, rate, *, total, milestones=(), factor=0.1, warmup=0, warmup_start=0.01):
-    """The rate is multiplied by `factor` (one number, or one per milestone) at each milestone.
+def multistep(
+    xp: Any,
+    position: Any,
+    base: float,
+    rate: float,
+    *,
+    total: int,
+    milestones: Sequence[int] = (),
+    factor: float | Sequence[float] = 0.1,
+    warmup: int = 0,
+    warmup_start: float = 0.01,
+) -> Any:
+    """Piecewise constant rate: multiplied by `factor` (one number, or one per milestone) at each milestone.
 
     Warm-up: from `warmup_start` times the group's rate, linear, as in the BoT family:
     `rate * (warmup_start * (1 - e / warmup) + e / warmup)`.
@@ -103,20 +116,31 @@ def multistep(xp, position, base, rate, *, total, milestones=(), factor=0.1, war
     if len(factors) != len(milestones):
         raise UserError(f"schedule.factor has {len(factors)} values for {len(milestones)} milestones; give as many.")
     if list(milestones) != sorted(milestones):
-        raise UserError(f"schedule.milestones must rise, but came as {milestones} (in steps).")
+        raise UserError(f"schedule.milestones must be ascending, but are {milestones} (in steps).")
     # Running products rather than products of `where`: 0.4 ** 6 is rounded once, on the host.
     value = rate + 0 * position
-    for milestone, scale in zip(milestones, np.cumprod(factors)):
+    for milestone, scale in zip(milestones, np.cumprod(factors), strict=True):
         value = xp.where(position >= milestone, rate * float(scale), value)
     return _warmed_up(xp, position, value, rate, warmup, warmup_start * rate)
 
 
-def cosine(xp, position, base, rate, *, total, warmup=0, warmup_start=0.01, floor=0.002, decay_from_warmup=False):
+def cosine(
+    xp: Any,
+    position: Any,
+    base: float,
+    rate: float,
+    *,
+    total: int,
+    warmup: int = 0,
+    warmup_start: float = 0.01,
+    floor: float = 0.002,
+    decay_from_warmup: bool = False,
+) -> Any:
     """Half a cosine from the group's rate to the floor.
 
     As in TransReID and its descendants the warm-up starts from, and the decay ends at, fractions of the *base* rate
-    in every group, whatever its multiplier; and the cosine is counted from the start of training, so that the end of
-    the warm-up is already a little way down. `decay_from_warmup=True` counts it from the end of the warm-up (the
+    in every group, whatever its multiplier; and the cosine is counted from the start of training, so the rate at the
+    end of the warm-up lies slightly below its maximum. `decay_from_warmup=True` counts from the end of the warm-up (the
     textbook form).
     """
     if warmup >= total:
@@ -128,8 +152,18 @@ def cosine(xp, position, base, rate, *, total, warmup=0, warmup_start=0.01, floo
     return _warmed_up(xp, position, value, rate, warmup, warmup_start * base)
 
 
-def linear(xp, position, base, rate, *, total, warmup=0, warmup_start=0.01, floor=0.0):
-    """Straight from the group's rate at the end of the warm-up down to `floor` times the base rate."""
+def linear(
+    xp: Any,
+    position: Any,
+    base: float,
+    rate: float,
+    *,
+    total: int,
+    warmup: int = 0,
+    warmup_start: float = 0.01,
+    floor: float = 0.0,
+) -> Any:
+    """Linear decay from the group's rate at the end of the warm-up down to `floor` times the base rate."""
     if warmup >= total:
         raise UserError(f"the warm-up ({warmup} steps) must be shorter than the schedule ({total} steps).")
     part = (position - warmup) / (total - warmup)
@@ -146,7 +180,7 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
     "warmup_cosine": cosine,
     "linear": linear,
 }
-# Options of the formulas that are durations, with what stands where the config is silent.
+# Options of the formulas that are durations, and their defaults.
 _DURATIONS: dict[str, Any] = {"warmup": 0, "milestones": (), "total": None}
 _WARMUP = {"warmup_multistep": "warmup_epochs=10", "warmup_cosine": "warmup_epochs=5"}
 
@@ -170,7 +204,7 @@ class Schedule:
     table: np.ndarray | None
 
     def __call__(self, step: Any) -> Any:
-        """The rate at a step (0 = first update), float32 []."""
+        """Returns the rate at a step (0 = first update), float32 []."""
         step = jnp.asarray(step)
         if self.table is None:
             return jnp.asarray(self.formula(jnp, step.astype(jnp.float32)), jnp.float32)
@@ -178,7 +212,7 @@ class Schedule:
         return jnp.asarray(self.table.astype(np.float32))[epoch]
 
     def exact(self, step: int) -> float:
-        """The rate at a step in double precision, without touching a device."""
+        """Returns the rate at a step in double precision, computed on the host."""
         if self.table is None:
             return float(self.formula(np, np.float64(step)))
         return float(self.table[min(int(step) // self.steps_per_epoch, len(self.table) - 1)])
@@ -187,7 +221,7 @@ class Schedule:
 def build(
     config: Mapping[str, Any], base_lr: float, multiplier: float, total_steps: int, steps_per_epoch: int
 ) -> Schedule:
-    """Builds the schedule of one parameter group.
+    """Returns the schedule of one parameter group.
 
     Args:
         config: `name` (a key of `SCHEDULES`, or `package.module:Name` of a formula of the same form), `granularity`
@@ -236,7 +270,7 @@ def build(
 def _options(
     name: str, function: Callable[..., Any], given: dict[str, Any], total_steps: int, steps_per_epoch: int
 ) -> dict[str, Any]:
-    """Checks the options of a formula and turns its durations into steps."""
+    """Returns the checked options of a formula, with its durations in steps."""
     parameters = inspect.signature(function).parameters.values()
     accepted = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     lasting = [option for option in accepted if option in _DURATIONS]
@@ -249,7 +283,7 @@ def _options(
     for option in lasting:
         default = total_steps if option == "total" else _DURATIONS[option]
         options[option] = duration(given, option, steps_per_epoch, default)
-    # A warm-up of 0 on purpose (an ablation) is fine, a forgotten one is not.
+    # An explicit warm-up of 0 (an ablation) is fine, a missing one is not.
     if name in _WARMUP and not any(f"warmup_{unit}" in given for unit in ("epochs", "steps")):
         raise UserError(f"schedule {name!r} needs a warm-up, for example {_WARMUP[name]}.")
     return options

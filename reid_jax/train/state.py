@@ -1,4 +1,4 @@
-"""What a run carries from one step to the next."""
+"""The train state: the arrays that a run carries from one step to the next."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from reid_jax import errors
 from reid_jax.train import extras as extras_lib
 
 
-class TrainState(flax.struct.PyTreeNode):
-    """Arrays only; functions and optimizers live outside.
+class TrainState(flax.struct.PyTreeNode):  # type: ignore[no-untyped-call]  # flax.struct has no types
+    """Arrays of a run at a step; functions and optimizers are kept elsewhere.
 
     Attributes:
-        step: int32 [], updates made so far.
+        step: int32 [], number of steps so far.
         params: parameters of the model, float32.
         batch_stats: running statistics of its normalization layers.
         constants: the model's other variables, such as a bank of text features: saved and used in every forward pass,
             changed by no step, replaced between phases at most (`start_from`); {} for most models.
         opt_state: state of the optax transformation of the current phase.
-        extra: by name, what a method owns beside its model: class centers, an averaged or frozen teacher.
+        extra: by name, arrays that a method updates beside its model: class centers, an averaged or frozen teacher.
     """
 
     step: jax.Array
@@ -32,11 +32,11 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: Any
     opt_state: Any
     extra: dict[str, Any]
-    constants: Any = flax.struct.field(default_factory=dict)
+    constants: Any = flax.struct.field(default_factory=dict)  # type: ignore[no-untyped-call]  # as above
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The model's variables as `model.apply` takes them."""
+        """The model's variables by collection, the argument of `model.apply`."""
         constants = {"constants": self.constants} if self.constants else {}
         return {"params": self.params, "batch_stats": self.batch_stats, **constants}
 
@@ -50,7 +50,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def create(variables: Mapping[str, Any]) -> TrainState:
-    """The state before the first phase: no optimizer state, no extras yet."""
+    """Returns the state before the first phase, without optimizer state and extras."""
     empty = TrainState(step=jnp.zeros((), jnp.int32), params={}, batch_stats={}, opt_state=(), extra={})
     return empty.with_variables(variables)
 
@@ -63,44 +63,46 @@ def begin_phase(
     start_from: str = "",
     model: Any = None,
 ) -> TrainState:
-    """Starts a phase: a fresh optimizer, and the extras this phase adds; earlier extras stay for it to read.
+    """Returns the state at the start of a phase, with new optimizer state and extras; earlier extras remain readable.
 
     Args:
-        state: at the end of the phase before.
+        state: at the end of the previous phase.
         optimizer: of this phase.
-        extras: by name, of this phase; they are made from the variables the phase before left.
-        key: of their random parts.
-        start_from: "" goes on with those variables; "extra/<name>" takes those that the extra holds instead;
-            "model/<method>" takes what that method of the model, `(variables) -> variables`, makes of them, and so do
-            the extras.
-        model: asked for that method.
+        extras: by name, of this phase; initialized from the variables at the end of the previous phase.
+        key: random key of their initial values.
+        start_from: "" continues with those variables; "extra/<name>" uses the variables in that extra instead;
+            "model/<method>" uses the result of that method of the model, `(variables) -> variables`, also for the
+            extras.
+        model: the model with that method.
 
     Raises:
-        UserError: there is no such extra, or it holds no variables of the model; or the model has no such method.
+        UserError: an unknown extra, an extra that is no copy of the model's variables, or an unknown method.
     """
     if start_from.startswith("model/"):
         state = state.with_variables(_prepared_variables(state, start_from, model))
-    made = {
+    added = {
         name: extra.init(jax.random.fold_in(key, index), state.variables)
         for index, (name, extra) in enumerate(sorted(extras.items()))
         if name not in state.extra or extra.restart
     }
-    state = state.replace(extra={**state.extra, **made})
+    state = state.replace(extra={**state.extra, **added})
     if start_from and not start_from.startswith("model/"):
-        state = state.with_variables(_held_variables(state, start_from))
+        state = state.with_variables(_variables_in_extra(state, start_from))
     return state.replace(opt_state=optimizer.init(state.params))
 
 
-def _held_variables(state: TrainState, name: str) -> dict[str, Any]:
-    holders = [f"extra/{one}" for one, value in state.extra.items() if isinstance(value, dict) and "params" in value]
-    if name not in holders:
-        raise errors.unknown("variables to start a phase from (start_from)", name, holders)
-    held = state.extra[name.removeprefix("extra/")]
+def _variables_in_extra(state: TrainState, name: str) -> dict[str, Any]:
+    """Returns a copy of the variables in an extra."""
+    known = [f"extra/{key}" for key, value in state.extra.items() if isinstance(value, dict) and "params" in value]
+    if name not in known:
+        raise errors.unknown("variables to start a phase from (start_from)", name, known)
     # Copies: the state is donated to the step, so two of its entries must never share a buffer.
-    return jax.tree.map(jnp.copy, dict(held))
+    copied: dict[str, Any] = jax.tree.map(jnp.copy, dict(state.extra[name.removeprefix("extra/")]))
+    return copied
 
 
 def _prepared_variables(state: TrainState, name: str, model: Any) -> dict[str, Any]:
+    """Returns the variables that a method of the model computes from those of the state."""
     prepare = getattr(model, name.removeprefix("model/"), None)
     if not callable(prepare):
         raise errors.UserError(

@@ -1,7 +1,7 @@
-"""One step: forward, losses, gradients, optimizer, extras. A pure function, compiled once.
+"""The train step: forward pass, losses, gradients, optimizer and extras as a pure function, compiled once.
 
-Usually a step is one update. A method that alternates between objectives (`config.train.turns`) makes one update for
-each in turn, on the same batch.
+Usually a step is one update. With several objectives (`config.train.turns`) a step makes an update for each of them,
+one after another, on the same batch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Metrics = dict[str, jax.Array]
 
 
 def step_key(seed: int | jax.Array, step: jax.Array) -> jax.Array:
-    """The randomness of one step: derived from seed and step, so that a resumed run draws the same."""
+    """Returns the random key of a step, derived from seed and step, so a resumed run draws the same numbers."""
     return jax.random.fold_in(jax.random.key(seed), step)
 
 
@@ -38,19 +38,19 @@ def make_train_step(
     accumulate: int = 1,
     group_size: int = 1,
 ) -> Callable[[state_lib.TrainState, Mapping[str, jax.Array]], tuple[state_lib.TrainState, Metrics]]:
-    """Builds the jitted `train_step(state, batch) -> (state, metrics)`.
+    """Returns the compiled `train_step(state, batch) -> (state, metrics)`.
 
     The state is replicated over the mesh and donated; the batch is split on its first axis. Everything is computed over
     the global batch: batch statistics and hard mining mean the same on one device and on many.
 
     Args:
-        objective: see `reid_jax.train.objective.Objective`; several are taken in turn, an update each.
+        objective: see `reid_jax.train.objective.Objective`; with several, a step makes an update for each in order.
         optimizer: optax chain of the phase.
-        extras: by name, what the step updates beside the model.
+        extras: by name, the arrays that the step updates beside the model.
         seed: of the run.
         mesh: devices, one axis `data`.
         accumulate: number of micro-batches whose mean gradient makes one update.
-        group_size: images of one identity that stand side by side in a batch; micro-batches keep them together.
+        group_size: adjacent images of one identity in a batch; micro-batches keep them together.
     """
     update = make_update(objective, optimizer, extras, accumulate=accumulate, group_size=group_size)
 
@@ -72,7 +72,7 @@ def make_update(
     accumulate: int = 1,
     group_size: int = 1,
 ) -> Callable[[state_lib.TrainState, Any, jax.Array], tuple[state_lib.TrainState, Metrics]]:
-    """Builds the pure `update(state, batch, key) -> (state, metrics)` of a train step; arguments as there."""
+    """Returns the pure `update(state, batch, key) -> (state, metrics)` of a train step; arguments as there."""
     objectives = tuple(objective) if isinstance(objective, Sequence) else (objective,)
     learned = sorted(name for name, extra in extras.items() if extra.differentiable)
 
@@ -102,8 +102,8 @@ def make_update(
         (batch_stats, total), (loss, metrics) = jax.lax.scan(
             body, (state.batch_stats, zeros), (jnp.arange(accumulate), micro_batches)
         )
-        mean = lambda tree: jax.tree.map(lambda x: x.mean(axis=0), tree)
-        return (mean(loss), (batch_stats, mean(metrics))), jax.tree.map(lambda x: x / accumulate, total)
+        loss, metrics = jax.tree.map(lambda x: x.mean(axis=0), (loss, metrics))
+        return (loss, (batch_stats, metrics)), jax.tree.map(lambda x: x / accumulate, total)
 
     def one_update(
         objective: Callable[..., Any], state: state_lib.TrainState, batch: Any, key: jax.Array
@@ -132,15 +132,15 @@ def make_update(
     def update(state: state_lib.TrainState, batch: Any, key: jax.Array) -> tuple[state_lib.TrainState, Metrics]:
         state, metrics = one_update(objectives[0], state, batch, key)
         for turn, following in enumerate(objectives[1:], start=1):
-            state, told = one_update(following, state, batch, jax.random.fold_in(key, turn))
-            metrics = {**metrics, **told, "loss": metrics["loss"] + told["loss"]}
+            state, more = one_update(following, state, batch, jax.random.fold_in(key, turn))
+            metrics = {**metrics, **more, "loss": metrics["loss"] + more["loss"]}
         return state.replace(step=state.step + 1), metrics
 
     return update
 
 
 def _split(x: jax.Array, parts: int, group_size: int) -> jax.Array:
-    """[B, ...] -> [parts, B / parts, ...], identities dealt out in turn and kept whole."""
+    """Splits [B, ...] into [parts, B / parts, ...]; identities are distributed in turn and not divided."""
     if x.shape[0] % (parts * group_size):
         raise errors.UserError(
             f"expected a batch divisible into {parts} micro-batches of whole identities of {group_size} images, "

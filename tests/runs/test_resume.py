@@ -79,7 +79,7 @@ def test_killed_and_stopped_runs_end_like_an_undisturbed_one(tmp_path):
     assert f"resumed at step {resumed_at[1]} of {STEPS}" in err
     stopped_at = newest(torn)
     assert code == 2
-    assert f"error: asked to stop at step {stopped_at}; saved there, the same command goes on from it." in err
+    assert f"error: asked to stop at step {stopped_at}; saved there, the same command continues from it." in err
     assert "Traceback" not in err
     assert 2 <= resumed_at[0] < resumed_at[1] < stopped_at < STEPS
 

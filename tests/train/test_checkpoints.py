@@ -172,7 +172,7 @@ def test_missing_checkpoints_are_named(tmp_path):
         with pytest.raises(UserError, match="no checkpoint was found"):
             saved.restore(abstract(make_state()))
         saved.save(3, make_state(3), {}, wait=True)
-        with pytest.raises(UserError, match=r"no checkpoint of step 9 .* there are: 3"):
+        with pytest.raises(UserError, match=r"no checkpoint of step 9 .* it has: 3"):
             saved.restore(abstract(make_state()), 9)
     with pytest.raises(UserError, match="no checkpoint of step 9"):
         checkpoints.restore_variables(tmp_path, 9)

@@ -154,7 +154,7 @@ def test_collapsed_embedding_is_said_once(make_loop, tmp_path, caplog):
         make_loop(tmp_path, [phase], every=loop.Every(log=1, evaluate=0, save=0), save=False).run(begun, 0)
     warnings = [record for record in caplog.records if "collapsed" in record.message]
     assert len(warnings) == 1
-    assert "loss/tri sits at its margin 0.300 (step 3)" in warnings[0].message
+    assert "loss/tri stays at its margin 0.300 (step 3)" in warnings[0].message
 
 
 def test_input_that_is_too_slow_shows(make_loop, tmp_path):

@@ -195,7 +195,7 @@ def test_report_names_takers_and_idle_patterns(caplog):
     )
     assert report.unused == (("learning_rate_multipliers", "stem/.*"),)  # a catch-all may stay idle
     assert "stem/.*" in caplog.text
-    assert "takes nothing" in report.describe()
+    assert "matches nothing" in report.describe()
     assert set(report.multipliers.values()) == {1.0, 2.0}
 
 
