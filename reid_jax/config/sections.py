@@ -296,6 +296,8 @@ class Settings(Section):
         start_from: variables that training starts from: "" keeps the current ones, "extra/<name>" takes those of an
             extra, "model/<method>" takes the result of that method of the model.
         fed: federated training, see `reid_jax.federated.federation_options.Options`; empty for systems without it.
+        corruption: corruptions of training images: `policy`, `refresh` and `probability`, for references in
+            `data.augment`; empty for systems without it.
         phase_order: names of the phases in order.
         phases: by name, changes of the sections above during the phase.
     """
@@ -320,6 +322,7 @@ class Settings(Section):
     train: Train = Train()
     start_from: str = ""
     fed: Options = key({})
+    corruption: Options = key({})
     phase_order: tuple[str, ...] = ()
     phases: Mapping[str, Options] = key({})
     evals: Evals = Evals()

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from reid_jax import build, errors
+from reid_jax.config import sections
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import checkpoints, extras, state, step
 from tests.train import toy
@@ -65,7 +66,8 @@ def test_a_model_without_constants_has_none_in_its_variables():
 
 
 def test_variables_that_no_run_carries_are_refused():
-    settings = {"seed": 0, "preprocess": {"mean": (0.5,) * 3, "std": (0.5,) * 3, "erase_fill": "zero"}}
+    preprocess = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "erase_fill": "zero"}
+    settings = sections.Settings.of({"seed": 0, "preprocess": preprocess})
     batch = {"image": np.zeros((1, 4, 2, 3), np.uint8)}
     assert set(build.init_variables(Banked(), settings, batch)) == {"params", "batch_stats", "constants"}
     with pytest.raises(errors.UserError, match="got cache as well; keep what no step changes in constants"):
