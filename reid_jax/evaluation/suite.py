@@ -165,7 +165,7 @@ def table(reports: list[Report]) -> str:
     for report in reports:
         rows.append((report.name, report.plain))
         if report.unweighted is not None:
-            rows.append((f"{report.name}, all slots alike", report.unweighted))
+            rows.append((f"{report.name}, equal slot weights", report.unweighted))
         if report.reranked is not None:
             rows.append((f"{report.name}, re-ranked", report.reranked))
     width = max(len("test set"), *(len(name) for name, _ in rows))

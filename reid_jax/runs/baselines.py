@@ -1,4 +1,4 @@
-"""What any trained network must beat: features that need no learning."""
+"""Baselines without learning that any trained network must outperform."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from reid_jax.data import feature_set, image_io, records, simple_features
 from reid_jax.inference import extractor
 
-# What any trained network must beat; each maps uint8 [N, H, W, 3] to float32 [N, D].
+# Functions from uint8 images [N, H, W, 3] to float32 features [N, D].
 SIMPLE_FEATURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "raw_pixels": simple_features.raw_pixels,
     "hsv_histogram": simple_features.hsv_histogram,
@@ -20,11 +20,11 @@ SIMPLE_FEATURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def extract_simple(
     describe: Callable[[np.ndarray], np.ndarray], dataset: records.ReIDDataset, size: Mapping[str, Any]
 ) -> feature_set.FeatureSet:
-    """Returns features of a learning-free baseline, from images at the model's size.
+    """Returns the features of a baseline for images at the model's input size.
 
     Args:
         describe: a value of `SIMPLE_FEATURES`.
-        dataset: with query and gallery.
+        dataset: a data set with query and gallery.
         size: `height`, `width` and `interpolation` of the images.
     """
 

@@ -1,7 +1,7 @@
-"""The end of a run of a model that draws hidden patches: boxes are erased in test images, drawn, measured, shown.
+"""Evaluation of models that reconstruct hidden patches, on test images with an erased box.
 
-A model takes part by `reconstructs = True`: given the batch's "image_clean" beside the erased "image", its outputs then
-have "pixels/predicted" and "pixels/mask" (`reid_jax.models.amfor.pixel_decoder`).
+Models with `reconstructs = True` are evaluated: from the erased "image" and the original "image_clean" of a batch they
+output "pixels/predicted" and "pixels/mask" (`reid_jax.models.amfor.pixel_decoder`).
 """
 
 from __future__ import annotations
@@ -20,25 +20,23 @@ from reid_jax.evaluation import image_quality
 from reid_jax.losses import masked_patches
 from reid_jax.ops import images as image_ops
 
-# Test images measured on; spread over the gallery, whose people are mostly whole.
+# Number of test images, spread evenly over the gallery, where most persons are not occluded.
 IMAGES = 64
-# Of the erased boxes: share of the image and height / width. All images get one, the same ones in every run.
+# Range of the erased boxes' area (fraction of the image) and aspect ratio (height / width). Every image has one
+# box, the same in every run.
 AREA, ASPECT = (0.1, 0.33), (0.3, 1 / 0.3)
 
 
 def evaluate(
     model: Any, variables: Mapping[str, Any], dataset: records.ReIDDataset, settings: config_lib.Settings
 ) -> image_quality.Reconstruction | None:
-    """Draws what is hidden in test images.
+    """Returns reconstructed test images with their scores, None for a model that does not reconstruct.
 
     Args:
-        model: of `reid_jax.models`.
+        model: a model of `reid_jax.models`.
         variables: its `params` and `batch_stats`.
-        dataset: whose gallery is shown.
-        settings: resolved config; read are `data`, `preprocess` and the options of the loss.
-
-    Returns:
-        Pictures and scores; None for a model that draws nothing.
+        dataset: a data set with a gallery.
+        settings: `data`, `preprocess` and the options of the loss are used.
     """
     if not getattr(model, "reconstructs", False):
         return None
@@ -54,7 +52,7 @@ def evaluate(
         if normalized:
             patches = masked_patches.denormalize_patches(patches, image_ops.patchify(clean, side))
         mask = image_ops.patchify(batch["image"][..., :1] * 0, side) + outputs["pixels/mask"][..., None]
-        whole = [image_ops.unpatchify(one, side, *clean.shape[1:3]) for one in (patches, mask)]
+        whole = [image_ops.unpatchify(array, side, *clean.shape[1:3]) for array in (patches, mask)]
         return batch["image"], whole[0], clean, whole[1][..., 0] > 0
 
     *pictures, mask = jax.device_get(jax.jit(draw)(variables, batch))
@@ -64,7 +62,7 @@ def evaluate(
 
 
 def _erased(split: records.Split, data: sections.Data) -> dict[str, np.ndarray]:
-    """Images [n, H, W, 3] uint8 as "image" and "image_clean", a box to erase in each, and their cameras."""
+    """Returns a batch of uint8 images [N, H, W, 3] ("image", "image_clean") with "erase_box" and "camid"."""
     chosen = np.unique(np.linspace(0, len(split) - 1, min(IMAGES, len(split))).astype(int))
     resize = transforms.Resize(data.height, data.width, data.test_interpolation or data.interpolation)
     reader, rng = pipeline.Reader(split), np.random.default_rng(0)
@@ -75,6 +73,6 @@ def _erased(split: records.Split, data: sections.Data) -> dict[str, np.ndarray]:
 
 
 def _normalized(settings: config_lib.Settings) -> bool:
-    """Whether training compared patches of mean 0 and variance 1."""
+    """Returns whether the loss compared patches that were normalized to mean 0 and variance 1."""
     terms = [term for _, phase in phases.resolve(settings) for term in phase.losses.values()]
     return any(term and term["loss"] == "masked_patches" and term.get("normalize", False) for term in terms)

@@ -1,10 +1,10 @@
-"""One run: its data, its model, and the order in which things happen.
+"""An experiment: data, model, and the order of events of a run.
 
     experiment = Experiment(config)
     experiment.run(folder)
 
-Order of a run: open the data and check that it can be evaluated, build the model, resume or load weights or start from
-scratch, train, evaluate, write the results.
+Order of events: open the data and check that it can be evaluated, build the model, restore a checkpoint or initialize
+the variables, train, evaluate, write the results.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Experiment:
 
     Args:
         config: see `reid_jax.config.defaults`.
-        dataset: opened data set; None opens (or prepares) the one the config names.
+        dataset: opened data set; None opens or prepares the config's data set.
 
     Raises:
-        UserError: for every mistake in config or data, before anything is trained.
+        UserError: invalid config or data, before any training.
     """
 
     def __init__(self, config: ConfigDict, dataset: records.ReIDDataset | None = None) -> None:
@@ -72,13 +72,13 @@ class Experiment:
             self.mesh,
         )
 
-    # ---- where training starts --------------------------------------------------------------------------------------
+    # ---- initial state ----------------------------------------------------------------------------------------------
 
     def initial_state(self, *, weights: bool = True) -> state.TrainState:
         """Returns the state before the first step.
 
         Args:
-            weights: random variables get the weights that the config names; False for a run that is resumed.
+            weights: whether to load the weights that the config names; False if a checkpoint is restored afterwards.
         """
         variables = build.init_variables(self.model, self.settings, self.extractor.example_batch())
         if weights:
@@ -88,14 +88,14 @@ class Experiment:
         return state.create(mesh.replicate(variables, self.mesh))
 
     def _load(self, variables: Mapping[str, Any], path: str) -> dict[str, Any]:
-        """The model's variables with those of a weights file."""
+        """Returns the variables after loading a weights file."""
         name, allowed = self.settings.model["name"], self.settings.init.allow_missing
         filled, report = models.load_weights(name, variables, path, model=self.model, allow_missing=allowed)
         LOG.info("weights from %s:\n%s", path, report)
         return filled
 
     def _load_parts(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """The variables with parts that have files of their own, such as a text transformer."""
+        """Returns the variables after loading parts with separate files, such as a text transformer."""
         for key, read in models.part_loaders(self.settings.model["name"]).items():
             path = getattr(self.settings.init, key)
             if path:
@@ -115,13 +115,18 @@ class Experiment:
         return features_lib.describe_dataset(self.extractor, variables, self.dataset, meta)
 
     def scores(self, train_state: state.TrainState, at_step: int) -> dict[str, float]:
-        """Returns scores during training by name, the same on every process."""
-        began = time.perf_counter()
+        """Returns the scores of an evaluation during training by name, identical on every process.
+
+        Args:
+            train_state: current state.
+            at_step: its step, for the log.
+        """
+        started = time.perf_counter()
         evals = self.settings.evals
         variables = evaluated_variables(train_state)
         named = results.rank(self.features(variables), evals).scores(self.dataset.name)
         shown = ", ".join(f"{name.split('/', 1)[1]} {100 * value:.2f} %" for name, value in named.items())
-        LOG.info("step %d: %s (%.1f s)", at_step, shown, time.perf_counter() - began)
+        LOG.info("step %d: %s (%.1f s)", at_step, shown, time.perf_counter() - started)
         meta = features_lib.feature_meta(self.settings)
         for other in self.others:
             features = features_lib.describe_dataset(self.extractor, variables, other, meta)
@@ -129,7 +134,7 @@ class Experiment:
         return named
 
     def baselines(self, initial: state.TrainState) -> dict[str, float]:
-        """Returns what any trained model must beat: scores of the untrained network, raw pixels, a color histogram."""
+        """Returns the scores of the baselines by name: untrained network, raw pixels, color histogram."""
         evals = self.settings.evals
         ranked = {"untrained": results.rank(self.features(initial.variables), evals)}
         for name, describe in baselines.SIMPLE_FEATURES.items():
@@ -142,18 +147,18 @@ class Experiment:
     # ---- the run ----------------------------------------------------------------------------------------------------
 
     def run(self, folder: folder_lib.RunFolder, *, train: bool = True, evaluate: bool = True) -> dict[str, Any] | None:
-        """Resumes or starts, trains to the end, evaluates, and writes the results.
+        """Trains from the newest checkpoint or the initial state, evaluates, and writes the results.
 
         Args:
-            folder: claimed by this config.
-            train: False evaluates the newest checkpoint only.
-            evaluate: False stops after training.
+            folder: run folder that this config has claimed.
+            train: whether to train; False evaluates the newest checkpoint only.
+            evaluate: whether to evaluate at the end.
 
         Returns:
             The content of `result.json`, None without evaluation.
 
         Raises:
-            UserError: nothing to evaluate, or a checkpoint of other data.
+            UserError: there is no checkpoint to evaluate, or it was trained on other data.
         """
         saved = checkpoints.Checkpoints(
             folder.checkpoints,
@@ -184,7 +189,7 @@ class Experiment:
         return results.finish(self, folder, evaluated_variables(train_state), history, complete=complete)
 
     def first_meta(self) -> dict[str, Any]:
-        """Returns what a checkpoint holds beside the state, at the beginning of a run."""
+        """Returns the meta data of a checkpoint at the start of a run."""
         return {
             "step": 0,
             "train_seconds": 0.0,
@@ -198,7 +203,7 @@ class Experiment:
     def _resume(
         self, saved: checkpoints.Checkpoints, initial: state.TrainState, schedule: list[loop.Phase]
     ) -> tuple[state.TrainState, dict[str, Any]]:
-        """The newest checkpoint and its meta data, or the initial state at step 0."""
+        """Returns state and meta data of the newest checkpoint, or the initial state at step 0."""
         latest = saved.latest_step()
         if latest is None:
             return initial, self.first_meta()
@@ -222,11 +227,11 @@ class Experiment:
         train_state: state.TrainState,
         meta: dict[str, Any],
     ) -> state.TrainState:
-        """Trains to the end; adds the seconds it took to `meta`."""
-        began, before = time.perf_counter(), meta["train_seconds"]
+        """Returns the state after training; adds the duration to `meta`."""
+        started, before = time.perf_counter(), meta["train_seconds"]
 
         def current_meta() -> dict[str, Any]:
-            return {**meta, "train_seconds": before + time.perf_counter() - began}
+            return {**meta, "train_seconds": before + time.perf_counter() - started}
 
         writer = metrics.MetricWriter(folder.path, resume_step=meta["step"], active=processes.is_main())
         trainer = loop.Loop(
@@ -247,6 +252,7 @@ class Experiment:
         return train_state
 
     def _every(self, steps_per_epoch: int) -> loop.Every:
+        """Returns the intervals of logging, evaluation and checkpoints in steps."""
         checkpoint = self.settings.checkpoint
         return loop.Every(
             log=self.settings.log.every_steps,
@@ -256,13 +262,13 @@ class Experiment:
 
 
 def evaluated_variables(train_state: state.TrainState) -> build.Variables:
-    """Returns what is evaluated: the moving average where the config keeps one, else the trained variables."""
+    """Returns the variables to evaluate: the moving average if the config has one, else the trained variables."""
     average: build.Variables = train_state.extra.get("average", train_state.variables)
     return average
 
 
 def _history(train_state: state.TrainState, schedule: list[loop.Phase], meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What the result says about the training behind it."""
+    """Returns the entries of `result.json` that describe the training."""
     steps, seconds = int(jax.device_get(train_state.step)), meta["train_seconds"]
     return {
         **meta["baselines"],

@@ -1,10 +1,12 @@
-"""The folder of one run: what was asked for, what came out, and whether the two still belong together.
+"""The run folder: paths of its files, its config, and its result.
 
-config.json      the resolved config
-metrics.jsonl    one line a log, TensorBoard events beside it
-checkpoints/     newest and best
-result.json      final scores as fractions; its presence means the run is complete
-ranked_lists.html, log.txt; of models that draw hidden patches also reconstructions.png
+config.json          resolved config
+metrics.jsonl        one line for each log interval; TensorBoard events in files of their own
+checkpoints/         newest and best
+result.json          final scores as fractions; it exists only if the run is complete
+ranked_lists.html    page of ranked lists
+reconstructions.png  for models that reconstruct hidden patches
+log.txt              log
 """
 
 from __future__ import annotations
@@ -24,7 +26,11 @@ from reid_jax.plugins import record
 
 
 class RunFolder:
-    """Paths and the small JSON files of a run."""
+    """Paths and JSON files of a run folder.
+
+    Args:
+        path: the folder; it need not exist.
+    """
 
     def __init__(self, path: str | pathlib.Path) -> None:
         self.path = pathlib.Path(path)
@@ -35,21 +41,22 @@ class RunFolder:
         self.reconstructions = self.path / "reconstructions.png"
 
     def claim(self, config: ConfigDict) -> None:
-        """Writes the resolved config into a new folder, or checks that an existing folder holds the same one.
+        """Writes the resolved config to a new folder, or checks that an existing folder has the same config.
 
         Raises:
-            UserError: when the folder belongs to a run of another config; the message names what differs.
+            UserError: the folder belongs to a run of another config (the message lists the differences), or cannot be
+                written.
         """
         if self.config.is_file():
             stored = self.read_config()
             changed = config_lib.differences(config, stored)
             if self.has_checkpoint():
                 record.restore(stored.get("code", ()))
-            # A folder without a checkpoint holds nothing to protect: a mistake in its config was found at once.
+            # A folder without a checkpoint has nothing to protect: its run failed at the start.
             if changed and self.has_checkpoint():
                 raise errors.UserError(
-                    f"{self.path} holds a run of another config ({'; '.join(changed[:4])}"
-                    f"{'; ...' if len(changed) > 4 else ''}); give another --workdir, or the config it was made with."
+                    f"{self.path} contains a run of another config ({'; '.join(changed[:4])}"
+                    f"{'; ...' if len(changed) > 4 else ''}); give another --workdir, or the config of that run."
                 )
             if not changed:
                 return
@@ -64,20 +71,20 @@ class RunFolder:
             ) from error
 
     def has_checkpoint(self) -> bool:
-        """Whether anything trained lies here."""
-        return self.checkpoints.is_dir() and any(one.name.isdigit() for one in self.checkpoints.iterdir())
+        """Returns whether the folder has a checkpoint."""
+        return self.checkpoints.is_dir() and any(entry.name.isdigit() for entry in self.checkpoints.iterdir())
 
     def discard_untrained(self) -> None:
-        """Removes the folder when the run in it ended before its first step was logged; for folders just made."""
+        """Removes the folder if its run ended before the first step was logged; for folders that this run created."""
         metrics = self.path / "metrics.jsonl"
         if not self.has_checkpoint() and not (metrics.is_file() and metrics.stat().st_size):
             shutil.rmtree(self.path, ignore_errors=True)
 
     def read_config(self) -> ConfigDict:
-        """The config this run was made with.
+        """Returns the config of the run.
 
         Raises:
-            UserError: when this is no run folder.
+            UserError: the folder is not a run folder, or its config cannot be read.
         """
         if not self.config.is_file():
             raise errors.UserError(
@@ -92,21 +99,21 @@ class RunFolder:
             ) from error
 
     def read_result(self) -> dict[str, Any] | None:
-        """The final scores, None while the run is not complete."""
+        """Returns the content of `result.json`, None if the run is not complete."""
         return json.loads(self.result.read_text()) if self.result.is_file() else None
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Marks the run complete."""
+        """Writes `result.json`, which marks the run as complete."""
         write_text(self.result, json.dumps(dict(result), indent=2) + "\n")
 
 
 def _as_config(values: Any) -> ConfigDict:
-    """JSON knows no tuples; configs know no lists."""
+    """Returns the config of values from JSON, whose lists become tuples."""
     return ConfigDict(config_lib.to_dict(values))
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file at once: a reader finds the old text or the new one, never half."""
+    """Writes a text file atomically: a reader sees either the old text or the new text."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text)
     temporary.replace(path)

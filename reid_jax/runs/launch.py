@@ -1,4 +1,4 @@
-"""What `scripts/main.py` does, in the order a user sees it: claim the run folder, say what runs, run, print scores."""
+"""Entry point of a run: claims the run folder, logs a headline, runs the experiment, and prints the scores."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ LOG = logging.getLogger(__name__)
 
 
 def default_workdir(config: ConfigDict) -> str:
-    """`runs/<system>-<preset>[-<variant>...]`, with the seed where it is not 0."""
+    """Returns `runs/<system>-<preset>[-<variant>...]`, with the seed if it is not 0."""
     parts = [config.system, config.preset, *config.variants, *([f"seed{config.seed}"] if config.seed else [])]
     return str(pathlib.Path("runs") / "-".join(parts))
 
 
 def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_and_eval") -> int:
-    """Runs an experiment in a folder; the same call resumes it, and says so when it is complete.
+    """Runs an experiment in a folder and returns the exit code 0; the same call resumes an interrupted run.
+
+    A complete run is not repeated: its scores are printed.
 
     Args:
         config: resolved config.
         workdir: run folder; None names it after system, preset and variants.
         mode: "train" stops after training, "eval" evaluates the newest checkpoint, "train_and_eval" does both.
 
-    Returns:
-        The exit code, 0.
+    Raises:
+        UserError: invalid config or data, or a folder that belongs to another run.
     """
     metrics.quiet_libraries()
     config = _with_code(config)
@@ -43,7 +45,7 @@ def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_an
     if mode == "eval":
         folder.read_config()
     processes.agree("the config", config_lib.config_hash(config))
-    processes.agree("own code", " ".join(one["sha256"] for one in config.get("code", ())))
+    processes.agree("own code", " ".join(module["sha256"] for module in config.get("code", ())))
     fresh = not folder.path.exists()
     if processes.is_main():
         folder.claim(config)
@@ -70,7 +72,7 @@ def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_an
 
 
 def _with_code(config: ConfigDict) -> ConfigDict:
-    """The config with a record of the modules that it names; unchanged for a config that names none."""
+    """Returns the config with records of the user's modules that it names."""
     records = record.of(config_lib.to_dict(config))
     if not records:
         return config
@@ -81,6 +83,7 @@ def _with_code(config: ConfigDict) -> ConfigDict:
 
 
 def _headline(config: ConfigDict, folder: folder_lib.RunFolder) -> str:
+    """Returns the first lines of the log: system, data set, folder, devices and config hash."""
     lines = [
         f"{config.system}:{','.join([config.preset, *config.variants])} on {config.data.name} -> {folder.path} "
         f"({jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es), "
@@ -88,7 +91,7 @@ def _headline(config: ConfigDict, folder: folder_lib.RunFolder) -> str:
     ]
     if config.preset == "demo" and config.system in files.packaged():
         lines.append(
-            "demo: a narrow version on drawn people, not a published score; the paper's recipe is "
+            "demo: a small version on synthetic images, not the published system; the published recipe is "
             f"python scripts/main.py --config configs/{config.system}.py:market1501"
         )
     return "\n".join(lines)

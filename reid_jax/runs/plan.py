@@ -1,4 +1,4 @@
-"""From a config to what a run trains: its phases, as compiled steps and streams of batches."""
+"""The training plan of a run: its phases, with compiled train steps and streams of batches."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from reid_jax.train import extras, loop, objective, optimizer, state, step
 LOG = logging.getLogger(__name__)
 
 Variables = Mapping[str, Any]
-# Each phase reads its own stream of batches.
+# Offset between the seeds of consecutive phases, so that each has its own stream of batches.
 _SEED_OF_PHASE = 1000
-# Keys of phases stand apart from those of steps, which are derived from the same seed.
+# Offset of the keys of phases, to separate them from the keys of steps, which are derived from the same seed.
 _KEY_OF_PHASES = 2**20
 
 
@@ -34,13 +34,13 @@ class Plan:
     """The phases of a run.
 
     Args:
-        settings: of the run.
-        dataset: with a training split.
-        labels: int [N], the class of each training image.
-        num_classes: training identities.
-        model: of the config.
+        settings: settings of the run.
+        dataset: data set with a training split.
+        labels: int [N], class of each training image.
+        num_classes: number of training identities.
+        model: the model.
         preprocess: `(batch, key) -> batch`, see `reid_jax.build.make_preprocess`.
-        load: `(variables, path) -> variables`, reads a weights file of the model.
+        load: `(variables, path) -> variables`, loads a weights file.
         mesh: devices.
     """
 
@@ -59,13 +59,13 @@ class Plan:
         self.model, self.preprocess, self.load, self.mesh = model, preprocess, load, mesh
 
     def phases(self, variables: Variables) -> list[loop.Phase]:
-        """Returns the phases in order, covering all steps of the run.
+        """Returns the phases in order; together they cover all steps of the run.
 
         Args:
-            variables: of the model; shapes will do.
+            variables: variables of the model; shapes suffice.
 
         Raises:
-            UserError: settings that do not fit each other, the data or the devices.
+            UserError: settings that are incompatible with each other, the data or the devices.
         """
         built: list[loop.Phase] = []
         first_step = 0
@@ -78,6 +78,7 @@ class Plan:
     def _phase(
         self, index: int, name: str, settings: config_lib.Settings, variables: Variables, first_step: int
     ) -> loop.Phase:
+        """Returns a joint or federated phase."""
         if federated_phase.is_federated(settings):
             return federated_phase.phase(
                 settings,
@@ -96,13 +97,14 @@ class Plan:
     def _joint_phase(
         self, index: int, name: str, settings: config_lib.Settings, params: Any, first_step: int
     ) -> loop.Phase:
+        """Returns a phase of ordinary training."""
         seed = settings.seed + _SEED_OF_PHASE * index
         sampler = samplers.build(settings.data.sampler, self.labels, seed)
         self._check_batch(sampler.batch_size)
         steps_per_epoch = sampler.batches_per_epoch
         total = max(1, round(settings.train.epochs * steps_per_epoch))
         turns = settings.train.turns
-        # Schedules count updates, of which a step makes one for each turn.
+        # Schedules count updates; a step has one update for each turn.
         updates = max(1, len(turns))
         transformation, groups = optimizer.build(
             settings.optimizer.as_dict(), settings.schedule, params, total * updates, steps_per_epoch * updates
@@ -135,6 +137,7 @@ class Plan:
         )
 
     def _check_batch(self, images: int) -> None:
+        """Raises a `UserError` if the batch cannot be split evenly over the devices."""
         if images % self.mesh.size:
             raise errors.UserError(
                 f"a batch of {images} images does not divide evenly over {self.mesh.size} devices; change data.sampler "
@@ -142,6 +145,7 @@ class Plan:
             )
 
     def _objective(self, settings: config_lib.Settings, terms: Mapping[str, Any]) -> objective.Objective:
+        """Returns the objective of some loss terms."""
         return objective.Objective(
             apply=self.model.apply,
             preprocess=self.preprocess,
@@ -153,12 +157,12 @@ class Plan:
     # ---- batches ----------------------------------------------------------------------------------------------------
 
     def open_batches(self, data: sections.Data, seed: int, start_step: int) -> pipeline.TrainBatches:
-        """Opens a stream of training batches.
+        """Returns a stream of training batches.
 
         Args:
-            data: section of the phase.
-            seed: of sampler and augmentation.
-            start_step: number of the first batch.
+            data: section `data` of the phase.
+            seed: seed of sampler and augmentation.
+            start_step: index of the first batch.
         """
         return pipeline.train_batches(
             self.dataset.split("train"),
@@ -181,7 +185,7 @@ class Plan:
         )
 
     def example(self, data: sections.Data, seed: int) -> dict[str, Any]:
-        """Returns the first batch of a stream, read without threads or caches."""
+        """Returns the first batch of a stream, without worker processes, threads or caches."""
         plain = dataclasses.replace(data, workers=0, threads=0, cache="none")
         with self.open_batches(plain, seed, 0) as batches:
             return next(batches)
@@ -189,13 +193,18 @@ class Plan:
     # ---- before the first step --------------------------------------------------------------------------------------
 
     def rehearse(self, initial: state.TrainState, schedule: list[loop.Phase], first_step: int = 0) -> None:
-        """Traces what is left to train on shapes, and reads one batch of each phase.
+        """Traces the train step of every remaining phase on shapes, after loading one batch of each.
 
-        A mistake in a later phase, in a loss term or in an augmentation is thus reported at the start. The traced
-        programs are kept by jit: the first real step does not trace again.
+        Errors in later phases, loss terms or augmentations are thus reported at the start. `jit` caches the traced
+        programs, so that the first training step does not trace again.
+
+        Args:
+            initial: state before the first step.
+            schedule: all phases.
+            first_step: phases that end at or before this step are not traced.
 
         Raises:
-            UserError: for such a mistake.
+            UserError: such an error.
         """
         sharded, replicated = mesh_lib.sharded(self.mesh), mesh_lib.replicated(self.mesh)
         abstract = initial
@@ -213,10 +222,10 @@ class Plan:
 
 
 def state_at(initial: state.TrainState, schedule: list[loop.Phase], at_step: int) -> state.TrainState:
-    """Returns the shape of the state after some steps: every phase begun until then has added its part.
+    """Returns the state with the structure that it has after some steps: every started phase has added its part.
 
     Args:
-        initial: before the first step; shapes will do.
+        initial: state before the first step; shapes suffice.
         schedule: all phases.
         at_step: number of steps.
     """
@@ -233,7 +242,7 @@ def images_until(steps: int, schedule: list[loop.Phase]) -> int:
 
 
 def margins(terms: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Returns the value of each triplet term when all embeddings are one point: log 2 for a soft margin."""
+    """Returns the value of each triplet term for collapsed embeddings: the margin, or log 2 for a soft margin."""
     return {
         f"loss/{name}": math.log(2) if term.get("margin") == "soft" else float(term.get("margin", 0.3))
         for name, term in terms.items()
@@ -242,6 +251,7 @@ def margins(terms: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _extras(settings: config_lib.Settings) -> dict[str, Any]:
+    """Returns the extras of a phase, the moving average included."""
     decay = settings.train.ema_decay
     average = {"average": {"kind": "moving_average", "decay": decay}} if decay else {}
     return {**settings.extras, **average}

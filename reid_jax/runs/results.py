@@ -1,4 +1,4 @@
-"""Results of a run: final scores, `result.json`, the page of ranked lists, and the table on the screen."""
+"""Results of a run: final scores, `result.json`, the page of ranked lists, and the printed table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Evaluated(Protocol):
-    """What `finish` needs of a `reid_jax.runs.experiment.Experiment`."""
+    """Interface of `reid_jax.runs.experiment.Experiment` that `finish` uses."""
 
     config: Any
     settings: config_lib.Settings
@@ -33,7 +33,7 @@ class Evaluated(Protocol):
     extractor: extractor_lib.Extractor
 
     def features(self, variables: build.Variables) -> feature_set.FeatureSet:
-        """Features of query and gallery."""
+        """Returns the features of query and gallery."""
 
 
 def finish(
@@ -44,22 +44,19 @@ def finish(
     *,
     complete: bool,
 ) -> dict[str, Any]:
-    """Measures everything that the config asks for at the end of a run, and writes it.
+    """Runs the final evaluation, writes its files to the run folder, and returns the content of `result.json`.
 
     Args:
         run: model and data.
-        folder: of the run; gets the page of ranked lists, pictures of drawn patches, and `result.json`.
-        variables: that are evaluated.
-        history: numbers about the training, for the result.
-        complete: whether training reached its end: `result.json` is written then alone, its presence says so.
-
-    Returns:
-        The content of `result.json`.
+        folder: run folder for the page of ranked lists, pictures of reconstructed patches, and `result.json`.
+        variables: variables to evaluate.
+        history: entries that describe the training.
+        complete: whether training is complete; `result.json` is written only then, because it marks a complete run.
     """
     settings, dataset = run.settings, run.dataset
-    began = time.perf_counter()
+    started = time.perf_counter()
     features = run.features(variables)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     drawn = drawn_patches.evaluate(run.model, variables, dataset, settings)
     drawn_scores = {} if drawn is None else drawn.scores()
     measured = suite.run(dataset.name, features, protocol(settings.evals))
@@ -85,12 +82,20 @@ def finish(
         if complete:
             folder.write_result(result)
         else:
-            LOG.warning("evaluated after %d steps: training is not complete, so no result.json.", history["steps"])
+            LOG.warning(
+                "evaluated after %d steps: training is not complete, result.json is not written.", history["steps"]
+            )
     return result
 
 
 def corrupted_scores(run: Evaluated, variables: build.Variables, clean: feature_set.FeatureSet) -> dict[str, Any]:
-    """Returns scores of corrupted images where the config asks for them; the clean features are used as they are."""
+    """Returns the scores on corrupted images, empty if the config does not request them.
+
+    Args:
+        run: model and data.
+        variables: variables to evaluate.
+        clean: features of the clean images, which are not computed again.
+    """
     evals, settings = run.settings.evals, run.settings
     if not evals.corruption_rounds:
         return {}
@@ -119,19 +124,19 @@ def measure_others(
     others: Sequence[records.ReIDDataset],
     settings: config_lib.Settings,
 ) -> dict[str, Any]:
-    """Returns all scores of the config's protocol on further data sets; the keys begin with their names."""
+    """Returns the scores on further data sets; the keys start with the names of the data sets."""
     values: dict[str, Any] = {}
     meta = features_lib.feature_meta(settings)
     for other in others:
         features = features_lib.describe_dataset(extractor, variables, other, meta)
         measured = suite.run(other.name, features, protocol(settings.evals)).flat()
-        # Counts without a name belong to the run's own data set.
+        # Keys without a data set's name are reserved for the run's own data set.
         values |= {key: value for key, value in measured.items() if key.startswith(f"{other.name}/")}
     return values
 
 
 def protocol(evals: sections.Evals) -> suite.Protocol:
-    """Returns what a config's `evals` section asks to measure at the end of a run."""
+    """Returns the protocol of the final evaluation from a config's `evals` section."""
     return suite.Protocol(
         metric=evals.metric,
         ap=evals.ap,
@@ -143,12 +148,19 @@ def protocol(evals: sections.Evals) -> suite.Protocol:
 
 
 def rank(features: feature_set.FeatureSet, evals: sections.Evals) -> ranking.RankingResult:
-    """Returns the plain ranking alone, for scores during training."""
+    """Returns the ranking without further scores, for evaluations during training."""
     return ranking.evaluate(features, metric=evals.metric, ap=evals.ap, same_camera_filter=evals.same_camera_filter)
 
 
 def write_page(path: pathlib.Path, measured: suite.Report, dataset: records.ReIDDataset, queries: int) -> None:
-    """Writes the page of ranked lists: query, top ten, right and wrong images framed."""
+    """Writes the page of ranked lists: each query with its ten nearest gallery images, framed by correctness.
+
+    Args:
+        path: HTML file.
+        measured: evaluation report.
+        dataset: data set with the images.
+        queries: maximum number of queries.
+    """
     report.write_ranked_lists(
         path,
         measured.feature_set,
@@ -159,7 +171,7 @@ def write_page(path: pathlib.Path, measured: suite.Report, dataset: records.ReID
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """Returns the final table of a run, in per cent."""
+    """Returns the final table of a run as text, in per cent."""
     dataset = result["dataset"]
     columns = ("mAP", "rank1", "rank5", "rank10", "mINP")
     lines = [f"{dataset} ({result['ap_rule']} AP, %)".ljust(36) + "".join(f"{column:>9}" for column in columns)]
@@ -173,7 +185,7 @@ def summary(result: Mapping[str, Any]) -> str:
         lines.append(line(name.replace("_", " "), marker + name))
     lines.append(line("trained", dataset))
     if f"{dataset}/unweighted/mAP" in result:
-        lines.append(line("trained, all slots alike", f"{dataset}/unweighted"))
+        lines.append(line("trained, equal slot weights", f"{dataset}/unweighted"))
     if f"{dataset}/rerank/mAP" in result:
         lines.append(line("trained, re-ranked", f"{dataset}/rerank"))
     for other in (key.removesuffix("/mAP") for key in result if key.count("/") == 1 and key.endswith("/mAP")):
@@ -186,9 +198,9 @@ def summary(result: Mapping[str, Any]) -> str:
         lines.append(f"  corrupted: mean of {rounds} rounds; corruptions in training: {result['train_corruption']}")
     if f"{dataset}/reconstruction/psnr" in result:
         drawn, plain = (result[f"{dataset}/reconstruction/{name}"] for name in ("psnr", "mean_fill_psnr"))
-        lines.append(f"  erased patches drawn with {drawn:.2f} dB PSNR; filled with the mean color: {plain:.2f} dB")
+        lines.append(f"  PSNR of reconstructed patches: {drawn:.2f} dB; of the mean color: {plain:.2f} dB")
     lines.append(
-        f"  {result['num_query']} queries ({result['num_query_without_match']} without a match left out), "
+        f"  {result['num_query']} queries ({result['num_query_without_match']} without a match excluded), "
         f"{result['num_gallery']} gallery images"
     )
     return "\n".join(lines)

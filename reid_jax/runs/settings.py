@@ -1,7 +1,7 @@
-"""Typed settings of a run: made once from its config, with the checks that need the tables of other rooms.
+"""Construction of a run's typed settings, with the checks that need other parts of the package.
 
-What a constructor or a name table knows (models, losses, samplers, schedules, optimizers) is checked there. This file
-holds what would otherwise show late, such as a metric that is looked up after hours of training.
+Constructors and name tables check models, losses, samplers, schedules and optimizers. The checks here find errors that
+would otherwise appear late, such as an unknown metric after hours of training.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def of(config: ConfigDict | Mapping[str, Any]) -> config_lib.Settings:
-    """Returns the settings of a resolved config, checked phase by phase.
+    """Returns the validated settings of a resolved config and checks those of each phase.
 
     Raises:
-        UserError: for the first value that cannot be meant; the sentence names its key.
+        UserError: invalid value; the message names its key.
     """
     settings = config_lib.Settings.of(config_lib.to_dict(config))
     distance_blocks.check_metric(settings.evals.metric)
@@ -37,10 +37,10 @@ def of(config: ConfigDict | Mapping[str, Any]) -> config_lib.Settings:
 
 
 def _check_text(settings: config_lib.Settings) -> None:
-    """Prompts are fitted to frozen encoders: both must have learned something before."""
+    """Raises a `UserError` if prompts would be learned for encoders without pretrained weights."""
     init = settings.init
     if settings.model.get("text_source") == "clip" and not (init.weights and init.text_weights):
         raise errors.UserError(
-            "model.text_source='clip' fits prompts to a frozen image encoder and to CLIP's text transformer; give the "
-            "files of both, init.weights and init.text_weights, or set model.text_source='learned'."
+            "model.text_source='clip' learns prompts for a frozen image encoder and CLIP's text transformer; give the "
+            "weights of both, init.weights and init.text_weights, or set model.text_source='learned'."
         )

@@ -1,4 +1,4 @@
-"""A finished or running run as a model: its extractor with trained variables, and its evaluation again."""
+"""Models of run folders: an extractor with trained variables, features, and repeated evaluation."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ from reid_jax.train import checkpoints
 def from_run(
     path: str | pathlib.Path, *, best: bool = False, overrides: Mapping[str, Any] | None = None
 ) -> tuple[extractor_lib.Extractor, dict[str, Any]]:
-    """The extractor and the trained variables of a run folder.
+    """Returns the extractor and the trained variables of a run folder.
 
     Args:
         path: a run folder (`--workdir` of a training run).
-        best: the checkpoint with the best mAP instead of the newest.
-        overrides: dotted keys of the config that are to differ (`evals.flip`); None leaves a value as it is.
+        best: whether to load the checkpoint with the best mAP in place of the newest.
+        overrides: dotted overrides of the config (`evals.flip`); None keeps a value.
 
     Raises:
-        UserError: when the folder is no run folder or holds no checkpoint.
+        UserError: the folder is not a run folder, has no checkpoint, or the user's modules of the run are missing or
+            have changed.
     """
     folder = folder_lib.RunFolder(path)
     config = folder.read_config()
@@ -58,7 +59,7 @@ def settings_of(path: str | pathlib.Path, **evals: Any) -> config_lib.Settings:
         **evals: replace keys of the config's `evals` section.
 
     Raises:
-        UserError: the folder is no run folder, or own modules of the run are gone or have changed.
+        UserError: the folder is not a run folder, or the user's modules of the run are missing or have changed.
     """
     config = folder_lib.RunFolder(path).read_config()
     record.restore(config.get("code", ()))
@@ -67,15 +68,12 @@ def settings_of(path: str | pathlib.Path, **evals: Any) -> config_lib.Settings:
 
 
 def evaluate_run(path: str | pathlib.Path, *, best: bool = False, **evals: Any) -> dict[str, Any]:
-    """Evaluates a run folder again, with other protocol settings if wished.
+    """Returns the scores of a run folder with the keys of `result.json`, optionally under another protocol.
 
     Args:
         path: run folder.
-        best: the checkpoint with the best mAP instead of the newest.
+        best: whether to evaluate the checkpoint with the best mAP in place of the newest.
         **evals: replace keys of the config's `evals` section (`metric`, `ap`, `same_camera_filter`, ...).
-
-    Returns:
-        Scores as in `result.json`.
     """
     features, dataset, settings = features_of_run(path, best=best, **evals)
     return suite.run(dataset.name, features, results.protocol(settings.evals)).flat()
@@ -84,12 +82,12 @@ def evaluate_run(path: str | pathlib.Path, *, best: bool = False, **evals: Any) 
 def features_of_run(
     path: str | pathlib.Path, *, best: bool = False, dataset: str | None = None, **evals: Any
 ) -> tuple[feature_set_lib.FeatureSet, records.ReIDDataset, config_lib.Settings]:
-    """Features of a data set by a run's model, the data set, and the settings used.
+    """Returns the features of a data set by a run's model, the data set, and the settings.
 
     Args:
         path: run folder.
-        best: the checkpoint with the best mAP instead of the newest.
-        dataset: a preset of `reid_jax.config.DATASETS`; None is the run's own.
+        best: whether to use the checkpoint with the best mAP in place of the newest.
+        dataset: a preset of `reid_jax.config.DATASETS`; None is the run's own data set.
         **evals: replace keys of the config's `evals` section.
     """
     settings = settings_of(path, **evals)
@@ -109,16 +107,17 @@ def evaluate_robustness(
     same_camera_filter: bool | None = None,
     **options: Any,
 ) -> robustness.Robustness:
-    """Measures a run folder, on its own data set if no other is named.
+    """Returns the scores of a run's model on corrupted images.
 
     Args:
         path: run folder.
-        best: the checkpoint with the best mAP instead of the newest.
-        dataset: a preset of `reid_jax.config.DATASETS`; None is the run's own.
-        metric: replaces the run's own distance.
-        ap: replaces the run's own AP rule.
-        same_camera_filter: replaces the run's own rule.
-        **options: of `evaluate` (selection, rounds, seed, progress).
+        best: whether to use the checkpoint with the best mAP in place of the newest.
+        dataset: a preset of `reid_jax.config.DATASETS`; None is the run's own data set.
+        metric: distance; None is the run's own.
+        ap: rule of average precision; None is the run's own.
+        same_camera_filter: whether gallery images with the query's identity and camera are excluded; None is the run's
+            own setting.
+        **options: of `reid_jax.evaluation.robustness.evaluate` (selection, rounds, seed, progress).
     """
     given = {"metric": metric, "ap": ap, "same_camera_filter": same_camera_filter}
     settings = settings_of(path, **{key: value for key, value in given.items() if value is not None})

@@ -71,16 +71,16 @@ BOT: dict[str, Any] = {
 def config(
     root: pathlib.Path, name: str = "mfv:synthped", base: Mapping[str, Any] = MFV, **overrides: Any
 ) -> ConfigDict:
-    """The config of a run; keys of `overrides` have `__` for the dot."""
-    made = files.load_config(str(ROOT / "configs" / name.replace(":", ".py:", 1)))
-    config_lib.override(made, {**base, "data.root": str(root)})
-    config_lib.override(made, {key.replace("__", "."): value for key, value in overrides.items()})
-    return made
+    """Returns the config of a run; keys of `overrides` have `__` in place of the dot."""
+    run_config = files.load_config(str(ROOT / "configs" / name.replace(":", ".py:", 1)))
+    config_lib.override(run_config, {**base, "data.root": str(root)})
+    config_lib.override(run_config, {key.replace("__", "."): value for key, value in overrides.items()})
+    return run_config
 
 
-def write(made: ConfigDict, path: pathlib.Path) -> str:
+def write(run_config: ConfigDict, path: pathlib.Path) -> str:
     """Writes a config as a config file, for runs in another process; returns the argument that names it."""
-    body = f'def get_config(argument=""):\n    return ConfigDict({config_lib.to_dict(made)!r})\n'
+    body = f'def get_config(argument=""):\n    return ConfigDict({config_lib.to_dict(run_config)!r})\n'
     path.write_text(f"from ml_collections import ConfigDict\n\n\n{body}")
     return f"--config={path}"
 

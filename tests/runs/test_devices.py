@@ -1,8 +1,8 @@
 """One device, eight devices and two processes train the same network.
 
-Ten steps of MFV whole: batch normalization and hard mining over the global batch, dropout, boxes filled with noise,
-per-group rates, the averaged model. Everything is computed over the global batch, so only the order of float32 sums
-may differ.
+Ten steps of the complete MFV: batch normalization and hard mining over the global batch, dropout, boxes filled with
+noise, per-group rates, the averaged model. All statistics and losses are computed over the global batch, so that only
+the order of float32 sums may differ.
 
 Tolerance: the first step has no history, so every number of it (losses, norm of the gradient) agrees to 1e-5 of its
 size: float32 rounding of sums over a batch, measured 1e-6. A batch statistic or a hardest pair taken over a part of the
@@ -60,7 +60,7 @@ def test_one_device_eight_devices_and_two_processes_agree(tmp_path):
     def start(name: str, *more: str):
         return tiny.start([named, f"--workdir={folders[name]}", "--mode=train", *more], devices=1)
 
-    # Before the others: eight pretended devices and three processes on few cores wait for each other.
+    # Alone, because eight simulated devices and three processes would compete for few cores.
     assert launch.run(config, workdir=str(folders["eight"]), mode="train") == 0
     together = [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
     started = [start("one"), *(start("two", *together, f"--process_id={index}") for index in range(2))]
@@ -69,7 +69,7 @@ def test_one_device_eight_devices_and_two_processes_agree(tmp_path):
         assert code == 0, err
     assert "(1 x cpu, 1 process(es)" in ended[0][2]
     assert "(2 x cpu, 2 process(es)" in ended[1][2]
-    # The second process leaves the talking to the first.
+    # Only the first process logs.
     assert "synthped" not in ended[2][2]
 
     lines, variables = outcome(folders["one"])

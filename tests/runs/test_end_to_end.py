@@ -1,4 +1,4 @@
-"""Whole runs at the smallest size: what a user is promised of the run folder, the second call, modes and scores."""
+"""Whole runs at the smallest size: run folder, modes, repeated calls, and scores."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SCORES = ("mAP", "mINP", "rank1", "rank5", "rank10")
 STEPS = 12
 
 
-def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
-    """One run and everything that may be done with its folder; in one test, for it is compiled and trained once."""
+def test_run_folder_modes_and_repeated_calls(tmp_path, capsys, caplog):
+    """All operations on one run folder, in a single test because it is compiled and trained only once."""
     config = tiny.config(tmp_path / "data", evals__every_epochs=2.0, evals__baselines=True, evals__rerank=True)
     workdir = tmp_path / "run"
 
-    # Training alone leaves checkpoints and metrics and no result.
+    # Training alone writes checkpoints and metrics but no result.
     assert launch.run(config, workdir=str(workdir), mode="train") == 0
     assert not (workdir / "result.json").exists()
     assert checkpoints.steps(workdir / "checkpoints")[-1] == STEPS
@@ -39,7 +39,7 @@ def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
     terms = {name for name in trained[-1] if name.startswith("loss/")}
     assert terms == {f"loss/{kind}_{head}" for kind in ("ce", "tri") for head in ("b", "t1", "t2", "t3")}
 
-    # The same call without `mode` goes on where training ended: it evaluates and writes.
+    # The same call without `mode` evaluates the trained model and writes the result.
     capsys.readouterr()
     assert launch.run(config, workdir=str(workdir)) == 0
     assert metrics.read(workdir) == lines
@@ -62,12 +62,13 @@ def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
     assert json.loads((workdir / "config.json").read_text())["train"]["epochs"] == 4.0
     assert "mAP" in (workdir / "log.txt").read_text()
 
-    # The scores are those of the averaged model, in training, at the end, and from the folder afterwards.
+    # The averaged model is evaluated during training, at the end, and from the run folder.
     last = next(line for line in reversed(lines) if "synthped/mAP" in line)
     extractor, variables = trained_lib.from_run(workdir)
     raw, _ = checkpoints.restore_variables(workdir / "checkpoints")
     assert not all(
-        np.array_equal(one, other) for one, other in zip(jax.tree.leaves(raw), jax.tree.leaves(variables), strict=True)
+        np.array_equal(left, right)
+        for left, right in zip(jax.tree.leaves(raw), jax.tree.leaves(variables), strict=True)
     )
     again = trained_lib.evaluate_run(workdir)
     for score in SCORES:
@@ -77,11 +78,11 @@ def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
     pictures = [dataset.query.image(index) for index in range(3)]
     described = extractor.images(variables, pictures).features
     np.testing.assert_allclose(described, features.query_features[:3], rtol=0, atol=1e-6)
-    # Flipping is on: a mirrored picture has the same descriptor.
+    # With flip averaging a mirrored image has the same descriptor.
     mirrored = extractor.images(variables, [picture[:, ::-1] for picture in pictures]).features
     np.testing.assert_allclose(mirrored, described, rtol=0, atol=1e-5)
 
-    # Once more: complete, nothing is done again. `eval` does evaluate again.
+    # A complete run is not repeated, but `eval` evaluates again.
     before = (workdir / "result.json").stat().st_mtime_ns
     assert launch.run(config, workdir=str(workdir)) == 0
     assert "is complete (12 steps)" in capsys.readouterr().out
@@ -90,7 +91,7 @@ def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
     evaluated = json.loads((workdir / "result.json").read_text())
     assert {key: evaluated[key] for key in expected} == {key: result[key] for key in expected}
 
-    # Another config has no place here; how often something is written may differ.
+    # Another config is refused, unless only intervals of writing differ.
     other = tiny.config(tmp_path / "data", optimizer__learning_rate=5e-3, evals__baselines=True, evals__rerank=True)
     with pytest.raises(
         errors.UserError, match=r"another config \(optimizer.learning_rate: 0.0002 -> 0.005\); give anot"
@@ -100,11 +101,13 @@ def test_a_run_from_the_first_step_to_the_second_call(tmp_path, capsys, caplog):
     assert launch.run(rarer, workdir=str(workdir)) == 0
 
 
-def test_an_unfinished_run_can_be_evaluated_and_still_be_finished(tmp_path, monkeypatch, capsys):
-    """`eval` between two sessions must not make the run look complete; micro-batches, no average, cosine, one
-    device of the eight."""
-    one = mesh.create_mesh(jax.devices()[:1])
-    monkeypatch.setattr(mesh, "create_mesh", lambda: one)
+def test_incomplete_run_can_be_evaluated_and_then_completed(tmp_path, monkeypatch, capsys):
+    """`eval` between two sessions must not mark the run as complete.
+
+    Also covers micro-batches, no moving average, the cosine distance, and a single device.
+    """
+    single = mesh.create_mesh(jax.devices()[:1])
+    monkeypatch.setattr(mesh, "create_mesh", lambda: single)
     prepare.prepare("synthped", tmp_path / "data", size="tiny")
     options = {"size": "tiny", "seed": 0}
     config = tiny.config(
@@ -120,11 +123,11 @@ def test_an_unfinished_run_can_be_evaluated_and_still_be_finished(tmp_path, monk
     workdir = tmp_path / "run"
 
     def broken(*_):
-        raise errors.UserError("the power is gone")
+        raise errors.UserError("power failure")
 
     with monkeypatch.context() as patch:
         patch.setattr(metrics.Progress, "show", lambda self, step, values: broken() if step == 4 else None)
-        with pytest.raises(errors.UserError, match="the power is gone"):
+        with pytest.raises(errors.UserError, match="power failure"):
             launch.run(config, workdir=str(workdir))
     assert checkpoints.steps(workdir / "checkpoints") == [3]
     assert launch.run(config, workdir=str(workdir), mode="eval") == 0
@@ -137,8 +140,8 @@ def test_an_unfinished_run_can_be_evaluated_and_still_be_finished(tmp_path, monk
     assert [line["step"] for line in metrics.read(workdir)] == list(range(1, 13))
 
 
-def test_the_same_on_real_files(tmp_path):
-    """A Market-1501 folder of drawn JPEGs: prepared and trained by the commands of the README, nothing special."""
+def test_commands_of_the_readme_on_image_files(tmp_path):
+    """Prepares and trains a Market-1501 folder of synthetic JPEG files with the commands of the README."""
     market_folder.write(
         tmp_path / "raw", train_identities=24, test_identities=24, cameras=3, shots=2, height=64, width=32
     )
@@ -161,6 +164,6 @@ def test_the_same_on_real_files(tmp_path):
     assert all(0 <= result[f"market1501/{score}"] <= 1 for score in SCORES)
     assert result["market1501/mAP"] > 0.05
     assert re.search(r"00\d\d_c\ds1_\d{6}_00\.jpg", (tmp_path / "run" / "ranked_lists.html").read_text())
-    # Log lines reach a user without a terminal; a library's own chatter does not, nor what is said of the demo alone.
+    # Log messages of libraries and the note of the demo are not shown.
     assert "Load dataset info" not in err
     assert "demo:" not in err

@@ -1,4 +1,4 @@
-"""The example project of the documentation, outside the checkout: trained, killed, resumed, evaluated, described."""
+"""The example project of the documentation, outside the checkout: trained, killed, resumed, evaluated, extracted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def project(tmp_path):
 
 
 def start(command: str, *arguments: str, cwd: pathlib.Path) -> subprocess.Popen[str]:
-    """`reid-jax COMMAND` in a process of its own, one device."""
+    """Starts `reid-jax COMMAND` in a separate process with one device."""
     shell = "from reid_jax.cli import app; app.main()"
     return tiny.start_python(["-c", shell, command, *arguments], cwd=cwd)
 
@@ -35,7 +35,7 @@ def finished(command: str, *arguments: str, cwd: pathlib.Path) -> tuple[int, str
     return tiny.finish(start(command, *arguments, cwd=cwd))
 
 
-def test_own_system_is_trained_killed_resumed_evaluated_and_described(project, tmp_path):
+def test_own_system_is_trained_killed_resumed_evaluated_and_extracted(project, tmp_path):
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     elsewhere.mkdir()
     train = ("train", "--config=tiny.py", f"--workdir={run}")
@@ -62,7 +62,7 @@ def test_own_system_is_trained_killed_resumed_evaluated_and_described(project, t
         f"my_project.{name}" for name in ("data", "losses", "metrics", "nets")
     }
 
-    # From a folder that knows nothing of the project.
+    # From another working directory.
     code, _, err = finished("evaluate", f"--run={run}", f"--output={tmp_path / 'again.json'}", cwd=elsewhere)
     assert code == 0, err
     assert json.loads((tmp_path / "again.json").read_text())["people/mAP"] == pytest.approx(result["people/mAP"])
@@ -72,7 +72,7 @@ def test_own_system_is_trained_killed_resumed_evaluated_and_described(project, t
         assert file["query_features"].shape == (8, 32)
         assert file["gallery_features"].shape == (64, 32)
 
-    # The module changes, then goes: one sentence and exit code 2, whatever is done with the run.
+    # A changed or missing module is reported in one sentence with exit code 2 by every command.
     losses = project / "my_project" / "losses.py"
     losses.write_text(losses.read_text() + "\n# another version\n")
     for arguments in ((*train,), ("evaluate", f"--run={run}")):
@@ -85,8 +85,8 @@ def test_own_system_is_trained_killed_resumed_evaluated_and_described(project, t
     assert "cannot be found" in err
 
 
-def test_example_is_python_that_a_reader_can_copy():
-    """The page on extending quotes files that exist."""
+def test_page_on_extending_quotes_existing_files():
+    """Every file that the page quotes exists in the example project."""
     page = (tiny.ROOT / "docs" / "extending.md").read_text()
     quoted = [line.split('"')[1] for line in page.splitlines() if line.startswith('--8<-- "')]
     assert len(quoted) >= 5

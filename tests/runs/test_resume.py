@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, a run ends as if nothing had happened, bit for bit."""
+"""Resuming: a run that was killed or stopped ends with the same state as an uninterrupted run, bit for bit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ STEPS = 12
 TIMES = ("time", "images_per_second", "data_wait_percent")
 
 
-def told(workdir: pathlib.Path) -> list[dict[str, float]]:
+def logged(workdir: pathlib.Path) -> list[dict[str, float]]:
+    """Returns the logged metrics without times."""
     return [{key: value for key, value in line.items() if key not in TIMES} for line in metrics.read(workdir)]
 
 
 def wait_until(process, condition, seconds: float = 240.0) -> None:
-    """Looks every millisecond; the process must still be at work."""
+    """Waits for a condition, checked every millisecond; fails if the process ends first."""
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -29,70 +30,70 @@ def wait_until(process, condition, seconds: float = 240.0) -> None:
 
 
 def newest(workdir: pathlib.Path) -> int:
-    """Step of the newest checkpoint; not lines of metrics, which a resumed process first takes back."""
+    """Returns the step of the newest checkpoint; lines of metrics would not do, a resumed run first removes some."""
     return max(checkpoints.steps(workdir / "checkpoints"), default=0)
 
 
-def test_killed_and_stopped_runs_end_like_an_undisturbed_one(tmp_path):
-    """Kill -9 anywhere, kill -9 while a checkpoint is written, SIGTERM; each time the same command goes on."""
+def test_killed_and_stopped_runs_end_like_an_uninterrupted_run(tmp_path):
+    """SIGKILL at a random moment, SIGKILL while a checkpoint is written, and SIGTERM; the same command resumes."""
     prepare.prepare("synthped", tmp_path / "data", size="tiny")
     config = tiny.config(tmp_path / "data", checkpoint__every_steps=1)
-    whole, torn = tmp_path / "whole", tmp_path / "torn"
-    command = [tiny.write(config, tmp_path / "tiny.py"), f"--workdir={torn}", "--mode=train"]
-    folder = torn / "checkpoints"
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    command = [tiny.write(config, tmp_path / "tiny.py"), f"--workdir={interrupted}", "--mode=train"]
+    folder = interrupted / "checkpoints"
     chance = random.Random(time.time_ns())
     resumed_at = []
 
-    # How often is saved is no part of what is trained.
+    # The interval of checkpoints does not affect the training.
     rarely = "--config.checkpoint.every_steps=0"
-    undisturbed = tiny.start([command[0], f"--workdir={whole}", "--mode=train", rarely], devices=1)
+    uninterrupted = tiny.start([command[0], f"--workdir={whole}", "--mode=train", rarely], devices=1)
 
-    # It compiles; the others then find the program in the cache.
-    wait_until(undisturbed, lambda: metrics.read(whole))
+    # This run compiles the program; the others find it in the cache.
+    wait_until(uninterrupted, lambda: metrics.read(whole))
 
     # 1. At a random moment after the first steps.
     process = tiny.start(command, devices=1)
     try:
-        wait_until(process, lambda: newest(torn) >= 2)
+        wait_until(process, lambda: newest(interrupted) >= 2)
         time.sleep(chance.uniform(0, 0.2))
         process.kill()
         assert tiny.finish(process)[0] == -signal.SIGKILL
-        resumed_at.append(newest(torn))
+        resumed_at.append(newest(interrupted))
 
-        # 2. While a checkpoint is being written: its folder still bears the temporary name.
+        # 2. While a checkpoint is being written: its folder still has a temporary name.
         process = tiny.start(command, devices=1)
-        wait_until(process, lambda: newest(torn) >= resumed_at[0] + 1 and any(folder.glob("*tmp*")))
+        wait_until(process, lambda: newest(interrupted) >= resumed_at[0] + 1 and any(folder.glob("*tmp*")))
         process.kill()
         _, _, err = tiny.finish(process)
         assert f"resumed at step {resumed_at[0]} of {STEPS}" in err
         left = [path.name for path in folder.iterdir() if not path.name.isdigit()]
-        resumed_at.append(newest(torn))
+        resumed_at.append(newest(interrupted))
 
-        # 3. Asked to stop: saves, says so in a sentence, and goes.
+        # 3. SIGTERM: the run saves a checkpoint, reports it in one sentence, and exits.
         process = tiny.start(command, devices=1)
-        wait_until(process, lambda: newest(torn) >= resumed_at[1] + 1)
+        wait_until(process, lambda: newest(interrupted) >= resumed_at[1] + 1)
         process.terminate()
         code, _, err = tiny.finish(process)
     finally:
         process.kill()
         process.wait()
     assert f"resumed at step {resumed_at[1]} of {STEPS}" in err
-    stopped_at = newest(torn)
+    stopped_at = newest(interrupted)
     assert code == 2
     assert f"error: asked to stop at step {stopped_at}; saved there, the same command continues from it." in err
     assert "Traceback" not in err
     assert 2 <= resumed_at[0] < resumed_at[1] < stopped_at < STEPS
 
     # 4. To the end.
-    for last in (tiny.start([*command, rarely], devices=1), undisturbed):
+    for last in (tiny.start([*command, rarely], devices=1), uninterrupted):
         code, _, err = tiny.finish(last)
         assert code == 0, err
     assert [path.name for path in folder.iterdir()] == [str(STEPS)], left
-    expected, got = (checkpoints.restore_arrays(one / "checkpoints") for one in (whole, torn))
+    expected, got = (checkpoints.restore_arrays(run / "checkpoints") for run in (whole, interrupted))
     assert expected.keys() == got.keys()
     assert {path.split("/")[0] for path in expected} == {"step", "params", "batch_stats", "opt_state", "extra"}
     different = [path for path in expected if expected[path].tobytes() != got[path].tobytes()]
     assert not different
     assert int(got["step"]) == STEPS
-    assert told(whole) == told(torn)
-    assert [line["step"] for line in told(torn)] == list(range(1, STEPS + 1))
+    assert logged(whole) == logged(interrupted)
+    assert [line["step"] for line in logged(interrupted)] == list(range(1, STEPS + 1))

@@ -1,4 +1,4 @@
-"""Runs that train on other data sets than they are tested on, from the config to `result.json`."""
+"""Training on other data sets than those of the evaluation, from the config to `result.json`."""
 
 import json
 
@@ -27,13 +27,13 @@ def _config(root, name, **overrides):
     return tiny.config(root, name, {**tiny.BOT, "train.epochs": 1.0, "evals.every_epochs": 1.0}, **overrides)
 
 
-def test_trained_on_one_set_and_scored_on_two_others(root, tmp_path):
+def test_training_on_one_data_set_and_evaluation_on_two_others(root, tmp_path):
     config = _config(root, "bot:occluded_reid", evals__datasets=("dukemtmc_reid",))
     built = experiment.Experiment(config)
     assert built.num_classes == 8
     folder = folder_lib.RunFolder(tmp_path / "run")
     folder.claim(config)
-    # The end of a run and an evaluation in its middle, of a network before its first step.
+    # Final evaluation and evaluation during training agree, here for the untrained network.
     state = built.initial_state()
     results.finish(built, folder, state.variables, {"steps": 0}, complete=True)
     result = json.loads((folder.path / "result.json").read_text())
@@ -47,19 +47,19 @@ def test_trained_on_one_set_and_scored_on_two_others(root, tmp_path):
     assert {key: during[key] for key in expected} == {key: result[key] for key in expected}
     table = results.summary(result)
     assert "trained, on dukemtmc_reid" in table
-    # Other sets to be scored on need no other run folder, other training data do.
+    # Another choice of evaluation sets keeps the run folder, other training data do not.
     assert config_lib.differences(_config(root, "bot:occluded_reid"), config) == []
     other = _config(root, "bot:occluded_reid", data__sources=("msmt17",))
     assert config_lib.differences(other, config) == ["data.sources: ['market1501'] -> ['msmt17']"]
 
 
-def test_union_of_two(root):
+def test_training_on_a_union_of_two_data_sets(root):
     config = _config(root, "bot:market1501", data__sources=("msmt17", "market1501"), evals__datasets=("msmt17",))
     built = experiment.Experiment(config)
     assert built.num_classes == 2 + 8
     assert built.dataset.train.name == "msmt17+market1501/train"
     assert built.dataset.train.counts()["cameras"] == 2 + 3
-    # Test cameras are those of training.
+    # Test cameras have the indices of the training cameras.
     assert set(built.dataset.query.camids) <= set(built.dataset.train.camids)
     assert set(built.others[0].query.camids) <= set(built.dataset.train.camids)
     assert [other.name for other in built.others] == ["msmt17"]
@@ -82,6 +82,6 @@ def test_union_of_two(root):
         ({"data__sources": ("p_dukemtmc_reid",)}, "expected the files of data set 'p_dukemtmc_reid' in"),
     ],
 )
-def test_wrong_data_sets_are_named_before_anything_is_trained(root, overrides, complaint):
+def test_invalid_data_sets_are_reported_before_training(root, overrides, complaint):
     with pytest.raises(errors.UserError, match=complaint):
         experiment.Experiment(_config(root, "bot:market1501", **overrides))
