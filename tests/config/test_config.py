@@ -1,4 +1,4 @@
-"""Configs: every preset and variant of every file builds, is plain data, and wrong names are answered."""
+"""Configs: every preset and variant of every file builds and is plain data; unknown names are reported."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_config_builds_and_names_only_what_exists(path, argument):
 
 
 @pytest.mark.parametrize("system", MODULES)
-def test_every_preset_and_variant_has_a_sentence_of_its_own(system, monkeypatch):
+def test_every_preset_and_variant_has_its_own_sentence(system, monkeypatch):
     module = MODULES[system]
     assert not set(module.PRESETS) & set(module.VARIANTS)
     sentences = {name: each.get("notes", "") for name, each in {**module.PRESETS, **module.VARIANTS}.items()}
@@ -66,7 +66,7 @@ def test_every_preset_and_variant_has_a_sentence_of_its_own(system, monkeypatch)
     assert dict(lines) == sentences
 
 
-def test_a_run_tells_what_its_preset_and_variants_are():
+def test_config_of_a_run_describes_its_preset_and_variants():
     built = MODULES["amfor"].get_config("occluded_duke,no_erasing,amfor_b3")
     presets, variants = MODULES["amfor"].PRESETS, MODULES["amfor"].VARIANTS
     expected = (presets["occluded_duke"], variants["no_erasing"], variants["amfor_b3"])
@@ -86,10 +86,10 @@ def test_a_variant_alone_is_a_variant_of_the_demo():
 
 def test_variants_apply_in_order_and_none_removes():
     def recipe():
-        made = config.defaults()
-        made.system = "toy"
-        made.losses = {"ce": {"weight": 1.0}, "tri": {"weight": 1.0}, "soft": {"margin": 0.3}}
-        return made
+        base_config = config.defaults()
+        base_config.system = "toy"
+        base_config.losses = {"ce": {"weight": 1.0}, "tri": {"weight": 1.0}, "soft": {"margin": 0.3}}
+        return base_config
 
     built = config.compose(
         "demo,one,two",
@@ -106,9 +106,9 @@ def _toy(argument, presets, variants):
     """Composes a config whose recipe changes nothing but the system's name."""
 
     def recipe():
-        made = config.defaults()
-        made.system = "toy"
-        return made
+        base_config = config.defaults()
+        base_config.system = "toy"
+        return base_config
 
     return config.compose(argument, recipe=recipe, presets=presets, variants=variants)
 
@@ -156,7 +156,7 @@ def test_help_aligns_and_wraps_the_sentences(monkeypatch):
     ],
     ids=["preset", "variant", "file"],
 )
-def test_wrong_names_are_answered(argument, message, monkeypatch):
+def test_unknown_names_are_reported(argument, message, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(errors.UserError, match=message):
         files.load_config(argument)
@@ -167,7 +167,7 @@ def test_override_of_an_unknown_section_is_refused():
         config.override(config.defaults(), {"trian.epochs": 3})
 
 
-def test_hash_follows_what_changes_a_number_and_nothing_else():
+def test_hash_depends_only_on_what_changes_numbers():
     base = config.config_hash(config.defaults())
     other = config.defaults()
     other.data.root = "/elsewhere"

@@ -1,4 +1,4 @@
-"""Names by path: found in a table or imported; every way to miss is one sentence."""
+"""Names by path: found in a table or imported; every error is a single sentence."""
 
 import pytest
 
@@ -19,13 +19,13 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_table_or_a_module(project):
+def test_names_of_tables_and_modules(project):
     assert names.find("loss", "center", TABLE) == 2
     assert names.find("loss", "sample_project.good:ring", TABLE)() == 7
 
 
 @pytest.mark.parametrize("name", ["triplet", "extra/initial", "C:/data", "a:b:c", ":x", "a.:b", "1a:b", 3])
-def test_what_is_no_path(name):
+def test_strings_that_are_not_paths(name):
     assert not names.is_path(name)
 
 
@@ -40,7 +40,7 @@ def test_what_is_no_path(name):
         ("sample_project.needy:ring", r"failed with ModuleNotFoundError: No module named 'a_module_that_is_not_there'"),
     ],
 )
-def test_misses_are_one_sentence(project, name, sentence):
+def test_errors_are_a_single_sentence(project, name, sentence):
     with pytest.raises(errors.UserError, match=sentence) as caught:
         names.find("loss", name, TABLE)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Records of own code: which modules a config names, and whether they are still the same."""
+"""Records of the user's modules: which ones a config names, and whether they have changed."""
 
 import sys
 
@@ -20,7 +20,7 @@ def project(tmp_path, monkeypatch):
 
 
 def forget() -> None:
-    """Takes back what was imported, as another process would find it."""
+    """Removes the imported modules, as in a new process."""
     for name in [name for name in sys.modules if name.startswith("recorded_project")]:
         del sys.modules[name]
 
@@ -33,12 +33,12 @@ CONFIG = {
 }
 
 
-def test_modules_are_found_at_any_depth_and_free_text_is_left_out():
+def test_modules_are_found_at_any_depth_except_in_free_text():
     assert record.modules(CONFIG) == ["recorded_project", "recorded_project.nets"]
     assert record.modules({"notes": "a:b", "seed": 0}) == []
 
 
-def test_a_module_is_recorded_and_found_again_from_elsewhere(project, monkeypatch):
+def test_recorded_module_is_found_from_another_folder(project, monkeypatch):
     records = record.of(CONFIG)
     assert [each["module"] for each in records] == ["recorded_project", "recorded_project.nets"]
     assert {each["folder"] for each in records} == {str(project.parent)}
@@ -48,7 +48,7 @@ def test_a_module_is_recorded_and_found_again_from_elsewhere(project, monkeypatc
     assert str(project.parent) in sys.path
 
 
-def test_a_module_that_changed_or_went_is_refused_in_one_sentence(project, monkeypatch):
+def test_changed_or_missing_module_is_refused_in_one_sentence(project, monkeypatch):
     records = record.of(CONFIG)
     (project / "nets.py").write_text("class Tiny: ...  # other\n")
     with pytest.raises(errors.UserError, match=r"'recorded_project\.nets' .* has changed since the run; restore it"):
