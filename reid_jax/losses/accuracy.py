@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def accuracy(logits: jax.Array, *, labels: jax.Array) -> jax.Array:
-    """Mean of "the largest logit is the label's".
+    """Returns the share of images whose largest logit is that of their label.
 
     Args:
         logits: [B, N].

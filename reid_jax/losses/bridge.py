@@ -1,4 +1,4 @@
-"""Losses between a generated feature and the bridge it is to reach: squared error, and divergence of the codes."""
+"""Losses between generated features and their target, the bridge: squared error, and divergence of the codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KL_MODES = ("mean", "reference")
 
 
 def mean_squared(values: jax.Array, target: jax.Array) -> jax.Array:
-    """Mean over all elements of the squared difference.
+    """Returns the squared difference, averaged over all elements.
 
     Args:
         values: [B, D].
@@ -27,7 +27,7 @@ def mean_squared(values: jax.Array, target: jax.Array) -> jax.Array:
 def gaussian_divergence(
     mean: jax.Array, sigma: jax.Array, target_mean: jax.Array, target_sigma: jax.Array, *, mode: str = "mean"
 ) -> jax.Array:
-    """Kullback-Leibler divergence of one diagonal Gaussian from another, in closed form.
+    """Returns the Kullback-Leibler divergence between two diagonal Gaussians, in closed form.
 
     `sum_d log(t_d / s_d) + (s_d^2 + (m_d - n_d)^2) / (2 t_d^2) - 1/2` for N(m, s) against N(n, t).
 
@@ -36,8 +36,8 @@ def gaussian_divergence(
         sigma: [B, K] standard deviations, positive.
         target_mean: [B, K] of the bridge's code.
         target_sigma: [B, K], positive.
-        mode: "mean" sums over dimensions and averages over the batch, so that the value does not grow with it;
-            "reference" does as the released code: rows of all four scaled to unit length first, everything summed.
+        mode: "mean" sums over dimensions and averages over the batch, so the value is independent of the batch size;
+            "reference" follows the released code: rows of all four are scaled to unit length, everything is summed.
 
     Returns:
         float32 scalar.
@@ -53,7 +53,7 @@ def gaussian_divergence(
         raise errors.unknown("mode of the divergence", mode, KL_MODES)
     given = (mean, sigma, target_mean, target_sigma)
     prepare = distances.normalize_rows if mode == "reference" else lambda x: x.astype(jnp.float32)
-    m, s, n, t = (prepare(one) for one in given)
+    m, s, n, t = (prepare(values) for values in given)
     divergence = jnp.log(t / s) + (jnp.square(s) + jnp.square(m - n)) / (2.0 * jnp.square(t)) - 0.5
     per_image = jnp.sum(divergence, axis=-1)
     return jnp.sum(per_image) if mode == "reference" else jnp.mean(per_image)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 
 def center(features: jax.Array, centers: jax.Array, *, labels: jax.Array) -> jax.Array:
-    """Mean squared distance of each feature to the center of its identity, without the factor one half.
+    """Returns the mean squared distance of each feature to the center of its identity, without the factor one half.
 
-    The centers are no layer's parameters: they live in the training state's `extra`, and the gradient of this term (not
-    scaled by the term's weight) moves those of the identities in the batch alone.
+    The centers are part of the train state's `extra`, not of the parameters. The gradient of this term updates the
+    centers of the identities in the batch only; `extras.Centers.scale` can cancel the term's weight.
 
     Args:
         features: [B, D] vectors.

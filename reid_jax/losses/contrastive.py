@@ -1,4 +1,4 @@
-"""Contrast of two views of the same images, with pairs weighted by how far apart they are."""
+"""Contrastive loss between two views of the same images, with pairs weighted by their distance."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def contrastive(
     stop_weight: bool = False,
     mask_same_identity: bool = False,
 ) -> jax.Array:
-    """Weighted contrastive loss: each image finds its other view among all others.
+    """Returns the weighted contrastive loss: the classification of each image's other view among all images.
 
     With s the cosines of the 2B stacked vectors and p(a) the other view of image a,
-    `1/2B sum_a w_a (-s_{a,p(a)} / tau + log sum_{b != a} exp(s_ab / tau))`, `w_a = 1 - s_{a,p(a)}`: views that agree
-    weigh nothing, far ones most. The article prints `1 - w` inside the logarithm, which rewards far pairs; its words
-    and its code agree on the form here.
+    `1/2B sum_a w_a (-s_{a,p(a)} / tau + log sum_{b != a} exp(s_ab / tau))`, `w_a = 1 - s_{a,p(a)}`: equal views
+    have weight 0, distant views the largest. The article prints `1 - w` inside the logarithm, which rewards distant
+    pairs; its text and its code agree on the form used here.
 
     Args:
         first: [B, D] features of one view, of any length.
@@ -32,7 +32,7 @@ def contrastive(
         temperature: tau.
         weighted: False is the plain contrastive loss, `w = 1`.
         stop_weight: treat the weights as constants; in the published code the gradient flows through them.
-        mask_same_identity: leave other images of the anchor's identity out of the sum; the published code keeps them.
+        mask_same_identity: exclude other images of the anchor's identity from the sum; the published code keeps them.
 
     Returns:
         float32 scalar.
@@ -47,13 +47,13 @@ def contrastive(
     partner = jnp.roll(jnp.eye(2 * count, dtype=bool), count, axis=1)
     agreement = jnp.sum(jnp.where(partner, cosine, 0.0), axis=1)  # [2B] s_{a,p(a)}
 
-    left_out = jnp.eye(2 * count, dtype=bool)
+    excluded = jnp.eye(2 * count, dtype=bool)
     if mask_same_identity:
         both = jnp.concatenate((labels, labels))
-        left_out |= (both[:, None] == both[None]) & ~partner
-    # The difference inside the sum: outside, two large numbers would cancel.
+        excluded |= (both[:, None] == both[None]) & ~partner
+    # The difference is taken inside the sum to avoid the cancellation of two large numbers.
     lead = (cosine - agreement[:, None]) / temperature
-    loss = jax.nn.logsumexp(jnp.where(left_out, -jnp.inf, lead), axis=1)
+    loss = jax.nn.logsumexp(jnp.where(excluded, -jnp.inf, lead), axis=1)
     if weighted:
         weight = 1.0 - agreement
         loss = loss * (jax.lax.stop_gradient(weight) if stop_weight else weight)

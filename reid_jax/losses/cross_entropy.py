@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 
 def cross_entropy(logits: jax.Array, *, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Mean cross-entropy of the logits against `(1 - eps) * onehot + eps / N`.
+    """Returns the mean cross-entropy of the logits against `(1 - eps) * onehot + eps / N`.
 
-    The smoothing spreads over all N classes, the right one included (Szegedy et al. 2016; the strong ReID baseline).
-    A class whose logit is minus infinity is not there: it takes no part in the softmax nor in the smoothing. A label
-    outside 0..N-1 gives NaN, so that a run with a wrong class count stops instead of learning less in silence.
+    The smoothing covers all N classes, the correct class included (Szegedy et al. 2016; the strong ReID baseline).
+    A class whose logit is minus infinity is excluded from the softmax and from the smoothing. A label outside 0..N-1
+    gives NaN, so a run with a wrong number of classes stops instead of learning from part of the data.
 
     Args:
         logits: [B, N], or [B, S, N] where S heads (body parts) share the label of the image.
@@ -19,7 +19,7 @@ def cross_entropy(logits: jax.Array, *, labels: jax.Array, label_smoothing: floa
         label_smoothing: eps in [0, 1].
 
     Returns:
-        float32 scalar, mean over images (and heads); computed in float32 whatever came.
+        float32 scalar, mean over images (and heads); computed in float32 for inputs of any type.
 
     References:
         Szegedy et al., Rethinking the Inception Architecture for Computer Vision (CVPR 2016), section 7.
@@ -28,7 +28,7 @@ def cross_entropy(logits: jax.Array, *, labels: jax.Array, label_smoothing: floa
     present = logits > -jnp.inf
     log_probabilities = jnp.where(present, jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1), 0.0)
     labels = jnp.broadcast_to(labels.reshape(labels.shape + (1,) * (logits.ndim - 2)), logits.shape[:-1])
-    # A product with the one-hot code, not a gather: it splits over devices without communication.
+    # A product with the one-hot code instead of a gather: it is sharded over devices without communication.
     right = jnp.sum(log_probabilities * jax.nn.one_hot(labels, num_classes), axis=-1)
     mean = jnp.sum(log_probabilities, axis=-1) / jnp.sum(present, axis=-1)
     loss = -(1.0 - label_smoothing) * right - label_smoothing * mean

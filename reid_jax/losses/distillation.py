@@ -1,6 +1,6 @@
-"""Distillation of part features: from a teacher that sees the parts to a student that has to find them.
+"""Distillation of part features from a teacher with given parts to a student that predicts them.
 
-In both losses the teacher is a constant.
+No gradient reaches the teacher.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from reid_jax.ops import distances, parts
 
 
 def level_weights(values: jax.Array) -> jax.Array:
-    """Weights [G] of the levels' losses [G]: the worst level counts most, they add up to 1 and carry no gradient.
+    """Returns weights [G] of the levels' losses [G], largest for the largest loss, with the sum 1 and no gradient.
 
     Learned weights would collapse onto the easiest level.
     """
@@ -26,10 +26,10 @@ def level_weights(values: jax.Array) -> jax.Array:
 def generative_distillation(
     generated: jax.Array, teacher: jax.Array, *, granularities: Sequence[str] = ("part",)
 ) -> jax.Array:
-    """Mean squared error of what was generated from the student's masked parts against the teacher's parts.
+    """Returns the mean squared error between features generated from masked student parts and the teacher's parts.
 
     Args:
-        generated: [B, G, D], the groups of all granularities one after the other.
+        generated: [B, G, D], the groups of all granularities concatenated.
         teacher: [B, 8, D] part features.
         granularities: keys of `ops.parts.GRANULARITIES`; several are weighted, see `level_weights`.
 
@@ -48,15 +48,15 @@ def generative_distillation(
         )
     losses, start = [], 0
     for target in targets:
-        ours = generated[:, start : start + target.shape[1]].astype(jnp.float32)
-        losses.append(jnp.mean(jnp.square(ours - target)))
+        student = generated[:, start : start + target.shape[1]].astype(jnp.float32)
+        losses.append(jnp.mean(jnp.square(student - target)))
         start += target.shape[1]
     values = jnp.stack(losses)
     return jnp.sum(level_weights(values) * values)
 
 
 def cosine_distillation(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """Mean of one minus the cosine between all parts of the student side by side and all of the teacher's.
+    """Returns one minus the cosine between the concatenated parts of student and teacher, averaged over the batch.
 
     Args:
         student: [B, P, D].

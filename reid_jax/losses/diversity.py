@@ -1,4 +1,4 @@
-"""Features of different body parts should differ."""
+"""Diversity of body-part features: a penalty on similar features of different parts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 from reid_jax.ops import distances
 
-# Parts of one kind, by their place in: head, left arm, right arm, torso, left leg, right leg, left foot, right foot.
+# Parts of the same kind, as indices into: head, left arm, right arm, torso, left leg, right leg, left foot, right foot.
 SAME_KIND = ((1, 2), (4, 5), (6, 7))
 
 
 def part_diversity(parts: jax.Array, *, same_kind: Sequence[Sequence[int]] = SAME_KIND) -> jax.Array:
-    """Mean positive cosine between different parts of an image, added up over the sets of parts.
+    """Returns the mean positive cosine between different parts of an image, summed over the sets of parts.
 
     Args:
         parts: [B, K, P, D], K sets of P part features.

@@ -1,4 +1,4 @@
-"""Reconstruction of hidden pixels, counted where they are hidden."""
+"""Reconstruction loss on the masked patches of an image."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from reid_jax.ops import images as image_ops
 
 
 def masked_patches(predicted: jax.Array, images: jax.Array, mask: jax.Array, *, normalize: bool = False) -> jax.Array:
-    """Mean over the masked patches of the batch of the mean squared error within each.
+    """Returns the mean squared error within each masked patch, averaged over the masked patches of the batch.
 
     Args:
         predicted: [B, N, P] pixels of square patches, P = side * side * 3, in the order of `ops.images.patchify`.
-        images: [B, H, W, 3] the true pictures, normalized as the model's input is.
-        mask: [B, N] bool, patches that count.
-        normalize: compares with patches of mean 0 and variance 1 (see `normalize_patches`); local contrast then counts
-            as much in a flat patch as in a busy one.
+        images: [B, H, W, 3] target images, normalized like the model's input.
+        mask: [B, N] bool, the patches in the loss.
+        normalize: normalize the target patches to mean 0 and variance 1 (see `normalize_patches`), so that patches of
+            low and high contrast have the same weight.
 
     Returns:
         float32 scalar; zero where nothing is masked. Pixels outside masked patches have no influence.
 
     Raises:
-        UserError: the patches are not those of such an image.
+        UserError: patches that do not cover such images.
 
     References:
         He et al., Masked Autoencoders Are Scalable Vision Learners (CVPR 2022), section 3.
@@ -38,22 +38,22 @@ def masked_patches(predicted: jax.Array, images: jax.Array, mask: jax.Array, *, 
 
 
 def normalize_patches(patches: jax.Array) -> jax.Array:
-    """Each patch [..., P] less its mean, over `sqrt(variance + 1e-6)`."""
+    """Returns each patch [..., P] minus its mean, divided by `sqrt(variance + 1e-6)`."""
     mean, variance = jnp.mean(patches, axis=-1, keepdims=True), jnp.var(patches, axis=-1, keepdims=True)
     return (patches - mean) / jnp.sqrt(variance + 1e-6)
 
 
 def denormalize_patches(patches: jax.Array, true: jax.Array) -> jax.Array:
-    """The inverse of `normalize_patches` with mean and variance of the true patches, all [..., P]."""
+    """Returns the inverse of `normalize_patches`, with mean and variance of the true patches, all [..., P]."""
     mean, variance = jnp.mean(true, axis=-1, keepdims=True), jnp.var(true, axis=-1, keepdims=True)
     return patches * jnp.sqrt(variance + 1e-6) + mean
 
 
 def side_of(patches: jax.Array, images: jax.Array) -> int:
-    """Side in pixels of patches [B, N, P] that cover images [B, H, W, C].
+    """Returns the side in pixels of patches [B, N, P] that cover images [B, H, W, C].
 
     Raises:
-        UserError: they do not.
+        UserError: patches that do not cover such images.
     """
     height, width, channels = images.shape[1:]
     side = math.isqrt(patches.shape[-1] // channels)

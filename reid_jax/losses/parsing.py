@@ -1,4 +1,4 @@
-"""Body-part labels of patch tokens as a classification."""
+"""Classification of patch tokens by body part."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from reid_jax.losses import cross_entropy
 
 
 def parsing(logits: jax.Array, targets: jax.Array, *, label_smoothing: float = 0.1) -> jax.Array:
-    """Mean cross-entropy over all tokens of the batch.
+    """Returns the cross-entropy, averaged over all tokens of the batch.
 
     Args:
         logits: [B, N, P].

@@ -1,4 +1,4 @@
-"""Contrast between two kinds of features of the same identities: images and texts."""
+"""Supervised contrastive loss between two kinds of features of the same identities, such as images and texts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import jax.numpy as jnp
 
 
 def supcon(anchors: jax.Array, others: jax.Array, *, labels: jax.Array, temperature: float = 1.0) -> jax.Array:
-    """Supervised contrastive loss from one set to another, on raw products.
+    """Returns the supervised contrastive loss from one set to another, on inner products.
 
-    Per anchor, the mean over the others of its identity of minus their log-probability, a softmax over all others;
-    then the mean over anchors. Features are not scaled to unit length, as in the recipe this serves.
+    For each anchor it is the negative log-probability of the others of its identity, under a softmax over all others,
+    averaged over them; then the mean over anchors. Features are not scaled to unit length, as in CLIP-ReID.
 
     Args:
         anchors: [B, D] features, such as those of images.
-        others: [B, D] features that belong to the same labels row by row, such as those of texts. Each identity's own
-            row counts among its positives.
+        others: [B, D] features with the same labels row by row, such as those of texts. An anchor's own row is one of
+            its positives.
         labels: [B] int32 identities.
         temperature: divides the products.
 

@@ -62,7 +62,7 @@ RESERVED = ("loss", "on", "weight", "labels", "turn")
 def of_turn(
     terms: Mapping[str, Mapping[str, Any] | None], turn: str, turns: Sequence[str]
 ) -> dict[str, Mapping[str, Any]]:
-    """Returns the terms of one of several updates that a step makes: those of its `turn` and those without a turn.
+    """Returns the loss terms of an update: those of its `turn`, and those without a turn.
 
     Args:
         terms: as in `evaluate_terms`.

@@ -1,7 +1,7 @@
 """Triplet loss with the hardest positive and the hardest negative of the global batch.
 
-Under `jit` with the batch split over devices the distance matrix still spans the whole batch, so mining means the
-same on one device and on eight.
+Under `jit` with the batch sharded over devices the distance matrix spans the whole batch, so mining is the same on any
+number of devices.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from reid_jax.ops import distances
 def triplet(
     features: jax.Array, *, labels: jax.Array, margin: float | str = 0.3, normalize: bool = False, parts: bool = False
 ) -> jax.Array:
-    """Batch-hard triplet loss on Euclidean distances.
+    """Returns the batch-hard triplet loss on Euclidean distances.
 
     Args:
         features: [B, ...] one vector per image; maps are flattened to a vector.
         labels: [B] int32 identities.
-        margin: the distance wanted between the pairs, or "soft" for `log(1 + exp(d_ap - d_an))`.
+        margin: required difference between the distances, or "soft" for `log(1 + exp(d_ap - d_an))`.
         normalize: scale each vector to unit length first (the recipes this package follows do not).
         parts: features are [B, S, D]; distances are averaged over the S parts before mining.
 
@@ -35,22 +35,22 @@ def triplet(
         Hermans et al., In Defense of the Triplet Loss for Person Re-Identification (2017), equation 5.
     """
     if parts and features.ndim != 3:
-        raise errors.UserError(f"parts=True expects features [B, S, D], got shape {features.shape}; drop `parts`.")
+        raise errors.UserError(f"parts=True expects features [B, S, D], got shape {features.shape}; remove `parts`.")
     vectors = features.astype(jnp.float32).reshape(features.shape[0], features.shape[1] if parts else 1, -1)
     if normalize:
         vectors = distances.normalize_rows(vectors)
     between = jax.vmap(lambda x: distances.pairwise_euclidean(x, x), in_axes=1)(vectors)  # [S, B, B]
-    # An image is at distance zero from itself; the product above leaves up to 1e-3 there, by rounding.
+    # The distance of an image to itself is zero; rounding in the product above leaves up to 1e-3.
     between = jnp.where(jnp.eye(len(features), dtype=bool), 0.0, jnp.mean(between, axis=0))
     return batch_hard(between, labels=labels, margin=margin)
 
 
 def batch_hard(distance: jax.Array, *, labels: jax.Array, margin: float | str = 0.3) -> jax.Array:
-    """Mean over anchors of `max(0, d_ap - d_an + margin)`, or of its soft form.
+    """Returns the mean over anchors of `max(0, d_ap - d_an + margin)`, or of its soft form.
 
-    `d_ap` is the largest distance within the anchor's identity (itself included: at distance zero it never wins over
-    another image), `d_an` the smallest to any other identity. An anchor without a negative is left out of the mean; a
-    batch of a single identity has loss zero and gradient zero.
+    `d_ap` is the largest distance within the anchor's identity (the anchor itself, at distance zero, is never larger
+    than another image), `d_an` the smallest distance to any other identity. An anchor without a negative is excluded
+    from the mean; a batch of a single identity has loss zero and gradient zero.
 
     Args:
         distance: [B, B] distances between the images of the batch.

@@ -61,7 +61,7 @@ class MetricWriter:
         """Writes one line.
 
         Args:
-            step: updates made so far.
+            step: number of steps so far.
             values: numbers (of any numeric type, zero-dimensional arrays included) or short texts by name; a number
                 that is not finite is written as `null`.
         """
@@ -191,7 +191,7 @@ class Progress:
         """Shows loss, learning rate, images per second and the share of time spent waiting for data.
 
         Args:
-            step: updates made so far.
+            step: number of steps so far.
             values: what is written to `metrics.jsonl` for this step.
         """
         if not self._active:
