@@ -51,6 +51,10 @@ class Experiment:
         processes.agree("the data set", self.dataset.index_hash())
         LOG.info("%s", self.dataset.describe())
         self.others = build.open_others(self.settings)
+        if self.dataset.name in [other.name for other in self.others]:
+            raise errors.UserError(
+                f"evals.datasets names a data set that goes by the run's own name, {self.dataset.name!r}; rename one."
+            )
         for tested in (self.dataset, *self.others):
             checks.check_protocol(
                 tested.split("query"), tested.split("gallery"), self.settings.evals.same_camera_filter
