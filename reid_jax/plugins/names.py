@@ -1,7 +1,9 @@
 """Names in a config: entries of a table of this package, or `package.module:Name` of the user's own code.
 
-find("loss", "triplet", LOSSES)                   # entry of the table
-find("loss", "my_project.losses:circle", LOSSES)  # `circle` of the module `my_project.losses`
+Examples:
+
+    find("loss", "triplet", LOSSES)                   # entry of the table
+    find("loss", "my_project.losses:circle", LOSSES)  # `circle` of the module `my_project.losses`
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """The run folder: paths of its files, its config, and its result.
 
-config.json          resolved config
-metrics.jsonl        one line for each log interval; TensorBoard events in files of their own
-checkpoints/         newest and best
-result.json          final scores as fractions; it exists only if the run is complete
-ranked_lists.html    page of ranked lists
-reconstructions.png  for models that reconstruct hidden patches
-log.txt              log
+A run folder contains:
+
+    config.json          resolved config
+    metrics.jsonl        one line for each log interval; TensorBoard events in files of their own
+    checkpoints/         newest and best
+    result.json          final scores as fractions; it exists only if the run is complete
+    ranked_lists.html    page of ranked lists
+    reconstructions.png  for models that reconstruct hidden patches
+    log.txt              log
 """
 
 from __future__ import annotations
