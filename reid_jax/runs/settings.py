@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from reid_jax import config as config_lib
 from reid_jax import errors
 from reid_jax.config import phases
-from reid_jax.evaluation import distance_blocks, ranking
+from reid_jax.evaluation import distance_blocks, own_scores, ranking
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -27,6 +27,7 @@ def of(config: ConfigDict | Mapping[str, Any]) -> config_lib.Settings:
     """
     settings = config_lib.Settings.of(config_lib.to_dict(config))
     distance_blocks.check_metric(settings.evals.metric)
+    own_scores.find(settings.evals.scores)
     if settings.evals.ap not in ranking.AP_RULES:
         raise errors.unknown("AP rule (evals.ap)", str(settings.evals.ap), ranking.AP_RULES)
     if settings.dtype not in DTYPES:

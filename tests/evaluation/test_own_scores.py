@@ -9,8 +9,10 @@ import pytest
 
 from reid_jax import errors
 from reid_jax.cli import command_line, evaluate
+from reid_jax.config import files
 from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import own_scores, suite
+from reid_jax.runs import settings
 
 MODULE = """
 import numpy as np
@@ -116,3 +118,12 @@ def test_a_bad_score_is_refused_before_the_file_is_read(capsys, monkeypatch):
         command_line.run(evaluate.main)
     assert ended.value.code == command_line.USER_MISTAKE
     assert "no_such_project" in capsys.readouterr().err
+
+
+def test_a_bad_score_in_a_config_is_refused_before_training(own):
+    config = files.load_config("mfv:demo")
+    config.evals.scores = (own + "hit_at_3",)
+    assert settings.of(config).evals.scores == (own + "hit_at_3",)
+    config.evals.scores = (own + "absent",)
+    with pytest.raises(errors.UserError, match="unknown score in the module 'own_score_functions'"):
+        settings.of(config)
