@@ -52,9 +52,11 @@ class MovingAverage:
     differentiable = False
 
     def init(self, key: jax.Array, variables: Mapping[str, Any]) -> Any:
+        """Returns a copy of the variables."""
         return _copy(variables)
 
     def update(self, value: Any, gradient: Any, variables: Mapping[str, Any]) -> Any:
+        """Returns the average after a step."""
         return jax.tree.map(lambda old, new: old + (1.0 - self.decay) * (new - old), value, dict(variables))
 
 
@@ -74,6 +76,7 @@ class FrozenCopy:
     differentiable = False
 
     def init(self, key: jax.Array, variables: Mapping[str, Any]) -> Any:
+        """Returns a copy of the variables, or those of the weights file."""
         if not self.weights:
             return _copy(variables)
         if self.load is None:
@@ -83,6 +86,7 @@ class FrozenCopy:
         return _copy(self.load(variables, self.weights))
 
     def update(self, value: Any, gradient: Any, variables: Mapping[str, Any]) -> Any:
+        """Returns the value unchanged."""
         return value
 
 
@@ -110,15 +114,18 @@ class Centers:
 
     @property
     def differentiable(self) -> bool:
+        """Whether the centers are trained."""
         return self.trainable
 
     def init(self, key: jax.Array, variables: Mapping[str, Any]) -> jax.Array:
+        """Returns standard normal centers, float32 [C, D]."""
         dimension = self.dimension
         if isinstance(dimension, str):
             dimension = _parameter(variables["params"], dimension).shape[-1]
         return jax.random.normal(key, (self.num_classes, dimension))
 
     def update(self, value: jax.Array, gradient: jax.Array | None, variables: Mapping[str, Any]) -> jax.Array:
+        """Returns the centers after a step of SGD."""
         return value if gradient is None else value - self.learning_rate * self.scale * gradient
 
 

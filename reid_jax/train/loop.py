@@ -40,7 +40,8 @@ class Batches(Protocol):
 
     def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Closes the stream."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 def adam(*, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba, 2015) with bias correction; epsilon is added outside the root."""
+    """Returns Adam (Kingma and Ba, 2015) with bias correction; epsilon is added outside the root."""
     return optax.scale_by_adam(b1=b1, b2=b2, eps=epsilon)
 
 
@@ -57,7 +57,7 @@ class AmsgradState(NamedTuple):
 
 
 def amsgrad(*, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> optax.GradientTransformation:
-    """AMSGrad in PyTorch's form.
+    """Returns AMSGrad in PyTorch's form.
 
     PyTorch takes the maximum of the raw second moments and corrects the bias of that maximum; optax takes the maximum
     of corrected moments, which in the first steps is much larger. The recipes of MGN and OSNet are PyTorch's.
@@ -89,14 +89,14 @@ def amsgrad(*, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> opt
 
 
 def sgd(*, momentum: float = 0.0, nesterov: bool = False) -> optax.GradientTransformation:
-    """Stochastic gradient descent; the momentum buffer starts as the first gradient, undamped."""
+    """Returns stochastic gradient descent; the momentum buffer starts as the first gradient, undamped."""
     if not momentum:
         return optax.identity()
     return optax.trace(decay=momentum, nesterov=nesterov)
 
 
 def rmsprop(*, decay: float = 0.99, epsilon: float = 1e-8, momentum: float = 0.0) -> optax.GradientTransformation:
-    """RMSProp, epsilon outside the root, no centering."""
+    """Returns RMSProp, epsilon outside the root, no centering."""
     scale = optax.scale_by_rms(decay=decay, eps=epsilon, eps_in_sqrt=False)
     return optax.chain(scale, optax.trace(decay=momentum)) if momentum else scale
 

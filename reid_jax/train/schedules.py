@@ -89,7 +89,7 @@ def _warmed_up(xp: Any, position: Any, after: Any, rate: float, warmup: int, fir
 def constant(
     xp: Any, position: Any, base: float, rate: float, *, total: int, warmup: int = 0, warmup_start: float = 0.01
 ) -> Any:
-    """Constant rate, after an optional linear warm-up from `warmup_start` times the group's rate."""
+    """Returns a constant rate, after an optional linear warm-up from `warmup_start` times the group's rate."""
     del base, total
     return _warmed_up(xp, position, rate + 0 * position, rate, warmup, warmup_start * rate)
 
@@ -106,7 +106,7 @@ def multistep(
     warmup: int = 0,
     warmup_start: float = 0.01,
 ) -> Any:
-    """Piecewise constant rate: multiplied by `factor` (one number, or one per milestone) at each milestone.
+    """Returns a piecewise constant rate, multiplied by `factor` (a number, or one per milestone) at each milestone.
 
     Warm-up: from `warmup_start` times the group's rate, linear, as in the BoT family:
     `rate * (warmup_start * (1 - e / warmup) + e / warmup)`.
@@ -136,7 +136,7 @@ def cosine(
     floor: float = 0.002,
     decay_from_warmup: bool = False,
 ) -> Any:
-    """Half a cosine from the group's rate to the floor.
+    """Returns half a cosine from the group's rate to the floor.
 
     As in TransReID and its descendants the warm-up starts from, and the decay ends at, fractions of the *base* rate
     in every group, whatever its multiplier; and the cosine is counted from the start of training, so the rate at the
@@ -163,7 +163,7 @@ def linear(
     warmup_start: float = 0.01,
     floor: float = 0.0,
 ) -> Any:
-    """Linear decay from the group's rate at the end of the warm-up down to `floor` times the base rate."""
+    """Returns a linear decay from the group's rate at the end of the warm-up to `floor` times the base rate."""
     if warmup >= total:
         raise UserError(f"the warm-up ({warmup} steps) must be shorter than the schedule ({total} steps).")
     part = (position - warmup) / (total - warmup)

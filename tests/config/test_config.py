@@ -10,10 +10,10 @@ import types
 import pytest
 
 from reid_jax import config, errors, models
-from reid_jax.config import files
+from reid_jax.config import files, phases
 from reid_jax.data import records
 from reid_jax.losses import terms
-from reid_jax.train import extras
+from reid_jax.train import extras, objective
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -41,6 +41,8 @@ def test_every_config_builds_and_names_only_what_exists(path, argument):
     built = files.load_config(f"{path}:{argument}")
     settings = config.to_dict(built)
     assert json.loads(json.dumps(settings))["system"] == path.stem
+    for _, phase in phases.resolve(config.Settings.of(settings)):
+        objective.in_order({name: objective.Pass(**each) for name, each in phase.passes.items()})
     options = dict(settings["model"])
     models.build(options.pop("name"), num_classes=4, **options)
     extras.build(settings["extras"], num_classes=4)
