@@ -14,7 +14,7 @@ import pathlib
 import jax
 import numpy as np
 
-from reid_jax import models
+from reid_jax import models, trees
 from reid_jax.cli import command_line
 from reid_jax.weights import convert, torch_files
 
@@ -79,10 +79,10 @@ def main(arguments: list[str]) -> int:
         raise
     print(report.table())
     output = pathlib.Path(settings.output)
-    flat = convert.flatten(variables)
+    flat = trees.flatten(variables)
     arrays = {path: leaf for path, leaf in flat.items() if not isinstance(leaf, jax.ShapeDtypeStruct)}
     meta = {"model": settings.model, "options": options, "source": pathlib.Path(settings.weights).name}
-    convert.save_npz(output / "weights.npz", convert.unflatten(arrays), meta)
+    convert.save_npz(output / "weights.npz", trees.unflatten(arrays), meta)
     (output / "report.txt").write_text(report.table() + "\n")
     print(f"wrote {output / 'weights.npz'}: {len(arrays)} of the model's {len(flat)} arrays")
     return 0

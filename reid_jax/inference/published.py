@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from reid_jax import build, models
+from reid_jax import build, models, trees
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.weights import convert, zoo
@@ -108,8 +108,8 @@ def _fill(
             return leaf
         return np.full(leaf.shape, float(name.endswith(("/scale", "/var"))), leaf.dtype)
 
-    flat = {name: concrete(leaf, name) for name, leaf in convert.flatten(variables).items()}
-    return {"batch_stats": {}, **convert.unflatten(flat)}, report
+    flat = {name: concrete(leaf, name) for name, leaf in trees.flatten(variables).items()}
+    return {"batch_stats": {}, **trees.unflatten(flat)}, report
 
 
 def _sha256(path: str | pathlib.Path) -> str:

@@ -75,4 +75,6 @@ def _shapes(model: nn.Module, height: int, width: int, fields: Mapping[str, Any]
         **fields,
     }
     keys = jax.eval_shape(lambda: {"params": jax.random.key(0), "dropout": jax.random.key(1)})
-    return jax.eval_shape(lambda keys, batch: model.init(keys, batch, train=False), keys, batch)
+    init = lambda keys, batch: model.init(keys, batch, train=False)
+    shapes: dict[str, Any] = jax.eval_shape(init, keys, batch)
+    return shapes

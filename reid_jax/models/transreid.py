@@ -99,7 +99,8 @@ class Branch(nn.Module):
     def __call__(self, tokens: jax.Array, *, train: bool) -> jax.Array:
         """Maps [B, N, D] to [B, N, D]."""
         tokens = vit.Block(**self.block, name="block")(tokens, train=train)
-        return vit.layer_norm("norm", self.block["dtype"])(tokens)
+        normalized: jax.Array = vit.layer_norm("norm", self.block["dtype"])(tokens)
+        return normalized
 
 
 class TransReID(nn.Module):

@@ -12,6 +12,7 @@ References:
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -47,10 +48,8 @@ class ChannelAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, H, W, C] to the gated map [B, H, W, C]."""
         channels = x.shape[-1]
-        layer = lambda features, name: nn.Dense(
-            features, use_bias=self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype, name=name
-        )
-        hidden, back = layer(channels // self.reduction, "fc1"), layer(channels, "fc2")
+        layer = functools.partial(nn.Dense, use_bias=self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype)
+        hidden, back = layer(channels // self.reduction, name="fc1"), layer(channels, name="fc2")
         gate = back(nn.relu(hidden(pooling.global_average(x).astype(self.dtype))))
         if self.use_max:
             gate = gate + back(nn.relu(hidden(pooling.global_max(x).astype(self.dtype))))
@@ -116,10 +115,10 @@ class NonLocal(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps [B, H, W, C] to [B, H, W, C]."""
         height = x.shape[1]
-        project = lambda name: rearrange(
-            conv.Conv(self.inner, use_bias=True, dtype=self.dtype, name=name)(x), "b h w c -> b (h w) c"
+        query, key, value = (
+            rearrange(conv.Conv(self.inner, use_bias=True, dtype=self.dtype, name=name)(x), "b h w c -> b (h w) c")
+            for name in ("theta", "phi", "g")
         )
-        query, key, value = project("theta"), project("phi"), project("g")
         logits = jnp.einsum("bqc,bkc->bqk", query, key, preferred_element_type=jnp.float32)
         weights = nn.softmax(logits, axis=-1).astype(self.dtype)
         gathered = rearrange(jnp.einsum("bqk,bkc->bqc", weights, value), "b (h w) c -> b h w c", h=height)
@@ -156,13 +155,15 @@ class MultiHead(nn.Module):
             [B, Q, D].
         """
         width = query.shape[-1]
-        project = lambda x, name: nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name=name)(x)
-        split = lambda x: rearrange(x, "b n (h d) -> b h n d", h=self.heads)
-        query, key, value = (split(project(x, name)) for name, x in (("query", query), ("key", key), ("value", value)))
+        project = functools.partial(nn.Dense, width, kernel_init=self.kernel_init, dtype=self.dtype)
+        query, key, value = (
+            rearrange(project(name=name)(x), "b n (h d) -> b h n d", h=self.heads)
+            for name, x in (("query", query), ("key", key), ("value", value))
+        )
         logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
         logits = logits * (width // self.heads) ** -0.5
         if allowed is not None:
             logits = jnp.where(allowed[:, None], logits, -1e4)
         weights = nn.softmax(logits, axis=-1).astype(self.dtype)
         gathered = rearrange(jnp.einsum("bhqk,bhkd->bhqd", weights, value), "b h q d -> b q (h d)")
-        return project(gathered, "out")
+        return project(name="out")(gathered)

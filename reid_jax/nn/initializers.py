@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ def torch_default_bias(fan_in: int) -> nn.initializers.Initializer:
     """The bias that goes with `torch_default`: uniform in ±1 / sqrt(fan_in), fan_in being that of the kernel."""
     bound = 1.0 / math.sqrt(fan_in)
 
-    def initialize(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return initialize

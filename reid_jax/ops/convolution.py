@@ -19,12 +19,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from reid_jax.ops import fusion
+
+Convolve = Callable[[jax.Array, jax.Array], jax.Array]
+Arrays = tuple[jax.Array, jax.Array]
 
 FORMULATIONS = ("auto", "native", "cpu")
 SIXTEEN = 16
@@ -79,7 +83,8 @@ def convolution(
             return _depthwise(images, kernel, padding, by_platform)
         if groups == 1 and images.shape[-1] <= 4 and SIXTEEN < kernel.shape[-1] < 3 * SIXTEEN:
             whole = functools.partial(_native, strides=strides, padding=padding, dilation=dilation)
-            return _choose(by_platform, functools.partial(_by_sixteens, whole), whole, images, kernel)
+            maps: jax.Array = _choose(by_platform, functools.partial(_by_sixteens, whole), whole, images, kernel)
+            return maps
     return _native(images, kernel, strides, padding, dilation, groups)
 
 
@@ -97,14 +102,14 @@ def _native(
     )
 
 
-def _choose(by_platform: bool, on_cpu, elsewhere, *operands):
+def _choose(by_platform: bool, on_cpu: Callable[..., Any], elsewhere: Callable[..., Any], *operands: jax.Array) -> Any:
     """Runs the CPU formulation, or leaves the choice to the platform that the program is lowered for."""
     if not by_platform:
         return on_cpu(*operands)
     return lax.platform_dependent(*operands, cpu=on_cpu, default=elsewhere)
 
 
-def _by_sixteens(convolve: Callable, images: jax.Array, kernel: jax.Array) -> jax.Array:
+def _by_sixteens(convolve: Convolve, images: jax.Array, kernel: jax.Array) -> jax.Array:
     cuts = range(0, kernel.shape[-1], SIXTEEN)
     return jnp.concatenate([convolve(images, kernel[..., cut : cut + SIXTEEN]) for cut in cuts], axis=-1)
 
@@ -118,15 +123,18 @@ def _pointwise(images: jax.Array, kernel: jax.Array, strides: int, by_platform: 
         return jnp.einsum("bhwi,io->bhwo", images[:, ::strides, ::strides], kernel[0, 0])
 
     elsewhere = functools.partial(_native, strides=strides, padding=((0, 0), (0, 0)))
-    return _choose(by_platform, on_cpu, elsewhere, images, kernel)
+    maps: jax.Array = _choose(by_platform, on_cpu, elsewhere, images, kernel)
+    return maps
 
 
-def _pointwise_forward(images: jax.Array, kernel: jax.Array, strides: int, by_platform: bool):
+def _pointwise_forward(
+    images: jax.Array, kernel: jax.Array, strides: int, by_platform: bool
+) -> tuple[jax.Array, Arrays]:
     return _pointwise(images, kernel, strides, by_platform), (images, kernel)
 
 
-def _pointwise_backward(strides: int, by_platform: bool, residuals, gradient: jax.Array):
-    def on_cpu(images: jax.Array, kernel: jax.Array, gradient: jax.Array):
+def _pointwise_backward(strides: int, by_platform: bool, residuals: Arrays, gradient: jax.Array) -> Arrays:
+    def on_cpu(images: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Arrays:
         seen = images[:, ::strides, ::strides]
         # The first factor gets transposed in memory: let it be the smaller one. The product is written out, lest the
         # compiler fold the transpose behind it into the product and turn it round again.
@@ -139,11 +147,13 @@ def _pointwise_backward(strides: int, by_platform: bool, residuals, gradient: ja
             images_gradient = spread(images_gradient, images.shape[1:3], (0, 0), strides)
         return images_gradient, kernel_gradient[None, None]
 
-    def elsewhere(images: jax.Array, kernel: jax.Array, gradient: jax.Array):
+    def elsewhere(images: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Arrays:
         plain = functools.partial(_native, strides=strides, padding=((0, 0), (0, 0)))
-        return jax.vjp(plain, images, kernel)[1](gradient)
+        gradients: Arrays = jax.vjp(plain, images, kernel)[1](gradient)
+        return gradients
 
-    return _choose(by_platform, on_cpu, elsewhere, *residuals, gradient)
+    gradients: Arrays = _choose(by_platform, on_cpu, elsewhere, *residuals, gradient)
+    return gradients
 
 
 _pointwise.defvjp(_pointwise_forward, _pointwise_backward)
@@ -175,15 +185,18 @@ def _shifted_sum(images: jax.Array, kernel: jax.Array, padding: Padding) -> jax.
 def _depthwise(images: jax.Array, kernel: jax.Array, padding: Padding, by_platform: bool) -> jax.Array:
     on_cpu = functools.partial(_shifted_sum, padding=padding)
     elsewhere = functools.partial(_native, strides=1, padding=padding, groups=images.shape[-1])
-    return _choose(by_platform, on_cpu, elsewhere, images, kernel)
+    maps: jax.Array = _choose(by_platform, on_cpu, elsewhere, images, kernel)
+    return maps
 
 
-def _depthwise_forward(images: jax.Array, kernel: jax.Array, padding: Padding, by_platform: bool):
+def _depthwise_forward(
+    images: jax.Array, kernel: jax.Array, padding: Padding, by_platform: bool
+) -> tuple[jax.Array, Arrays]:
     return _depthwise(images, kernel, padding, by_platform), (images, kernel)
 
 
-def _depthwise_backward(padding: Padding, by_platform: bool, residuals, gradient: jax.Array):
-    def on_cpu(images: jax.Array, kernel: jax.Array, gradient: jax.Array):
+def _depthwise_backward(padding: Padding, by_platform: bool, residuals: Arrays, gradient: jax.Array) -> Arrays:
+    def on_cpu(images: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Arrays:
         rows, columns = kernel.shape[:2]
         mirrored = (
             (rows - 1 - padding[0][0], rows - 1 - padding[0][1]),
@@ -193,11 +206,13 @@ def _depthwise_backward(padding: Padding, by_platform: bool, residuals, gradient
         kernel_gradient = _depthwise_kernel_gradient(images, gradient, (rows, columns), padding)
         return images_gradient, kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
 
-    def elsewhere(images: jax.Array, kernel: jax.Array, gradient: jax.Array):
+    def elsewhere(images: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Arrays:
         plain = functools.partial(_native, strides=1, padding=padding, groups=images.shape[-1])
-        return jax.vjp(plain, images, kernel)[1](gradient)
+        gradients: Arrays = jax.vjp(plain, images, kernel)[1](gradient)
+        return gradients
 
-    return _choose(by_platform, on_cpu, elsewhere, *residuals, gradient)
+    gradients: Arrays = _choose(by_platform, on_cpu, elsewhere, *residuals, gradient)
+    return gradients
 
 
 def _depthwise_kernel_gradient(

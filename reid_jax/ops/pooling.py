@@ -62,7 +62,7 @@ def generalized_mean(images: jax.Array, power: jax.Array, epsilon: float = 1e-6)
 
 
 def _native_max_pool(images: jax.Array, window: int, strides: int, padding: int) -> jax.Array:
-    return lax.reduce_window(
+    pooled: jax.Array = lax.reduce_window(
         images,
         -jnp.inf,
         lax.max,
@@ -70,6 +70,7 @@ def _native_max_pool(images: jax.Array, window: int, strides: int, padding: int)
         (1, strides, strides, 1),
         ((0, 0), (padding, padding), (padding, padding), (0, 0)),
     )
+    return pooled
 
 
 def _windows(
@@ -94,15 +95,20 @@ def _max_pool(images: jax.Array, window: int, strides: int, padding: int) -> jax
         return functools.reduce(jnp.maximum, (_slice(padded, offset, spans, strides) for offset in offsets))
 
     native = functools.partial(_native_max_pool, window=window, strides=strides, padding=padding)
-    return lax.platform_dependent(images, cpu=on_cpu, default=native)
+    pooled: jax.Array = lax.platform_dependent(images, cpu=on_cpu, default=native)
+    return pooled
 
 
-def _max_pool_forward(images: jax.Array, window: int, strides: int, padding: int):
+def _max_pool_forward(
+    images: jax.Array, window: int, strides: int, padding: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     pooled = _max_pool(images, window, strides, padding)
     return pooled, (images, pooled)
 
 
-def _max_pool_backward(window: int, strides: int, padding: int, residuals, gradient: jax.Array):
+def _max_pool_backward(
+    window: int, strides: int, padding: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array]:
     def on_cpu(images: jax.Array, pooled: jax.Array, gradient: jax.Array) -> jax.Array:
         images, pooled, gradient = lax.optimization_barrier((images, pooled, gradient))
         padded, offsets, spans = _windows(images, window, strides, padding)
@@ -117,7 +123,8 @@ def _max_pool_backward(window: int, strides: int, padding: int, residuals, gradi
     def elsewhere(images: jax.Array, pooled: jax.Array, gradient: jax.Array) -> jax.Array:
         del pooled
         native = functools.partial(_native_max_pool, window=window, strides=strides, padding=padding)
-        return jax.vjp(native, images)[1](gradient)[0]
+        images_gradient: jax.Array = jax.vjp(native, images)[1](gradient)[0]
+        return images_gradient
 
     return (lax.platform_dependent(*residuals, gradient, cpu=on_cpu, default=elsewhere),)
 

@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flax import traverse_util
 
-from reid_jax import errors
+from reid_jax import errors, trees
 from reid_jax.weights import torch_files
 
 Rule = tuple[str, str]
@@ -85,16 +84,6 @@ class ConversionError(errors.UserError):
     def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
         self.report = report
-
-
-def flatten(variables: Variables) -> dict[str, Any]:
-    """Nested variables to leaves by path, "params/conv1/kernel"."""
-    return traverse_util.flatten_dict(dict(variables), sep="/")
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
-    return traverse_util.unflatten_dict(dict(flat), sep="/")
 
 
 def apply_rules(name: str, rules: Iterable[Rule]) -> str:
@@ -176,7 +165,7 @@ def load_into(
     Raises:
         ConversionError: the weights do not fit.
     """
-    leaves = flatten(variables)
+    leaves = trees.flatten(variables)
     inside = {path: leaf for path, leaf in leaves.items() if _is_inside(path, into)}
     if not inside:
         raise errors.UserError(f"the model has no submodule {into!r} to load weights into.")
@@ -200,7 +189,7 @@ def load_into(
     report = Report(tuple(entries))
     if strict:
         _refuse(report, allow_missing, len(inside))
-    return unflatten({**leaves, **loaded}), report
+    return trees.unflatten({**leaves, **loaded}), report
 
 
 def _is_inside(path: str, into: str) -> bool:
@@ -370,7 +359,7 @@ def to_torch(variables: Variables, rules: Sequence[Rule] = ()) -> dict[str, np.n
     renames = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
     statistics = {ours: theirs for theirs, ours in _STATISTICS.items()}
     result = {}
-    for path, value in flatten(variables).items():
+    for path, value in trees.flatten(variables).items():
         collection, *parts, leaf = path.split("/")
         leaf = statistics[leaf] if collection == "batch_stats" else renames.get(leaf, leaf)
         name = ".".join([re.sub(r"_(\d+)(?=_|$)", r".\1", part) for part in parts] + [leaf])
@@ -382,12 +371,12 @@ def save_npz(path: str | os.PathLike[str], variables: Variables, meta: Mapping[s
     """Writes arrays by our own path ("params/...") and `meta` as JSON text; the file appears whole or not at all."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.asarray(value) for name, value in flatten(variables).items()}
+    arrays = {name: np.asarray(value) for name, value in trees.flatten(variables).items()}
     text = np.asarray(json.dumps(dict(meta or {}), sort_keys=True))
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **{**arrays, "meta": text})  # type: ignore[arg-type]
+            np.savez(file, allow_pickle=False, **{**arrays, "meta": text})
         os.replace(temporary, path)
     except BaseException:
         pathlib.Path(temporary).unlink(missing_ok=True)

@@ -52,7 +52,7 @@ class _StorageType:
         self.dtype = np.dtype(dtype)
 
 
-class _Settings(dict):
+class _Settings(dict[Any, Any]):
     """Inert stand-in for `argparse.Namespace`, which many recipes save beside their weights."""
 
     def __setstate__(self, state: object) -> None:
@@ -60,7 +60,9 @@ class _Settings(dict):
             self.update(state)
 
 
-def _rebuild_tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: object) -> np.ndarray:
+def _rebuild_tensor(
+    storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
+) -> np.ndarray:
     """A strided view of a storage, copied; refuses a view that leaves the storage."""
     size, stride = tuple(int(one) for one in size), tuple(int(one) for one in stride)
     count = math.prod(size)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reid_jax import build, errors, models
+from reid_jax import build, errors, models, trees
 from reid_jax import config as config_lib
 from reid_jax.cli import extract
 from reid_jax.data import builders, image_io, prepare
@@ -172,7 +172,7 @@ def test_resnet_weights_fill_the_backbone_only(name, resnet_weights, tmp_path):
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     loaded, report = models.load_weights(name, zeros, path, allow_missing=config_lib.defaults().init.allow_missing)
     assert {entry.fate for entry in report.entries} <= {"loaded", "reshaped", "ignored"}
-    for path, leaf in convert.flatten(loaded).items():
+    for path, leaf in trees.flatten(loaded).items():
         assert leaf.any() == ("/backbone/" in path), path
     # Extraction requires the weights of the whole model.
     with pytest.raises(errors.UserError, match="not those of this model"):

@@ -263,7 +263,7 @@ def test_one_resnet_file_fills_the_trunk_and_every_branch(tmp_path):
     model = mgaf.MGAF(3, depths=(2, 1, 2, 1), width=8, p3_map="48x16")
     wanted = shapes(model, size=(96, 32))[1]
     filled, report = models.load_weights("mgaf", wanted, tmp_path / "resnet.npz")
-    flat = convert.flatten(filled)
+    flat = trees.flatten(filled)
     loaded = {path: value for path, value in flat.items() if isinstance(value, np.ndarray)}
     owners = {path.split("/")[1] for path in loaded}
     assert owners == {"trunk", "branch_g", "branch_p2", "branch_p3"}
@@ -274,7 +274,7 @@ def test_one_resnet_file_fills_the_trunk_and_every_branch(tmp_path):
         twin = "trunk" if rest.startswith("layer3_0/") else "branch_g"
         if owner != "trunk":
             np.testing.assert_array_equal(value, flat[f"{collection}/{twin}/{rest}"], err_msg=path)
-    once = convert.unflatten({path: value for path, value in loaded.items() if "branch_p" not in path})
+    once = trees.unflatten({path: value for path, value in loaded.items() if "branch_p" not in path})
     back = convert.to_torch(once, ((r"^(trunk|branch_g)\.", ""),))
     assert back.keys() == {name for name in published if not name.startswith("fc.") and "num_batches" not in name}
     for name, value in back.items():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reid_jax import errors, models
+from reid_jax import errors, models, trees
 from reid_jax.cli import convert_weights
 from reid_jax.models.backbones import resnet
 from reid_jax.weights import convert
@@ -161,7 +161,7 @@ def test_script_fills_the_backbone_from_a_torchvision_file(tmp_path, root, capsy
     model = models.build("bot", num_classes=7, depths=(2, 1, 2, 1), width=8)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), {"image": jnp.zeros((1, 64, 32, 3))}, train=False))
     loaded, _ = models.load_weights("bot", variables, tmp_path / "out" / "weights.npz")
-    flat = convert.flatten(loaded)
+    flat = trees.flatten(loaded)
     assert all(np.array_equal(flat[name], value) for name, value in converted.items())
     assert isinstance(flat["params/head_b/classifier/kernel"], jax.ShapeDtypeStruct)
     with pytest.raises(errors.UserError, match="are not those of this model"):

@@ -106,7 +106,7 @@ class LayerFusion(nn.Module):
         """
         queries = self.text_queries(text)[None]  # [1, k + 1, D]
         answer = self.ask_image(queries, classes, queries)  # [B, k + 1, D]
-        scores = self.norm(queries + answer if self.residual else answer)
+        scores: jax.Array = self.norm(queries + answer if self.residual else answer)
         if self.normalize == "none":
             return scores
         last = jnp.arange(self.layer + 1) == self.layer

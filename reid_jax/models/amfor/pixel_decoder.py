@@ -71,8 +71,10 @@ def part_tokens(parts: jax.Array, patch: int) -> jax.Array:
         [B, N] int32.
     """
     pixels = image_ops.patchify(parts.astype(jnp.int32)[..., None], patch)  # [B, N, patch patch]
-    member = lambda group: jnp.any(jnp.stack([pixels == label for label in group]), axis=0)
-    counts = [jnp.sum(pixels == 0, axis=-1), *(jnp.sum(member(group), axis=-1) for group in PART_GROUPS)]
+    counts = [jnp.sum(pixels == 0, axis=-1)]
+    for group in PART_GROUPS:
+        member = jnp.any(jnp.stack([pixels == label for label in group]), axis=0)
+        counts.append(jnp.sum(member, axis=-1))
     return jnp.argmax(jnp.stack(counts), axis=0).astype(jnp.int32) - 1
 
 

@@ -40,7 +40,7 @@ import numpy as np
 from einops import rearrange, repeat
 from flax import linen as nn
 
-from reid_jax import errors
+from reid_jax import errors, trees
 from reid_jax.weights import convert, torch_files
 
 # OpenAI's parameter names, see `reid_jax.weights.convert`.
@@ -244,7 +244,8 @@ class TextEncoder(nn.Module):
             x = block(x)
         x = self.ln_final(x)
         last = x[jnp.arange(len(x)), end].astype(jnp.float32)  # [B, D]
-        return last @ self.text_projection
+        features: jax.Array = last @ self.text_projection
+        return features
 
     def encode(self, ids: jax.Array) -> jax.Array:
         """Text features [B, features] of token numbers [B, L] int32, padded with anything below the end token."""
@@ -334,13 +335,12 @@ def fill_bank(learner: PromptLearner, variables: Mapping[str, Any], path: str = 
     Returns:
         New variables; all but `constants/<path>/bank` as given.
     """
-    flat = convert.flatten(variables)
-    inside = lambda collection: {
-        name.removeprefix(f"{collection}/{path}/"): leaf
-        for name, leaf in flat.items()
-        if name.startswith(f"{collection}/{path}/")
-    }
-    own = {collection: convert.unflatten(inside(collection)) for collection in ("params", "constants")}
+    flat = trees.flatten(variables)
+    own: dict[str, Any] = {}
+    for collection in ("params", "constants"):
+        prefix = f"{collection}/{path}/"
+        inside = {name.removeprefix(prefix): leaf for name, leaf in flat.items() if name.startswith(prefix)}
+        own[collection] = trees.unflatten(inside)
 
     def bank(own: Mapping[str, Any]) -> jax.Array:
         text_of = lambda vectors: learner.apply(own, vectors[None], method="text_of")[0]
@@ -349,4 +349,4 @@ def fill_bank(learner: PromptLearner, variables: Mapping[str, Any], path: str = 
         plain = nn.LayerNorm(epsilon=1e-5, use_bias=False, use_scale=False, use_fast_variance=False, parent=None)
         return jnp.asarray(plain.apply({}, text))
 
-    return {**dict(variables), **convert.unflatten({**flat, f"constants/{path}/bank": jax.jit(bank)(own)})}
+    return {**dict(variables), **trees.unflatten({**flat, f"constants/{path}/bank": jax.jit(bank)(own)})}

@@ -141,10 +141,10 @@ class UnifiedAggregationGate(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps a stream [B, H, W, m] to its gate [B, 1, 1, m]."""
-        dense = lambda features, name: conv.Conv(features, 1, use_bias=True, dtype=self.dtype, name=name)
+        dense = functools.partial(conv.Conv, kernel_size=1, use_bias=True, dtype=self.dtype)
         pooled = pooling.global_average(x).astype(self.dtype)[:, None, None]
-        hidden = nn.relu(dense(self.features // GATE_REDUCTION, "fc1")(pooled))
-        return nn.sigmoid(dense(self.features, "fc2")(hidden))
+        hidden = nn.relu(dense(self.features // GATE_REDUCTION, name="fc1")(pooled))
+        return nn.sigmoid(dense(self.features, name="fc2")(hidden))
 
 
 class OSBlock(nn.Module):

@@ -141,7 +141,9 @@ class Attention(nn.Module):
         query, key, value = (rearrange(x, "b n (h d) -> b h n d", h=self.heads) for x in jnp.split(qkv, 3, axis=-1))
         drop = nn.Dropout(self.attention_dropout, deterministic=not train) if self.attention_dropout else None
         gathered = attend(query, key, value, scale=self.scale, kernel=self.kernel, drop=drop)
-        return nn.Dropout(self.dropout, deterministic=not train)(dense(width, "proj", self.dtype)(gathered))
+        drop_output = nn.Dropout(self.dropout, deterministic=not train)
+        output: jax.Array = drop_output(dense(width, "proj", self.dtype)(gathered))
+        return output
 
 
 class MLP(nn.Module):
@@ -162,7 +164,8 @@ class MLP(nn.Module):
         """Maps [B, N, D] to [B, N, D]."""
         drop = nn.Dropout(self.dropout, deterministic=not train)
         hidden = drop(nn.gelu(dense(self.hidden, "fc1", self.dtype)(x), approximate=False))
-        return drop(dense(x.shape[-1], "fc2", self.dtype)(hidden))
+        output: jax.Array = drop(dense(x.shape[-1], "fc2", self.dtype)(hidden))
+        return output
 
 
 def drop_path(module: nn.Module, branch: jax.Array, rate: float, *, train: bool) -> jax.Array:

@@ -7,6 +7,7 @@ whose pooling is left out, so that every position has a gate of its own.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -80,9 +81,9 @@ class PixelGate(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, H, W, C] to the gated map [B, H, W, C]."""
-        layer = lambda features, name: conv.Conv(features, use_bias=True, dtype=self.dtype, name=name)
-        hidden = nn.relu(layer(x.shape[-1] // self.reduction, "fc1")(x))
-        return x * nn.sigmoid(layer(x.shape[-1], "fc2")(hidden))
+        layer = functools.partial(conv.Conv, use_bias=True, dtype=self.dtype)
+        hidden = nn.relu(layer(x.shape[-1] // self.reduction, name="fc1")(x))
+        return x * nn.sigmoid(layer(x.shape[-1], name="fc2")(hidden))
 
 
 class MapAttention(nn.Module):

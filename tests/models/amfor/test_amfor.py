@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
 
 from reid_jax import build as build_lib
 from reid_jax import config as config_lib
@@ -197,7 +196,7 @@ def test_the_same_seed_gives_the_same_step(step, variables):
 
 
 def trees_by_name(tree) -> dict[str, np.ndarray]:
-    return {"/".join(path): np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(dict(tree)).items()}
+    return {path: np.asarray(leaf) for path, leaf in trees.flatten(tree).items()}
 
 
 # ---- test time
@@ -484,7 +483,7 @@ def test_stages_of_the_prompts(prompted):
 
 
 def trees_paths(tree) -> set[str]:
-    return {"/".join(path) for path in traverse_util.flatten_dict(dict(tree))}
+    return set(trees.flatten(tree))
 
 
 # ---- recipe and weights

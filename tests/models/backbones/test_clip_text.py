@@ -13,7 +13,7 @@ import optax
 import pytest
 import safetensors.numpy
 
-from reid_jax import config, errors, losses
+from reid_jax import config, errors, losses, trees
 from reid_jax.config import files
 from reid_jax.models.backbones import clip_text
 from reid_jax.runs import settings as settings_lib
@@ -200,7 +200,7 @@ def test_stage_one_trains_prompts_and_projection_alone(learner, variables, root)
     for _ in range(30):
         now, state, value, gradient, to_images = step(now, state)
         values.append(float(value))
-    before, after = convert.flatten(params), convert.flatten(now)
+    before, after = trees.flatten(params), trees.flatten(now)
     moved = {name for name in before if not np.array_equal(before[name], after[name])}
     assert moved == set(groups.trainable)
     assert values[-1] < 0.6 * values[0]
@@ -224,7 +224,7 @@ def test_the_bank_has_a_row_per_identity_and_stays(learner, variables):
     expected = (text - text.mean(1, keepdims=True)) / np.sqrt(text.var(1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(bank, expected, rtol=1e-4, atol=1e-5)
     # The rest of the variables is as it was, and the shapes alone can be asked for.
-    rest = lambda all_: {name: leaf for name, leaf in convert.flatten(all_).items() if not name.endswith("/bank")}
+    rest = lambda all_: {name: leaf for name, leaf in trees.flatten(all_).items() if not name.endswith("/bank")}
     assert all(rest(filled)[name] is leaf for name, leaf in rest(variables).items())
     abstract = jax.eval_shape(functools.partial(clip_text.fill_bank, learner), variables)
     assert jax.tree.structure(abstract) == jax.tree.structure(variables)
