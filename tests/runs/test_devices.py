@@ -7,7 +7,7 @@ the order of float32 sums may differ.
 Tolerance: the first step has no history, so every number of it (losses, norm of the gradient) agrees to 1e-5 of its
 size: float32 rounding of sums over a batch, measured 1e-6. A batch statistic or a hardest pair taken over a part of the
 batch changes the second digit there. Later, one of the millions of ReLUs, maxima and hardest pairs may lie so near its
-switch that rounding decides: the loss does not notice, the gradient of a network this small does (measured 1e-3 of its
+switch that rounding decides: the loss does not notice, the gradient of a network this small does (measured 5e-3 of its
 norm), and at a usual rate the runs then drift apart, as two runs on one device do after a change of the last bit. The
 rate is therefore small, so that such an error stays where it is. Measured after ten steps: eight devices 4e-6 of the
 loss, 2e-5 of single terms, 4e-6 on variables; two processes 1e-7, 1e-6 and 2e-7. The limits leave a factor of five.
@@ -28,7 +28,7 @@ from reid_jax.train import checkpoints, metrics
 from tests.helpers import tiny
 
 STEPS = 10
-FIRST, LOSSES, NORMS, VARIABLES = 1e-5, 1e-4, 5e-3, 2e-5
+FIRST, LOSSES, NORMS, VARIABLES = 1e-5, 1e-4, 2e-2, 2e-5
 SGD = {"optimizer__name": "sgd", "optimizer__epsilon": None, "optimizer__learning_rate": 1e-5}
 TIMES = ("time", "images_per_second", "data_wait_percent")
 

@@ -47,6 +47,7 @@ class OSFA(nn.Module):
         attention_at: stages behind which the global path is attended.
         sam_maps: stages whose maps the local feature aggregates.
         dtype: compute dtype.
+        blocks: see `osnet.Trunk`.
     """
 
     size: str = "x1_0"
@@ -56,13 +57,14 @@ class OSFA(nn.Module):
     attention_at: tuple[int, ...] = (3,)
     sam_maps: tuple[int, ...] = (2, 3, 4)
     dtype: Any = jnp.float32
+    blocks: tuple[int, int, int] = osnet.BLOCKS
 
     def setup(self) -> None:
         if tuple(self.attention_at) not in ATTENTION_PLACES:
             raise errors.UserError(f"attention_at is (3,) or (2, 3), got {self.attention_at}.")
         if tuple(self.sam_maps) not in SAM_MAPS:
             raise errors.UserError(f"sam_maps is (2, 3, 4) or (2, 3), got {self.sam_maps}.")
-        self.trunk = osnet.Trunk(self.size, self.kind, self.dtype)
+        self.trunk = osnet.Trunk(self.size, self.kind, self.dtype, self.blocks)
         nn.share_scope(self, self.trunk)
         features = osnet.SIZES[self.size][3] if self.size in osnet.SIZES else 0
         self.attentions = {
@@ -139,6 +141,7 @@ class MSPF(nn.Module):
         mpf_fuse: see `mspf_patches.PatchFusion`.
         mpf_share_levels: see `mspf_patches.PatchFusion`.
         patch_layout: see `mspf_patches.grid`.
+        blocks: see `osnet.Trunk`.
     """
 
     num_classes: int
@@ -153,6 +156,7 @@ class MSPF(nn.Module):
     mpf_fuse: str = "vector"
     mpf_share_levels: bool = False
     patch_layout: str = "quadrants"
+    blocks: tuple[int, int, int] = osnet.BLOCKS
 
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
@@ -171,6 +175,7 @@ class MSPF(nn.Module):
             self.attention_at,
             self.sam_maps,
             dtype=self.dtype,
+            blocks=self.blocks,
             name="osfa",
         )
         f_global, f_local = osfa(batch["image"], train=train)
@@ -191,6 +196,7 @@ class MSPF(nn.Module):
             self.mpf_fuse,
             self.mpf_share_levels,
             dtype=self.dtype,
+            blocks=self.blocks,
             name="mpf",
         )
 

@@ -16,7 +16,6 @@ from reid_jax import errors, models
 from reid_jax.cli import extract
 from reid_jax.models import macs
 from reid_jax.models.backbones import osnet
-from reid_jax.nn import conv as conv_layer
 from reid_jax.nn import norm
 from reid_jax.ops import convolution as convolution_lib
 from reid_jax.ops import pooling
@@ -133,12 +132,6 @@ def test_initial_values_follow_the_papers_code():
 
 
 # ---- values ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def native(monkeypatch):
-    """Native convolutions, which compile faster; the CPU's own formulations are compared with them in tests/ops."""
-    monkeypatch.setattr("reid_jax.nn.conv.Conv", functools.partial(conv_layer.Conv, formulation="native"))
 
 
 def forward(kind: str, *, classes: int = 9):
