@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import pathlib
 import sys
+import traceback
 
 from ml_collections import ConfigDict
 
 from reid_jax import errors
+from reid_jax.config import presets
+
+_SHOWN = 12  # files that an error lists
 
 
 def load_config(text: str) -> ConfigDict:
@@ -34,11 +39,35 @@ def load_config(text: str) -> ConfigDict:
     if spec is None or spec.loader is None:
         raise errors.UserError(f"expected a Python file with get_config(argument), got {name}; see configs/mfv.py.")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise errors.UserError(f"expected {name} to define get_config(argument), it does not; see configs/mfv.py.")
-    config: ConfigDict = module.get_config(argument)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise errors.UserError(f"expected {name} to define get_config(argument), it does not; see configs/mfv.py.")
+        config = module.get_config(argument)
+    except (errors.UserError, presets.HelpRequested):
+        raise
+    except Exception as error:
+        raise _broken(path, error) from error
+    if not isinstance(config, ConfigDict):
+        raise errors.UserError(
+            f"expected get_config of {name} to return a ConfigDict, it returned {type(config).__name__}; see "
+            "configs/mfv.py."
+        )
     return config
+
+
+def _broken(path: pathlib.Path, error: Exception) -> errors.UserError:
+    """Returns the error for a config file that fails, with the last line of the file that was reached."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if pathlib.Path(frame.filename).resolve() == path.resolve()]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        reason, lines = error.msg, [error.lineno]
+    else:
+        reason = " ".join(str(error).split()) or "no message"
+    place = f" in line {lines[-1]}" if lines else ""
+    return errors.UserError(
+        f"the config file {path} failed{place} with {type(error).__name__}: {reason}; repair that file."
+    )
 
 
 def packaged() -> dict[str, pathlib.Path]:
@@ -63,8 +92,11 @@ def path_of(name: str) -> pathlib.Path:
     known = packaged()
     if name in known:
         return known[name]
-    there = ", ".join(sorted(str(file) for file in path.parent.glob("*.py"))) or "none in that folder"
+    there = sorted(str(file) for file in path.parent.glob("*.py"))
+    nearest = difflib.get_close_matches(name, [*there, *known], n=1)
+    suggestion = f"did you mean {nearest[0]!r}? " if nearest else ""
+    shown = ", ".join([*there[:_SHOWN], *(["..."] if len(there) > _SHOWN else [])]) or "none"
     raise errors.UserError(
-        f"expected a config file, found nothing at {name}; config files there: {there}; configs by name: "
-        f"{', '.join(sorted(known)) or 'none'}."
+        f"expected a config file, found nothing at {name}; {suggestion}Python files in that folder: {shown}; configs "
+        f"by name: {', '.join(sorted(known)) or 'none'}."
     )

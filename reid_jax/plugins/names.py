@@ -68,7 +68,12 @@ def load(kind: str, name: str) -> Any:
     except Exception as error:
         raise _broken(kind, name, error) from error
     if not hasattr(module, attribute):
-        public = [known for known in vars(module) if not known.startswith("_")]
+        # What the module imports is not the user's own.
+        public = [
+            known
+            for known, value in vars(module).items()
+            if not known.startswith("_") and getattr(value, "__module__", None) == module_name
+        ]
         raise errors.unknown(f"{kind} in the module {module_name!r}:", attribute, public)
     return getattr(module, attribute)
 

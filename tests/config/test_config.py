@@ -154,7 +154,7 @@ def test_help_aligns_and_wraps_the_sentences(monkeypatch):
     [
         ("configs/mfv.py:marketl501", "did you mean 'market1501'"),
         ("configs/mfv.py:market1501,mfv_sfda", "did you mean 'mfv_sdfa'"),
-        ("configs/mvf.py", r"found nothing at configs/mvf\.py; config files there: .*mfv\.py"),
+        ("configs/mvf.py", r"found nothing at configs/mvf\.py; did you mean 'configs/mfv\.py'\?.*configs/mgn\.py"),
     ],
     ids=["preset", "variant", "file"],
 )
@@ -162,6 +162,25 @@ def test_unknown_names_are_reported(argument, message, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(errors.UserError, match=message):
         files.load_config(argument)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def (\n", r"own\.py failed in line 1 with SyntaxError: .*; repair that file"),
+        ("\n1 / 0\n", r"own\.py failed in line 2 with ZeroDivisionError: division by zero; repair"),
+        ("import a_module_that_is_not_there\n", r"line 1 with ModuleNotFoundError: No module named 'a_module_that"),
+        ("def get_config(argument):\n    return {}[argument]\n", r"failed in line 2 with KeyError"),
+        ("def get_config(argument):\n    return None\n", r"get_config of .* return a ConfigDict, it returned NoneType"),
+        ("", r"own\.py to define get_config"),
+    ],
+    ids=["syntax", "exception", "import", "get_config", "none", "missing"],
+)
+def test_broken_config_files_are_reported_in_one_sentence(text, message, tmp_path):
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(errors.UserError, match=message) as caught:
+        files.load_config(str(tmp_path / "own.py"))
+    assert "\n" not in str(caught.value)
 
 
 def test_override_of_an_unknown_section_is_refused():
