@@ -14,6 +14,7 @@ import pathlib
 
 from reid_jax import errors
 from reid_jax.cli import command_line
+from reid_jax.config import files
 from reid_jax.runs import ablation, ablation_table
 
 
@@ -52,12 +53,14 @@ def main(arguments: list[str]) -> int:
         config=given.config,
         preset=given.preset,
         rows=tuple(given.rows.split(",")),
-        seeds=tuple(int(seed) for seed in given.seeds.split(",")),
+        seeds=_seeds(given.seeds),
         workdir=pathlib.Path(given.workdir or f"runs/ablate/{name}"),
         overrides=tuple(f"--config.{pair}" for pair in given.override),
         pairs=tuple(_pair(pair) for pair in given.compare.split(",") if pair),
     )
     if not given.table:
+        for row in plan.rows:  # a misspelled row stops the table before its first run
+            files.load_config(plan.argument(row))
         ablation.run(plan, jobs=given.jobs)
     metrics = tuple(given.metrics.split(","))
     records = ablation_table.collect(plan, metrics)
@@ -68,6 +71,13 @@ def main(arguments: list[str]) -> int:
     if plan.pairs:
         print(ablation_table.comparison(records, plan.pairs, metrics))
     return 0
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(seed) for seed in text.split(","))
+    except ValueError:
+        raise errors.UserError(f"expected --seeds as whole numbers separated by commas, got {text!r}.") from None
 
 
 def _pair(text: str) -> tuple[str, str]:

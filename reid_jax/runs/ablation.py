@@ -58,14 +58,18 @@ class Plan:
             for row in self.rows:
                 yield row, seed, self.workdir / row / f"seed{seed}"
 
-    def command(self, row: str, seed: int, folder: pathlib.Path) -> list[str]:
-        """Returns the command line of one cell."""
+    def argument(self, row: str) -> str:
+        """Returns the value of `--config` for a row, `FILE:PRESET[,VARIANT...]`."""
         other, _, row = row.rpartition(":")
         config = pathlib.Path(self.config).with_stem(other) if other else self.config
         variants = [] if row == "full" else row.split("+")
+        return f"{config}:{','.join([self.preset, *variants])}"
+
+    def command(self, row: str, seed: int, folder: pathlib.Path) -> list[str]:
+        """Returns the command line of one cell."""
         return [
             *COMMAND,
-            f"--config={config}:{','.join([self.preset, *variants])}",
+            f"--config={self.argument(row)}",
             f"--workdir={folder}",
             f"--config.seed={seed}",
             *self.overrides,

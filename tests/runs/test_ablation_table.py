@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pathlib
 
 import pytest
 
@@ -44,8 +45,10 @@ def test_gains_are_paired_by_seed(ablation_folder):
 
 
 def test_the_command_writes_csv_and_markdown(ablation_folder, tmp_path, capsys):
+    toy = tmp_path / "toy.py"
+    toy.write_text("import ml_collections\n\ndef get_config(argument):\n    return ml_collections.ConfigDict()\n")
     arguments = [
-        "--config=configs/toy.py",
+        f"--config={toy}",
         "--rows=full,a",
         "--seeds=0,1",
         f"--workdir={ablation_folder}",
@@ -68,6 +71,25 @@ def test_the_command_writes_csv_and_markdown(ablation_folder, tmp_path, capsys):
     assert table in capsys.readouterr().out
     ablate.main([*arguments, "--table"])
     assert len(calls(ablation_folder)) == 4
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ({"rows": "full,osnet_x9"}, "unknown variant 'osnet_x9'"),
+        ({"preset": "demoo"}, "did you mean 'demo'"),
+        ({"config": "configs/bott.py"}, "found nothing at configs/bott.py"),
+        ({"seeds": "0,one"}, "expected --seeds as whole numbers"),
+    ],
+    ids=["row", "preset", "config", "seeds"],
+)
+def test_a_misspelled_table_stops_before_its_first_run(mistake, message, ablation_folder, tmp_path):
+    config = pathlib.Path(__file__).parents[2] / "configs" / "osnet.py"
+    given = {"config": config, "rows": "full", "workdir": ablation_folder, "results": tmp_path / "results", **mistake}
+    with pytest.raises(errors.UserError, match=message):
+        ablate.main([f"--{name}={value}" for name, value in given.items()])
+    assert not (ablation_folder / "calls.txt").exists()
+    assert not (tmp_path / "results").exists()
 
 
 def test_baselines_are_listed_first_and_once(ablation_folder):
