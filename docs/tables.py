@@ -223,7 +223,7 @@ UNITS = {
 
 
 def speed(file: str, *options: str) -> str:
-    """The tables of a file that `reid-jax benchmark --output` wrote; `columns=` chooses among theirs."""
+    """The tables of a file that `reid-jax benchmark --output` wrote; `columns=` chooses among their columns."""
     given = _options(options)
     document = _json(file)
     parts = []

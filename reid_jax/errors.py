@@ -9,7 +9,7 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Error in the user's input (files, names, settings), not in this package.
 
-    Commands print the message without a traceback and exit with code 2 (`reid_jax.cli.command_line.main`).
+    Commands print the message without a traceback and exit with code 2 (`reid_jax.cli.command_line.run`).
     """
 
 

@@ -268,7 +268,7 @@ def _visibility(value: Any, name: str, features: np.ndarray, names: Sequence[str
     array = np.asarray(value, dtype=np.float32)
     if features.ndim != 3 or array.shape != features.shape[:2]:
         raise errors.UserError(
-            f"{name} must be (images, slots) beside features of (images, slots, size), but the shapes are "
+            f"{name} must be (images, slots) for features of (images, slots, size), but the shapes are "
             f"{array.shape} and {features.shape}: give one number per slot."
         )
     _refuse_non_finite(array, name, names)

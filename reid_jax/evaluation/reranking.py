@@ -201,7 +201,7 @@ def _refuse_negative(near: distance_blocks.Neighbors, own_metric: bool) -> None:
 
 
 def memory_estimate(num_images: int, k1: int, k2: int, num_gallery: int | None = None) -> int:
-    """Returns an upper estimate, for ordinary data, of the bytes that re-ranking takes beside the features.
+    """Returns an upper estimate, for ordinary data, of the bytes that re-ranking needs in addition to the features.
 
     Args:
         num_images: number of queries and gallery images together.

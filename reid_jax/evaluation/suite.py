@@ -204,7 +204,7 @@ def _notes(reports: list[Report]) -> list[str]:
 
 
 def _extra(report: Report) -> list[str]:
-    """Returns the lines of what a report holds beside its rankings."""
+    """Returns the lines of a report's scores other than its rankings."""
     lines = []
     if report.scores:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in report.scores.items())

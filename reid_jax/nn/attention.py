@@ -1,7 +1,7 @@
 """Attention on feature maps: gates per channel and per position (CBAM, SE), and between positions (non-local); and
 attention of one set of vectors to another.
 
-The gating modules return the attended map; whether the input is added to it is the caller's affair.
+The gating modules return the attended map; adding the input to it is left to the caller.
 
 References:
     Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.

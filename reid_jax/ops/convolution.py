@@ -136,8 +136,8 @@ def _pointwise_forward(
 def _pointwise_backward(strides: int, by_platform: bool, residuals: Arrays, gradient: jax.Array) -> Arrays:
     def on_cpu(images: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Arrays:
         seen = images[:, ::strides, ::strides]
-        # The first factor gets transposed in memory: let it be the smaller one. The product is written out, lest the
-        # compiler fold the transpose behind it into the product and turn it round again.
+        # The first factor gets transposed in memory: so it is the smaller one. The product is written out because the
+        # compiler would otherwise fold the following transpose into the product and reverse the order again.
         if images.shape[-1] > gradient.shape[-1]:
             kernel_gradient = fusion.materialize(jnp.einsum("bhwo,bhwi->oi", gradient, seen)).T
         else:

@@ -159,7 +159,7 @@ def lookup(name: str) -> Entry:
 def settings(
     name: str, options: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
 ) -> config_lib.Settings:
-    """A row as the settings of a run (`reid_jax.config.defaults`), for `inference.Extractor`.
+    """A row as the settings of a run (`reid_jax.config.defaults`), for `reid_jax.inference.extractor.Extractor`.
 
     Args:
         name: a key of `ZOO`, or `package.module:Name`.

@@ -1,7 +1,7 @@
 """Mistakes that a whole run can make: one sentence before anything is trained, and nothing left behind.
 
-Command lines are in tests/test_cli.py, source folders of data sets in tests/data/test_prepare.py, weights files in
-tests/models/test_torch_files.py and test_convert.py.
+Command lines are in tests/cli/test_cli.py, source folders of data sets in tests/data/test_prepare.py, weights files in
+tests/weights/test_torch_files.py and test_convert.py.
 """
 
 from __future__ import annotations

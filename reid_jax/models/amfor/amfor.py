@@ -7,20 +7,19 @@
                                                             └─ teacher F^t, attends under M ───────── head s as t
                                               F^s ─ AMGD ─ generated, compared with F^t
 
-Training only: mask generator, weighted means, HPR (`amfor_reconstruction`), the teacher and AMGD
-(`amfor_distillation`). At test time an image has nine slots, F_g and the student's eight parts behind their necks, and
-says which parts it can see.
+Training only: mask generator, weighted means and the teacher (`part_decoder`), HPR (`feature_decoder`) and AMGD
+(`generative_distillation`). AMFF is in `depth_fusion`. The embedding of an image has nine slots, F_g and the student's
+eight parts, each taken after its neck, and the predicted visibility of each part.
 
 How it fits the trainer: label maps of body parts come with the batch ("parts", moved, flipped and erased with the image
 by `reid_jax.data.transforms`); labels of tokens and visibility targets are made of them here (`_targets`). A teacher
 that is an average of weights, or that sees the image before erasing, is a pass of its own whose "feature/t" the
 distillation term reads (configs/amfor.py, `ts_ema` and `ts_clean`). With `pixel` a small decoder also draws hidden
-patches (`amfor_pixels`), where the batch holds the undamaged picture beside the damaged one.
+patches (`pixel_decoder`), where the batch holds the undamaged image as well as the damaged one.
 
 References:
     "Adaptive Multi-Granularity Fusion and Occlusion Reconstruction for Person Re-Identification", IEEE TMM 2025. There
-    is no official code; figures and a training log are public. What neither shows is our choice and says so where it
-    is made.
+    is no official code; figures and a training log are public. What neither shows is our choice and marked as such.
 """
 
 from __future__ import annotations
@@ -80,8 +79,8 @@ class AMFOR(nn.Module):
         amff: fuses depths.
         amff_layers: blocks (from 1) behind which; or "all", or "last" for the last of the published ones.
         amff_text_value, amff_residual, amff_normalize, amff_beta, amff_gate_init, amff_alpha: see
-            `amfor_fusion.LayerFusion`.
-        amff_reuse_fused: see `amfor_fusion.AMFF`.
+            `depth_fusion.LayerFusion`.
+        amff_reuse_fused: see `depth_fusion.AMFF`.
         text_source: what AMFF asks first. "learned": a trainable bank of `text_rows` vectors. "clip": features of all
             training identities' prompts, learned in a phase before and then constant (see `clip_text`); they lie in
             the collection `constants` ("constants/prompts/bank"), are saved and used at test time. "none".
@@ -94,12 +93,12 @@ class AMFOR(nn.Module):
         ts_vis_teacher: also says what the teacher sees, "visibility/t".
         hpr: reconstructs pooled features.
         hpr_depths, hpr_width, hpr_heads, hpr_map_tokens, hpr_residual, hpr_gain_init: see
-            `amfor_reconstruction.FeatureDecoder`.
-        pixel: draws hidden patches, an extension that the published run has not; see `amfor_pixels.PixelDecoder`.
+            `feature_decoder.FeatureDecoder`.
+        pixel: draws hidden patches, an extension that the published run has not; see `pixel_decoder.PixelDecoder`.
         pixel_patch: side of the drawn patches, which do not overlap; None takes the encoder's.
         pixel_ratio, pixel_width, pixel_depth, pixel_heads: its `ratio`, `width`, `depth`, `heads`.
         amgd: distillation into the student: "none"; "cos", a term without parameters; "amgd".
-        amgd_granularities, amgd_mask, amgd_hidden: see `amfor_distillation.AMGD`.
+        amgd_granularities, amgd_mask, amgd_hidden: see `generative_distillation.AMGD`.
         amgd_ratio, amgd_lambda_mode, amgd_lambda, amgd_ste: its `ratio`, `threshold`, `constant`, `straight_through`.
         eval_slots: "all" slots, "global" alone or "parts" alone.
         eval_use_visibility: leaves out slots that are hidden in either image.
@@ -183,8 +182,8 @@ class AMFOR(nn.Module):
             "feature/h" [B, D] or for parts [B, 8, D], "neck/h" [B, D] or [B, 8 D], "logits/h" [B, N]. "tokens"
             [B, P, D] and "visibility/s" [B, 8] logits. In training "parsing/logits" and "parsing/masks" [B, P, 9],
             "parsing/labels" [B, P], "visibility/target" [B, 8], "generated" [B, G, D] (AMGD) and "diversity"
-            [B, K, 8, D], the sets of parts that should differ. With "image_clean" what `amfor_pixels` draws. In mode
-            "prompts" also "prompt/image" and "prompt/text" [B, D].
+            [B, K, 8, D], the sets of parts that should differ. With "image_clean" also the outputs of
+            `pixel_decoder`. In mode "prompts" also "prompt/image" and "prompt/text" [B, D].
 
         Raises:
             UserError: an unknown mode, or a model without prompts in mode "prompts".

@@ -21,7 +21,7 @@ from reid_jax import errors
 from reid_jax.nn import attention
 
 TEXT_VALUES = ("text", "query")
-NORMALizE = ("softmax", "none")
+NORMALIZATIONS = ("softmax", "none")
 _normal_002 = nn.initializers.normal(0.02)
 
 
@@ -146,7 +146,7 @@ class AMFF(nn.Module):
     def setup(self) -> None:
         for kind, value, known in (
             ("text value (amff_text_value)", self.text_value, TEXT_VALUES),
-            ("normalization (amff_normalize)", self.normalize, NORMALizE),
+            ("normalization (amff_normalize)", self.normalize, NORMALIZATIONS),
         ):
             if value not in known:
                 raise errors.unknown(kind, value, known)

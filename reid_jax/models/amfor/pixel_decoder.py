@@ -2,7 +2,7 @@
 
 One line in the model, before its outputs are returned:
 
-    outputs |= amfor_pixels.PixelDecoder(image_size, ratio=..., name="pixel_decoder")(local, batch, grid, train=train)
+    outputs |= pixel_decoder.PixelDecoder(image_size, ratio=..., name="pixel_decoder")(local, batch, grid, train=train)
 
 It adds "pixels/predicted" and "pixels/mask" where the batch holds the undamaged picture beside the erased or occluded
 one, that is a view of the name "clean" with the same flip and crop, and nothing at test time:

@@ -102,7 +102,7 @@ class SDFA(nn.Module):
     Attributes:
         stages: levels used, an increasing subset of (1, 2, 3).
         depths: transformer layers of TFE 1, 2, 3.
-        layout: how a level and the result before are joined, see `join` and `mfv_release.join`.
+        layout: how a level and the result before are joined, see `join` and `release_layout.join`.
         make_tfe: makes a TFE.
         make_transformer: makes its layers.
         make_memory: makes the attention that all layers of all stages share; None for a memory per layer.
@@ -155,11 +155,12 @@ class MFV(nn.Module):
         head_width: channels per head of self-attention.
         ffn_width: hidden channels of the feed-forward parts.
         dropout: rate inside the feed-forward parts.
-        cls_token: see `mfv_tfe.TFE`.
-        pos_embed: see `mfv_tfe.TFE`.
-        ea_norm: axes of external attention's normalization, see `mfv_tfe.double_normalize`.
+        cls_token: see `transformer_extractor.TFE`.
+        pos_embed: see `transformer_extractor.TFE`.
+        ea_norm: axes of external attention's normalization, see `transformer_extractor.double_normalize`.
         prenorm: layer normalization before each part of a transformer layer.
-        stem_expansion: see `mfv_tfe.Stem`; the release discards 3 of 4 channels, 1 computes the kept ones alone.
+        stem_expansion: see `transformer_extractor.Stem`; the release discards 3 of 4 channels, 1 computes the kept ones
+            alone.
         shared_stage_classifier: one classifier for all stages (necks stay separate).
         stage_head: descriptor of a stage: "gap" the average token, "grid" every 4th channel, 2nd row and 2nd column.
         stage_triplet_on: what "triplet/t*" holds: the "descriptor", or the whole "map".

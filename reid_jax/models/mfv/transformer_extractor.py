@@ -209,7 +209,7 @@ class TFE(nn.Module):
 
     Attributes:
         width: channels C of the tokens.
-        layout: "tokens": a token is a position; "release": see `mfv_release.reinterpret`.
+        layout: "tokens": a token is a position; "release": see `release_layout.reinterpret`.
         stem_expansion: see `Stem`.
         attention: "external", "self", or "none" for the stem alone.
         cls_token: puts a learned token before the others; it becomes the descriptor in place of the average.

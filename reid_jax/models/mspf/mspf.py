@@ -42,7 +42,7 @@ class OSFA(nn.Module):
     Attributes:
         size: a row of `osnet.SIZES`.
         kind: a row of `osnet.KINDS`.
-        attention: order of the modules, a key of `mspf_attention.ORDERS`.
+        attention: order of the modules, a key of `channel_spatial.ORDERS`.
         attention_kind: "cbam" or "osfa".
         attention_at: stages behind which the global path is attended.
         sam_maps: stages whose maps the local feature aggregates.
@@ -138,9 +138,9 @@ class MSPF(nn.Module):
         attention_at: see `OSFA`.
         sam_maps: see `OSFA`.
         mpf_patches: patches of each level; () leaves the module out.
-        mpf_fuse: see `mspf_patches.PatchFusion`.
-        mpf_share_levels: see `mspf_patches.PatchFusion`.
-        patch_layout: see `mspf_patches.grid`.
+        mpf_fuse: see `multi_patch.PatchFusion`.
+        mpf_share_levels: see `multi_patch.PatchFusion`.
+        patch_layout: see `multi_patch.grid`.
         blocks: see `osnet.Trunk`.
     """
 
