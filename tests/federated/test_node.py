@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import types
+
 import numpy as np
 import pytest
 
@@ -12,7 +15,7 @@ from reid_jax.runs import experiment
 from reid_jax.runs import folder as folder_lib
 from reid_jax.train import checkpoints
 from tests.federated import test_federated_run
-from tests.helpers import tiny
+from tests.helpers import flower_stand_in, tiny
 
 NAME = "mgaf:synthped,mgaf_base,mgaf_federated"
 # Without augmentation: its draws belong to the place in a global batch, which differs between one node and all of them.
@@ -99,15 +102,78 @@ def test_federations_that_exchange_more_than_theta_are_refused(data, changes, me
         node(data, **changes)
 
 
-def test_flower_gets_configs_and_arrays_through():
-    flower = pytest.importorskip("reid_jax.federated.flower", reason="the extra 'flower' is not installed")
-    made = flower.config_of(
+@pytest.fixture
+def flower(monkeypatch):
+    """`reid_jax.federated.flower` and `reid_jax.cli.federation` over a stand-in for Flower."""
+    flower_stand_in.install(monkeypatch)
+    return importlib.import_module("reid_jax.federated.flower"), importlib.import_module("reid_jax.cli.federation")
+
+
+def test_flower_gets_configs_and_arrays_through(flower):
+    transport, command = flower
+    made = command.config_of(
         {"config": "configs/mgaf.py:demo,mgaf_fed_shard", "overrides": "fed.rounds=4 seed=3"}, {"client": "shard2"}
     )
     assert (made.train.mode, made.fed.client, made.fed.rounds, made.seed) == ("federated", "shard2", 4, 3)
     with pytest.raises(errors.UserError, match="expected a config, got none"):
-        flower.config_of({})
+        command.config_of({})
     arrays = {"params/a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "step": np.int32(3)[None]}
-    for path, value in flower.from_record(flower.to_record(arrays)).items():
+    for path, value in transport.from_record(transport.to_record(arrays)).items():
         np.testing.assert_array_equal(value, arrays[path])
         assert value.dtype == arrays[path].dtype
+
+
+class Counter:
+    """A node whose theta counts rounds and whose classifiers count the rounds of this client."""
+
+    weight = 7
+
+    def __init__(self) -> None:
+        self.values, self.classifiers, self.received = np.zeros(2, np.float32), np.zeros(1, np.float32), []
+        self.options = types.SimpleNamespace(rounds=3, fraction=0.5)
+
+    def train(self, theta, number):
+        self.values, self.classifiers = theta["a"] + number + 1, self.classifiers + 1
+        return {"loss": 0.5}
+
+    def theta(self):
+        return {"a": self.values}
+
+    def kept(self):
+        return {"classifier": self.classifiers}
+
+    def recall(self, kept):
+        self.classifiers = kept["classifier"]
+
+    def receive(self, theta, number):
+        self.received.append((number, theta["a"].tolist()))
+
+    def scores(self):
+        return {"synthped/mAP": 0.25}
+
+
+def test_a_client_keeps_its_classifiers_in_the_context_between_rounds(flower):
+    transport, _ = flower
+    seen = []
+    app = transport.client_app(lambda run_config, node_config: seen.append((run_config, node_config)) or Counter())
+    context = flower_stand_in.Context({"config": "c"}, {"client": "shard2"})
+    theta = {"a": np.array([1, 2], np.float32)}
+    for number in (1, 2):  # Flower counts rounds from 1, the node from 0
+        content = {"arrays": transport.to_record(theta), "config": {"server-round": number}}
+        reply = app.function(flower_stand_in.Message(content), context).content
+        np.testing.assert_array_equal(transport.from_record(reply["arrays"])["a"], theta["a"] + number)
+        assert reply["metrics"] == {"loss": 0.5, "num-examples": 7}
+        assert transport.from_record(context.state["kept"])["classifier"] == number
+    assert seen == [({"config": "c"}, {"client": "shard2"})] * 2
+
+
+def test_the_server_evaluates_every_few_rounds_and_at_the_end(flower):
+    transport, _ = flower
+    node = Counter()
+    app = transport.server_app(lambda run_config, rounds: rounds(node, every=2, nodes=5))
+    app.function(None, flower_stand_in.Context({}, {}))
+    (strategy,) = flower_stand_in.FedAvg.started
+    assert strategy.scores == {0: None, 1: None, 2: {"synthped/mAP": 0.25}, 3: {"synthped/mAP": 0.25}}
+    assert node.received == [(number, [0.0, 0.0]) for number in range(4)]
+    assert strategy.options["min_available_nodes"] == 5
+    assert strategy.options["fraction_train"] == 0.5

@@ -1,0 +1,104 @@
+"""The part of Flower's interface that `reid_jax.federated.flower` uses, without a network.
+
+Flower is an extra that pins older versions of other packages, so the suite does without it. Arrays travel as bytes, as
+in Flower; an app keeps the function that it was given; the strategy averages nothing and evaluates each round.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+class Array:
+    """An array as bytes."""
+
+    def __init__(self, value: np.ndarray) -> None:
+        self.dtype, self.shape, self.data = str(value.dtype), value.shape, value.tobytes()
+
+    def numpy(self) -> np.ndarray:
+        return np.frombuffer(self.data, self.dtype).reshape(self.shape)
+
+
+class Record(dict):
+    """ArrayRecord, MetricRecord and RecordDict."""
+
+
+@dataclasses.dataclass
+class Context:
+    run_config: dict[str, Any]
+    node_config: dict[str, Any]
+    state: Record = dataclasses.field(default_factory=Record)
+
+
+@dataclasses.dataclass
+class Message:
+    content: Record
+    reply_to: Any = None
+
+
+class App:
+    """ClientApp and ServerApp."""
+
+    function: Callable
+
+    def train(self) -> Callable:
+        return self._register
+
+    main = train
+
+    def _register(self, function: Callable) -> Callable:
+        self.function = function
+        return function
+
+
+class FedAvg:
+    """Strategy whose clients return what they receive."""
+
+    started: list[FedAvg] = []  # noqa: RUF012  # of the class: the code under test makes the objects
+
+    def __init__(self, **options: Any) -> None:
+        self.options, self.scores = options, {}
+
+    def start(self, grid: Any, arrays: Record, num_rounds: int, evaluate_fn: Callable) -> None:
+        self.started.append(self)
+        for number in range(num_rounds + 1):
+            self.scores[number] = evaluate_fn(number, arrays)
+
+
+MODULES: dict[str, dict[str, Any]] = {
+    "flwr": {},
+    "flwr.app": {
+        "Array": Array,
+        "ArrayRecord": Record,
+        "Context": Context,
+        "Message": Message,
+        "MetricRecord": Record,
+        "RecordDict": Record,
+    },
+    "flwr.clientapp": {"ClientApp": App},
+    "flwr.serverapp": {"Grid": object, "ServerApp": App},
+    "flwr.serverapp.strategy": {"FedAvg": FedAvg},
+}
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts the stand-in in Flower's place; modules imported against it are forgotten afterwards."""
+    for name, members in MODULES.items():
+        module = types.ModuleType(name)
+        vars(module).update(members)
+        monkeypatch.setitem(sys.modules, name, module)
+    for name in ("reid_jax.federated.flower", "reid_jax.cli.federation"):
+        # First set, then deleted: undoing restores the absence of what is imported in between.
+        package, _, leaf = name.rpartition(".")
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        monkeypatch.setattr(importlib.import_module(package), leaf, None, raising=False)
+        del sys.modules[name]
+    monkeypatch.setattr(FedAvg, "started", [])
