@@ -311,8 +311,8 @@ VARIANTS = {
     },
     "text_none": {"notes": "AMFF without text features.", "model.text_source": "none"},
     # Fusion of depths; `amff_figure` undoes our choices.
-    "amff_last": {"notes": "AMFF behind one block alone, the last of the published six.", "model.amff_layers": "last"},
-    "amff_all": {"notes": "AMFF behind every shared block.", "model.amff_layers": "all"},
+    "amff_last": {"notes": "AMFF after one block alone, the last of the published six.", "model.amff_layers": "last"},
+    "amff_all": {"notes": "AMFF after every shared block.", "model.amff_layers": "all"},
     "amff_shut": {"notes": "AMFF with its gates closed: tokens pass unchanged.", "model.amff_alpha": 0.0},
     "amff_query_value": {
         "notes": "AMFF: values of the text attention from the queries, as in figure 3.",

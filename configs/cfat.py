@@ -299,7 +299,7 @@ VARIANTS = {
         "notes": "Compares the mean of the patch tokens, as the released code does.",
         "model.test_feature": "patch_mean",
     },
-    "cfat_neck": {"notes": "Compares features behind the batch-normalization neck.", "model.test_feature": "neck"},
+    "cfat_neck": {"notes": "Compares features after the batch-normalization neck.", "model.test_feature": "neck"},
     "cfat_no_sie": {"notes": "Without the camera embedding (SIE).", "model.sie": "none"},
     "cfat_jpm": {"notes": "With the jigsaw patch module (JPM) of TransReID.", "model.jpm": True},
     "cfat_stride12": {"notes": "Overlapping patches of stride 12.", "model.stride": 12},

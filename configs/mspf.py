@@ -117,12 +117,12 @@ VARIANTS = {
     "mspf_p0": {"notes": "Table 5: no patches.", "model.mpf_patches": ()},
     "mspf_p2": {"notes": "Table 5: one level of two patches.", "model.mpf_patches": (2,)},
     "mspf_p248": {"notes": "Table 5: levels of two, four and eight patches.", "model.mpf_patches": (2, 4, 8)},
-    # Table 6: attention behind conv3.
+    # Table 6: attention after conv3.
     "mspf_att_none": {"notes": "Table 6: no attention.", "model.attention": "none"},
     "mspf_att_sam": {"notes": "Table 6: spatial attention (SAM) alone.", "model.attention": "spatial"},
     "mspf_att_cam": {"notes": "Table 6: channel attention (CAM) alone.", "model.attention": "channel"},
     "mspf_att_sam_cam": {
-        "notes": "Table 6: channel behind spatial attention (CAM behind SAM).",
+        "notes": "Table 6: channel after spatial attention (CAM after SAM).",
         "model.attention": "spatial_channel",
     },
     # Other readings of the text.
@@ -133,7 +133,7 @@ VARIANTS = {
         "model.mpf_share_levels": True,
     },
     "mspf_sam2": {"notes": "Smooth aggregation of two maps in place of three.", "model.sam_maps": (2, 3)},
-    "mspf_att_twice": {"notes": "Attention behind conv2 as well as behind conv3.", "model.attention_at": (2, 3)},
+    "mspf_att_twice": {"notes": "Attention after conv2 as well as after conv3.", "model.attention_at": (2, 3)},
     "mspf_osfa_att": {
         "notes": "OSFA's own attention modules in place of CBAM's.",
         "model.attention": "spatial_channel",

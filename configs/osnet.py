@@ -82,7 +82,7 @@ VARIANTS = {
     "osnet_x0_25": {"notes": "A quarter of the width.", "model.size": "x0_25"},
     # Instance normalization at any width: after osnet_<width>, or at the width of the preset.
     "osnet_ibn": {
-        "notes": "OSNet-IBN: instance normalization in the stem and behind the blocks of conv2.",
+        "notes": "OSNet-IBN: instance normalization in the stem and after the blocks of conv2.",
         "model.kind": "ibn",
     },
     "osnet_ain": {"notes": "OSNet-AIN: instance normalization inside blocks that a search found.", "model.kind": "ain"},

@@ -156,7 +156,7 @@ VARIANTS = {
     },
     # Single settings.
     "no_rearrange": {"notes": "Jigsaw parts without shift and shuffle: horizontal stripes.", "model.rearrange": False},
-    "after_neck": {"notes": "Compares features behind the batch-normalization necks.", "model.test_feature": "neck"},
+    "after_neck": {"notes": "Compares features after the batch-normalization necks.", "model.test_feature": "neck"},
     "cudnn": {"notes": "Fused attention kernel of cuDNN, for NVIDIA GPUs.", "model.attention_kernel": "cudnn"},
 }
 

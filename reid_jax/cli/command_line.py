@@ -86,7 +86,7 @@ def run_with_config(main: Callable[[ConfigDict], int | None], doc: str | None = 
     def guarded(argv: Sequence[str]) -> int:
         if len(argv) > 1:
             return _complain(
-                f"expected flags only (--name=value), got {' '.join(argv[1:])!r}; put the value behind its flag."
+                f"expected flags only (--name=value), got {' '.join(argv[1:])!r}; put the value after its flag."
             )
         try:
             return main(holder.value.lock()) or 0

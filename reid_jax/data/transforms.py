@@ -338,7 +338,7 @@ def build_chain(config: Mapping[str, Any] | None, height: int, width: int, inter
             label: `{"my_blur": {"name": "my_project.transforms:Blur", "strength": 2}}`. The key `order` may list the
             keys in another order than the canonical one: that of `TRANSFORMS`, with transforms of a user's project
             before `erase`, and by label where several have one place. The resize is always part of it and takes its
-            options from the other arguments; an order that does not list it has it first, or second behind a leading
+            options from the other arguments; an order that does not list it has it first, or second after a leading
             `corrupt`.
         height: rows of the result.
         width: columns of the result.

@@ -1,7 +1,7 @@
 """Unions of data sets: training on several of them, and testing on a data set that was not trained on.
 
 Identities and cameras of different data sets are distinct, whatever their numbers: the numbers of each data set are
-shifted behind those of the data sets before it. Junk (pid -1), distractors (pid 0 in a gallery) and unknown cameras
+shifted past those of the data sets before it. Junk (pid -1), distractors (pid 0 in a gallery) and unknown cameras
 (-1) keep their numbers.
 """
 

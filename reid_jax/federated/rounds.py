@@ -315,7 +315,7 @@ class Rounds:
         return about | {name: np.where(present, about[name], 0) for name in ("steps", "weight")}
 
     def _places(self, wave: Wave) -> np.ndarray:
-        """Where a wave's personal variables are stored; an empty place lies behind the last client and is dropped."""
+        """Where a wave's personal variables are stored; an empty place lies after the last client and is dropped."""
         return np.where(wave.clients == clients_lib.NOBODY, len(self.federation.clients), wave.clients)
 
     def _over_clients(self, function: Callable[..., Any], width: int | None) -> Callable[..., Any]:

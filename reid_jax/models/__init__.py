@@ -29,7 +29,7 @@ Fields that say how large a model is mean the same in every model and config:
     depth          number of blocks in a row: of a ViT
     depths         numbers of blocks, one for each stage
     heads          attention heads of a transformer layer
-    feature_width  length of the feature vector behind a reduction layer
+    feature_width  length of the feature vector after a reduction layer
     <part>_width, <part>_depth, <part>_depths, <part>_heads      the same of one part of the model ("hpr_width")
 
 What is compared at test time is `test_feature`, how a map becomes a vector is `pooling`.

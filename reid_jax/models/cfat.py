@@ -155,7 +155,7 @@ class CFAT(transreid.TransReID):
         bfg_out: see `Generator.out`.
         bfg_input: "raw" feeds the generator features as they come, as article and code do; "unit" scales them to the
             length of a bridge first.
-        test_feature: what is compared at test time: "feature" (before the neck, what all losses train), "neck" (behind
+        test_feature: what is compared at test time: "feature" (before the neck, what all losses train), "neck" (after
             it) or "patch_mean" (mean of the final patch tokens, what the released code compares).
     """
 

@@ -10,9 +10,9 @@ Papers: Wang et al., "Learning Discriminative Features with Multiple Granulariti
 2018 (MGN); Mo et al., "Multi-granularity person re-identification with attention mechanism fusion", Journal of
 University of Electronic Science and Technology of China, doi 10.12178/1001-0548.2024091 (MGAF).
 
-The text of MGAF at hand does not describe its attention, beyond that it helps the global branch alone as well and that
-its time grows with the area of the map. What is here is our choice (CBAM on each branch's last map, with a residual
-path); the 1.14 mAP that the paper attributes to attention belongs to its own module, not to this one.
+The available text of MGAF does not describe its attention, except that it also improves the global branch alone and
+that its time grows with the area of the map. The attention here is our choice (CBAM on each branch's last map, with a
+residual path); the 1.14 mAP that the paper attributes to attention belongs to its own module, not to this one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from reid_jax.weights import convert
 # The head of each branch's whole map, and how many stripes it is cut into.
 BRANCHES: dict[str, tuple[str, int]] = {"g": ("g1", 0), "p2": ("g2", 2), "p3": ("g3", 3)}
 
-# Where branch 3 takes the trunk, by the size of its map at 384 x 128: behind layer3[0], or before it with a first block
+# Where branch 3 takes the trunk, by the size of its map at 384 x 128: after layer3[0], or before it with a first block
 # of its own at stride 1.
 P3_STARTS: dict[str, tuple[int, int]] = {"24x8": (3, 1), "48x16": (3, 0)}
 
@@ -81,14 +81,14 @@ TORCH_EXPORT_RULES: tuple[tuple[str, str], ...] = (
 
 
 def backbone_parts(variables: convert.Variables, names: Collection[str]) -> list[convert.Part]:
-    """Where a file of a bare ResNet goes: its beginning into the trunk, the rest into each branch alike.
+    """Returns where the weights of a plain ResNet go: the first layers into the trunk, the rest into every branch.
 
     Args:
-        variables: of the model.
-        names: in the file.
+        variables: variables of the model.
+        names: names in the file.
 
     Returns:
-        The submodules it fills; none for a file of the whole model.
+        The submodules to fill; none if the file holds the whole model.
     """
     if not {"conv1.weight", "layer4.0.conv1.weight"} <= set(names):
         return []
@@ -107,10 +107,10 @@ def backbone_parts(variables: convert.Variables, names: Collection[str]) -> list
 def start_equal(variables: convert.Variables, branches: Sequence[str]) -> dict[str, Any]:
     """Returns initial variables in which every branch has the parameters of the first one.
 
-    Branches of a pretrained network start as copies of the same layers; from scratch they do so as well.
+    Branches of a pretrained network start as copies of the same layers; this does the same for training from scratch.
 
     Args:
-        variables: as drawn, each branch at random.
+        variables: initial variables, each branch drawn independently.
         branches: names of the branches, in their order.
     """
     params = dict(variables["params"])
@@ -148,15 +148,15 @@ class MGN(nn.Module):
     Attributes:
         num_classes: training identities N.
         dtype: compute dtype of trunk and branches; parameters, statistics and heads are float32.
-        depths: residual blocks per stage; layer3 needs two at least, for its first block is shared.
+        depths: residual blocks per stage; layer3 needs at least two, because its first block is shared.
         width: channels of the stem; 64 is the published size, 16 a narrow demonstration.
-        branches: which of `BRANCHES` there are, in their order; an ablation has fewer.
+        branches: the branches to build, keys of `BRANCHES` in their order; ablations build fewer.
         p3_stripes: stripes of branch 3.
         p3_map: size of branch 3's map, a key of `P3_STARTS`.
         feature_width: length of each head's vector.
         pooling: "max", "average" or "gem".
         global_ce_input: what the classifiers of g1, g2, g3 read: "pooled" is the vector before the reduction (the
-            paper of MGN), "reduced" the one behind it (its public reimplementation, and MGAF).
+            paper of MGN), "reduced" the one after it (its public reimplementation, and MGAF).
     """
 
     num_classes: int
@@ -187,7 +187,7 @@ class MGN(nn.Module):
             "map/g" [B, H/32, W/32, C], "map/p2" and "map/p3" [B, H/16, W/16, C] before attention, C = 32 width.
 
         Raises:
-            UserError: an option that is not known, or stripes that do not tile the map.
+            UserError: unknown option, or a map whose rows do not divide into the stripes.
         """
         self._check()
         trunk = resnet.ResNet(depths=self.depths, width=self.width, stop=(3, 1), dtype=self.dtype, name="trunk")
@@ -293,7 +293,7 @@ class MGAF(MGN):
     attention_reduction: int = 16
 
     def windows(self, branch: str, x: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """As in MGN, attended."""
+        """Returns the windows of MGN after attention, see `attention_scope`."""
         if self.attention_scope not in SCOPES:
             raise errors.unknown("scope of the attention (attention_scope)", self.attention_scope, SCOPES)
         whole = self._attend(branch, x, train)
@@ -303,7 +303,7 @@ class MGAF(MGN):
         return {BRANCHES[branch][0]: whole, **stripes}
 
     def _attend(self, name: str, x: jax.Array, train: bool) -> jax.Array:
-        """Attention `attention_<name>` on a map or a stripe [B, H, W, C]."""
+        """Returns a map or a stripe [B, H, W, C] after the attention module `attention_<name>`."""
         options: dict[str, Any] = {"dtype": self.dtype, "name": f"attention_{name}"}
         if self.attention == "none":
             return x

@@ -181,7 +181,7 @@ class Progress:
     def update(self, step: int) -> None:
         """Records that `step` is done."""
         if self._began is None:
-            # The first step compiles; the estimate starts behind it.
+            # The first step compiles; the estimate starts after it.
             self._began, self._first = time.monotonic(), step
         if self._bar is not None:
             self._bar.update(step - self._step)

@@ -138,7 +138,7 @@ class Objective:
 
 
 def in_order(passes: Mapping[str, Pass]) -> list[tuple[str, Pass]]:
-    """Returns the passes by name, each behind those it runs `after`; otherwise in the order given.
+    """Returns the passes by name, each after those it runs `after`; otherwise in the order given.
 
     Raises:
         UserError: an unknown name in `after`, or passes that wait for each other.

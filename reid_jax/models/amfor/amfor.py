@@ -11,8 +11,8 @@ Training only: mask generator, weighted means and the teacher (`part_decoder`), 
 (`generative_distillation`). AMFF is in `depth_fusion`. The embedding of an image has nine slots, F_g and the student's
 eight parts, each taken after its neck, and the predicted visibility of each part.
 
-How it fits the trainer: label maps of body parts come with the batch ("parts", moved, flipped and erased with the image
-by `reid_jax.data.transforms`); labels of tokens and visibility targets are made of them here (`_targets`). A teacher
+The trainer provides label maps of body parts in the batch ("parts", moved, flipped and erased with the image by
+`reid_jax.data.transforms`); `_targets` derives the labels of tokens and the visibility targets from them. A teacher
 that is an average of weights, or that sees the image before erasing, is a pass of its own whose "feature/t" the
 distillation term reads (configs/amfor.py, `ts_ema` and `ts_clean`). With `pixel` a small decoder also draws hidden
 patches (`pixel_decoder`), where the batch holds the undamaged image as well as the damaged one.
@@ -73,35 +73,39 @@ class AMFOR(nn.Module):
         dtype: compute dtype; parameters, statistics, masks and heads are float32.
         size, width, depth, heads, mlp_ratio: see `transreid.TransReID`.
         image_size, patch, stride, drop_path, attention_kernel: see `vit.ViT`.
-        sie, sie_weight, num_cameras: likewise; "none" where cameras are pseudo ones and would tell query from gallery.
+        sie, sie_weight, num_cameras: see `vit.ViT`; sie is "none" for data sets whose camera numbers only distinguish
+            query from gallery.
         position_grid: rows and columns of a loaded position embedding; (16, 8) for HAP, None guesses.
-        attention_heads: of the attentions in AMFF, in the part decoder and in AMGD.
-        amff: fuses depths.
-        amff_layers: blocks (from 1) behind which; or "all", or "last" for the last of the published ones.
+        attention_heads: attention heads in AMFF, the part decoder and AMGD.
+        amff: whether AMFF fuses the depths of the encoder.
+        amff_layers: blocks, counted from 1, after which AMFF fuses; or "all", or "last" for the last of the published
+            ones.
         amff_text_value, amff_residual, amff_normalize, amff_beta, amff_gate_init, amff_alpha: see
             `depth_fusion.LayerFusion`.
         amff_reuse_fused: see `depth_fusion.AMFF`.
-        text_source: what AMFF asks first. "learned": a trainable bank of `text_rows` vectors. "clip": features of all
-            training identities' prompts, learned in a phase before and then constant (see `clip_text`); they lie in
-            the collection `constants` ("constants/prompts/bank"), are saved and used at test time. "none".
+        text_source: text features that the queries of AMFF attend to first. "learned": a trainable bank of `text_rows`
+            vectors. "clip": features of all training identities' prompts, learned in an earlier phase and constant
+            afterwards (see `clip_text`); they are in the collection `constants` ("constants/prompts/bank"), are saved
+            and used at test time. "none".
         text_rows: see `text_source`.
         text_sizes: fields of `clip_text.TextEncoder` that are not CLIP's.
-        parsing: mask generator, weighted means, heads f and b.
+        parsing: whether there are the mask generator, weighted means, and heads f and b.
         parsing_source: label maps that came with the images ("files", or "synthetic" ones), or "strips", bands that
             stand in for them.
-        ts: teacher-student part decoder.
-        ts_vis_teacher: also says what the teacher sees, "visibility/t".
-        hpr: reconstructs pooled features.
+        ts: whether there is the part decoder with teacher and student.
+        ts_vis_teacher: whether the teacher's visibility is predicted as well, "visibility/t".
+        hpr: whether HPR reconstructs the pooled features.
         hpr_depths, hpr_width, hpr_heads, hpr_map_tokens, hpr_residual, hpr_gain_init: see
             `feature_decoder.FeatureDecoder`.
-        pixel: draws hidden patches, an extension that the published run has not; see `pixel_decoder.PixelDecoder`.
+        pixel: whether hidden patches are drawn, an extension that is not in the published run; see
+            `pixel_decoder.PixelDecoder`.
         pixel_patch: side of the drawn patches, which do not overlap; None takes the encoder's.
         pixel_ratio, pixel_width, pixel_depth, pixel_heads: its `ratio`, `width`, `depth`, `heads`.
         amgd: distillation into the student: "none"; "cos", a term without parameters; "amgd".
         amgd_granularities, amgd_mask, amgd_hidden: see `generative_distillation.AMGD`.
         amgd_ratio, amgd_lambda_mode, amgd_lambda, amgd_ste: its `ratio`, `threshold`, `constant`, `straight_through`.
         eval_slots: "all" slots, "global" alone or "parts" alone.
-        eval_use_visibility: leaves out slots that are hidden in either image.
+        eval_use_visibility: whether slots that are hidden in either image are left out.
     """
 
     num_classes: int
@@ -193,7 +197,7 @@ class AMFOR(nn.Module):
         _check_mode(mode, has_prompts=prompts is not None)
         text = None if prompts is None else prompts.bank()
         fuse = self.amff and (mode != "prompts" or self.is_initializing())
-        memory, tokens = self._encode(batch, text, train, fuse)  # [B, 1 + P, D], before and behind b1
+        memory, tokens = self._encode(batch, text, train, fuse)  # [B, 1 + P, D], before and after b1
         feature, patches = tokens[:, 0], tokens[:, 1:]
         outputs = {"tokens": patches.astype(jnp.float32), **self._head("g", feature, train)}
         if prompts is not None and (mode == "prompts" or self.is_initializing()):
@@ -317,7 +321,7 @@ class AMFOR(nn.Module):
         return pooled, steady
 
     def _teacher_student(self, memory: jax.Array, masks: jax.Array | None, train: bool) -> dict[str, jax.Array]:
-        """The student's parts; under masks also the teacher's, behind the same head."""
+        """The student's parts; under masks also the teacher's, after the same head."""
         allowed = None
         if masks is not None:
             allowed = part_decoder.draw_masks(masks, self.make_rng("dropout") if train else None)
@@ -385,7 +389,7 @@ def _head_outputs(name: str, head: heads.BNNeck, feature: jax.Array, train: bool
 
 
 def fusion_layers(layers: tuple[int, ...] | str, depth: int) -> tuple[int, ...]:
-    """The blocks behind which AMFF fuses; b1 stands in the place of the last block of `depth`.
+    """The blocks after which AMFF fuses; b1 replaces the last of the `depth` blocks.
 
     >>> fusion_layers("last", 12), fusion_layers("all", 4)
     ((10,), (1, 2, 3))

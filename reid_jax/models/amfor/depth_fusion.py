@@ -1,11 +1,11 @@
-"""AMFF of AMFOR: behind chosen blocks of the encoder, a token becomes a mixture of itself at all depths so far.
+"""AMFF of AMFOR: after chosen blocks of the encoder, a token becomes a mixture of its values at all depths so far.
 
 How much of each depth enters a channel follows from learned queries, one per depth, which first ask the text features
 (the same for all images) and then the class tokens of the image. A gate, initially nearly shut, decides how much of the
 mixture replaces the token.
 
 References:
-    AMFOR, figure 3; where the figure leaves a choice, the field that makes it says so.
+    AMFOR, figure 3. Choices that the figure leaves open are documented at the field that makes them.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ def mix(depths: Sequence[jax.Array], weights: jax.Array, alpha: jax.Array | floa
 
 
 class LayerFusion(nn.Module):
-    """One of the modules, behind block k.
+    """The fusion module after block k.
 
     Attributes:
         layer: k, counted from 1.
         width: D.
-        heads: of both attentions.
+        heads: heads of both attentions.
         text_value: "text" takes the values of step 1 from the text. "query" repeats the figure, which draws the queries
             there: with keys that are all equal the text then has no influence.
         residual: adds the queries to what they gather; the figure shows no such path.
         normalize: "softmax" over depths keeps the scale of a token; "none" repeats the figure.
-        beta: head start of depth k in that softmax, which protects pretrained features.
-        gate_init: of the gate before its sigmoid; -2 lets 12 % through.
-        alpha: holds the gate at this share; None learns it.
+        beta: added to the scores of depth k before that softmax, which protects pretrained features.
+        gate_init: initial value of the gate before its sigmoid; -2 lets 12 % through.
+        alpha: fixed share of the mixture; None learns the gate.
         dtype: compute dtype; weights are float32.
     """
 
@@ -79,11 +79,11 @@ class LayerFusion(nn.Module):
         self.gate = self.param("gate", nn.initializers.constant(self.gate_init), (), jnp.float32)
 
     def share(self) -> jax.Array:
-        """The gate's share of the mixture, in (0, 1) unless `alpha` holds it."""
+        """The gate's share of the mixture, in (0, 1) unless `alpha` fixes it."""
         return nn.sigmoid(self.gate) if self.alpha is None else jnp.asarray(self.alpha, jnp.float32)
 
     def text_queries(self, text: jax.Array | None) -> jax.Array:
-        """Step 1, free of the image: the queries after asking the text [T, D], [k + 1, D]."""
+        """Step 1, independent of the image: the queries [k + 1, D] after attending to the text [T, D]."""
         if text is None:
             return self.queries
         queries, text = self.queries[None], text[None]
@@ -119,10 +119,10 @@ class LayerFusion(nn.Module):
 
 
 class AMFF(nn.Module):
-    """All modules, and the text they share.
+    """All fusion modules, and the text features they share.
 
     Attributes:
-        layers: blocks behind which a module stands, counted from 1.
+        layers: blocks that are followed by a module, counted from 1.
         width: D.
         learned_rows: T of a trainable bank that takes the place of text features; 0 for none.
         reuse_fused: later modules see x'_k of earlier ones in place of x_k.
@@ -160,7 +160,7 @@ class AMFF(nn.Module):
             self.text_bank = self.param("text_bank", _normal_002, shape, jnp.float32)
 
     def __call__(self, depths: list[jax.Array], tokens: jax.Array, text: jax.Array | None = None) -> jax.Array:
-        """Takes in what a block returned.
+        """Appends the output of a block to `depths` and fuses it with the earlier depths.
 
         Args:
             depths: x_0 ... x_{k-1}, each [B, 1 + N, D]; x_k is appended.
@@ -168,7 +168,7 @@ class AMFF(nn.Module):
             text: [T, D] text features; None takes the learned bank, or without one skips step 1.
 
         Returns:
-            What the next block reads: x'_k behind one of `layers`, else x_k.
+            What the next block reads: x'_k after one of `layers`, else x_k.
         """
         layer = len(depths)
         depths.append(tokens)

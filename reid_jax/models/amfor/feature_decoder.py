@@ -3,7 +3,7 @@
     f_f ─ as a map, patches ─ stage A ─ joined over tokens ─ F^f ┐
     f_1 ... f_8 ─────────────────────────────────────────────────┴─ position code ─ stage B ─ F^b_f, F^b_1 ... F^b_8
 
-It stands in training only: what it gains, the encoder has to provide.
+It is used in training only; it has an effect at test time because the encoder learns through it.
 
 References:
     AMFOR, figure 4, and the sizes of the official training log. The blocks are those of masked autoencoders: He et al.,
@@ -28,13 +28,13 @@ PATCH = 16  # of the enlarged map
 
 
 def volume_shape(width: int) -> tuple[int, int]:
-    """Rows and columns of a feature of D numbers as an upright map: multiples of 8, as square as they can be.
+    """Returns rows and columns of the map, multiples of 8 and as square as possible, that a feature of D numbers fills.
 
     >>> volume_shape(768), volume_shape(192)
     ((32, 24), (24, 8))
 
     Raises:
-        UserError: D is no multiple of 64.
+        UserError: D is not a multiple of 64.
     """
     sides = [(width // columns, columns) for columns in range(8, width // 8 + 1, 8) if width % columns == 0]
     upright = [(rows, columns) for rows, columns in sides if rows >= columns and rows % 8 == 0]
@@ -79,16 +79,16 @@ class Stage(nn.Module):
 
 
 class FeatureDecoder(nn.Module):
-    """Both stages.
+    """The decoder with both stages.
 
     Attributes:
         depths: blocks of stage A and of stage B; figure 4 draws 3 each, the published run has 8.
         width: of the blocks.
         heads: of their attention.
-        map_tokens: stage A sees the foreground feature as a map, too.
+        map_tokens: whether stage A also reads the foreground feature as a map.
         residual: the decoder's output, scaled by a learned gain per slot, is added to its input, which makes it stable
             from scratch; False returns the output alone, as the figure does.
-        gain_init: of those gains.
+        gain_init: initial value of those gains.
         dtype: compute dtype.
     """
 

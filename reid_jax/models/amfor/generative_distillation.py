@@ -1,6 +1,6 @@
-"""AMGD of AMFOR: from the student's part features under a learned mask, the teacher's have to be generated.
+"""AMGD of AMFOR: the teacher's part features are generated from the student's, partly hidden by a learned mask.
 
-Part features stand as a volume [parts, rows, columns]; two convolutions fill in what the mask hides. The loss that
+Part features form a volume [parts, rows, columns]; two convolutions fill in what the mask hides. The loss that
 compares the result with the teacher is `reid_jax.losses.distillation.generative_distillation`.
 
 References:
@@ -73,7 +73,7 @@ class VolumeConv(nn.Module):
 
 
 class Generator(nn.Module):
-    """One level: masks a volume and generates it anew; float32.
+    """The generator of one granularity: masks a volume and regenerates it; float32.
 
     Attributes:
         mask: "adaptive" learns which places to hide, "random" hides others for each image and step (masked generative
@@ -82,7 +82,7 @@ class Generator(nn.Module):
         threshold: "quantile" of the scores, so that the mask cannot learn to hide nothing; "const" compares them with
             `constant`, as the figure does.
         constant: see `threshold`.
-        straight_through: see `keep_above`; without it the mask stays as it began.
+        straight_through: see `keep_above`; without it the mask keeps its initial values.
         hidden: channels between the convolutions.
         heads: of the attention that makes the scores.
     """
@@ -101,7 +101,7 @@ class Generator(nn.Module):
         rows, columns = feature_decoder.volume_shape(parts.shape[2])
         x = rearrange(parts * self._keep(parts, key), "b p (h w) -> b h w p 1", h=rows, w=columns)
         x = nn.relu(VolumeConv(self.hidden, name="conv1")(x))
-        # Targets have both signs, so nothing is cut off behind the second.
+        # Targets have both signs, so there is no ReLU after the second convolution.
         return rearrange(VolumeConv(1, name="conv2")(x), "b h w p 1 -> b p (h w)")
 
     def _keep(self, parts: jax.Array, key: jax.Array | None) -> jax.Array:

@@ -57,17 +57,17 @@ def _corners(size: int, count: int) -> tuple[tuple[np.ndarray, np.ndarray], tupl
 
 
 def strip_labels(grid: tuple[int, int]) -> jax.Array:
-    """Labels [N] of tokens for want of label files: bands of a person who fills the image, see `BANDS`."""
+    """Returns labels [N] of tokens without label files: bands of a person who fills the image, see `BANDS`."""
     rows = [next(labels for end, labels in BANDS if (row + 0.5) / grid[0] <= end) for row in range(grid[0])]
     return jnp.array([labels[4 * column // grid[1]] for labels in rows for column in range(grid[1])], jnp.int32)
 
 
 def without_boxes(labels: jax.Array, boxes: jax.Array, grid: tuple[int, int], size: tuple[int, int]) -> jax.Array:
-    """Makes tokens whose center lies in an erased box background.
+    """Returns the labels with background for tokens whose center lies in an erased box.
 
     Args:
         labels: [B, N].
-        boxes: [B, 4] top, left, bottom, right in pixels; zeros for none.
+        boxes: [B, 4] top, left, bottom, right in pixels; zeros for no box.
         grid: rows and columns of tokens.
         size: (height, width) of the image.
     """

@@ -4,13 +4,13 @@ One line in the model, before its outputs are returned:
 
     outputs |= pixel_decoder.PixelDecoder(image_size, ratio=..., name="pixel_decoder")(local, batch, grid, train=train)
 
-It adds "pixels/predicted" and "pixels/mask" where the batch holds the undamaged picture beside the erased or occluded
-one, that is a view of the name "clean" with the same flip and crop, and nothing at test time:
+It adds "pixels/predicted" and "pixels/mask" where the batch holds the undamaged image as well as the erased or
+occluded one, that is, a view named "clean" with the same flip and crop, and nothing at test time:
 
     data.views.clean = dict(augment=dict(flip=..., pad_crop=...), geometry="shared")
     losses.pixels = dict(loss="masked_patches", on=("pixels/predicted", "batch/image_clean", "pixels/mask"), weight=0.1)
 
-A model that says `reconstructs = True` gets pictures and PSNR at the end of its run, see `reid_jax.runs.drawn_patches`.
+A model with `reconstructs = True` gets pictures and PSNR at the end of its run, see `reid_jax.runs.drawn_patches`.
 
 References:
     He et al., "Masked autoencoders are scalable vision learners", CVPR 2022 (decoder, loss).
@@ -137,7 +137,7 @@ def part_ranks(key: jax.Array, parts: jax.Array) -> jax.Array:
 def extra_tokens(
     key: jax.Array, count: int, rows: int, columns: int, ratio: float, parts: jax.Array | None = None
 ) -> jax.Array:
-    """Tokens to hide beside the damaged ones: of body parts, then blocks, then single ones until the share is full.
+    """Returns the tokens to hide in addition to the damaged ones: body parts, then blocks, then single tokens.
 
     Args:
         key: of the draw.
@@ -178,8 +178,8 @@ class PixelDecoder(nn.Module):
         width: of its tokens; a multiple of 4 and of the heads.
         depth: blocks.
         heads: attention heads.
-        ratio: share of the patches hidden from the decoder in training, beside the damaged ones, see `extra_tokens`;
-            in [0, 0.5].
+        ratio: share of the patches hidden from the decoder in training, in addition to the damaged ones, see
+            `extra_tokens`; in [0, 0.5].
         dtype: compute dtype.
     """
 

@@ -229,7 +229,7 @@ class TextEncoder(nn.Module):
         """Text features of token vectors.
 
         Args:
-            tokens: [B, L, D], L up to `context`. What stands behind the end token changes nothing (attention is
+            tokens: [B, L, D], L up to `context`. What stands after the end token changes nothing (attention is
                 causal), so texts need no padding to the full context.
             end: [B] int32 (or one number for all), place of the end token, whose output is the text's.
 

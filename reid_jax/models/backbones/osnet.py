@@ -12,7 +12,7 @@ Papers: Zhou et al., "Omni-scale feature learning for person re-identification",
 al., "Learning generalizable omni-scale representations for person re-identification", TPAMI 2021 (OSNet-AIN).
 
 Submodules carry torchreid's names with a number joined to the part before it: `conv2.0.conv2b.1.bn` is
-`conv2_0/conv2b_1/bn`. Three kinds exist: "plain"; "ibn" with instance normalization (IN) in the stem and behind the
+`conv2_0/conv2b_1/bn`. Three kinds exist: "plain"; "ibn" with instance normalization (IN) in the stem and after the
 residual sum of conv2's blocks; "ain" with IN in the stem and inside some blocks, at places found by search.
 """
 
@@ -42,7 +42,7 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
     "x0_25": (16, 64, 96, 128),
 }
 
-# For each kind, where the two blocks of conv2, conv3 and conv4 normalize by image: "none", "sum" (behind the residual
+# For each kind, where the two blocks of conv2, conv3 and conv4 normalize by image: "none", "sum" (after the residual
 # sum) or "inside" (before the sum, in place of the last batch normalization).
 KINDS: dict[str, tuple[tuple[str, str], tuple[str, str], tuple[str, str]]] = {
     "plain": (("none", "none"), ("none", "none"), ("none", "none")),

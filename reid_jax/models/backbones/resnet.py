@@ -155,7 +155,7 @@ class ResNet(nn.Module):
         depths: blocks per stage; ResNet-50 by default.
         width: channels of the stem; 64 is the published size, 16 a narrow demonstration.
         last_stride: step of stage 4; 1 doubles the last map's height and width.
-        third_stride: step of stage 3; 1 doubles its map and those behind it.
+        third_stride: step of stage 3; 1 doubles its map and those after it.
         stem_relu: False leaves out the stem's ReLU, as one ReID baseline was trained.
         ibn: IBN-a normalization in stages 1 to 3.
         start: (stage, block) of the first residual block to run, (0, 0) for the stem as well. A branch that copies

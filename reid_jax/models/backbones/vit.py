@@ -119,7 +119,7 @@ class Attention(nn.Module):
         qkv_bias: bias of that projection.
         scale: of the products; None is 1 / sqrt(D / heads).
         kernel: see `attend`.
-        dropout: rate behind the output projection, in training.
+        dropout: rate after the output projection, in training.
         attention_dropout: of the weights, likewise.
         dtype: compute dtype.
     """
@@ -151,7 +151,7 @@ class MLP(nn.Module):
 
     Attributes:
         hidden: width of the first.
-        dropout: rate behind each, in training.
+        dropout: rate after each, in training.
         dtype: compute dtype.
     """
 
@@ -266,7 +266,7 @@ class ViT(nn.Module):
         attention_scale: see `Attention`.
         attention_kernel: see `attend`.
         drop_path: rate of stochastic depth of the last block; it rises linearly from 0 at the first.
-        dropout: rate behind the embedding, the attentions' projections and the MLPs' layers.
+        dropout: rate after the embedding, the attentions' projections and the MLPs' layers.
         attention_dropout: rate of the attentions' weights.
         positions: adds a learned vector to each place.
         sie: side information embedding: "none", "camera", "view" (of vehicles) or "camera_view".
@@ -390,7 +390,7 @@ class ViT(nn.Module):
         Args:
             batch: "image" [B, H, W, 3] normalized; "camid" and "viewid" [B] int where `sie` names them.
             train: turns stochastic depth on (random numbers "dropout").
-            after: `(blocks run, tokens) -> tokens`, called with the embedding (0) and behind every block; the next
+            after: `(blocks run, tokens) -> tokens`, called with the embedding (0) and after every block; the next
                 block reads what it returns.
 
         Returns:

@@ -44,7 +44,7 @@ class OSFA(nn.Module):
         kind: a row of `osnet.KINDS`.
         attention: order of the modules, a key of `channel_spatial.ORDERS`.
         attention_kind: "cbam" or "osfa".
-        attention_at: stages behind which the global path is attended.
+        attention_at: stages after which the global path is attended.
         sam_maps: stages whose maps the local feature aggregates.
         dtype: compute dtype.
         blocks: see `osnet.Trunk`.
@@ -98,7 +98,7 @@ class OSFA(nn.Module):
         return f_global, self._aggregate(maps)
 
     def _attend(self, x: jax.Array, stage: int, train: bool) -> jax.Array:
-        """The map [B, H, W, C] behind a stage, attended where the options say so."""
+        """The map [B, H, W, C] after a stage, attended where the options say so."""
         if self.attention == "none" or stage not in self.attention_at:
             return x
         return self.attentions[stage](x, train=train)
