@@ -4,7 +4,7 @@
     python scripts/ablate.py --config configs/cfat.py --rows cfat_clean,cil:full,cfat --metrics mAP,corrupted/mAP \\
         --override evals.corruption_rounds=3
 
-Stopped at any time, the same command goes on; `--table` only makes the table from the runs that are finished.
+After an interruption the same command continues; `--table` only makes the table from the runs that are finished.
 """
 
 from __future__ import annotations

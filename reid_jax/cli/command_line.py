@@ -41,7 +41,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     except errors.UserError as error:
         code = _complain(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from what is finished.", file=sys.stderr)
+        print("interrupted; run the same command again to continue.", file=sys.stderr)
         code = 130
     sys.stdout.flush()
     sys.exit(code)
@@ -93,7 +93,7 @@ def run_with_config(main: Callable[[ConfigDict], int | None], doc: str | None = 
         except errors.UserError as error:
             return _complain(error)
         except KeyboardInterrupt:
-            print("interrupted; the same command goes on from what is finished.", file=sys.stderr)
+            print("interrupted; run the same command again to continue.", file=sys.stderr)
             return 130
 
     app.run(guarded, flags_parser=parse)

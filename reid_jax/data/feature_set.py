@@ -153,14 +153,12 @@ class FeatureSet:
         arrays = _read(path)
         missing = [key for key in _ARRAYS if key not in arrays]
         if missing:
-            hint = (
-                " (it holds one plain array `features`: extract query and gallery, for instance from a prepared layout)"
-                if "features" in arrays
-                else ""
-            )
-            raise errors.UserError(
-                f"{path} lacks {', '.join(missing)}{hint}; a features file holds {', '.join(_ARRAYS)}."
-            )
+            if "features" in arrays:
+                raise errors.UserError(
+                    f"expected features of query and gallery in {path}, it holds those of a plain folder of images; "
+                    "extract a data set, or a folder with query and gallery."
+                )
+            raise errors.UserError(f"{path} lacks {', '.join(missing)}; a features file holds {', '.join(_ARRAYS)}.")
         for key in ("query_features", "gallery_features", *_VISIBILITY):
             if key in arrays and arrays[key].dtype == np.float16 and not allow_float16:
                 raise errors.UserError(

@@ -98,7 +98,7 @@ def test_bad_files(tmp_path):
     with pytest.raises(errors.UserError, match="not a readable"):
         FeatureSet.load(path)
     np.savez(path, features=np.zeros((2, 3)), names=["a", "b"])
-    with pytest.raises(errors.UserError, match="one plain array `features`"):
+    with pytest.raises(errors.UserError, match="those of a plain folder of images"):
         FeatureSet.load(path)
     np.savez(path, **arrays(query_features=np.array([{"a": 1}] * 3, dtype=object)))
     with pytest.raises(errors.UserError, match="not a readable"):
