@@ -49,7 +49,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Builds nested dictionaries from paths; the inverse of `flatten` for trees of dictionaries.
 
     Raises:
-        ValueError: one path is the beginning of another (`"a"` beside `"a/b"`).
+        ValueError: one path is the beginning of another (`"a"` and `"a/b"`).
 
     >>> unflatten({"a": 0, "b/c": 1, "b/d": 2})
     {'a': 0, 'b': {'c': 1, 'd': 2}}

@@ -62,7 +62,7 @@ def measure(
         split: a training split; None generates one.
         height: rows of the batches' images.
         width: columns.
-        interpolation: of the resize.
+        interpolation: interpolation of the resize.
         identities: P of the sampler.
         images_per_identity: K of the sampler.
         threads: number of threads of the pipeline; None takes its default.

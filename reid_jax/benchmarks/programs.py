@@ -23,7 +23,7 @@ class Timing:
         step_cpu_seconds: processor time of the cheapest repetition; on a busy machine steadier than wall time.
         median_seconds: median wall time.
         images_per_second: batch / step_seconds.
-        flops: of one step as the compiler counts them, 0 where it does not; a loop counts as one iteration.
+        flops: FLOPs of one step as the compiler counts them, 0 where it does not; a loop counts as one iteration.
         temporary_bytes: memory in addition to arguments and results.
         memory_bytes: all of the program's memory: arguments, results and temporaries.
     """

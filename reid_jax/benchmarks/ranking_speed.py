@@ -109,11 +109,11 @@ def rank(
 
     Args:
         size: a name in `SIZES`.
-        dimensions: of the features.
+        dimensions: dimensions of the features.
         twin: queries that the slow numpy evaluation ranks: True all, False none, None all up to Market-1501 size, else
             200. The time of a part is scaled to all queries, and the row says so.
         repeats: timed calls after the first; the fastest is reported.
-        seed: of the features.
+        seed: seed of the features.
     """
     shape = _size(size)
     features = synthetic(shape, dimensions, seed)

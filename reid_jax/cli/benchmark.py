@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--size", help="rank, rerank, verify: tiny, market1501 (default), msmt17, by commas; rank: growth"
     )
-    parser.add_argument("--output", metavar="FILE", help="also write the figures as JSON, and as markdown beside it")
+    parser.add_argument("--output", metavar="FILE", help="also write the numbers as JSON, and as markdown next to it")
     return parser
 
 

@@ -60,7 +60,7 @@ def _broken(path: pathlib.Path, error: Exception) -> errors.UserError:
     """Returns the error for a config file that fails, with the last line of the file that was reached."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if pathlib.Path(frame.filename).resolve() == path.resolve()]
-    if isinstance(error, SyntaxError) and error.filename == str(path):
+    if isinstance(error, SyntaxError) and pathlib.Path(error.filename or "").resolve() == path.resolve():
         reason, lines = error.msg, [error.lineno]
     else:
         reason = " ".join(str(error).split()) or "no message"

@@ -1,6 +1,6 @@
 """The catalog of data sets: names, options, licenses and config presets, read from the builders' `dataset.toml` files.
 
-Each builder's folder holds one such file beside its module ("Writing another builder" in `datasets/README.md` explains
+Each builder's folder holds one such file next to its module ("Writing another builder" in `datasets/README.md` explains
 the keys). Reading it imports no builder and no TensorFlow Datasets, so configs can name presets at no cost.
 """
 

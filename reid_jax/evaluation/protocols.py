@@ -61,7 +61,7 @@ def single_gallery_shot(
         feature_set: descriptors, identities and cameras.
         metric: "euclidean", "cosine" or the path of a function; None takes what the features were made for.
         draws: number of random galleries.
-        seed: of the draws.
+        seed: seed of the draws.
         same_camera_filter: leave out gallery images of the query's identity and camera.
         max_rank: length of the CMC curve.
         query_block: number of queries whose distances are in memory at a time.
@@ -128,7 +128,7 @@ def repeated_rounds(
         feature_set: descriptors, identities and cameras.
         rounds: number of random galleries.
         shots: images per identity and camera; fewer where there are fewer.
-        seed: of the draws.
+        seed: seed of the draws.
         **options: of `ranking.evaluate`.
 
     Returns:

@@ -42,10 +42,10 @@ class Robustness:
     """Rankings of all protocols and the settings they were measured with.
 
     Attributes:
-        name: of the data set.
+        name: name of the data set.
         results: by protocol, one ranking per round ("clean": one).
         selection: the corruptions drawn from.
-        seed: of the draws.
+        seed: seed of the draws.
         train_corruption: the corruptions used in training, "none" for clean images only.
     """
 
@@ -140,7 +140,7 @@ def evaluate(
         dataset: a data set with query and gallery.
         selection: which corruptions; None takes all.
         rounds: repetitions with fresh draws.
-        seed: of the draws.
+        seed: seed of the draws.
         train_corruption: see `Robustness`.
         progress: called with a line of text after each pass.
         **protocol: of `ranking.evaluate` (metric, ap, same_camera_filter).

@@ -27,16 +27,16 @@ class Protocol:
         same_camera_filter: leave out gallery images of the query's identity and camera.
         max_rank: length of CMC curves.
         rerank: also score k-reciprocal re-ranking.
-        k1: of re-ranking.
-        k2: of re-ranking.
-        original_weight: of re-ranking, lambda in the paper.
+        k1: k1 of re-ranking.
+        k2: k2 of re-ranking.
+        original_weight: weight of the original distance in re-ranking, lambda in the paper.
         expand: gallery images that join a query before everything else; 0 for none.
         alpha: weights of query expansion, see `expansion.expand_queries`.
         verification: also ROC, AUC, EER and thresholds.
         exact_verification: sort all distances for it.
         single_shot_draws: draws of the single-gallery-shot protocol; 0 for none.
         rounds: random galleries of one image per identity and camera; 0 for none.
-        seed: of the draws.
+        seed: seed of the draws.
         scores: functions of the user's own (`package.module:Name`) whose scores are added, see `own_scores`.
     """
 
@@ -63,7 +63,7 @@ class Report:
     """Results of one feature set.
 
     Attributes:
-        name: of the test set.
+        name: name of the test set.
         feature_set: what was ranked (after query expansion).
         plain: the ranking.
         unweighted: the ranking when hidden slots count like visible ones; None for descriptors without visibility.
@@ -107,7 +107,7 @@ def run(name: str, feature_set: FeatureSet, protocol: Protocol, mesh: Mesh | Non
     """Returns the report of one feature set: all that the protocol asks for.
 
     Args:
-        name: of the test set.
+        name: name of the test set.
         feature_set: descriptors, identities and cameras.
         protocol: what to measure.
         mesh: devices to spread the gallery over.

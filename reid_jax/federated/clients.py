@@ -32,10 +32,10 @@ class Client:
 
     Attributes:
         name: "camera3", "shard0" or a data set's name.
-        seed: of its sampler and of its training.
+        seed: seed of its sampler and of its training.
         images: number of images.
         classes: bool [N], the classes it has images of.
-        sampler: of its local batches; indices count in the whole split.
+        sampler: sampler of its local batches; indices count in the whole split.
         steps: local updates in a round.
     """
 
@@ -70,10 +70,10 @@ class Federation:
     Args:
         clients: with at least two classes each.
         fraction: share of the clients that takes part in a round, in (0, 1].
-        seed: of the run; draws the participants.
+        seed: seed of the run; draws the participants.
 
     Attributes:
-        clients: in order of their numbers.
+        clients: all clients in order of their numbers.
         groups: clients by size of the local batch, largest first.
         steps: local steps of a round; a client with fewer is idle after its last.
         per_round: clients that take part in a round.
@@ -198,7 +198,7 @@ def assign(
         split: training split.
         labels: int [N], class of each image.
         num_clients: number of shards.
-        seed: of the random division.
+        seed: seed of the random division.
 
     Returns:
         int [N] number of each image's client (`NOBODY` for an image of an unknown camera), and the clients' names.
@@ -256,8 +256,8 @@ def build(
         num_clients: see `assign`.
         fraction: share of the clients that takes part in a round.
         local_epochs: passes over a client's own epoch in a round.
-        sampler: of each client; an identity sampler's P shrinks to the client's number of identities.
-        seed: of the run.
+        sampler: sampler of each client; an identity sampler's P shrinks to the client's number of identities.
+        seed: seed of the run.
         client: name of a single client; "" for all of them.
 
     Raises:

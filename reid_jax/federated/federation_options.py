@@ -23,15 +23,16 @@ class Options:
         clients, client, num_clients, fraction, local_epochs: see `reid_jax.federated.clients.build`.
         rounds: communication rounds.
         personal: "classifiers" stay on the client (FedPav); "none": everything is averaged (FedAvg).
-        weights: of the average: "samples" n_k / sum n, "uniform", or "cdw", the cosine distance weight: how far
-            (1 - cosine) the client's training moved the features of its first local batch.
+        weights: weights of the clients in the average, normalized to the sum 1: "samples", the client's number of
+            images; "uniform"; or "cdw", the cosine distance weight: how far (1 - cosine) the client's training moved
+            the features of its first local batch.
         bn: "average" treats batch normalization like the rest, running statistics included; "local" keeps its
             parameters and statistics on the client (FedBN).
         optimizer_state: "fresh" at the start of each round, or "kept" on the client.
         lr_drops: fractions of the rounds after which the rate falls to a tenth; empty: the config's schedule, a round
             counting as an epoch.
         prox_mu: weight of FedProx's term, mu / 2 times the squared distance to the round's theta.
-        side_by_side: clients that one compiled step advances together. They are vectorized, and dealt out over the
+        side_by_side: clients that one compiled step advances together. They are vectorized, and distributed over the
             devices where there are at least as many of them as devices.
     """
 

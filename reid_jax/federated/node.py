@@ -43,7 +43,7 @@ class Experiment(Protocol):
         """Returns the scores of a state on the test data, by name."""
 
     def first_meta(self) -> dict[str, Any]:
-        """Returns what a checkpoint stores beside the state."""
+        """Returns what a checkpoint stores in addition to the state."""
 
 
 class Node:

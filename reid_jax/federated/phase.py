@@ -39,7 +39,7 @@ def is_federated(settings: Settings) -> bool:
         return False
     if not settings.fed:
         raise errors.UserError(
-            f"expected a section fed beside train.mode='federated', but the config of {settings.system!r} has none; "
+            f"expected a section fed for train.mode='federated', but the config of {settings.system!r} has none; "
             "add reid_jax.config.FEDERATED to it."
         )
     train = settings.train
@@ -75,7 +75,7 @@ def phase(
         split: training split.
         labels: int [N], class of each of its images.
         goal: local objective.
-        describe: of the model.
+        describe: method `describe` of the model.
         variables: variables of the model by collection; shapes suffice.
         mesh: devices.
         open_batches: opens a stream of training batches, `(data section, seed, first step) -> stream`.

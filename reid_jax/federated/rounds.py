@@ -9,7 +9,7 @@ training loop, so logs, checkpoints, evaluation and resuming are those of joint 
 with local batch normalization it reads the weighted average of the clients' own.
 
 The host walks over the clients and their local steps. One compiled step advances one client, or a *wave* of clients
-(`side_by_side`): vectorized, and dealt out over the devices of the mesh. A loop on the device would save the host's
+(`side_by_side`): vectorized, and distributed over the devices of the mesh. A loop on the device would save the host's
 work, but XLA on CPU runs convolutions inside a loop more than ten times slower than outside.
 
 References:
@@ -115,7 +115,7 @@ class Rounds:
     Args:
         federation: clients and plan.
         objective: local loss; its classifiers are narrowed to a client's own identities where they are personal.
-        optimizer: of one client.
+        optimizer: optimizer of one client.
         variables: variables of the model by collection; shapes suffice.
         options: the config's section.
         features: `(variables, batch) -> [B, D]` in eval mode, for the weights "cdw".
@@ -178,7 +178,7 @@ class Rounds:
 
         Args:
             state: `step` counts rounds.
-            batch: of `reid_jax.federated.clients.RoundBatches`, [rows, steps, ...].
+            batch: batch of `reid_jax.federated.clients.RoundBatches`, [rows, steps, ...].
 
         Returns:
             The state after it; the metrics of a train step, averaged over all local updates, and "fed/clients",
@@ -309,7 +309,7 @@ class Rounds:
         return -(-width // devices) * devices if self.options.side_by_side >= devices else width
 
     def _clients(self, wave: Wave, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """What a compiled step knows of its clients; an empty place has no steps and no weight."""
+        """Inputs of a compiled step that describe its clients; an empty place has no steps and no weight."""
         present = wave.clients != clients_lib.NOBODY
         about = {name: values[wave.clients] for name, values in {**self._about, "weight": weights}.items()}
         return about | {name: np.where(present, about[name], 0) for name in ("steps", "weight")}
@@ -319,7 +319,7 @@ class Rounds:
         return np.where(wave.clients == clients_lib.NOBODY, len(self.federation.clients), wave.clients)
 
     def _over_clients(self, function: Callable[..., Any], width: int | None) -> Callable[..., Any]:
-        """`function(shared, of one client)`, vectorized over a wave and dealt out over the devices."""
+        """`function(shared, of one client)`, vectorized over a wave and distributed over the devices."""
         if width is None:
             return function
         vectorized = jax.vmap(function, in_axes=(None, 0))

@@ -92,7 +92,7 @@ def evaluate_terms(
         total: float32 scalar, the sum of `weight * value`. A term of weight zero is reported but neither added nor
             differentiated.
         metrics: {"loss/<term>": unweighted float32 scalar}, and "loss/<term>/<metric>" for each metric that the loss
-            function returns beside its value.
+            function returns in addition to its value.
 
     Raises:
         UserError: an unknown loss, output or option, or too few or too many outputs; raised while tracing.
@@ -116,7 +116,7 @@ def evaluate_terms(
 def _evaluate(
     name: str, term: Mapping[str, Any], values: Mapping[str, jax.Array]
 ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-    """Returns a term's float32 value and the metrics beside it."""
+    """Returns a term's float32 value and its metrics."""
     for key in ("loss", "on"):
         if key not in term:
             raise errors.UserError(f"loss term {name!r} needs {key!r}; it has {', '.join(sorted(term)) or 'nothing'}.")

@@ -153,7 +153,7 @@ def load_weights(
 
     Args:
         name: a key of `MODELS`, or `package.module:Name`.
-        variables: of that model; arrays or shapes.
+        variables: variables of that model; arrays or shapes.
         path: PyTorch, safetensors or npz file; a file of the backbone alone fills the backbone (in several places where
             the model's module has `backbone_parts`).
         model: the model itself; those with `adapt_weights` need it.

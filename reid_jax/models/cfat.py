@@ -132,7 +132,7 @@ class Generator(nn.Module):
 
         Args:
             feature: [B, D].
-            key: of the draw; without one the code is its mean.
+            key: random key of the draw; without one the code is its mean.
 
         Returns:
             The generated feature [B, D], mean and standard deviation of its code [B, code].
@@ -143,7 +143,7 @@ class Generator(nn.Module):
 
 
 class CFAT(transreid.TransReID):
-    """The student: a TransReID network, under the same parameter names, with the generator beside it.
+    """The student: a TransReID network, under the same parameter names, and the generator.
 
     The teacher is the same network with other variables. All alignment reads "feature/align": the global feature
     before the neck, joined with the local ones where the network has them.

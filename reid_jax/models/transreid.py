@@ -289,6 +289,6 @@ def _without_shift(named: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def options_of_weights(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What a file says of the model: the number of cameras, or that it knows none."""
+    """Returns the model options that follow from a weights file: the number of cameras, or no camera embedding."""
     embeddings = [value for name, value in flat.items() if name.endswith("sie_embed")]
     return {"num_cameras": len(embeddings[0])} if embeddings else {"sie": "none"}

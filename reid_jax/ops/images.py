@@ -26,8 +26,8 @@ def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
 
     Args:
         images: `[B, H, W, 3]`, uint8 in 0-255 or floating point already in [0, 1].
-        mean: of each channel, in [0, 1].
-        std: of each channel, in [0, 1].
+        mean: mean of each channel, in [0, 1].
+        std: standard deviation of each channel, in [0, 1].
 
     Returns:
         `[B, H, W, 3]` float32: `(x - mean) / std`.

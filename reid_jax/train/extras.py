@@ -1,4 +1,4 @@
-"""Extras: arrays that a method updates in the train step beside its model, such as teachers and class centers.
+"""Extras: arrays that a method updates in the train step in addition to its model, such as teachers and class centers.
 
 A config names them: `config.extras.teacher = dict(kind="moving_average", decay=0.999)`. Losses read them as
 `extra/<name>`, passes run them as networks (`network="extra/teacher"`).
@@ -97,7 +97,7 @@ class Centers:
     Attributes:
         num_classes: C.
         dimension: D, or the path of one of the model's parameters ("neck_g/bias") whose last axis is as long.
-        learning_rate: of the centers' SGD, independent of the model's optimizer.
+        learning_rate: learning rate of the centers' SGD, independent of the model's optimizer.
         scale: factor on the gradient; 1 / (weight of the loss term) cancels that weight, as in the usual recipe.
         trainable: False keeps the centers at their random initial values.
 

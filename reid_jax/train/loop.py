@@ -49,7 +49,7 @@ class Phase:
     """Consecutive steps with one objective, one optimizer and one input stream.
 
     Attributes:
-        name: for logs; empty for a run of one phase.
+        name: name in logs; empty for a run of one phase.
         first_step, last_step: the phase covers the steps [first_step, last_step).
         steps_per_epoch, batch_size: of its input stream; `batch_size` counts the images of the global batch.
         begin: returns the initial state of the phase from the final state of the previous one.
@@ -114,12 +114,12 @@ class Loop:
 
     Args:
         mesh: devices.
-        phases: in order, covering all steps without a gap.
+        phases: all phases in order, covering all steps without a gap.
         every: intervals of logging, evaluation and saving.
         writer: metrics file of the run (on the main process).
-        checkpoints: of the run; None saves nothing.
+        checkpoints: checkpoints of the run; None saves nothing.
         evaluate: `(state, step) -> {name: fraction}`, the same on every process; None disables evaluation.
-        meta: returns what a checkpoint stores beside the state; called at each.
+        meta: returns what a checkpoint stores in addition to the state; called at each.
         profile: records some steps; None records none.
     """
 

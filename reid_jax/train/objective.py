@@ -76,8 +76,8 @@ class Objective:
         """Returns the loss of a batch.
 
         Args:
-            variables: of the trained network, by collection.
-            extra: arrays of the method beside the model, by name.
+            variables: variables of the trained network, by collection.
+            extra: arrays of the method in addition to the model, by name.
             batch: images (uint8) and labels, by name.
             key: random key of this step.
 

@@ -24,7 +24,8 @@ class TrainState(flax.struct.PyTreeNode):  # type: ignore[no-untyped-call]  # fl
         constants: the model's other variables, such as a bank of text features: saved and used in every forward pass,
             changed by no step, replaced between phases at most (`start_from`); {} for most models.
         opt_state: state of the optax transformation of the current phase.
-        extra: by name, arrays that a method updates beside its model: class centers, an averaged or frozen teacher.
+        extra: by name, arrays that a method updates in addition to its model: class centers, an averaged or frozen
+            teacher.
     """
 
     step: jax.Array
@@ -66,8 +67,8 @@ def begin_phase(
     """Returns the state at the start of a phase, with new optimizer state and extras; earlier extras remain readable.
 
     Args:
-        state: at the end of the previous phase.
-        optimizer: of this phase.
+        state: state at the end of the previous phase.
+        optimizer: optimizer of this phase.
         extras: by name, of this phase; initialized from the variables at the end of the previous phase.
         key: random key of their initial values.
         start_from: "" continues with those variables; "extra/<name>" uses the variables in that extra instead;

@@ -46,8 +46,8 @@ def make_train_step(
     Args:
         objective: see `reid_jax.train.objective.Objective`; with several, a step makes an update for each in order.
         optimizer: optax chain of the phase.
-        extras: by name, the arrays that the step updates beside the model.
-        seed: of the run.
+        extras: by name, the arrays that the step updates in addition to the model.
+        seed: seed of the run.
         mesh: devices, one axis `data`.
         accumulate: number of micro-batches whose mean gradient makes one update.
         group_size: adjacent images of one identity in a batch; micro-batches keep them together.

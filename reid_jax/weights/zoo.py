@@ -1,8 +1,7 @@
 """Models by name for use without a training config: what each is made of and how it wants its images.
 
-A row stands for a published system as its authors test it; `settings` turns it into the settings that a run folder
-would hold, so that everything behind it treats both alike. Weights are files the user brings: nothing is downloaded.
-"""
+A row is a published system as its authors test it; `settings` turns it into the settings that a run folder would hold,
+so that all later code treats both alike. Weights are files the user brings: nothing is downloaded."""
 
 from __future__ import annotations
 

@@ -58,8 +58,8 @@ class Stage(nn.Module):
 
     Attributes:
         depth: blocks.
-        width: of the blocks.
-        heads: of their attention.
+        width: width of the blocks.
+        heads: number of heads of their attention.
         dtype: compute dtype.
     """
 
@@ -83,8 +83,8 @@ class FeatureDecoder(nn.Module):
 
     Attributes:
         depths: blocks of stage A and of stage B; figure 4 draws 3 each, the published run has 8.
-        width: of the blocks.
-        heads: of their attention.
+        width: width of the blocks.
+        heads: number of heads of their attention.
         map_tokens: whether stage A also reads the foreground feature as a map.
         residual: the decoder's output, scaled by a learned gain per slot, is added to its input, which makes it stable
             from scratch; False returns the output alone, as the figure does.

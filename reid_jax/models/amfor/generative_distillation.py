@@ -84,7 +84,7 @@ class Generator(nn.Module):
         constant: see `threshold`.
         straight_through: see `keep_above`; without it the mask keeps its initial values.
         hidden: channels between the convolutions.
-        heads: of the attention that makes the scores.
+        heads: number of heads of the attention that computes the scores.
     """
 
     mask: str = "adaptive"

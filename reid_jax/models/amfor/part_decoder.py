@@ -128,7 +128,7 @@ def draw_masks(masks: jax.Array, key: jax.Array | None) -> jax.Array:
 
     Args:
         masks: [B, N, 9] probabilities.
-        key: of the draw; without one a token is open from a probability of one half.
+        key: random key of the draw; without one a token is open from a probability of one half.
 
     Returns:
         bool [B, 9, N].
@@ -141,7 +141,7 @@ class PartDecoder(nn.Module):
     """Learned queries of the background and the parts gather part features from the memory.
 
     Attributes:
-        heads: of both attentions.
+        heads: number of heads of both attentions.
         mlp_ratio: hidden width of the feed-forward layer / D.
         dtype: compute dtype.
     """

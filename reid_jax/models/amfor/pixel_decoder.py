@@ -82,10 +82,10 @@ def block_ranks(key: jax.Array, count: int, rows: int, columns: int, most: int) 
     """Which of a few random blocks covers a token first.
 
     Args:
-        key: of the draw.
+        key: random key of the draw.
         count: images B.
-        rows: of tokens.
-        columns: of tokens.
+        rows: number of rows of tokens.
+        columns: number of columns of tokens.
         most: tokens of the largest block.
 
     Returns:
@@ -116,7 +116,7 @@ def part_ranks(key: jax.Array, parts: jax.Array) -> jax.Array:
     From none to all of the parts are picked, each as likely as the next; of each, at most `PART_SHARE` of the tokens.
 
     Args:
-        key: of the draw.
+        key: random key of the draw.
         parts: [B, N] int32, see `part_tokens`.
 
     Returns:
@@ -140,10 +140,10 @@ def extra_tokens(
     """Returns the tokens to hide in addition to the damaged ones: body parts, then blocks, then single tokens.
 
     Args:
-        key: of the draw.
+        key: random key of the draw.
         count: images B.
-        rows: of tokens.
-        columns: of tokens.
+        rows: number of rows of tokens.
+        columns: number of columns of tokens.
         ratio: share of the tokens, in [0, 0.5]; every image gets exactly `round(ratio * rows * columns)`.
         parts: [B, rows columns] int32 of `part_tokens`; None hides blocks alone.
 
@@ -175,7 +175,7 @@ class PixelDecoder(nn.Module):
     Attributes:
         image_size: (height, width) of the images.
         patch: side of a drawn patch; patches do not overlap, whatever the encoder's do.
-        width: of its tokens; a multiple of 4 and of the heads.
+        width: width of its tokens; a multiple of 4 and of the heads.
         depth: blocks.
         heads: attention heads.
         ratio: share of the patches hidden from the decoder in training, in addition to the damaged ones, see

@@ -113,7 +113,7 @@ def load_weights(
     """Fills the text transformer of a model from an OpenAI checkpoint, strictly.
 
     Args:
-        variables: of the whole model.
+        variables: variables of the whole model.
         path: PyTorch or safetensors file with CLIP's own names; half precision becomes the variables' dtype.
         into: where the text transformer stands in the model.
 
@@ -193,7 +193,7 @@ class TextEncoder(nn.Module):
     """CLIP's text transformer, by default that of ViT-B/16 (63,428,096 parameters with the token table).
 
     Attributes:
-        width: of a token.
+        width: width of a token.
         depth: blocks.
         heads: attention heads.
         context: the most tokens of a text.

@@ -86,9 +86,9 @@ def attend(
         query: [B, H, Q, D].
         key: [B, H, K, D].
         value: [B, H, K, D].
-        scale: of the products; None is 1 / sqrt(D).
+        scale: scale factor of the products; None is 1 / sqrt(D).
         kernel: "xla" everywhere; "cudnn" the fused one of NVIDIA GPUs, for 16-bit dtypes.
-        drop: of the weights [B, H, Q, K]; "xla" only.
+        drop: dropout rate of the weights [B, H, Q, K]; "xla" only.
 
     Returns:
         [B, Q, H D], heads side by side.
@@ -117,10 +117,10 @@ class Attention(nn.Module):
     Attributes:
         heads: number of heads.
         qkv_bias: bias of that projection.
-        scale: of the products; None is 1 / sqrt(D / heads).
+        scale: scale factor of the products; None is 1 / sqrt(D / heads).
         kernel: see `attend`.
         dropout: rate after the output projection, in training.
-        attention_dropout: of the weights, likewise.
+        attention_dropout: dropout rate of the attention weights, in training.
         dtype: compute dtype.
     """
 
@@ -224,7 +224,7 @@ class PatchEmbed(nn.Module):
     """Patches to vectors: a convolution without padding.
 
     Attributes:
-        width: of a vector.
+        width: width of a vector.
         patch: side of a patch in pixels.
         stride: pixels from one patch to the next; smaller than `patch` they overlap.
         dtype: compute dtype.
@@ -256,7 +256,7 @@ class ViT(nn.Module):
 
     Attributes:
         image_size: (height, width) of the images; the position embedding belongs to it.
-        width: of a token, D.
+        width: width of a token, D.
         depth: blocks of the published network. Rates of stochastic depth count them.
         heads: attention heads.
         mlp_ratio: hidden width of the MLPs / width.

@@ -216,8 +216,8 @@ def backbone_parts(variables: convert.Variables, names: Sequence[str]) -> tuple[
     """What an OSNet's file (torchreid's) fills: the trunk of OSFA and every level of patches; else nothing.
 
     Args:
-        variables: of an `MSPF`.
-        names: of the file's arrays.
+        variables: variables of an `MSPF`.
+        names: names of the file's arrays.
     """
     if "conv1.conv.weight" not in names:
         return ()

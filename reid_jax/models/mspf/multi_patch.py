@@ -68,8 +68,8 @@ class PatchFusion(nn.Module):
     """Global feature of the patches of all levels.
 
     Attributes:
-        size: of the OSNets, a row of `osnet.SIZES`.
-        kind: of the OSNets, a row of `osnet.KINDS`.
+        size: size of the OSNets, a row of `osnet.SIZES`.
+        kind: kind of the OSNets, a row of `osnet.KINDS`.
         patches: patches of each level.
         layout: see `grid`.
         fusion: "vector" adds the levels' maxima, "map" takes the maximum of the levels' added maps. The paper's words

@@ -1,1 +1,1 @@
-"""A project of one's own beside `reid_jax`."""
+"""A user's own project that extends `reid_jax`."""
