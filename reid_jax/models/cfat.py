@@ -1,15 +1,16 @@
-"""CFAT: a ViT that learns from corrupted images to give the features a frozen teacher gives of the clean ones.
+"""CFAT: a ViT that learns to give corrupted images the features that a frozen teacher gives the clean ones.
 
 Coarse alignment contrasts the student's feature with the teacher's (`reid_jax.losses.contrastive`). Fine alignment
-goes by way of *bridges*: points between the two features, which a small variational generator learns to reach from the
+uses *bridges*: points between the two features, which a small variational generator learns to reach from the
 student's feature alone (`reid_jax.losses.bridge`). Teacher and generator are dropped at test time.
 
-How it fits the trainer: the teacher is an extra that a pass of its own runs on the clean view; the student's pass, on
+In the trainer the teacher is an extra that a pass of its own runs on the clean view; the student's pass, on
 the corrupted view, reads the teacher's feature and adds the generator's outputs to its own (see configs/cfat.py).
 
 References:
     Zhang, Zhang and Shan, "Corruption-invariant Person Re-identification via Coarse-to-Fine Feature Alignment", IEEE
-    TCSVT 35(2), 2025. Where the released code departs from the article, the field that follows it says so.
+    TCSVT 35(2), 2025. Fields that follow the released code where it departs from the article are
+    marked.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ class CFAT(transreid.TransReID):
             "generated/g" [B, D] from the student's feature, its code "generated/mean" and "generated/sigma" [B, K];
             "bridge/g" [B, D], "bridge/mean", "bridge/sigma" [B, K] the same of a bridge, drawn at one place between the
             two features for the whole batch; "generated/teacher" [B, D] from the teacher's feature; and
-            "logits/generated" [B, N], what the student's head says of "generated/g".
+            "logits/generated" [B, N], the student's classification of "generated/g".
         """
         outputs = super().__call__(batch, train=train)
         outputs["feature/align"] = self.joined(outputs, "feature")
@@ -194,7 +195,7 @@ class CFAT(transreid.TransReID):
         return outputs
 
     def _align(self, generator: Generator, student: jax.Array, teacher: jax.Array) -> dict[str, jax.Array]:
-        """What the generator makes of the student's feature, of a bridge and of the teacher's feature."""
+        """Returns the generator's outputs for the student's feature, a bridge and the teacher's feature."""
         if self.bfg_input not in ("raw", "unit"):
             raise errors.unknown("input of the generator", self.bfg_input, ("raw", "unit"))
         keys: list[jax.Array | None] = [None] * 3

@@ -1,7 +1,8 @@
 """Models by name for use without a training config: what each is made of and how it wants its images.
 
 A row is a published system as its authors test it; `settings` turns it into the settings that a run folder would hold,
-so that all later code treats both alike. Weights are files the user brings: nothing is downloaded."""
+so that all later code treats both alike. Weights are files the user brings: nothing is downloaded.
+"""
 
 from __future__ import annotations
 

@@ -9,14 +9,16 @@ Paper: "MFV: A Multi-scale Fusion Visual Framework with Stratified Deep Feature 
 Person Re-Identification", Journal of Electronic Imaging, 2026. Ancestor: Zhang et al., "HAT: Hierarchical Aggregation
 Transformers for Person Re-identification", ACM MM 2021.
 
-The released code does not run, and no artifact pins the network behind the published scores. Two readings are kept:
+The released code does not run, and nothing published determines the network behind the published scores. There are two
+interpretations:
 
 - `layout="tokens"` (default) does what the authors describe: a token is a position of the 16 x 8 grid, levels are
-  joined by concatenation and a learned 1x1 convolution. A judgment: the likelier one to reach the published scores.
+  joined by concatenation and a learned 1x1 convolution. In our judgment it is the likelier one to reach the
+  published scores.
 - `layout="release"` does what the code does once repaired, number for number: NCHW memory is reinterpreted instead of
   transposed, so that a token is a pair of channels, and channels are dropped by stride where levels are joined.
 
-Each single departure can be undone by its own flag; `READINGS` says what either layout takes for those left at None.
+Each difference has a field of its own; `READINGS` has the values that a layout uses for fields left at None.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ READINGS: dict[str, dict[str, Any]] = {
 CHOICES: dict[str, tuple[str, ...]] = {
     "layout": tuple(READINGS),
     "attention": transformer_extractor.ATTENTIONS,
-    "ea_norm": transformer_extractor.NORMALizATIONS,
+    "ea_norm": transformer_extractor.NORMALIZATIONS,
     "stage_head": ("gap", "grid"),
     "stage_triplet_on": ("descriptor", "map"),
     "test_fusion": ("per_part", "concat"),
@@ -97,7 +99,7 @@ class LevelTransform(nn.Module):
 
 
 class SDFA(nn.Module):
-    """SDFA: the stages k in order, each TFE fed by its level and by the result of the stage before.
+    """SDFA: the stages k in order, the input of each TFE is its level and the result of the previous stage.
 
     Attributes:
         stages: levels used, an increasing subset of (1, 2, 3).
@@ -187,7 +189,7 @@ class MFV(nn.Module):
     dropout: float = 0.1
     cls_token: bool = False
     pos_embed: bool = False
-    # None: what the layout reads, see READINGS.
+    # None: the layout's value in READINGS.
     ea_norm: str | None = None
     prenorm: bool | None = None
     stem_expansion: int | None = None

@@ -23,7 +23,7 @@ from reid_jax.models.mfv import release_layout
 from reid_jax.nn import conv, initializers, norm
 
 ATTENTIONS = ("external", "self", "none")
-NORMALizATIONS = ("tokens", "release")
+NORMALIZATIONS = ("tokens", "release")
 TRANSFORMER_PATTERN = ".*/transformer/.*"
 
 Result = tuple[jax.Array, jax.Array | None]
@@ -49,7 +49,7 @@ def double_normalize(scores: jax.Array, kind: str = "tokens") -> jax.Array:
     if kind == "release":
         attention = jax.nn.softmax(scores, axis=1)
         return attention / jnp.sum(attention, axis=2, keepdims=True)
-    raise errors.unknown("normalization of external attention", kind, NORMALizATIONS)
+    raise errors.unknown("normalization of external attention", kind, NORMALIZATIONS)
 
 
 class ExternalAttention(nn.Module):

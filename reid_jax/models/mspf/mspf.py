@@ -6,11 +6,11 @@
      └─ patches ─ OSNet per level ─ max ─ sum over levels ────────────── f_P ───────────┘
 
 Papers: Li et al., "Person re-identification based on multi-scale feature learning", Knowledge-Based Systems, 2021
-(OSFA); "MSPF", Journal of Intelligent & Fuzzy Systems, doi 10.3233/JIFS-237113: OSFA with the attention's order turned
-round, and the multi-patch module beside it. OSFA is `MSPF` without patches and with its own attention.
+(OSFA); "MSPF", Journal of Intelligent & Fuzzy Systems, doi 10.3233/JIFS-237113: OSFA with the attention modules in
+reverse order and an additional multi-patch module. OSFA is `MSPF` without patches and with its own attention.
 
-OSFA's model was never published; its topology is rebuilt from training logs, whose parameter and operation counts it
-reproduces. That its attended path is the global one, and where MSPF's modules stand, are readings of the text.
+OSFA's model was never published; its topology is reconstructed from training logs, whose parameter and operation counts
+it reproduces. That its global path has the attention, and where MSPF's modules are, are interpretations of the text.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _linear = nn.initializers.normal(0.01)
 
 
 class OSFA(nn.Module):
-    """Trunk with a global and a local feature. Its parameters stand beside OSNet's, under the published names.
+    """Trunk with a global and a local feature. Its parameters have the published names, next to those of OSNet.
 
     Attributes:
         size: a row of `osnet.SIZES`.
         kind: a row of `osnet.KINDS`.
         attention: order of the modules, a key of `channel_spatial.ORDERS`.
         attention_kind: "cbam" or "osfa".
-        attention_at: stages after which the global path is attended.
+        attention_at: stages after which the global path has an attention module.
         sam_maps: stages whose maps the local feature aggregates.
         dtype: compute dtype.
         blocks: see `osnet.Trunk`.
