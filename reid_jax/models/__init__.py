@@ -41,7 +41,7 @@ import functools
 import inspect
 import os
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from flax import linen as nn
@@ -79,12 +79,9 @@ def build(name: str, **options: Any) -> nn.Module:
         UserError: the model or one of the options does not exist (the nearest name is suggested), an option without a
             default is missing, or what the name stands for does not fulfill the contract of a model.
     """
-    known = fields(name)
-    for option in options:
-        if option not in known and not _takes_any(name):
-            raise errors.unknown(f"option of model {name!r}:", option, known)
+    check_options(name, options)
     parameters = inspect.signature(_constructor(name)).parameters
-    for option in known:
+    for option in fields(name):
         if parameters[option].default is inspect.Parameter.empty and option not in options:
             raise errors.UserError(f"model {name!r} needs the option {option!r}, which was not given; add it.")
     model = _constructor(name)(**options)
@@ -94,6 +91,18 @@ def build(name: str, **options: Any) -> nn.Module:
             f"{type(model).__name__}; see reid_jax.models for what a model needs."
         )
     return model
+
+
+def check_options(name: str, options: Iterable[str]) -> None:
+    """Checks the names of a model and of its options without building it.
+
+    Raises:
+        UserError: the model or one of the options does not exist; the nearest name is suggested.
+    """
+    known = fields(name)
+    for option in options:
+        if option not in known and not _takes_any(name):
+            raise errors.unknown(f"option of model {name!r}:", option, known)
 
 
 def fields(name: str) -> list[str]:

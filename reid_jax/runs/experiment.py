@@ -46,6 +46,8 @@ class Experiment:
     def __init__(self, config: ConfigDict, dataset: records.ReIDDataset | None = None) -> None:
         self.config = config
         self.settings = settings_lib.of(config)
+        # A misspelled option is reported before a data set is prepared, which can take minutes.
+        models.check_options(self.settings.model["name"], [key for key in self.settings.model if key != "name"])
         self.mesh = mesh.create_mesh()
         self.dataset = build.open_data(self.settings.data) if dataset is None else dataset
         processes.agree("the data set", self.dataset.index_hash())

@@ -90,6 +90,14 @@ def test_a_mistake_is_told_before_training(mistake, sentence, data, tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("mistake", [{"model__name": "bott"}, {"model__widht": 8}], ids=["name", "option"])
+def test_a_misspelled_model_stops_before_the_data_is_prepared(mistake, tmp_path):
+    root = tmp_path / "data"
+    with pytest.raises(errors.UserError, match="did you mean"):
+        launch.run(config(root, **mistake), workdir=str(tmp_path / "run"))
+    assert not root.exists()
+
+
 def test_weights_of_another_model_and_files_that_hold_code(data, tmp_path, monkeypatch):
     monkeypatch.setattr(loop.Loop, "run", lambda *_: pytest.fail("training began"))
     other = tmp_path / "other.npz"
