@@ -151,7 +151,7 @@ def _open_rounds(plan: clients.Federation, open_steps: Callable[[int], Any], fir
 
 
 def _as_round(plan: clients.Federation, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A batch of a whole round from one local step, for its shapes."""
+    """Returns a batch of a whole round from one local step, for its shapes."""
     return {
         name: np.broadcast_to(value[:, None], (len(value), plan.steps, *value.shape[1:]))
         for name, value in batch.items()

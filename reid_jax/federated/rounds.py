@@ -231,7 +231,7 @@ class Rounds:
         return normalized(np.where(chosen, weights, 0.0))
 
     def _averaged(self, state: state_lib.TrainState, total: Mapping[str, Any], own: Any) -> state_lib.TrainState:
-        """The server's part: theta from the weighted sum over the clients."""
+        """Returns the server's part: theta from the weighted sum over the clients."""
         flat = trees.flatten(state.variables)
         new = dict(total["average"])
         if self._by_features:
@@ -245,7 +245,7 @@ class Rounds:
     def _start_client(
         self, theta: Flat, number: jax.Array, client: Mapping[str, Any], own: Mapping[str, Any]
     ) -> state_lib.TrainState:
-        """A client's state at the start of a round: theta, its personal variables, and its optimizer."""
+        """Returns a client's state at the start of a round: theta, its personal variables, and its optimizer."""
         variables = trees.unflatten({**theta, **trees.flatten(own["own"])})
         opt_state = own.get("opt_state")
         if opt_state is None:
@@ -271,7 +271,7 @@ class Rounds:
     def _with_proximity(
         self, objective: Callable[..., Any], theta: Flat, variables: Mapping[str, Any], *rest: Any
     ) -> Any:
-        """The objective plus FedProx's term."""
+        """Returns the objective plus FedProx's term."""
         total, (batch_stats, metrics) = objective(variables, *rest)
         flat = trees.flatten({"params": variables["params"]})
         squares = [jnp.sum(jnp.square(leaf - theta[path])) for path, leaf in flat.items() if path in theta]
@@ -287,7 +287,7 @@ class Rounds:
     # ---- a wave of clients: one, or several stacked on a first axis -------------------------------------------------
 
     def _waves(self, number: int) -> Iterator[Wave]:
-        """The clients of a round (0-based), as many together as `side_by_side` and the devices allow."""
+        """Returns the clients of a round (0-based), as many together as `side_by_side` and the devices allow."""
         for group, slots in zip(self.federation.groups, self.federation.slots(number), strict=True):
             width, present = self._width(group.slots), slots[slots != clients_lib.NOBODY]
             rows = group.first_row + group.size * np.arange(len(present))
@@ -332,7 +332,7 @@ class Rounds:
         return width is not None and self.mesh.size > 1 and width % self.mesh.size == 0
 
     def _placed(self, local: state_lib.TrainState, width: int | None) -> state_lib.TrainState:
-        """The same arrangement after every step, so that a step is compiled once."""
+        """Returns the state in the same arrangement after every step, so that a step is compiled once."""
         if self.mesh.size == 1:
             return local
         arrangement = mesh_lib.sharded(self.mesh) if self._dealt(width) else mesh_lib.replicated(self.mesh)
@@ -381,7 +381,7 @@ class Rounds:
         return self._over_clients(features, _width_of(clients))(None, (local, images))
 
     def _contribution(self, local: state_lib.TrainState, weight: Any) -> dict[str, Any]:
-        """A wave's part of the weighted sum over the clients."""
+        """Returns a wave's part of the weighted sum over the clients."""
         flat = trees.flatten(local.variables)
         scaled = {path: _along(weight, flat[path]) * flat[path] for path in sorted(self.averaged)}
         if not jnp.ndim(weight):
@@ -416,7 +416,7 @@ def _moved(before: jax.Array, after: jax.Array) -> jax.Array:
 
 
 def _at_position(opt_state: Any, position: jax.Array) -> Any:
-    """An optimizer's state whose learning rate is that of an update number."""
+    """Returns an optimizer's state whose learning rate is that of an update number."""
 
     def is_rate(node: Any) -> bool:
         return isinstance(node, optimizer_lib.RateState)

@@ -42,7 +42,7 @@ TEACHER_FEATURE = "teacher/feature/align"
 
 
 def bridge(teacher: jax.Array, student: jax.Array, t: jax.Array, norm: str = "true_norm") -> jax.Array:
-    """The point at share t of the way from the student's feature to the teacher's, on the unit sphere.
+    """Returns the point at share t of the way from the student's feature to the teacher's, on the unit sphere.
 
     Args:
         teacher: [B, D] features of the clean view.
@@ -99,7 +99,7 @@ class Decoder(nn.Module):
 
 
 def _dense(features: int, x: jax.Array, name: str) -> jax.Array:
-    """A Linear as PyTorch initializes it."""
+    """Returns a Linear as PyTorch initializes it."""
     bias = initializers.torch_default_bias(x.shape[-1])
     return nn.Dense(features, kernel_init=initializers.torch_default, bias_init=bias, name=name)(x)
 
@@ -168,7 +168,7 @@ class CFAT(transreid.TransReID):
 
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
-        """The student's outputs, and the generator's where the batch holds the teacher's feature.
+        """Returns the student's outputs, and the generator's where the batch holds the teacher's feature.
 
         Args:
             batch: "image" [B, H, W, 3] and what `TransReID` reads; for a student under alignment also
@@ -225,7 +225,7 @@ class CFAT(transreid.TransReID):
         return jnp.asarray(logits)
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
-        """The test feature at unit length; see `test_feature`."""
+        """Returns the test feature at unit length; see `test_feature`."""
         if self.test_feature not in TEST_FEATURES:
             raise errors.unknown("test feature (test_feature)", self.test_feature, TEST_FEATURES)
         if self.test_feature == "patch_mean":

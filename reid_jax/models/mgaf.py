@@ -216,7 +216,7 @@ class MGN(nn.Module):
             )
 
     def _branch(self, name: str, maps: Mapping[str, jax.Array], train: bool) -> jax.Array:
-        """The last map of a branch, in the compute dtype."""
+        """Returns the last map of a branch, in the compute dtype."""
         start = P3_STARTS[self.p3_map] if name == "p3" else (3, 1)
         branch = resnet.ResNet(
             depths=self.depths,
@@ -235,7 +235,7 @@ class MGN(nn.Module):
         return {BRANCHES[branch][0]: x, **self.stripes(branch, x)}
 
     def stripes(self, branch: str, x: jax.Array) -> dict[str, jax.Array]:
-        """The horizontal stripes of a branch's map, from the top, by head."""
+        """Returns the horizontal stripes of a branch's map, from the top, by head."""
         count = self.p3_stripes if branch == "p3" else BRANCHES[branch][1]
         if count and x.shape[1] % count:
             raise errors.UserError(
@@ -265,7 +265,7 @@ class MGN(nn.Module):
         return (*(BRANCHES[branch][0] for branch in self.branches), *parts)
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
-        """The test feature [B, 2048]: all heads' vectors side by side.
+        """Returns the test feature [B, 2048]: all heads' vectors side by side.
 
         Not at unit length: the recipe adds the vectors of image and mirror image first (`evals.flip`), then compares
         by cosine, which orders a gallery as the Euclidean distance of unit vectors does.

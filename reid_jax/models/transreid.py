@@ -206,14 +206,14 @@ class TransReID(nn.Module):
         return outputs
 
     def joined(self, outputs: Mapping[str, jax.Array], kind: str) -> jax.Array:
-        """The global "feature" or "neck" and a quarter of each local one side by side, [B, D] or [B, 5 D]."""
+        """Returns the global "feature" or "neck" and a quarter of each local one side by side, [B, D] or [B, 5 D]."""
         if not self.jpm:
             return outputs[f"{kind}/g"]
         locals_ = [outputs[f"{kind}/{part + 1}"] / self.parts for part in range(self.parts)]
         return jnp.concatenate((outputs[f"{kind}/g"], *locals_), axis=-1)
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
-        """The test feature at unit length, see `joined`."""
+        """Returns the test feature at unit length, see `joined`."""
         if self.test_feature not in TEST_FEATURES:
             raise errors.unknown("test feature", self.test_feature, TEST_FEATURES)
         return descriptors.Descriptor(distances.normalize_rows(self.joined(outputs, self.test_feature)))
@@ -223,7 +223,7 @@ class TransReID(nn.Module):
 
 
 def adapt_weights(model: TransReID, flat: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """A published file as this model's authors would have saved it; see `fit_weights`."""
+    """Returns the arrays of a published file as this model's authors would have saved it; see `fit_weights`."""
     named, bare = fit_weights(model, flat, model.encoder()["depth"], ("b1", "b2") if model.jpm else ())
     return named, ("^head_", "sie_embed$") if bare else ()
 
@@ -231,7 +231,7 @@ def adapt_weights(model: TransReID, flat: Mapping[str, np.ndarray]) -> tuple[dic
 def fit_weights(
     model: Any, flat: Mapping[str, np.ndarray], depth: int, branches: tuple[str, ...]
 ) -> tuple[dict[str, np.ndarray], bool]:
-    """A published file as the TransReID family saves its networks.
+    """Returns the arrays of a published file as the TransReID family saves its networks.
 
     An ImageNet ViT or DeiT becomes the "base." of one: its last block and normalization begin every branch, a distilled
     DeiT's second token goes. Positions are resampled for the model's grid. A neck's shift, zero in all

@@ -35,5 +35,5 @@ class BNNeck(nn.Module):
 
 
 def head_outputs(name: str, feature: jax.Array, neck: jax.Array, logits: jax.Array) -> dict[str, jax.Array]:
-    """The three named outputs of a head: "feature/<name>", "neck/<name>" and "logits/<name>"."""
+    """Returns the three named outputs of a head: "feature/<name>", "neck/<name>" and "logits/<name>"."""
     return {f"feature/{name}": feature, f"neck/{name}": neck, f"logits/{name}": logits}

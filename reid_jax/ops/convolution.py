@@ -38,7 +38,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 def symmetric_padding(kernel_size: Sequence[int], dilation: int = 1) -> Padding:
-    """The padding (k - 1) // 2 on each side that PyTorch recipes write, not XLA's uneven "SAME"."""
+    """Returns the padding (k - 1) // 2 on each side that PyTorch recipes write, not XLA's uneven "SAME"."""
     rows, columns = ((size - 1) * dilation // 2 for size in kernel_size)
     return (rows, rows), (columns, columns)
 

@@ -76,7 +76,7 @@ def _native_max_pool(images: jax.Array, window: int, strides: int, padding: int)
 def _windows(
     images: jax.Array, window: int, strides: int, padding: int
 ) -> tuple[jax.Array, list[tuple[int, int]], tuple[int, int]]:
-    """The maps padded by minus infinity, the offsets inside a window, and how far a strided slice reaches."""
+    """Returns the maps padded by minus infinity, the offsets inside a window, and how far a strided slice reaches."""
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-jnp.inf)
     offsets = [(row, column) for row in range(window) for column in range(window)]
     rows, columns = ((padded.shape[axis] - window) // strides * strides + 1 for axis in (1, 2))

@@ -57,7 +57,7 @@ class Report:
     entries: tuple[Entry, ...]
 
     def named(self, *fates: str) -> list[Entry]:
-        """The entries with one of these fates."""
+        """Returns the entries with one of these fates."""
         return [entry for entry in self.entries if entry.fate in fates]
 
     def summary(self) -> str:
@@ -66,7 +66,7 @@ class Report:
         return ", ".join(f"{len(self.named(fate))} {fate}" for fate in fates)
 
     def __str__(self) -> str:
-        """The counts, and a line for every key that was neither loaded as it is nor ignored."""
+        """Returns the counts, and a line for every key that was neither loaded as it is nor ignored."""
         rest = self.named("reshaped", "misfit", "missing", "extra")
         return "\n".join([self.summary(), *(f"{e.fate} {e.source or e.target} {e.detail}".rstrip() for e in rest)])
 
@@ -94,7 +94,7 @@ def apply_rules(name: str, rules: Iterable[Rule]) -> str:
 
 
 def module_path(name: str) -> tuple[str, str]:
-    """A PyTorch name to (module path, last part).
+    """Returns (module path, last part) of a PyTorch name.
 
     >>> module_path("layer1.0.downsample.1.running_var")
     ('layer1_0/downsample_1', 'running_var')
@@ -110,7 +110,7 @@ def module_path(name: str) -> tuple[str, str]:
 
 
 def target_of(name: str, leaves: Mapping[str, Any]) -> str | None:
-    """The path among `leaves` that a renamed PyTorch name stands for, or None."""
+    """Returns the path among `leaves` that a renamed PyTorch name stands for, or None."""
     path, leaf = module_path(name)
     prefix = f"{path}/" if path else ""
     if leaf in _STATISTICS:
@@ -131,7 +131,7 @@ def from_torch_layout(value: np.ndarray, target: str) -> np.ndarray:
 
 
 def to_torch_layout(value: np.ndarray, source: str) -> np.ndarray:
-    """The inverse of `from_torch_layout`."""
+    """Returns the inverse of `from_torch_layout`."""
     if not source.endswith("/kernel") or value.ndim < 2:
         return value
     return np.transpose(value, (value.ndim - 1, value.ndim - 2, *range(value.ndim - 2)))

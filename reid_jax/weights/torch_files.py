@@ -63,7 +63,7 @@ class _Settings(dict[Any, Any]):
 def _rebuild_tensor(
     storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
 ) -> np.ndarray:
-    """A strided view of a storage, copied; refuses a view that leaves the storage."""
+    """Returns a strided view of a storage, copied; refuses a view that leaves the storage."""
     size, stride = tuple(int(one) for one in size), tuple(int(one) for one in stride)
     count = math.prod(size)
     if len(size) != len(stride) or min((*size, *stride, offset), default=0) < 0:
@@ -95,7 +95,7 @@ class _PickledDtype:
 
 
 def _numpy_scalar(dtype: object, content: bytes | str = b"") -> Any:
-    """A numpy number, as recipes save their scores."""
+    """Returns a numpy number, as recipes save their scores."""
     if not isinstance(dtype, _PickledDtype):
         raise _RefusedError("a numpy scalar of an unknown type")
     return np.frombuffer(content.encode("latin1") if isinstance(content, str) else content, dtype.dtype)[0]

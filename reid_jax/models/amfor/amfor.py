@@ -281,7 +281,7 @@ class AMFOR(nn.Module):
         )
 
     def fill_text_bank(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """The variables with the bank of text features made from the prompts: where stage 2 starts."""
+        """Returns the variables with the bank of text features made from the prompts: where stage 2 starts."""
         return clip_text.fill_bank(self._prompts(parent=None), variables, "prompts")
 
     def _targets(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -321,7 +321,7 @@ class AMFOR(nn.Module):
         return pooled, steady
 
     def _teacher_student(self, memory: jax.Array, masks: jax.Array | None, train: bool) -> dict[str, jax.Array]:
-        """The student's parts; under masks also the teacher's, after the same head."""
+        """Returns the student's parts; under masks also the teacher's, after the same head."""
         allowed = None
         if masks is not None:
             allowed = part_decoder.draw_masks(masks, self.make_rng("dropout") if train else None)
@@ -369,7 +369,7 @@ class AMFOR(nn.Module):
     # ---- test time --------------------------------------------------------------------------------------------------
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
-        """The slots [B, S, D], each of unit length, and which can be seen; without parts one vector [B, D]."""
+        """Returns the slots [B, S, D], each of unit length, and which can be seen; without parts one vector [B, D]."""
         slots = distances.normalize_rows(outputs["neck/g"])
         if self.eval_slots == "global" or not self.ts:
             return descriptors.Descriptor(slots)
@@ -389,7 +389,7 @@ def _head_outputs(name: str, head: heads.BNNeck, feature: jax.Array, train: bool
 
 
 def fusion_layers(layers: tuple[int, ...] | str, depth: int) -> tuple[int, ...]:
-    """The blocks after which AMFF fuses; b1 replaces the last of the `depth` blocks.
+    """Returns the blocks after which AMFF fuses; b1 replaces the last of the `depth` blocks.
 
     >>> fusion_layers("last", 12), fusion_layers("all", 4)
     ((10,), (1, 2, 3))
@@ -451,6 +451,6 @@ def _check(model: AMFOR) -> None:
 
 
 def adapt_weights(model: AMFOR, flat: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """An encoder's file (ImageNet, MAE, HAP) fitted to the model; b1 begins as a copy of the last block."""
+    """Returns an encoder's file (ImageNet, MAE, HAP) fitted to the model; b1 begins as a copy of the last block."""
     named, bare = transreid.fit_weights(model, flat, model.encoder()["depth"], ("b1",))
     return named, ("^(?!backbone/|b1/)", "sie_embed$") if bare else ()

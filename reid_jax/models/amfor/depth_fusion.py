@@ -79,7 +79,7 @@ class LayerFusion(nn.Module):
         self.gate = self.param("gate", nn.initializers.constant(self.gate_init), (), jnp.float32)
 
     def share(self) -> jax.Array:
-        """The gate's share of the mixture, in (0, 1) unless `alpha` fixes it."""
+        """Returns the gate's share of the mixture, in (0, 1) unless `alpha` fixes it."""
         return nn.sigmoid(self.gate) if self.alpha is None else jnp.asarray(self.alpha, jnp.float32)
 
     def text_queries(self, text: jax.Array | None) -> jax.Array:

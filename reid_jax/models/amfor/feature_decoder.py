@@ -119,7 +119,7 @@ class FeatureDecoder(nn.Module):
         return pooled + gain[None, :, None] * decoded
 
     def foreground_tokens(self, foreground: jax.Array) -> jax.Array:
-        """The foreground feature [B, D] and the patches of its map enlarged twice, [B, 1 + D / 64, D]."""
+        """Returns the foreground feature [B, D] and the patches of its map enlarged twice, [B, 1 + D / 64, D]."""
         foreground = foreground.astype(self.dtype)
         if not self.map_tokens:
             return foreground[:, None]

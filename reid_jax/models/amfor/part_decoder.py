@@ -28,7 +28,7 @@ BANDS = ((0.15, (1, 1, 1, 1)), (0.5, (2, 4, 4, 3)), (0.88, (5, 5, 6, 6)), (1.0, 
 
 
 def token_labels(parts: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """The part label of each token: bilinear resize with aligned corners to the grid, then the strongest.
+    """Returns the part label of each token: bilinear resize with aligned corners to the grid, then the strongest.
 
     Args:
         parts: [B, H, W] labels 0 ... 8 of pixels.
@@ -48,7 +48,7 @@ def token_labels(parts: jax.Array, grid: tuple[int, int]) -> jax.Array:
 
 
 def _corners(size: int, count: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """The two pixels that each of `count` samples of `size` lies between, and the share of each."""
+    """Returns the two pixels that each of `count` samples of `size` lies between, and the share of each."""
     place = np.linspace(0.0, size - 1.0, count, dtype=np.float32)
     low = np.floor(place).astype(np.int32)
     high = np.minimum(low + 1, size - 1)
@@ -115,7 +115,7 @@ def weighted_average(tokens: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def pool(tokens: jax.Array, masks: jax.Array) -> jax.Array:
-    """The foreground and the eight parts, [B, 1 + 8, D], of tokens [B, N, D] under masks [B, N, 9]."""
+    """Returns the foreground and the eight parts, [B, 1 + 8, D], of tokens [B, N, D] under masks [B, N, 9]."""
     parts = masks[..., 1:]
     return weighted_average(tokens, jnp.concatenate((parts.sum(axis=-1, keepdims=True), parts), axis=-1))
 

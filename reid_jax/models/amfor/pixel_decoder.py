@@ -61,7 +61,7 @@ def damaged_tokens(images: jax.Array, clean: jax.Array, patch: int) -> jax.Array
 
 
 def part_tokens(parts: jax.Array, patch: int) -> jax.Array:
-    """The group of `PART_GROUPS` that most pixels of each patch belong to, -1 for background.
+    """Returns the group of `PART_GROUPS` that most pixels of each patch belong to, -1 for background.
 
     Args:
         parts: [B, H, W] labels of pixels, 0 for background.
@@ -111,7 +111,7 @@ def block_ranks(key: jax.Array, count: int, rows: int, columns: int, most: int) 
 
 
 def part_ranks(key: jax.Array, parts: jax.Array) -> jax.Array:
-    """A random share of the tokens of randomly picked body parts.
+    """Returns a random share of the tokens of randomly picked body parts.
 
     From none to all of the parts are picked, each as likely as the next; of each, at most `PART_SHARE` of the tokens.
 

@@ -320,5 +320,5 @@ class OSNet(nn.Module):
         return {"map/conv5": conv5, "feature/b": feature, "logits/b": self.classifier(feature)}
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
-        """The test feature [B, feature_width] as it is, to be compared by Euclidean distance."""
+        """Returns the test feature [B, feature_width] as it is, to be compared by Euclidean distance."""
         return descriptors.Descriptor(outputs["feature/b"])

@@ -47,12 +47,12 @@ normal_002 = nn.initializers.normal(0.02)
 
 
 def layer_norm(name: str, dtype: Any) -> nn.LayerNorm:
-    """A layer normalization with the transformer's epsilon and float32 statistics."""
+    """Returns a layer normalization with the transformer's epsilon and float32 statistics."""
     return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
 
 
 def dense(features: int, name: str, dtype: Any, *, use_bias: bool = True) -> nn.Dense:
-    """A linear layer as the ViT recipe initializes it."""
+    """Returns a linear layer as the ViT recipe initializes it."""
     return nn.Dense(features, use_bias=use_bias, kernel_init=normal_002, dtype=dtype, name=name)
 
 

@@ -255,7 +255,7 @@ class MFV(nn.Module):
         return descriptors.Descriptor(distances.normalize_rows(jnp.concatenate(parts, axis=-1)))
 
     def reading(self) -> dict[str, Any]:
-        """The flags that are None by default, filled in from the layout's reading.
+        """Returns the flags that are None by default, filled in from the layout's reading.
 
         Raises:
             UserError: a flag has a value that does not exist.

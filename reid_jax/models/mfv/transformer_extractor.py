@@ -31,7 +31,7 @@ Result = tuple[jax.Array, jax.Array | None]
 
 
 def double_normalize(scores: jax.Array, kind: str = "tokens") -> jax.Array:
-    """The two normalizations of external attention.
+    """Returns scores after the two normalizations of external attention.
 
     Args:
         scores: [B, ..., S] similarity of each token to each of the S memory slots; "release" wants [B, H, W, S].

@@ -98,7 +98,7 @@ class OSFA(nn.Module):
         return f_global, self._aggregate(maps)
 
     def _attend(self, x: jax.Array, stage: int, train: bool) -> jax.Array:
-        """The map [B, H, W, C] after a stage, attended where the options say so."""
+        """Returns the map [B, H, W, C] after a stage, attended where the options say so."""
         if self.attention == "none" or stage not in self.attention_at:
             return x
         return self.attentions[stage](x, train=train)
@@ -207,7 +207,7 @@ class MSPF(nn.Module):
         return {f"feature/{name}": feature, f"neck/{name}": neck, f"logits/{name}": logits}
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
-        """The test feature [B, D_g + D_l]: unit necks; Euclidean distance then ranks by cos g + cos l."""
+        """Returns the test feature [B, D_g + D_l]: unit necks; Euclidean distance then ranks by cos g + cos l."""
         halves = [distances.normalize_rows(outputs[f"neck/{name}"]) for name in ("g", "l")]
         return descriptors.Descriptor(jnp.concatenate(halves, axis=-1))
 
