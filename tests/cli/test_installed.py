@@ -12,6 +12,8 @@ import zipfile
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PARTS = ("reid_jax", "configs", "datasets", "pyproject.toml", "README.md", "LICENSE")
 

@@ -17,6 +17,8 @@ from reid_jax.runs import experiment, launch
 from reid_jax.train import checkpoints, metrics
 from tests.helpers import tiny
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     **tiny.SMALL,
     "data.height": 96,

@@ -17,6 +17,8 @@ from reid_jax.train import checkpoints
 from tests.federated import test_federated_run
 from tests.helpers import flower_stand_in, tiny
 
+pytestmark = pytest.mark.slow
+
 NAME = "mgaf:synthped,mgaf_base,mgaf_federated"
 # Without augmentation: its draws belong to the place in a global batch, which differs between one node and all of them.
 SMALL = {**test_federated_run.SMALL, "data.augment": {}}

@@ -27,6 +27,8 @@ from reid_jax.runs import launch
 from reid_jax.train import checkpoints, metrics
 from tests.helpers import tiny
 
+pytestmark = pytest.mark.slow
+
 STEPS = 10
 FIRST, LOSSES, NORMS, VARIABLES = 1e-5, 1e-4, 2e-2, 2e-5
 SGD = {"optimizer__name": "sgd", "optimizer__epsilon": None, "optimizer__learning_rate": 1e-5}

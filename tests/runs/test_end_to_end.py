@@ -18,6 +18,8 @@ from reid_jax.runtime import mesh
 from reid_jax.train import checkpoints, metrics
 from tests.helpers import market_folder, tiny
 
+pytestmark = pytest.mark.slow
+
 SCORES = ("mAP", "mINP", "rank1", "rank5", "rank10")
 STEPS = 12
 

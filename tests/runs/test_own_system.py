@@ -15,6 +15,8 @@ import pytest
 from reid_jax.train import checkpoints
 from tests.helpers import tiny
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = tiny.ROOT / "docs" / "examples" / "own_system"
 
 

@@ -7,9 +7,13 @@ import random
 import signal
 import time
 
+import pytest
+
 from reid_jax.data import prepare
 from reid_jax.train import checkpoints, metrics
 from tests.helpers import tiny
+
+pytestmark = pytest.mark.slow
 
 STEPS = 12
 TIMES = ("time", "images_per_second", "data_wait_percent")

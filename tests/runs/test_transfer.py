@@ -10,6 +10,8 @@ from reid_jax.runs import experiment, results
 from reid_jax.runs import folder as folder_lib
 from tests.helpers import benchmark_folders, market_folder, tiny
 
+pytestmark = pytest.mark.slow
+
 SCORES = ("mAP", "mINP", "rank1", "rank5", "rank10")
 
 

@@ -14,6 +14,8 @@ import pytest
 from reid_jax.errors import UserError
 from reid_jax.runtime import processes as processes_lib
 
+pytestmark = pytest.mark.slow
+
 
 def test_alone_everything_is_a_formality(tmp_path):
     assert processes_lib.is_main()

@@ -453,7 +453,7 @@ def test_a_few_steps_lower_the_loss_and_reach_every_parameter():
     labels = jnp.arange(4).repeat(2)
     images = RANDOM.normal(size=(4, 64, 32, 3)).repeat(2, axis=0) + 0.3 * RANDOM.normal(size=(8, 64, 32, 3))
     batch = {"image": jnp.asarray(images, jnp.float32)}
-    variables = compiled(functools.partial(model.init, train=False))(jax.random.key(0), batch)
+    variables = initial(model, batch, train=False)
     terms = {name: term for name, term in config_of("demo").losses.to_dict().items() if "center" not in name}
     optimizer = optax.flatten(optax.adam(1e-3))
 
