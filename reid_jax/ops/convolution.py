@@ -1,14 +1,14 @@
 """Two-dimensional convolution that picks, per platform, the exact formulation that runs fastest there.
 
-Every formulation computes the same sums; they differ in what the compiler makes of them.
+Every formulation computes the same sums; they differ in the code that the compiler generates.
 
 - GPU and TPU: the native convolution, always.
 - CPU, 1×1 kernel: a matrix product, in both passes. Residual blocks should end in `fusion.materialize`: without it XLA
-  fuses the chain of residual sums into these products and computes it again for every layer.
+  fuses the chain of residual sums into these products and recomputes it for every layer.
 - CPU, depthwise kernel with stride 1: shifted multiply-and-add (the native grouped convolution is 35 to 130 times
   slower forward); the weight gradient scans over the batch, so that one image stays in cache.
-- CPU, pictures (up to 4 channels) to fewer than 48 maps: sixteen maps at a time (all at once, 32 take twice and 24 five
-  times as long).
+- CPU, pictures (up to 4 channels) to fewer than 48 maps: sixteen maps at a time (in a single pass, 32 take twice and 24
+  five times as long).
 - CPU, any other dense k×k kernel: the native convolution, which is within 15 % of the best libraries.
 
 The platform is that of the lowering (`lax.platform_dependent`), so one trace can be exported for several.
@@ -53,7 +53,7 @@ def convolution(
     groups: int = 1,
     formulation: str = "auto",
 ) -> jax.Array:
-    """Convolves (cross-correlates, as every deep-learning library) a batch of maps with a kernel.
+    """Convolves (cross-correlates, as all deep-learning libraries do) a batch of maps with a kernel.
 
     Args:
         images: [B, H, W, C] maps.
@@ -172,7 +172,7 @@ def spread(values: jax.Array, size: Sequence[int], offset: tuple[int, int], stri
 
 
 def _shifted_sum(images: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    """Sum over the kernel's taps of the shifted maps times that tap's weights [C]."""
+    """Returns the sum over the kernel's taps of the shifted maps times that tap's weights [C]."""
     padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
     height = padded.shape[1] - kernel.shape[0] + 1
     width = padded.shape[2] - kernel.shape[1] + 1
@@ -218,11 +218,11 @@ def _depthwise_backward(padding: Padding, by_platform: bool, residuals: Arrays, 
 def _depthwise_kernel_gradient(
     images: jax.Array, gradient: jax.Array, taps: tuple[int, int], padding: Padding
 ) -> jax.Array:
-    """For each tap the sum over images and positions of shifted maps times gradient, float32 [taps, C].
+    """Returns, for each tap, the sum over images and positions of shifted maps times gradient, float32 [taps, C].
 
-    Image by image, so that the nine passes over it read from cache; what they read is written out first, because slices
-    of a slice at a running offset are not vectorized. Rows are summed by element-wise additions in `FOLD` groups, which
-    fuse with the products; a reduction would have them written to memory.
+    It runs image by image, so that the nine passes over an image read from cache; the padded image is materialized
+    first, because slices of a slice at a running offset are not vectorized. Rows are summed by element-wise additions
+    in `FOLD` groups, which fuse with the products; a reduction would have them written to memory.
     """
     height, width, channels = gradient.shape[1:]
     fold = next(size for size in range(FOLD, 0, -1) if height % size == 0)

@@ -1,4 +1,4 @@
-"""What a model says of an image at test time."""
+"""The embedding of an image at test time, as models return it."""
 
 from __future__ import annotations
 

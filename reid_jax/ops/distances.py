@@ -2,7 +2,7 @@
 
 Evaluation ranks large galleries with blocked code of its own; here both sets are batches. Products are taken at the
 highest precision: with the short mantissa an accelerator uses by default, `|x|² + |y|² - 2xy` loses the small distances
-that hard mining lives on.
+on which hard mining depends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def normalize_rows(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
 
 
 def pairwise_squared_euclidean(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Squared Euclidean distance of every row of `x` to every row of `y`.
+    """Returns the squared Euclidean distance of every row of `x` to every row of `y`.
 
     Args:
         x: [N, D] vectors.
@@ -43,7 +43,7 @@ def pairwise_squared_euclidean(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def pairwise_euclidean(x: jax.Array, y: jax.Array, epsilon: float = 1e-12) -> jax.Array:
-    """Euclidean distance of every row of `x` to every row of `y`, `sqrt(max(d², epsilon))`.
+    """Returns the Euclidean distance of every row of `x` to every row of `y`, `sqrt(max(d², epsilon))`.
 
     The floor keeps the gradient finite: it is zero, not infinite, for two equal vectors.
 
@@ -59,7 +59,7 @@ def pairwise_euclidean(x: jax.Array, y: jax.Array, epsilon: float = 1e-12) -> ja
 
 
 def pairwise_cosine(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Cosine distance, `1 - cos`, of every row of `x` to every row of `y`.
+    """Returns the cosine distance, `1 - cos`, of every row of `x` to every row of `y`.
 
     Args:
         x: [N, D] vectors.

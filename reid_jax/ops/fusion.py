@@ -1,4 +1,4 @@
-"""Where a compiler's fusion has to be stopped."""
+"""A barrier against the compiler's fusion of operations."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from jax import lax
 
 @jax.custom_vjp
 def materialize(x: jax.Array) -> jax.Array:
-    """The array itself, written to memory once instead of being computed again by every reader; likewise its gradient.
+    """Returns the array itself, written to memory once instead of recomputed by every reader; likewise its gradient.
 
     XLA on CPU fuses a residual network's running sum into each of its readers, forward and backward, and so computes
-    the chain of all earlier blocks again and again (a fifth of a ResNet-50's train step, a quarter of a ViT-B's). It
-    takes no hint against that: optimization barriers are gone before it fuses. It does not fuse across a loop, so the
-    array passes through a loop of zero turns whose bound such a barrier hides from the simplifier. Elsewhere this is
-    the identity.
+    the chain of all earlier blocks repeatedly (a fifth of a ResNet-50's train step, a quarter of a ViT-B's). It offers
+    no option against that: optimization barriers are removed before fusion. It does not fuse across a loop, so the
+    array passes through a loop of zero iterations whose bound such a barrier hides from the simplifier. Elsewhere this
+    is the identity.
 
     Wrap the sum that ends a residual block in it.
     """

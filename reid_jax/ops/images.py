@@ -1,4 +1,4 @@
-"""Pixels on the device: normalization, the fill of boxes that random erasing chose on the host, patches."""
+"""Image operations on the device: normalization, filling the boxes of random erasing, cutting into patches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reid_jax import errors
 Array = jax.Array
 
 # Fills that are one color, as values after normalization. "mean_raw" writes the raw ImageNet mean into normalized
-# space, a habit of the BoT code that its descendants kept; "zero" is the color that normalization maps to the mean.
+# space, as the BoT code and those derived from it do; "zero" is the color that normalization maps to the mean.
 FILLS: dict[str, tuple[float, float, float]] = {
     "mean_raw": (0.485, 0.456, 0.406),
     "zero": (0.0, 0.0, 0.0),
@@ -22,7 +22,7 @@ FILLS: dict[str, tuple[float, float, float]] = {
 
 
 def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """Scales to [0, 1] and standardizes each channel.
+    """Scales images to [0, 1] and standardizes each channel.
 
     Args:
         images: `[B, H, W, 3]`, uint8 in 0-255 or floating point already in [0, 1].
@@ -41,10 +41,10 @@ def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
 
 
 def box_mask(boxes: Array, height: int, width: int) -> Array:
-    """Pixels inside a box.
+    """Returns the mask of the pixels inside a box.
 
     Args:
-        boxes: int32 `[B, 4]`: top, left, bottom, right; the last two are outside. A box without area covers nothing.
+        boxes: int32 `[B, 4]`: top, left, bottom, right; bottom and right are exclusive. An empty box covers nothing.
         height: rows.
         width: columns.
 

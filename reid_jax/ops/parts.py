@@ -1,4 +1,4 @@
-"""Body parts as groups: what several eighths of a person have in common."""
+"""Groups of body parts, from single parts to the whole body."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from reid_jax import errors
 
-# What one granularity takes the mean of, by place in: head, left arm, right arm, torso, left leg, right leg, left
-# foot, right foot.
+# The groups of parts that each granularity averages, by index into: head, left arm, right arm, torso, left leg, right
+# leg, left foot, right foot.
 GRANULARITIES: dict[str, tuple[tuple[int, ...], ...]] = {
     "part": tuple((place,) for place in range(8)),
     "group": ((0,), (1, 2), (3,), (4, 5), (6, 7)),
@@ -17,7 +17,7 @@ GRANULARITIES: dict[str, tuple[tuple[int, ...], ...]] = {
 
 
 def grouped(parts: jax.Array, granularity: str) -> jax.Array:
-    """Means of part features over the groups of a granularity.
+    """Returns the means of part features over the groups of a granularity.
 
     Args:
         parts: [B, 8, D].

@@ -12,7 +12,7 @@ from reid_jax.ops import convolution
 
 
 def max_pool(images: jax.Array, window: int, *, strides: int | None = None, padding: int = 0) -> jax.Array:
-    """Largest value of each window; the gradient goes to the first maximum in row-major order, as in PyTorch.
+    """Returns the largest value of each window; the gradient goes to the first maximum in row-major order (PyTorch).
 
     On CPU both passes are written with shifted slices: XLA's own gradient (select-and-scatter) is a scalar loop there.
 
@@ -29,7 +29,7 @@ def max_pool(images: jax.Array, window: int, *, strides: int | None = None, padd
 
 
 def average_pool(images: jax.Array, window: int) -> jax.Array:
-    """Mean of adjoining windows, [B, H, W, C] to [B, H // window, W // window, C]; a remainder is left out."""
+    """Averages adjoining windows, [B, H, W, C] to [B, H // window, W // window, C]; a remainder is left out."""
     batch, height, width, channels = images.shape
     rows, columns = height // window, width // window
     cut = images[:, : rows * window, : columns * window]
@@ -37,17 +37,19 @@ def average_pool(images: jax.Array, window: int) -> jax.Array:
 
 
 def global_average(images: jax.Array) -> jax.Array:
-    """Mean over positions in float32, [B, H, W, C] to [B, C]."""
+    """Returns the mean over positions in float32, [B, H, W, C] to [B, C]."""
     return images.astype(jnp.float32).mean((1, 2))
 
 
 def global_max(images: jax.Array) -> jax.Array:
-    """Largest value over positions in float32, [B, H, W, C] to [B, C]."""
+    """Returns the largest value over positions in float32, [B, H, W, C] to [B, C]."""
     return images.astype(jnp.float32).max((1, 2))
 
 
 def generalized_mean(images: jax.Array, power: jax.Array, epsilon: float = 1e-6) -> jax.Array:
-    """GeM: the power mean over positions, [B, H, W, C] to [B, C]; power 1 is the average, a large one the maximum.
+    """Returns the power mean (GeM) over positions, [B, H, W, C] to [B, C].
+
+    Power 1 is the average; large powers approach the maximum.
 
     Args:
         images: maps; values below `epsilon` are raised to it, since a power of a negative number is undefined.
