@@ -143,13 +143,13 @@ class MultiHead(nn.Module):
     def __call__(
         self, query: jax.Array, key: jax.Array, value: jax.Array, allowed: jax.Array | None = None
     ) -> jax.Array:
-        """Gathers values.
+        """Computes, for each query, the weighted sum of the values.
 
         Args:
             query: [B, Q, D].
             key: [B, K, D].
             value: [B, K, D]; each of the three may have a single row in place of B.
-            allowed: bool [B, Q, K], which keys a query may attend to; one that may attend to none attends to all alike.
+            allowed: bool [B, Q, K], which keys a query may attend to; a query without any attends to all equally.
 
         Returns:
             [B, Q, D].

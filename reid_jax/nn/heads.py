@@ -1,4 +1,4 @@
-"""Heads between a descriptor and the identity losses."""
+"""Heads between an embedding and the identity losses."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # He et al. 2015, counted over the inputs: normal with variance 2 / (kh kw C).
 kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
-# What PyTorch gives a Linear or Conv2d that nobody initializes: uniform in ±1 / sqrt(fan_in).
+# PyTorch's default for Linear and Conv2d: uniform in ±1 / sqrt(fan_in).
 torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 # Identity classifiers of the BNNeck recipe: normal with standard deviation 0.001.
@@ -23,7 +23,7 @@ classifier = nn.initializers.normal(0.001)
 
 
 def torch_default_bias(fan_in: int) -> nn.initializers.Initializer:
-    """The bias that goes with `torch_default`: uniform in ±1 / sqrt(fan_in), fan_in being that of the kernel."""
+    """Returns the bias initializer that goes with `torch_default`: uniform in ±1 / sqrt(fan_in) of the kernel."""
     bound = 1.0 / math.sqrt(fan_in)
 
     def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

@@ -20,7 +20,7 @@ class BatchNorm(nn.Module):
     """Batch normalization over every axis but the last: [B, C], [B, N, C] or [B, H, W, C].
 
     Training normalizes by the biased batch variance; the running variance collects the unbiased one, as in PyTorch
-    (flax collects the biased one: at 8 values per channel that is 14 % off).
+    (Flax collects the biased variance: at 8 values per channel that is 14 % off).
 
     Attributes:
         momentum: share of the old running value that is kept; 0.9 is PyTorch's 0.1.
@@ -40,7 +40,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Normalizes by the batch's statistics (and updates the running ones) in training, by the running ones else."""
+        """Normalizes by the batch's statistics in training, which update the running ones; else by the running ones."""
         shape = (x.shape[-1],)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
@@ -63,7 +63,7 @@ class BatchNorm(nn.Module):
 
 
 def _moments(x: jax.Array, axes: tuple[int, ...], keepdims: bool = False) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance in float32, in two passes: E[x²] - E[x]² loses digits where the mean is large."""
+    """Returns mean and biased variance in float32, in two passes (E[x²] - E[x]² loses digits)."""
     x = x.astype(jnp.float32)
     mean = x.mean(axes, keepdims=True)
     variance = jnp.square(x - mean).mean(axes, keepdims=keepdims)
