@@ -1,7 +1,7 @@
 """Nested dictionaries of arrays: paths, name patterns, counts, norms.
 
 A *path* is the keys on the way to a leaf joined by "/", for example `"backbone/conv1/kernel"`. Optimizer groups, weight
-conversion and checkpoints all speak of leaves by their path.
+conversion and checkpoints all refer to leaves by their path.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SEPARATOR = "/"
 def flatten(tree: Any) -> dict[str, Any]:
     """Names each leaf of a tree by its path.
 
-    Works on any pytree (dicts, tuples, dataclasses); sub-trees without leaves (`{}`, `None`) leave no trace.
+    Works on any pytree (dicts, tuples, dataclasses); sub-trees without leaves (`{}`, `None`) do not appear.
 
     Args:
         tree: the tree.
@@ -73,22 +73,22 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class PatternMatch(NamedTuple):
-    """What `match_patterns` found."""
+    """Result of `match_patterns`."""
 
-    assignment: dict[str, int]  # path -> position of the pattern that took it
-    leftovers: list[str]  # paths that no pattern took
-    unused: list[str]  # patterns that took nothing
+    assignment: dict[str, int]  # path -> position of the pattern that matched it
+    leftovers: list[str]  # paths that no pattern matched
+    unused: list[str]  # patterns that matched nothing
 
 
 def match_patterns(paths: Iterable[str], patterns: Sequence[str]) -> PatternMatch:
-    """Gives each path to the first regular expression that matches the whole of it.
+    """Assigns each path to the first regular expression that matches the whole of it.
 
     Args:
         paths: the paths, as from `flatten`.
         patterns: regular expressions; earlier ones win.
 
     Returns:
-        The assignment, the paths left over and the patterns that took nothing.
+        The assignment, the paths left over and the patterns that matched nothing.
 
     Raises:
         UserError: a pattern is not a regular expression.
@@ -104,7 +104,7 @@ def match_patterns(paths: Iterable[str], patterns: Sequence[str]) -> PatternMatc
             raise UserError(f"the name pattern {pattern!r} is not a regular expression: {error}.") from error
     assignment, leftovers = {}, []
     for path in paths:
-        position = next((i for i, one in enumerate(compiled) if one.fullmatch(path)), None)
+        position = next((i for i, expression in enumerate(compiled) if expression.fullmatch(path)), None)
         if position is None:
             leftovers.append(path)
         else:
@@ -114,12 +114,12 @@ def match_patterns(paths: Iterable[str], patterns: Sequence[str]) -> PatternMatc
 
 
 def count_parameters(tree: Any) -> int:
-    """Number of array elements in a tree; leaves need only a `shape` (`jax.eval_shape` output will do)."""
+    """Returns the number of array elements in a tree; leaves need only a `shape` (`jax.eval_shape` output will do)."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def global_norm(tree: Any) -> jax.Array:
-    """Euclidean norm of all leaves taken as one vector, summed in float32; 0 for a tree without leaves."""
+    """Returns the Euclidean norm of all leaves as a single vector, summed in float32; 0 for a tree without leaves."""
     squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
     return jnp.sqrt(sum(squares, start=jnp.zeros((), jnp.float32)))
 
@@ -127,7 +127,7 @@ def global_norm(tree: Any) -> jax.Array:
 def cast(tree: Any, dtype: Any) -> Any:
     """Casts the floating-point leaves of a tree; integers, booleans and random keys stay as they are."""
 
-    def one(leaf: Any) -> Any:
+    def cast_leaf(leaf: Any) -> Any:
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(cast_leaf, tree)

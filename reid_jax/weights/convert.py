@@ -1,4 +1,4 @@
-"""Published weights into our variables and back: renames as data, strict loading, a report of every key.
+"""Conversion of published weights into our variables and back: renames as data, strict loading, a report of every key.
 
 The general rule covers most networks: split a PyTorch name on ".", join a number to the part before it with "_", let
 the last part decide the leaf (`layer1.0.conv1.weight` becomes `params/layer1_0/conv1/kernel`). A model adds renames as
@@ -35,10 +35,10 @@ _WEIGHT_LEAVES = ("kernel", "scale", "embedding")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What became of one key.
+    """The outcome for one key.
 
     Attributes:
-        source: name in the file, "" for a target without source.
+        source: name in the file, "" for a leaf of ours without a source.
         target: our path with "/" between parts, "" for a source without target.
         fate: "loaded", "reshaped", "ignored", "missing", "misfit" or "extra".
         detail: shapes, or the reason.
@@ -52,7 +52,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The fate of every key of a file and of every leaf of a model."""
+    """The outcome for every key of a file and every leaf of a model."""
 
     entries: tuple[Entry, ...]
 
@@ -61,7 +61,7 @@ class Report:
         return [entry for entry in self.entries if entry.fate in fates]
 
     def summary(self) -> str:
-        """One line of counts."""
+        """Returns a line of counts."""
         fates = dict.fromkeys(entry.fate for entry in self.entries)
         return ", ".join(f"{len(self.named(fate))} {fate}" for fate in fates)
 
@@ -71,7 +71,7 @@ class Report:
         return "\n".join([self.summary(), *(f"{e.fate} {e.source or e.target} {e.detail}".rstrip() for e in rest)])
 
     def table(self) -> str:
-        """One line per key: fate, name in the file, our path, detail."""
+        """Returns a line per key: fate, name in the file, our path, detail."""
         rows = [(entry.fate, entry.source or "-", entry.target or "-", entry.detail) for entry in self.entries]
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
         lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]).rstrip() for row in rows]
@@ -79,7 +79,7 @@ class Report:
 
 
 class ConversionError(errors.UserError):
-    """Weights that do not fit the model; `report` says which keys."""
+    """Raised for weights that do not fit the model; `report` lists the keys."""
 
     def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
@@ -116,15 +116,15 @@ def target_of(name: str, leaves: Mapping[str, Any]) -> str | None:
     if leaf in _STATISTICS:
         candidates = [f"batch_stats/{prefix}{_STATISTICS[leaf]}"]
     elif leaf == "weight":
-        candidates = [f"params/{prefix}{one}" for one in _WEIGHT_LEAVES]
+        candidates = [f"params/{prefix}{name}" for name in _WEIGHT_LEAVES]
     else:
         candidates = [f"params/{prefix}{leaf}"]
     candidates.append(f"params/{prefix}{leaf}")
-    return next((one for one in candidates if one in leaves), None)
+    return next((path for path in candidates if path in leaves), None)
 
 
 def from_torch_layout(value: np.ndarray, target: str) -> np.ndarray:
-    """Axes of a PyTorch tensor in our order: OIHW to HWIO, OI to IO; everything but a kernel stays."""
+    """Transposes a PyTorch kernel into our axis order, OIHW to HWIO and OI to IO; other arrays stay as they are."""
     if not target.endswith("/kernel") or value.ndim < 2:
         return value
     return np.transpose(value, (*range(2, value.ndim), 1, 0))
@@ -157,7 +157,7 @@ def load_into(
         allow_missing: patterns of our paths (without collection) that may stay as they are, such as "classifier";
             a source for them whose shape does not fit is left out too.
         into: submodule that the file fills, such as "backbone"; leaves outside it are not touched nor reported.
-        strict: refuses any other missing, extra or unfitting key.
+        strict: refuses any other missing, extra or misfit key.
 
     Returns:
         Variables with the loaded leaves in the dtype of the old ones (the others as given), and the report.
@@ -197,7 +197,7 @@ def _is_inside(path: str, into: str) -> bool:
 
 
 def _moved(path: str, into: str) -> str:
-    """One of our own paths below `into`; a path that is already there stays."""
+    """Returns one of our own paths below `into`; a path that is there already stays."""
     if not into or _is_inside(path, into):
         return path
     collection, rest = path.split("/", 1)
@@ -218,7 +218,7 @@ def _fate(
     allow_missing: Sequence[str],
     own: bool,
 ) -> tuple[Entry, np.ndarray | None]:
-    """Decides about one key of the file."""
+    """Decides the outcome for a key of the file."""
     reason = next((reason for pattern, reason in ignore if re.search(pattern, name)), None)
     if reason is not None:
         return Entry(name, "", "ignored", reason), None
@@ -237,7 +237,7 @@ def _fate(
 
 
 def _refuse(report: Report, allow_missing: Sequence[str], wanted: int) -> None:
-    """Raises when a key is missing, extra or unfitting without leave."""
+    """Raises when a key is missing, extra or misfit and not allowed to be."""
     faults = [
         entry
         for entry in report.named("missing", "misfit", "extra")
@@ -259,7 +259,7 @@ def _refuse(report: Report, allow_missing: Sequence[str], wanted: int) -> None:
 
 
 def submodule_of(flat: Mapping[str, np.ndarray], variables: Variables) -> str:
-    """ "backbone" for a file of a backbone alone (published, or saved by us) and a model that has one, else ""."""
+    """Returns "backbone" for a file of a backbone alone (published, or saved by us) if the model has one, else ""."""
     published = "conv1.weight" in flat and "layer1.0.conv1.weight" in flat
     bare = published or all(name.partition("/")[2].startswith("backbone/") for name in flat)
     return "backbone" if bare and "backbone" in variables["params"] else ""
@@ -271,7 +271,7 @@ class Part:
 
     Attributes:
         into: path of the submodule.
-        ignore: (pattern, reason) of the file's names that this one has no use for.
+        ignore: (pattern, reason) of the file's names that this submodule does not use.
         allow_missing: patterns of our paths that are not the backbone's.
     """
 
@@ -283,7 +283,7 @@ class Part:
 def load_parts(
     path: str | os.PathLike[str], variables: Variables, parts: Sequence[Part], *, allow_missing: Sequence[str] = ()
 ) -> tuple[dict[str, Any], Report]:
-    """`load_file` of one file into several submodules; see there."""
+    """Loads the same file into several submodules; see `load_file`."""
     entries: list[Entry] = []
     filled = dict(variables)
     for part in parts:
@@ -309,13 +309,13 @@ def load_file(
     strict: bool = True,
     adapt: Callable[[dict[str, np.ndarray]], tuple[dict[str, np.ndarray], tuple[str, ...]]] | None = None,
 ) -> tuple[dict[str, Any], Report]:
-    """`load_into` with the arrays of a file; see there.
+    """Puts the arrays of a file into variables; see `load_into`.
 
     Args:
         path: a weights file that `torch_files.read_weights` reads, or one of `save_npz`.
         variables: as in `load_into`.
         rules: renames of the whole model's published names; not used where the file fills a submodule.
-        ignore: (pattern, reason) of names to leave out, beside `IGNORED`.
+        ignore: (pattern, reason) of names to leave out, in addition to `IGNORED`.
         into: submodule that the file fills; None finds out (`submodule_of`). Such a file's own classifier is left out.
         allow_missing: as in `load_into`.
         strict: as in `load_into`.
@@ -347,7 +347,7 @@ def load_file(
 
 
 def to_torch(variables: Variables, rules: Sequence[Rule] = ()) -> dict[str, np.ndarray]:
-    """Our variables under PyTorch names and in PyTorch's axis order.
+    """Returns our variables under PyTorch names and in PyTorch's axis order.
 
     Args:
         variables: arrays.
@@ -368,7 +368,7 @@ def to_torch(variables: Variables, rules: Sequence[Rule] = ()) -> dict[str, np.n
 
 
 def save_npz(path: str | os.PathLike[str], variables: Variables, meta: Mapping[str, Any] | None = None) -> None:
-    """Writes arrays by our own path ("params/...") and `meta` as JSON text; the file appears whole or not at all."""
+    """Writes arrays by our own path ("params/...") and `meta` as JSON text; the file is written atomically."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(value) for name, value in trees.flatten(variables).items()}

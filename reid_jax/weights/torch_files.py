@@ -1,8 +1,8 @@
 """Reads weights of other frameworks without those frameworks, and without running anything a file asks for.
 
-A PyTorch checkpoint is a pickle, and a pickle is a program. The unpickler here knows tensors and plain containers and
-refuses every other name, so a hostile file ends in one sentence. Both layouts are read: the zip archive of today's
-`torch.save` and the legacy stream. Also `.safetensors` and `.npz`.
+A PyTorch checkpoint is a pickle, and a pickle is a program. The unpickler here builds tensors and plain containers and
+refuses every other name, so a malicious file ends in an error message. Both layouts are read: the zip archive of
+current `torch.save` and the legacy stream. Also `.safetensors` and `.npz`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _STORAGES: dict[str, Any] = {
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".safetensors", ".npz")
-# A tensor may repeat its storage (stride 0); beyond this many values such a tensor is taken for an attack on memory.
+# A tensor may repeat its storage (stride 0); beyond this many values such a tensor counts as an attack on memory.
 _MOST_REPEATED_VALUES = 1 << 24
 
 
@@ -53,7 +53,7 @@ class _StorageType:
 
 
 class _Settings(dict[Any, Any]):
-    """Inert stand-in for `argparse.Namespace`, which many recipes save beside their weights."""
+    """Inert stand-in for `argparse.Namespace`, which many recipes save with their weights."""
 
     def __setstate__(self, state: object) -> None:
         if isinstance(state, dict):
@@ -158,7 +158,7 @@ def load(path: str | os.PathLike[str]) -> Any:
         What was saved, with numpy arrays (bfloat16 through `ml_dtypes`) in place of tensors and parameters.
 
     Raises:
-        UserError: no such file; it is truncated or no checkpoint; or it holds code, which is never run.
+        UserError: no such file; it is truncated or not a checkpoint; or it contains code, which is never run.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -171,7 +171,7 @@ def load(path: str | os.PathLike[str]) -> Any:
             f"{path} holds code ({refusal}) and not only tensors, so nothing of it was run or loaded; "
             "save the plain weights with torch.save(model.state_dict(), ...) and convert that file."
         ) from refusal
-    except Exception as failure:  # a damaged pickle can fail in any way at all
+    except Exception as failure:  # a damaged pickle can raise any exception
         raise errors.UserError(
             f"{path} is no complete PyTorch checkpoint ({type(failure).__name__}: {failure}); "
             "download or copy the file again."
@@ -202,7 +202,7 @@ def _load_zip(file: BinaryIO) -> Any:
 
 
 def _load_legacy(file: BinaryIO) -> Any:
-    """Magic number, protocol, system facts, the object, the storages' keys, then the raw storages.
+    """Reads the legacy layout: magic number, protocol, system facts, the object, the storages' keys, the raw storages.
 
     The object comes before its data, so it is unpickled twice: once to learn the storages' types, once with the data.
     """

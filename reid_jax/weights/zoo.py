@@ -1,4 +1,4 @@
-"""Models by name for use without a training config: what each is made of and how it wants its images.
+"""Published models by name, for use without a training config: model options and preprocessing.
 
 A row is a published system as its authors test it; `settings` turns it into the settings that a run folder would hold,
 so that all later code treats both alike. Weights are files the user brings: nothing is downloaded.
@@ -21,11 +21,11 @@ class Entry:
 
     Attributes:
         model: name in `reid_jax.models.MODELS` and the fields that differ from its defaults.
-        metric: the distance its features are made for.
+        metric: the distance by which its features are compared.
         notes: which weights belong to it, their license, and what else a user should know.
-        height: rows of the images it sees.
+        height: rows of the input images.
         width: columns.
-        interpolation: how images get that size, see `reid_jax.data.image_io.resize`.
+        interpolation: how images are resized, see `reid_jax.data.image_io.resize`.
         mean: per channel, of images in [0, 1].
         std: per channel.
         submodule: the part of the model that a weights file fills; "" for all of it.
@@ -81,7 +81,7 @@ ZOO: dict[str, Entry] = {
             model={"name": "transreid", **fields},
             metric="euclidean",
             notes=f"{title}. The authors' files (MIT code; trained on ImageNet and on a ReID data set, whose terms "
-            "apply), which tell the number of cameras, and files of scripts/convert_weights.py.",
+            "apply), which contain the number of cameras, and files of scripts/convert_weights.py.",
             height=height,
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
@@ -99,7 +99,7 @@ ZOO: dict[str, Entry] = {
         model={"name": "transreid"},
         metric="cosine",
         notes="ViT-B/16 or DeiT-B/16 trained on ImageNet alone (timm's files, Apache-2.0; ImageNet is for "
-        "non-commercial research): the class token. What a network knows without having seen any ReID data.",
+        "non-commercial research): the class token. A reference without training on ReID data.",
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
     ),
@@ -122,13 +122,13 @@ ZOO: dict[str, Entry] = {
         model={"name": "bot", "stem_relu": True, "last_stride": 2},
         metric="cosine",
         notes="ResNet-50 trained on ImageNet alone (torchvision's files, BSD-3; ImageNet is for non-commercial "
-        "research): the averaged last map at unit length. What a network knows without having seen any ReID data.",
+        "research): the averaged last map at unit length. A reference without training on ReID data.",
         submodule="backbone",
     ),
     **{
         f"osnet_{'' if kind == 'plain' else kind + '_'}{size}": Entry(
             model={"name": "osnet", "size": size, "kind": kind},
-            # The authors test AIN, made for other data sets than the one it learned from, by angle.
+            # The authors evaluate AIN, made for transfer to other data sets, by cosine distance.
             metric="cosine" if kind == "ain" else "euclidean",
             notes=f"OSNet {size.replace('_', '.')}, {kind}. torchreid's files (MIT code; trained on ImageNet and on "
             "ReID data sets, whose terms apply) and files of scripts/convert_weights.py.",
@@ -147,7 +147,7 @@ def lookup(name: str) -> Entry:
     """Returns the row of a name; that of a model of the user's own (`package.module:Name`) has the defaults.
 
     Raises:
-        UserError: there is no such row; with what was probably meant.
+        UserError: there is no such row (the nearest name is suggested).
     """
     if names.is_path(name):
         return Entry(model={"name": name}, metric="cosine", notes="A model of your own.")
