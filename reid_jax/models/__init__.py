@@ -1,4 +1,4 @@
-"""The table of models: one name per system, and how to build one from a name and options.
+"""The table of models by name, and how to build a model from a name and options.
 
 A config names a model by its key in `MODELS`, or by path: `model.name="my_project.nets:Tiny"`. Such a model of your own
 is a Flax module (or a function that returns one) that fulfills the contract of every model here:
@@ -18,13 +18,13 @@ may hold, each optional:
     TORCH_RULES, TORCH_IGNORED           renames of published weights, and what of them to leave out (`weights.convert`)
     adapt_weights(model, flat)           arrays of a file fitted to the model, and patterns of paths that may be missing
     backbone_parts(variables, names)     the submodules that a file of the backbone alone fills
-    options_of_weights(flat)             options that only a weights file knows, such as the number of cameras
+    options_of_weights(flat)             options that follow from a weights file, such as the number of cameras
     PART_LOADERS                         readers of files for parts of the model, by key of `config.init`
 
-Fields that say how large a model is mean the same in every model and config:
+Fields of a model's size mean the same in every model and config:
 
     size           name of a published size, a row of `SIZES` of the backbone: "resnet50" (resnet), "base" (vit),
-                   "x1_0" (osnet). The fields below, where given, replace what the row says.
+                   "x1_0" (osnet). The fields below, where given, replace those of the row.
     width          channels: of the stem of a ResNet (64 is published), of the tokens of a ViT
     depth          number of blocks in a row: of a ViT
     depths         numbers of blocks, one for each stage
@@ -127,7 +127,7 @@ def accepted(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def options_of_weights(name: str, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns options of a model that only a weights file knows, such as the number of cameras it was trained for.
+    """Returns options of a model that follow from a weights file, such as the number of training cameras.
 
     They come from the function `options_of_weights(flat)` of the model's module; {} where there is none.
 
@@ -170,7 +170,7 @@ def load_weights(
         allow_missing: patterns of our paths that may lack a source or have one of another shape.
 
     Returns:
-        Variables with the loaded leaves, and the fate of every key (printable).
+        Variables with the loaded leaves, and the outcome for every key (printable).
 
     Raises:
         UserError: unknown model, unreadable file, or weights of another model.
@@ -212,4 +212,4 @@ def _home(name: str) -> types.ModuleType | None:
 def _takes_any(name: str) -> bool:
     """Returns whether a model is built by a function with `**options`."""
     parameters = inspect.signature(_constructor(name)).parameters.values()
-    return any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)

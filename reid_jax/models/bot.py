@@ -27,7 +27,7 @@ TORCH_IGNORED: tuple[tuple[str, str], ...] = ((r"^bottleneck\.bias$", "shift of 
 
 
 class BoT(nn.Module):
-    """Backbone, pooling, neck, classifier: metric losses read the feature before the neck, the test what comes after.
+    """Backbone, pooling, neck, classifier: metric losses read the feature before the neck, evaluation the one after it.
 
     Attributes:
         num_classes: training identities N.
@@ -36,7 +36,7 @@ class BoT(nn.Module):
         depths: residual blocks per stage in place of those of the size.
         width: channels of the backbone's stem; 64 is the published size, 16 a narrow demonstration.
         last_stride: step of stage 4; 1 doubles the last map in height and width (section 3.5).
-        stem_relu: ReLU after the first normalization. The authors' code leaves it out; the paper does not say so.
+        stem_relu: ReLU after the first normalization. The authors' code omits it; the paper does not mention that.
         pooling: "average", "max" or "gem".
         test_feature: what is compared at test time, "neck" (after the neck) or "feature" (before it, as in CIL).
     """

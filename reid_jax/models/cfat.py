@@ -49,8 +49,8 @@ def bridge(teacher: jax.Array, student: jax.Array, t: jax.Array, norm: str = "tr
         student: [B, D] features of the corrupted view.
         t: scalar in [0, 1]; 1 is the teacher's end.
         norm: "true_norm" scales both to unit length, mixes them and divides by the length of the mixture (zero, finite,
-            for opposite features at t = 1/2). "unit_formula" does as the released code: it mixes the features as they
-            come and divides by a length that is right for unit vectors only.
+            for opposite features at t = 1/2). "unit_formula" repeats the released code: it mixes the features
+            unscaled and divides by a length that is right for unit vectors only.
 
     Returns:
         [B, D] float32.
@@ -69,7 +69,7 @@ def bridge(teacher: jax.Array, student: jax.Array, t: jax.Array, norm: str = "tr
 
 
 class Encoder(nn.Module):
-    """A feature to the mean and standard deviation of its code; see `Generator`."""
+    """Layers from a feature to the mean and standard deviation of its code; see `Generator`."""
 
     hidden: int = 128
     code: int = 16
@@ -85,7 +85,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A code to a feature; see `Generator`."""
+    """Layers from a code to a feature; see `Generator`."""
 
     features: int
     hidden: int = 128
@@ -154,7 +154,7 @@ class CFAT(transreid.TransReID):
         bridge_norm: see `bridge`.
         bfg_sigma: see `Generator.sigma`.
         bfg_out: see `Generator.out`.
-        bfg_input: "raw" feeds the generator features as they come, as article and code do; "unit" scales them to the
+        bfg_input: "raw" feeds the generator unscaled features, as article and code do; "unit" scales them to the
             length of a bridge first.
         test_feature: what is compared at test time: "feature" (before the neck, what all losses train), "neck" (after
             it) or "patch_mean" (mean of the final patch tokens, what the released code compares).
@@ -219,7 +219,7 @@ class CFAT(transreid.TransReID):
         }
 
     def _classify(self, feature: jax.Array) -> jax.Array:
-        """Logits of a generated feature by the student's own head, whose running statistics stay as they are."""
+        """Returns the logits of the student's head for a generated feature; running statistics stay as they are."""
         head = {kind: self.variables[kind]["head_g"] for kind in ("params", "batch_stats")}
         _, logits = heads.BNNeck(self.num_classes, parent=None).apply(head, feature, train=False)
         return jnp.asarray(logits)

@@ -1,4 +1,4 @@
-"""Multiply-accumulate operations of a model, counted as the papers do: layer by layer, from shapes."""
+"""Multiply-accumulate operations of a model, counted layer by layer from shapes, as in the papers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLASSIFIERS = (r"(^|/)classifier(_\w+)?$",)
 def count_macs(
     model: nn.Module, height: int = 256, width: int = 128, *, ignore: Sequence[str] = CLASSIFIERS, **fields: Any
 ) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one image in eval mode, and one per bias added.
+    """Counts the multiply-accumulates (one per added bias) of convolutions and linear layers for an image in eval mode.
 
     A layer that runs several times counts each time. Products between activations (attention) and everything
     element-wise are left out, as in the published counts. Nothing is computed: the model runs on shapes, so the count
@@ -62,13 +62,13 @@ def _features(layer: nn.DenseGeneral) -> int:
 
 
 def count_parameters(model: nn.Module, height: int = 256, width: int = 128, **fields: Any) -> int:
-    """Trainable numbers of a model; arguments as for `count_macs`."""
+    """Returns the number of trainable parameters of a model; arguments as for `count_macs`."""
     shapes = _shapes(model, height, width, fields)
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes["params"]))
 
 
 def _shapes(model: nn.Module, height: int, width: int, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Shapes of the variables, by an abstract run in eval mode on one image."""
+    """Returns the shapes of the variables, by an abstract run in eval mode on one image."""
     batch = {
         "image": jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32),
         "camid": jax.ShapeDtypeStruct((1,), jnp.int32),

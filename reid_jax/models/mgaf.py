@@ -30,7 +30,7 @@ from reid_jax.nn import attention, conv, global_pool, initializers, norm
 from reid_jax.ops import descriptors
 from reid_jax.weights import convert
 
-# The head of each branch's whole map, and how many stripes it is cut into.
+# The head of each branch's whole map, and the number of stripes.
 BRANCHES: dict[str, tuple[str, int]] = {"g": ("g1", 0), "p2": ("g2", 2), "p3": ("g3", 3)}
 
 # Where branch 3 takes the trunk, by the size of its map at 384 x 128: after layer3[0], or before it with a first block
@@ -62,7 +62,7 @@ TORCH_RULES: tuple[tuple[str, str], ...] = (
 )
 TORCH_IGNORED: tuple[tuple[str, str], ...] = ()
 
-# Renames the other way, for `convert.to_torch`.
+# The reverse renames, for `convert.to_torch`.
 TORCH_EXPORT_RULES: tuple[tuple[str, str], ...] = (
     *((rf"^trunk\.{ours}\.".replace("3.0", r"3\.0"), f"backone.{theirs}.") for theirs, ours in _TORCH_TRUNK.items()),
     *(
@@ -122,15 +122,15 @@ def start_equal(variables: convert.Variables, branches: Sequence[str]) -> dict[s
 
 
 def _around_one(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Initial gain of the reductions' normalization: N(1, 0.02)."""
+    """Draws the initial gain of the reductions' normalization: N(1, 0.02)."""
     return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
 class Reduction(nn.Module):
-    """A pooled vector to a short one: 1×1 convolution without bias, batch normalization, ReLU; all float32.
+    """Reduction of a pooled vector: 1×1 convolution without bias, batch normalization, ReLU; all float32.
 
     Attributes:
-        features: length of the short vector.
+        features: length of the reduced vector.
     """
 
     features: int
@@ -230,7 +230,7 @@ class MGN(nn.Module):
         return branch(maps["stage3" if start == (3, 1) else "stage2"], train=train)["stage4"]
 
     def windows(self, branch: str, x: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """What each head of a branch pools: the whole map [B, H, W, C] and its stripes [B, H / n, W, C]."""
+        """Returns what each head of a branch pools: the whole map [B, H, W, C] and its stripes [B, H / n, W, C]."""
         del train
         return {BRANCHES[branch][0]: x, **self.stripes(branch, x)}
 
@@ -246,7 +246,7 @@ class MGN(nn.Module):
         return {f"{branch}_{index}": stripe for index, stripe in enumerate(cut)}
 
     def _head(self, name: str, window: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Pooling, reduction and classifier: (feature [B, feature_width], logits [B, N])."""
+        """Applies pooling, reduction and classifier: (feature [B, feature_width], logits [B, N])."""
         pooled = global_pool.GlobalPool(self.pooling, name=f"pool_{name}")(window)
         feature = Reduction(self.feature_width, name=f"reduction_{name}")(pooled, train=train)
         from_pooled = self.global_ce_input == "pooled" and name.startswith("g")
@@ -259,7 +259,7 @@ class MGN(nn.Module):
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The heads in the order of the test feature: whole maps, then stripes."""
+        """Names of the heads in the order of the test feature: whole maps, then stripes."""
         counts = {branch: self.p3_stripes if branch == "p3" else count for branch, (_, count) in BRANCHES.items()}
         parts = [f"{branch}_{index}" for branch in self.branches for index in range(counts[branch])]
         return (*(BRANCHES[branch][0] for branch in self.branches), *parts)
@@ -281,8 +281,8 @@ class MGAF(MGN):
             Wang et al. 2018) or "none", which is MGN.
         attention_scope: "map": one module on each branch's map, before it is cut; "stripe": one on the whole map for
             the global head and one for each stripe.
-        attention_residual: x + attended instead of attended alone: what the pretrained layers found passes at the
-            start. The non-local block has its residual path anyway.
+        attention_residual: x + attended instead of attended alone, so that pretrained features pass unchanged at
+            first. The non-local block has its residual path anyway.
         attention_reduction: channels / hidden channels of the channel gates.
     """
 

@@ -55,7 +55,7 @@ def rotate(tokens: jax.Array, shift: int) -> jax.Array:
 
 
 def shuffle(tokens: jax.Array, groups: int) -> jax.Array:
-    """Deals tokens [B, N, D] out in turn from `groups` equal stretches (section 3.2, "patch shuffle").
+    """Interleaves `groups` equal runs of the tokens [B, N, D] (section 3.2, "patch shuffle").
 
     Where N does not divide, the last but one token is appended once, as in the authors' code.
 
@@ -76,9 +76,9 @@ def shuffle(tokens: jax.Array, groups: int) -> jax.Array:
 
 
 def jigsaw(patches: jax.Array, *, parts: int, shift: int, groups: int, rearrangement: bool = True) -> list[jax.Array]:
-    """Patch tokens [B, N, D] as `parts` sequences [B, N // parts, D], each from all over the image.
+    """Splits patch tokens [B, N, D] into `parts` sequences [B, N // parts, D], each from all over the image.
 
-    What is left over when N does not divide is dropped.
+    Where N does not divide, the remainder is dropped.
     """
     length = patches.shape[1] // parts
     if rearrangement:
@@ -87,7 +87,7 @@ def jigsaw(patches: jax.Array, *, parts: int, shift: int, groups: int, rearrange
 
 
 class Branch(nn.Module):
-    """A last block of the transformer and its final normalization.
+    """The last block of the transformer and its final normalization.
 
     Attributes:
         block: fields of the `vit.Block`.
@@ -104,16 +104,16 @@ class Branch(nn.Module):
 
 
 class TransReID(nn.Module):
-    """Vision transformer, BNNeck heads, and where asked for a jigsaw patch module (JPM) with four local features.
+    """Vision transformer, BNNeck heads, and optionally a jigsaw patch module (JPM) with four local features.
 
     Attributes:
         num_classes: training identities N.
         dtype: compute dtype; parameters, statistics and heads are float32.
-        size: a row of `vit.SIZES`; the fields after it take the place of its entries.
+        size: a row of `vit.SIZES`; the fields after it replace its entries.
         width, depth, heads, mlp_ratio: see `vit.ViT`.
         image_size, patch, stride, drop_path, dropout, attention_dropout, attention_kernel, positions: likewise.
         sie, sie_weight, num_cameras, num_views: likewise.
-        jpm: local features beside the global one.
+        jpm: local features in addition to the global one.
         shift: see `rotate`; 5 for persons, 8 for vehicles.
         shuffle_groups: see `shuffle`.
         parts: local features; the authors have 4.
@@ -150,7 +150,7 @@ class TransReID(nn.Module):
     position_grid: tuple[int, int] | None = None
 
     def encoder(self) -> dict[str, Any]:
-        """Fields of the `vit.ViT`."""
+        """Returns the fields of the `vit.ViT`."""
         if self.size not in vit.SIZES:
             raise errors.unknown("ViT size", self.size, vit.SIZES)
         given = {name: getattr(self, name) for name in ("width", "depth", "heads", "mlp_ratio")}
@@ -197,9 +197,9 @@ class TransReID(nn.Module):
         return self._outputs(tokens, locals_, train)
 
     def _outputs(self, tokens: jax.Array, locals_: list[jax.Array], train: bool) -> dict[str, jax.Array]:
-        """Named outputs of the global feature and the local ones, each with a head of its own."""
+        """Returns the named outputs of the global and the local features, each with its own head."""
         outputs = {"tokens": tokens[:, 1:].astype(jnp.float32)}
-        for name, feature in (("g", tokens[:, 0]), *((str(i + 1), one) for i, one in enumerate(locals_))):
+        for name, feature in (("g", tokens[:, 0]), *((str(i + 1), local) for i, local in enumerate(locals_))):
             feature = feature.astype(jnp.float32)
             neck, logits = heads.BNNeck(self.num_classes, name=f"head_{name}")(feature, train=train)
             outputs |= heads.head_outputs(name, feature, neck, logits)
@@ -233,15 +233,15 @@ def fit_weights(
 ) -> tuple[dict[str, np.ndarray], bool]:
     """Returns the arrays of a published file as the TransReID family saves its networks.
 
-    An ImageNet ViT or DeiT becomes the "base." of one: its last block and normalization begin every branch, a distilled
-    DeiT's second token goes. Positions are resampled for the model's grid. A neck's shift, zero in all
+    An ImageNet ViT or DeiT becomes "base.": its last block and normalization initialize every branch, the second token
+    of a distilled DeiT is dropped. Positions are resampled for the model's grid. A neck's shift, zero in all
     published files, moves into the running mean where it is not.
 
     Args:
         model: gives the grid: `image_size`, `patch`, `stride`, `position_grid`.
         flat: arrays by PyTorch name; our own names ("params/...") pass untouched.
         depth: blocks of the published network.
-        branches: the authors' names of what takes the place of the last block; () keeps it.
+        branches: the authors' names of the branches that replace the last block; () keeps it.
 
     Returns:
         Arrays by the authors' names, and whether the file holds a backbone alone.

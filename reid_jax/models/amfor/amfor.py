@@ -224,13 +224,13 @@ class AMFOR(nn.Module):
 
     @property
     def reconstructs(self) -> bool:
-        """Whether a run ends with pictures of what was drawn, see `reid_jax.runs.drawn_patches`."""
+        """Whether a run ends with pictures of the drawn patches, see `reid_jax.runs.drawn_patches`."""
         return self.pixel
 
     # ---- parts of the forward pass ----------------------------------------------------------------------------------
 
     def encoder(self) -> dict[str, Any]:
-        """Fields of the `vit.ViT`."""
+        """Returns the fields of the `vit.ViT`."""
         if self.size not in vit.SIZES:
             raise errors.unknown("ViT size", self.size, vit.SIZES)
         given = {name: getattr(self, name) for name in ("width", "depth", "heads", "mlp_ratio")}
@@ -285,7 +285,7 @@ class AMFOR(nn.Module):
         return clip_text.fill_bank(self._prompts(parent=None), variables, "prompts")
 
     def _targets(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Labels of tokens and what can be seen, from the part maps of the batch or from strips."""
+        """Returns the labels of tokens and the visibility of parts, from the part maps of the batch or from strips."""
         grid = vit.grid_of(self.image_size, self.patch, self.stride)
         if self.parsing_source == "strips":
             labels = part_decoder.strip_labels(grid)
@@ -302,7 +302,7 @@ class AMFOR(nn.Module):
         return {"parsing/labels": labels, "visibility/target": part_decoder.visibility(labels)}
 
     def _pool(self, patches: jax.Array, masks: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Foreground and parts [B, 1 + 8, D], reconstructed by HPR; and a copy whose masks are constants."""
+        """Returns foreground and parts [B, 1 + 8, D], reconstructed by HPR, and a copy whose masks get no gradient."""
         pooled = part_decoder.pool(patches, masks)
         steady = part_decoder.pool(patches, jax.lax.stop_gradient(masks))
         if not self.hpr:
@@ -337,7 +337,7 @@ class AMFOR(nn.Module):
         return outputs
 
     def _draw(self, patches: jax.Array, batch: Mapping[str, jax.Array], train: bool) -> dict[str, jax.Array]:
-        """Hidden patches of the picture, of the encoder's patch tokens [B, P, D]."""
+        """Draws hidden patches of the picture from the encoder's patch tokens [B, P, D]."""
         decoder = pixel_decoder.PixelDecoder(
             self.image_size,
             self.pixel_patch or self.patch,
@@ -382,7 +382,7 @@ class AMFOR(nn.Module):
 
 
 def _head_outputs(name: str, head: heads.BNNeck, feature: jax.Array, train: bool) -> dict[str, jax.Array]:
-    """Outputs of a head on a feature [B, D], or on parts [B, 8, D] side by side."""
+    """Returns the outputs of a head for a feature [B, D], or for the concatenated parts [B, 8, D]."""
     feature = feature.astype(jnp.float32)
     neck, logits = head(feature.reshape(len(feature), -1), train=train)
     return heads.head_outputs(name, feature, neck, logits)
@@ -395,7 +395,7 @@ def fusion_layers(layers: tuple[int, ...] | str, depth: int) -> tuple[int, ...]:
     ((10,), (1, 2, 3))
 
     Raises:
-        UserError: an unknown name, or blocks that are not there.
+        UserError: an unknown name, or blocks that do not exist.
     """
     if isinstance(layers, str):
         if layers not in LAYERS:
@@ -419,7 +419,7 @@ def _check_mode(mode: str, *, has_prompts: bool) -> None:
 
 
 def _check(model: AMFOR) -> None:
-    """Refuses choices that do not exist or do not fit each other."""
+    """Refuses options that do not exist or contradict each other."""
     for kind, value, known in (
         ("text source (text_source)", model.text_source, TEXT_SOURCES),
         ("source of part labels (parsing_source)", model.parsing_source, PARSING_SOURCES),

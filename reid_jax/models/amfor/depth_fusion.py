@@ -1,7 +1,7 @@
 """AMFF of AMFOR: after chosen blocks of the encoder, a token becomes a mixture of its values at all depths so far.
 
-How much of each depth enters a channel follows from learned queries, one per depth, which first ask the text features
-(the same for all images) and then the class tokens of the image. A gate, initially nearly shut, decides how much of the
+How much of each depth enters a channel follows from learned queries, one per depth, which attend to the text features
+(the same for all images), then to the class tokens of the image. A gate, initially nearly closed, sets how much of the
 mixture replaces the token.
 
 References:
@@ -26,7 +26,7 @@ _normal_002 = nn.initializers.normal(0.02)
 
 
 def mix(depths: Sequence[jax.Array], weights: jax.Array, alpha: jax.Array | float) -> jax.Array:
-    """Step 3: the weighted sum over depths, and the gate.
+    """Returns the gated weighted sum over depths (step 3).
 
     Args:
         depths: x_0 ... x_k, each [B, N, D].
@@ -52,7 +52,7 @@ class LayerFusion(nn.Module):
         heads: heads of both attentions.
         text_value: "text" takes the values of step 1 from the text. "query" repeats the figure, which draws the queries
             there: with keys that are all equal the text then has no influence.
-        residual: adds the queries to what they gather; the figure shows no such path.
+        residual: adds the queries to the result of the attention; the figure shows no such path.
         normalize: "softmax" over depths keeps the scale of a token; "none" repeats the figure.
         beta: added to the scores of depth k before that softmax, which protects pretrained features.
         gate_init: initial value of the gate before its sigmoid; -2 lets 12 % through.
@@ -95,7 +95,7 @@ class LayerFusion(nn.Module):
         return self.queries + answer if self.residual else answer.astype(jnp.float32)
 
     def weights(self, classes: jax.Array, text: jax.Array | None) -> jax.Array:
-        """Steps 1 and 2: what each depth contributes to each channel.
+        """Returns what each depth contributes to each channel (steps 1 and 2).
 
         Args:
             classes: [B, k + 1, D] class tokens of x_0 ... x_k.
@@ -124,7 +124,7 @@ class AMFF(nn.Module):
     Attributes:
         layers: blocks that are followed by a module, counted from 1.
         width: D.
-        learned_rows: T of a trainable bank that takes the place of text features; 0 for none.
+        learned_rows: rows T of a trainable bank in place of text features; 0 for none.
         reuse_fused: later modules see x'_k of earlier ones in place of x_k.
         heads, text_value, residual, normalize, beta, gate_init, alpha: see `LayerFusion`.
         dtype: compute dtype.

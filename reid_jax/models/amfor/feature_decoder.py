@@ -47,14 +47,14 @@ def volume_shape(width: int) -> tuple[int, int]:
 
 
 def position_code(count: int, width: int) -> np.ndarray:
-    """Fixed sine and cosine code of `count` places, [count, width] (Vaswani et al. 2017, section 3.5)."""
+    """Returns the sine and cosine code of `count` positions, [count, width] (Vaswani et al. 2017, section 3.5)."""
     rates = 10000.0 ** (-np.arange(width // 2) / (width // 2))
     angles = np.arange(count)[:, None] * rates[None]
     return np.concatenate((np.sin(angles), np.cos(angles)), axis=1).astype(np.float32)
 
 
 class Stage(nn.Module):
-    """Transformer blocks at a width of their own.
+    """Transformer blocks of another width, between two projections.
 
     Attributes:
         depth: blocks.

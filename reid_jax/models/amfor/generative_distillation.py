@@ -29,7 +29,7 @@ THRESHOLDS = ("quantile", "const")
 
 
 def keep_above(scores: jax.Array, threshold: jax.Array | float, *, straight_through: bool = True) -> jax.Array:
-    """Step function of scores - threshold: 1 keeps, 0 masks.
+    """Returns the step function of scores - threshold: 1 keeps, 0 masks.
 
     Args:
         scores: [P, D].
@@ -41,14 +41,14 @@ def keep_above(scores: jax.Array, threshold: jax.Array | float, *, straight_thro
     if not straight_through:
         return jax.lax.stop_gradient(hard)
     soft = nn.sigmoid(distance)
-    # The difference first: the value is then exactly 0 or 1.
+    # In this order the value is exactly 0 or 1.
     return hard + (soft - jax.lax.stop_gradient(soft))
 
 
 class VolumeConv(nn.Module):
     """A 3 x 3 x 3 convolution of volumes with few slices, zeros around them.
 
-    It is computed as a two-dimensional one whose channels are the slices' side by side and whose kernel is a band, zero
+    It is computed as a two-dimensional one whose channels are those of all slices and whose kernel is a band, zero
     between slices that do not touch: 17 times the speed of XLA's own on a CPU.
 
     Attributes:
@@ -76,7 +76,7 @@ class Generator(nn.Module):
     """The generator of one granularity: masks a volume and regenerates it; float32.
 
     Attributes:
-        mask: "adaptive" learns which places to hide, "random" hides others for each image and step (masked generative
+        mask: "adaptive" learns which places to hide, "random" draws them for each image and step (masked generative
             distillation), "none" hides nothing.
         ratio: share of the numbers of each part that are hidden.
         threshold: "quantile" of the scores, so that the mask cannot learn to hide nothing; "const" compares them with
@@ -105,7 +105,7 @@ class Generator(nn.Module):
         return rearrange(VolumeConv(1, name="conv2")(x), "b h w p 1 -> b p (h w)")
 
     def _keep(self, parts: jax.Array, key: jax.Array | None) -> jax.Array:
-        """What is kept, [1 or B, P, D] of 0 and 1."""
+        """Returns the mask of kept values, [1 or B, P, D] of 0 and 1."""
         if self.mask == "adaptive":
             places = self.param("places", nn.initializers.normal(0.02), parts.shape[1:], jnp.float32)[None]
             scores = attention.MultiHead(self.heads, name="attention")(places, places, places)[0]
@@ -136,7 +136,7 @@ class AMGD(nn.Module):
 
     @nn.compact
     def __call__(self, parts: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Maps the student's parts [B, 8, D] to what was generated of every group, [B, G, D] float32."""
+        """Maps the student's parts [B, 8, D] to the generated features of every group, [B, G, D] float32."""
         for kind, value, known in (
             ("mask (amgd_mask)", self.mask, MASKS),
             ("threshold (amgd_lambda_mode)", self.threshold, THRESHOLDS),
@@ -148,8 +148,10 @@ class AMGD(nn.Module):
         keys = [None] * len(self.granularities) if key is None else jax.random.split(key, len(self.granularities))
         return jnp.concatenate(
             [
-                Generator(**options, name=granularity)(part_ops.grouped(parts.astype(jnp.float32), granularity), one)
-                for granularity, one in zip(self.granularities, keys, strict=True)
+                Generator(**options, name=granularity)(
+                    part_ops.grouped(parts.astype(jnp.float32), granularity), mask_key
+                )
+                for granularity, mask_key in zip(self.granularities, keys, strict=True)
             ],
             axis=1,
         )

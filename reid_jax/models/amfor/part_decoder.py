@@ -35,7 +35,7 @@ def token_labels(parts: jax.Array, grid: tuple[int, int]) -> jax.Array:
         grid: rows and columns of tokens.
 
     Returns:
-        int32 [B, N], row after row; of equal ones the lower label.
+        int32 [B, N], row after row; ties go to the lower label.
     """
     rows, columns = (_corners(size, count) for size, count in zip(parts.shape[1:], grid, strict=True))
     strength = jnp.zeros((len(parts), *grid, NUM_PARTS + 1), jnp.float32)
@@ -80,7 +80,7 @@ def without_boxes(labels: jax.Array, boxes: jax.Array, grid: tuple[int, int], si
 
 
 def visibility(labels: jax.Array) -> jax.Array:
-    """1 for each part that a token of [B, N] bears the label of, float32 [B, 8]."""
+    """Returns 1 for each part that occurs among the token labels [B, N], else 0; float32 [B, 8]."""
     return jnp.any(labels[:, :, None] == jnp.arange(1, NUM_PARTS + 1)[None, None], axis=1).astype(jnp.float32)
 
 
@@ -88,7 +88,7 @@ def visibility(labels: jax.Array) -> jax.Array:
 
 
 class MaskGenerator(nn.Module):
-    """Which part a token belongs to; float32."""
+    """Classifier of tokens by body part; float32."""
 
     @nn.compact
     def __call__(self, tokens: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -100,7 +100,7 @@ class MaskGenerator(nn.Module):
 
 
 def weighted_average(tokens: jax.Array, weights: jax.Array) -> jax.Array:
-    """Weighted means of tokens (GWAP).
+    """Returns weighted means of tokens (GWAP).
 
     Args:
         tokens: [B, N, D].
@@ -124,7 +124,7 @@ def pool(tokens: jax.Array, masks: jax.Array) -> jax.Array:
 
 
 def draw_masks(masks: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Hard masks: a token is open to a part with the probability that the mask gives it.
+    """Draws hard masks: a token is open to a part with the probability in the mask.
 
     Args:
         masks: [B, N, 9] probabilities.
@@ -138,7 +138,7 @@ def draw_masks(masks: jax.Array, key: jax.Array | None) -> jax.Array:
 
 
 class PartDecoder(nn.Module):
-    """Learned queries of the background and the parts gather part features from the memory.
+    """Decoder in which learned queries of background and parts attend to the memory.
 
     Attributes:
         heads: number of heads of both attentions.
@@ -152,7 +152,7 @@ class PartDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, memory: jax.Array, allowed: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Decodes parts, once freely and once under masks.
+        """Decodes parts twice, with and without masks.
 
         Args:
             memory: [B, 1 + N, D], the class token first.
@@ -170,12 +170,12 @@ class PartDecoder(nn.Module):
         queries = self._norm("norm_self")(queries)[:, 1:]
         tokens = memory[:, 1:]
         if allowed is not None:
-            # Student and teacher differ in their masks alone: one attention with twice the queries.
+            # Student and teacher differ only in their masks: a single attention with twice the queries.
             queries = jnp.concatenate((queries, queries), axis=1)
             allowed = jnp.concatenate((jnp.ones_like(allowed), allowed), axis=1)
         gathered = attention.MultiHead(self.heads, dtype=self.dtype, name="cross")(queries, tokens, tokens, allowed)
         hidden = self._dense(round(self.mlp_ratio * width), "fc1")(self._norm("norm_ffn")(gathered))
-        # No residual around the attention: nothing of a query, or of a masked token, passes it by.
+        # No residual around the attention, so nothing of a query or of a masked token bypasses it.
         decoded = (gathered + self._dense(width, "fc2")(nn.relu(hidden))).astype(jnp.float32)
         student = decoded[:, 1 : NUM_PARTS + 1]  # without the background
         return student, student if allowed is None else decoded[:, NUM_PARTS + 2 :]
@@ -188,7 +188,7 @@ class PartDecoder(nn.Module):
 
 
 class VisibilityHead(nn.Module):
-    """Whether a part can be seen, from its feature; float32, shared by the parts."""
+    """Predictor of a part's visibility from its feature; float32, shared by the parts."""
 
     @nn.compact
     def __call__(self, parts: jax.Array, *, train: bool) -> jax.Array:

@@ -1,4 +1,4 @@
-"""AMFOR's pixel extension: hidden patches drawn from the encoder's patch tokens (not in the published run).
+"""AMFOR's pixel extension: a decoder of hidden patches from the encoder's patch tokens (not in the published run).
 
 One line in the model, before its outputs are returned:
 
@@ -33,24 +33,24 @@ from reid_jax import errors
 from reid_jax.models.backbones import vit
 from reid_jax.ops import images as image_ops
 
-# The view that holds the picture before it was erased or occluded.
+# The view with the picture before it was erased or occluded.
 CLEAN = "image_clean"
-# Body parts as masks take them, by label of `parts`: head, arms, torso, each leg with its foot.
+# Groups of body parts that are masked together, by label of `parts`: head, arms, torso, each leg with its foot.
 PART_GROUPS = ((1,), (2,), (3,), (4,), (5, 7), (6, 8))
-# Of HAP's masks: the least tokens of a block, its range of height / width, the most of a part's tokens.
+# HAP's masks: smallest block in tokens, range of height / width of a block, largest share of a part's tokens.
 BLOCK_TOKENS, BLOCK_ASPECT, PART_SHARE = 12, (0.3, 3.3), 0.3
 # Blocks drawn; the smallest ones would still cover more than half of a grid of 16 x 8.
 BLOCKS = 8
 
 
 def damaged_tokens(images: jax.Array, clean: jax.Array, patch: int) -> jax.Array:
-    """Patches of which at least half the pixels differ from the undamaged picture.
+    """Returns the patches of which at least half the pixels differ from the undamaged picture.
 
     Comparing pictures finds erased boxes and pasted occluders alike.
 
     Args:
         images: [B, H, W, 3] as the encoder sees them.
-        clean: [B, H, W, 3] the same before they were damaged.
+        clean: [B, H, W, 3] the undamaged images.
         patch: side of a patch.
 
     Returns:
@@ -79,7 +79,7 @@ def part_tokens(parts: jax.Array, patch: int) -> jax.Array:
 
 
 def block_ranks(key: jax.Array, count: int, rows: int, columns: int, most: int) -> jax.Array:
-    """Which of a few random blocks covers a token first.
+    """Returns the first of a few random blocks that covers a token.
 
     Args:
         key: random key of the draw.
@@ -89,8 +89,8 @@ def block_ranks(key: jax.Array, count: int, rows: int, columns: int, most: int) 
         most: tokens of the largest block.
 
     Returns:
-        [B, rows columns] float32: number of the first block that covers the token, plus its place in it as a fraction;
-        `BLOCKS` where there is none.
+        [B, rows columns] float32: number of the first block that covers the token, plus its position in it as a
+        fraction; `BLOCKS` where there is none.
     """
     draws = jax.random.uniform(key, (4, count, BLOCKS, 1, 1))
     least = min(BLOCK_TOKENS, most)
@@ -154,7 +154,7 @@ def extra_tokens(
     block_key, part_key, rest_key = jax.random.split(key, 3)
     blocks = block_ranks(block_key, count, rows, columns, max(1, wanted))
     rest = jax.random.uniform(rest_key, blocks.shape)
-    # Least first: parts in [0, 1), blocks in [1, 1 + BLOCKS), the rest above.
+    # Lowest rank first: parts in [0, 1), blocks in [1, 1 + BLOCKS), then the rest.
     order = jnp.where(blocks < BLOCKS, 1.0 + blocks, 1.0 + BLOCKS + rest)
     if parts is not None:
         picked = part_ranks(part_key, parts)
@@ -163,7 +163,7 @@ def extra_tokens(
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
-    """Fixed codes of places [rows columns, width]: a quarter each for sine and cosine of the row and of the column."""
+    """Returns fixed codes of positions [rows columns, width]: sine and cosine of row and column, a quarter each."""
     rates = 10000.0 ** -(np.arange(width // 4) / (width // 4))
     y, x = np.mgrid[:rows, :columns].reshape(2, -1, 1)
     return np.concatenate([f(place * rates) for place in (y, x) for f in (np.sin, np.cos)], axis=1).astype(np.float32)
@@ -199,13 +199,13 @@ class PixelDecoder(nn.Module):
 
         Args:
             local: [B, n, D] patch tokens of the encoder.
-            batch: "image" and "image_clean" [B, H, W, 3] normalized; where present "parts" [B, H, W], which steer the
+            batch: "image" and "image_clean" [B, H, W, 3] normalized; where present "parts" [B, H, W], for the
                 extra masks. Without "image_clean" there is nothing to draw.
             grid: rows and columns of the tokens.
             train: hides extra patches (random numbers "dropout").
 
         Returns:
-            "pixels/predicted" [B, N, patch patch 3] float32 and "pixels/mask" [B, N] bool, the patches that count.
+            "pixels/predicted" [B, N, patch patch 3] float32 and "pixels/mask" [B, N] bool, the patches of the loss.
 
         Raises:
             UserError: a ratio out of range, or an image that does not divide into patches.
@@ -225,11 +225,11 @@ class PixelDecoder(nn.Module):
         return {"pixels/predicted": self._draw(local, grid, extra), "pixels/mask": mask}
 
     def _cells(self) -> tuple[int, int]:
-        """Rows and columns of drawn patches."""
+        """Returns rows and columns of drawn patches."""
         return self.image_size[0] // self.patch, self.image_size[1] // self.patch
 
     def _draw(self, local: jax.Array, grid: tuple[int, int], extra: jax.Array | None) -> jax.Array:
-        """Patches [B, N, patch patch 3] of tokens, those of `extra` [B, N] hidden."""
+        """Returns patches [B, N, patch patch 3] drawn from tokens, of which those of `extra` [B, N] are hidden."""
         rows, columns = self._cells()
         tokens = rearrange(local, "b (y x) d -> b y x d", y=grid[0])
         if tuple(grid) != (rows, columns):

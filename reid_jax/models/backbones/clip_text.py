@@ -3,21 +3,21 @@
 How a model uses it, with `T` the bank of text features [N, D], one row per training identity:
 
     learner = clip_text.PromptLearner(num_classes=..., features=768, name="prompts")     # in the model
-    outputs |= learner.pairs(batch["label"], feature)     # where the batch has labels: what stage 1 trains on
-    bank = learner.bank()                                 # T, float32; a constant, zeros until stage 1 has ended
+    outputs |= learner.pairs(batch["label"], feature)     # in the mode of stage 1, which trains on these pairs
+    bank = learner.bank()                                 # T, float32; a constant, zeros before the end of stage 1
 
     def fill_text_bank(self, variables):                  # a method of the model, outside `__call__`
         return clip_text.fill_bank(PromptLearner(..., parent=None), variables, "prompts")
 
 Stage 1 is a phase whose terms read those pairs and whose optimizer freezes all but prompts and projection; the phase
-after it says `start_from="model/fill_text_bank"` and freezes the prompts (`phases` of configs/amfor.py). T is
+after it has `start_from="model/fill_text_bank"` and freezes the prompts (`phases` of configs/amfor.py). T is
 `constants/prompts/bank` in the variables: the collection of values that are saved and used at test time and that
 neither the optimizer nor a forward pass changes.
 
-The model's file says `PART_LOADERS = {"text_weights": clip_text.load_weights}`, so that `init.text_weights` names the
+The model's module has `PART_LOADERS = {"text_weights": clip_text.load_weights}`, so that `init.text_weights` names the
 file; `model.text_source="clip"` without it, or without `init.weights`, is refused (`reid_jax.runs.settings`).
 
-Weights: the text half of an OpenAI checkpoint. The published files are TorchScript, which holds code; save plain ones:
+Weights: the text half of an OpenAI checkpoint. The published files are TorchScript, that is code; save plain ones:
 `torch.save(torch.jit.load("ViT-B-16.pt", map_location="cpu").state_dict(), "clip.pth")`.
 
 References:
@@ -60,8 +60,8 @@ TORCH_EXPORT_RULES: tuple[tuple[str, str], ...] = (
     (r"\.attn\.in_proj\.(weight|bias)$", r".attn.in_proj_\1"),
 )
 
-# The prompt of all published runs. The numbers are facts of CLIP's vocabulary of 49,408 byte pairs; we got them by
-# applying its published merges (bpe_simple_vocab_16e6) to the lower-cased text by a few lines of our own.
+# The prompt of all published runs. The numbers follow from CLIP's vocabulary of 49,408 byte pairs: its
+# published merges (bpe_simple_vocab_16e6) applied to the lower-cased text.
 TEMPLATE = "A photo of a X X X X person."
 START, END, PLACEHOLDER = 49406, 49407, 343
 TEMPLATE_IDS: tuple[int, ...] = (START, 320, 1125, 539, 320, *[PLACEHOLDER] * 4, 2533, 269, END)
@@ -69,14 +69,14 @@ VOCABULARY = 49408
 
 
 def template_ids(template: str = TEMPLATE, tokenizer: str | os.PathLike[str] = "") -> tuple[int, ...]:
-    """Token numbers of a prompt, from the start to the end token.
+    """Returns the token numbers of a prompt, from the start to the end token.
 
     Args:
         template: English with an "X" for each vector that is learned; the published one needs no tokenizer.
         tokenizer: CLIP's `tokenizer.json` as the `tokenizers` library reads it, for any other template.
 
     Raises:
-        UserError: the library, the file or the vectors are lacking, or the file is not CLIP's.
+        UserError: the library, the file or the vectors are missing, or the file is not CLIP's.
     """
     if template == TEMPLATE:
         return TEMPLATE_IDS
@@ -115,7 +115,7 @@ def load_weights(
     Args:
         variables: variables of the whole model.
         path: PyTorch or safetensors file with CLIP's own names; half precision becomes the variables' dtype.
-        into: where the text transformer stands in the model.
+        into: path of the text transformer in the model.
 
     Raises:
         UserError: unreadable file, or weights of something else.
@@ -132,7 +132,7 @@ def _layer_norm(name: str | None, dtype: Any) -> nn.LayerNorm:
 
 
 class CausalAttention(nn.Module):
-    """Self-attention in which a token sees itself and those before it.
+    """Self-attention in which a token attends to itself and those before it.
 
     Attributes:
         heads: number of heads.
@@ -222,19 +222,19 @@ class TextEncoder(nn.Module):
         self.text_projection = self.param("text_projection", normal(self.width**-0.5), shape, jnp.float32)
 
     def embed(self, ids: jax.Array) -> jax.Array:
-        """Token vectors [..., D] float32 of token numbers [...] int32."""
+        """Returns token vectors [..., D] float32 of token numbers [...] int32."""
         return self.token_embedding(ids)
 
     def __call__(self, tokens: jax.Array, end: jax.Array | int) -> jax.Array:
-        """Text features of token vectors.
+        """Returns the text features of token vectors.
 
         Args:
             tokens: [B, L, D], L up to `context`. What stands after the end token changes nothing (attention is
                 causal), so texts need no padding to the full context.
-            end: [B] int32 (or one number for all), place of the end token, whose output is the text's.
+            end: [B] int32 (or one number for all), position of the end token, whose output is the text feature.
 
         Returns:
-            [B, features] float32, of any length.
+            [B, features] float32, not normalized.
         """
         length = tokens.shape[1]
         if length > self.context:
@@ -248,7 +248,7 @@ class TextEncoder(nn.Module):
         return features
 
     def encode(self, ids: jax.Array) -> jax.Array:
-        """Text features [B, features] of token numbers [B, L] int32, padded with anything below the end token."""
+        """Returns text features [B, features] of token numbers [B, L] int32, padded below the end token's number."""
         return self(self.embed(ids), jnp.argmax(ids, axis=1))
 
 
@@ -259,7 +259,7 @@ class PromptLearner(nn.Module):
         num_classes: training identities N.
         features: length D of the image features that text is compared with.
         template: token numbers of the prompt, see `template_ids`.
-        placeholder: the number that stands for a learned vector.
+        placeholder: the token number in place of a learned vector.
         sizes: fields of the `TextEncoder` that are not CLIP's (for small ones).
         dtype: compute dtype of the transformer.
     """
@@ -275,7 +275,7 @@ class PromptLearner(nn.Module):
         self.text = TextEncoder(**self._fields())
         shape = (self.num_classes, len(self._places()), self.text.width)
         self.vectors = self.param("vectors", nn.initializers.normal(0.02), shape, jnp.float32)
-        # One linear between text and image features; the published run's module tree has two in a row.
+        # One linear between text and image features; the published run's modules have two in sequence.
         self.text_proj = nn.Dense(self.features)
         self.kept = self.variable("constants", "bank", jnp.zeros, (self.num_classes, self.features), jnp.float32)
 
@@ -283,12 +283,13 @@ class PromptLearner(nn.Module):
         return {"dtype": self.dtype, **(self.sizes or {})}
 
     def _places(self) -> np.ndarray:
-        """Where in the prompt the learned vectors stand."""
+        """Returns the positions of the learned vectors in the prompt."""
         return np.flatnonzero(np.asarray(self.template) == self.placeholder)
 
     def text_of(self, vectors: jax.Array) -> jax.Array:
-        """Projected text features [B, D] float32 of learned vectors [B, places, width]; the transformer gets no
-        gradient for its own parameters.
+        """Returns projected text features [B, D] float32 of learned vectors [B, places, width].
+
+        The transformer's own parameters get no gradient.
         """
         ids = jnp.asarray(self.template, jnp.int32)
         if self.is_initializing():
@@ -303,7 +304,7 @@ class PromptLearner(nn.Module):
         return encoder(tokens, len(self.template) - 1)
 
     def pairs(self, labels: jax.Array, feature: jax.Array) -> dict[str, jax.Array]:
-        """What stage 1 compares.
+        """Returns the pairs that stage 1 compares.
 
         Args:
             labels: [B] int32 identities in 0..N-1.
@@ -318,19 +319,19 @@ class PromptLearner(nn.Module):
     __call__ = pairs
 
     def bank(self) -> jax.Array:
-        """T [N, D] float32, see `fill_bank`; the same for all images, in training and at test time."""
+        """Returns T [N, D] float32, see `fill_bank`; the same for all images, in training and at test time."""
         return jax.lax.stop_gradient(self.kept.value)
 
 
 def fill_bank(learner: PromptLearner, variables: Mapping[str, Any], path: str = "prompts") -> dict[str, Any]:
-    """The variables of a model with T computed from its prompts, `T = LN(text_proj(text(prompts of all identities)))`.
+    """Returns a model's variables with T, `LN(text_proj(text(prompts of all identities)))`.
 
-    The normalization has no parameters: T is a constant from here on.
+    The normalization has no parameters: T is constant from then on.
 
     Args:
         learner: as in the model, unbound (`parent=None`).
         variables: {"params": ..., "constants": ..., ...} of the model.
-        path: where the learner stands in it.
+        path: path of the learner in the model.
 
     Returns:
         New variables; all but `constants/<path>/bank` as given.
@@ -344,7 +345,7 @@ def fill_bank(learner: PromptLearner, variables: Mapping[str, Any], path: str = 
 
     def bank(own: Mapping[str, Any]) -> jax.Array:
         text_of = lambda vectors: learner.apply(own, vectors[None], method="text_of")[0]
-        # A few identities at a time: activations of a thousand prompts would not fit beside a model.
+        # A few identities at a time: activations of a thousand prompts would not fit into memory.
         text = jax.lax.map(text_of, own["params"]["vectors"], batch_size=min(64, learner.num_classes))
         plain = nn.LayerNorm(epsilon=1e-5, use_bias=False, use_scale=False, use_fast_variance=False, parent=None)
         return jnp.asarray(plain.apply({}, text))

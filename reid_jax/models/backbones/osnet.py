@@ -63,7 +63,7 @@ class ConvLayer(nn.Module):
 
     Attributes:
         features: output channels.
-        kernel_size: side of the kernel; zeros of half of it on every side.
+        kernel_size: side of the kernel; padded by half of it with zeros on every side.
         strides: step of the window.
         normalization: "batch", "instance" (also called "bn") or "none".
         activate: applies ReLU.
@@ -108,7 +108,7 @@ class LightConv3x3(nn.Module):
 
 
 class LightConvStream(nn.Module):
-    """Light convolutions one after the other; AIN's files name a stream's layers inside a module of its own.
+    """A sequence of light convolutions; AIN's files name a stream's layers inside a module of its own.
 
     Attributes:
         depth: number of light convolutions t.
@@ -186,13 +186,13 @@ class OSBlock(nn.Module):
         return fusion.materialize(nn.relu(y))
 
     def _stream(self, h: jax.Array, depth: int, *, train: bool) -> jax.Array:
-        """`depth` light convolutions of h, under the names of the published files."""
+        """Applies `depth` light convolutions to h, under the names of the published files."""
         if self.stream_modules:
             return LightConvStream(depth, h.shape[-1], dtype=self.dtype, name=f"conv2_{depth - 1}")(h, train=train)
         name = f"conv2{'abcd'[depth - 1]}"
         for index in range(depth):
-            one = name if depth == 1 else f"{name}_{index}"
-            h = LightConv3x3(h.shape[-1], dtype=self.dtype, name=one)(h, train=train)
+            layer = name if depth == 1 else f"{name}_{index}"
+            h = LightConv3x3(h.shape[-1], dtype=self.dtype, name=layer)(h, train=train)
         return h
 
 
@@ -236,18 +236,18 @@ class Trunk(nn.Module):
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Channels of the outputs of conv1 .. conv5."""
+        """Number of channels of the outputs of conv1 .. conv5."""
         return (*SIZES[self.size], SIZES[self.size][3])
 
     def stem(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """conv1 and the max pool: normalized images [B, H, W, 3] to [B, H/4, W/4, c0]."""
+        """Applies conv1 and the max pool: normalized images [B, H, W, 3] to [B, H/4, W/4, c0]."""
         return self._pool(self.conv1(images.astype(self.dtype), train=train))
 
     def stage(self, x: jax.Array, number: int, *, train: bool) -> jax.Array:
         """Runs conv<number>, 2 to 5, with its transition; conv2 and conv3 halve height and width.
 
         Args:
-            x: [B, h, w, C] output of the stage before (of `stem` for conv2).
+            x: [B, h, w, C] output of the previous stage (of `stem` for conv2).
             number: 2, 3, 4 or 5.
             train: mode of the batch normalization.
         """

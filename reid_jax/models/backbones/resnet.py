@@ -68,7 +68,7 @@ class Bottleneck(nn.Module):
     """1×1 down, 3×3, 1×1 up, with a shortcut; the stride sits in the 3×3 ("v1.5").
 
     Attributes:
-        width: channels of the 3×3 convolution; the block puts out four times as many.
+        width: channels of the 3×3 convolution; the block returns four times as many.
         strides: step of the 3×3 convolution and of the shortcut.
         ibn: half instance normalization after the first convolution.
         kernel_init: initial convolution kernels.
@@ -101,7 +101,7 @@ BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "
 
 
 def _shortcut(block: BasicBlock | Bottleneck, x: jax.Array, channels: int, *, train: bool) -> jax.Array:
-    """The block's input itself or, where shape changes, its 1×1 projection (submodules of the calling block)."""
+    """Returns the block's input or, where the shape changes, its 1×1 projection (submodules of the calling block)."""
     if block.strides == 1 and x.shape[-1] == channels:
         return x
     projection = conv.Conv(
@@ -212,7 +212,7 @@ class ResNet(nn.Module):
 
     @property
     def channels(self) -> dict[str, int]:
-        """Channels of each named map."""
+        """Number of channels of each named map."""
         expansion = BLOCKS[self.block].expansion
         stages = {f"stage{i + 1}": expansion * self.width * 2**i for i in range(len(self.depths))}
         return {"stem": self.width, **stages}

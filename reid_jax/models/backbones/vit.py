@@ -42,7 +42,7 @@ SIZES: dict[str, dict[str, Any]] = {
 SIE = ("none", "camera", "view", "camera_view")
 ATTENTION = ("xla", "cudnn")
 
-# Truncation at 100 standard deviations, as the PyTorch recipe has it, is none.
+# The PyTorch recipe truncates at 100 standard deviations, which has no effect.
 normal_002 = nn.initializers.normal(0.02)
 
 
@@ -57,7 +57,7 @@ def dense(features: int, name: str, dtype: Any, *, use_bias: bool = True) -> nn.
 
 
 def grid_of(image_size: tuple[int, int], patch: int, stride: int) -> tuple[int, int]:
-    """Rows and columns of patches in an image.
+    """Returns rows and columns of patches in an image.
 
     >>> grid_of((256, 128), 16, 12)
     (21, 10)
@@ -80,7 +80,7 @@ def attend(
     kernel: str = "xla",
     drop: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
-    """Multi-head attention; the softmax is float32.
+    """Computes multi-head attention; the softmax is float32.
 
     Args:
         query: [B, H, Q, D].
@@ -221,7 +221,7 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Patches to vectors: a convolution without padding.
+    """Embedding of patches: a convolution without padding.
 
     Attributes:
         width: width of a vector.
@@ -268,10 +268,10 @@ class ViT(nn.Module):
         drop_path: rate of stochastic depth of the last block; it rises linearly from 0 at the first.
         dropout: rate after the embedding, the attentions' projections and the MLPs' layers.
         attention_dropout: rate of the attentions' weights.
-        positions: adds a learned vector to each place.
+        positions: adds a learned vector to each position.
         sie: side information embedding: "none", "camera", "view" (of vehicles) or "camera_view".
         sie_weight: what it is multiplied by (the paper's lambda).
-        num_cameras: cameras of the training data; with one alone there is no camera embedding.
+        num_cameras: cameras of the training data; with a single camera there is no embedding.
         num_views: viewpoints, likewise.
         stop: blocks to run; None runs all of them and the final normalization.
         dtype: compute dtype; parameters, normalization statistics and softmax are float32.
@@ -320,17 +320,17 @@ class ViT(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
+        """Number of rows and columns of patches."""
         return grid_of(self.image_size, self.patch, self.stride)
 
     @property
     def _sides(self) -> int:
-        """Rows of the side information embedding; up to 1 there is none."""
+        """Number of rows of the side information embedding; up to 1 there is none."""
         cameras = self.num_cameras if self.sie in ("camera", "camera_view") else 1
         return cameras * (self.num_views if self.sie in ("view", "camera_view") else 1)
 
     def block_fields(self, index: int) -> dict[str, Any]:
-        """Fields of the `Block` at a place of the published network."""
+        """Returns the fields of the `Block` at an index of the published network."""
         return {
             "heads": self.heads,
             "mlp_ratio": self.mlp_ratio,
@@ -344,7 +344,7 @@ class ViT(nn.Module):
         }
 
     def embed(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-        """Class token and patches with positions and side information, [B, 1 + N, D].
+        """Returns class token and patches with positions and side information, [B, 1 + N, D].
 
         Raises:
             UserError: images of another size, or without the side information that the model reads.
@@ -365,7 +365,7 @@ class ViT(nn.Module):
         return tokens
 
     def _side_information(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-        """[B, 1, D]; zero for a camera or view that training has not seen (or that is unknown, -1)."""
+        """Returns the side information [B, 1, D]; zero for a camera or view that is unknown (-1) or new."""
         index, known = jnp.zeros((), jnp.int32), jnp.ones((), bool)
         for key, count in (("camid", self.num_cameras), ("viewid", self.num_views)):
             if {"camid": "camera", "viewid": "view"}[key] not in self.sie.split("_"):
@@ -408,7 +408,7 @@ def resize_positions(positions: np.ndarray, source: tuple[int, int], target: tup
     Args:
         positions: [1, 1 + rows columns, D], the class token's first.
         source: its (rows, columns).
-        target: the wanted ones.
+        target: the new (rows, columns).
 
     Returns:
         [1, 1 + rows columns, D] float32 of the target.
@@ -423,10 +423,10 @@ def resize_positions(positions: np.ndarray, source: tuple[int, int], target: tup
 
 
 def guess_grid(count: int, target: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of a published position embedding: the target's, square, or one of ReID's upright ones.
+    """Returns rows and columns of a published position embedding: the target's, square, or an upright grid of ReID.
 
     Raises:
-        UserError: a number of patches that belongs to none of them.
+        UserError: a number of patches that fits none of them.
     """
     upright = [(ratio * round((count / ratio) ** 0.5), round((count / ratio) ** 0.5)) for ratio in (1, 2, 3)]
     for rows, columns in (target, *upright):

@@ -165,7 +165,7 @@ class MFV(nn.Module):
             alone.
         shared_stage_classifier: one classifier for all stages (necks stay separate).
         stage_head: descriptor of a stage: "gap" the average token, "grid" every 4th channel, 2nd row and 2nd column.
-        stage_triplet_on: what "triplet/t*" holds: the "descriptor", or the whole "map".
+        stage_triplet_on: content of "triplet/t*": the "descriptor", or the whole "map".
         test_fusion: "per_part" gives the two parts of the test feature unit length before they are joined.
     """
 
@@ -207,7 +207,7 @@ class MFV(nn.Module):
             and "triplet/h" (what the triplet loss reads); "map/stage4" and "map/t1" to "map/t3" [B, H/16, W/16, C].
 
         Raises:
-            UserError: a setting that does not exist or does not go with the others, or an image size that does not fit.
+            UserError: an unknown setting, settings that contradict each other, or an image size that does not fit.
         """
         reading = self.reading()
         image = batch["image"]
@@ -230,7 +230,7 @@ class MFV(nn.Module):
             )
             levels[k] = level(maps[f"stage{k}"], train=train)  # [B, H/16, W/16, width 2^(k+1)]
 
-        # SDFA: T1, T2, T3, each from its level and the one before, through a TFE.
+        # SDFA: T1, T2, T3, each from its level and the previous result, through a TFE.
         results = self._sdfa(reading)(levels, train=train)
 
         # Staged supervision: every stage has its own neck, identity and triplet loss.
@@ -246,7 +246,7 @@ class MFV(nn.Module):
         return outputs
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
-        """The test feature [B, D] of unit length: necks of the backbone and of the last stage (2048 + 256 values)."""
+        """Returns the test feature [B, D] of unit length: necks of backbone and last stage (2048 + 256 values)."""
         parts = [outputs["neck/b"]]
         if self.stages:
             parts.append(outputs[f"neck/t{self.stages[-1]}"])
@@ -307,7 +307,7 @@ class MFV(nn.Module):
         )
 
     def _head(self, name: str, descriptor: jax.Array, classifier: nn.Dense, *, train: bool) -> dict[str, jax.Array]:
-        """BNNeck: normalization without shift, then the classifier; metric losses read what comes before."""
+        """Returns the named outputs of a BNNeck head; metric losses read the descriptor before the neck."""
         descriptor = descriptor.astype(jnp.float32)
         neck = norm.BatchNorm(use_bias=False, name=f"bottleneck_{name}")(descriptor, train=train)
         return {
@@ -338,12 +338,12 @@ class MFV(nn.Module):
 
 
 def join(level: jax.Array, carried: jax.Array | None) -> jax.Array:
-    """G_k: the level F_k [B, H, W, C_k] beside T_(k-1) [B, H, W, C], for the TFE's first convolution to mix."""
+    """Returns G_k, the concatenation of level F_k [B, H, W, C_k] and T_(k-1) [B, H, W, C], the input of a TFE."""
     return level if carried is None else jnp.concatenate((level, carried), axis=-1)
 
 
 def stage_descriptor(stage_map: jax.Array, kind: str) -> jax.Array:
-    """Descriptor of a stage's map [B, H, W, C]: "gap" [B, C], or "grid" [B, C/4 H/2 W/2] in NCHW order."""
+    """Returns the descriptor of a stage's map [B, H, W, C]: "gap" [B, C], or "grid" [B, C/4 H/2 W/2] in NCHW order."""
     if kind == "gap":
         return pooling.global_average(stage_map)
     return stage_map[:, ::2, ::2, ::4].transpose(0, 3, 1, 2).reshape(stage_map.shape[0], -1)

@@ -1,8 +1,8 @@
-"""What the released code of MFV computes between its layers, written without its batch size.
+"""Tensor layout of MFV's released code between its layers, for any batch size.
 
-The code keeps NCHW maps and reshapes where it means to transpose. Repaired so that it runs, it computes the following;
+The code keeps NCHW maps and reshapes where a transpose is meant. Repaired so that it runs, it computes the following;
 H and W are those of the grid (16 x 8 at 256 x 128), C is the token width (256). Weights trained with it need it.
-`TORCH_RULES` and its kin say what the code's parameters are called here.
+`TORCH_RULES`, `TORCH_EXPORT_RULES` and `TORCH_IGNORED` map the code's parameter names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TORCH_RULES: tuple[tuple[str, str], ...] = (
     (r"^HAT\.TFE_S(\d)\.(conv|bn)(\d)\.", r"sdfa.tfe\1.stem.\2\3."),
 )
 
-# Renames the other way, for `convert.to_torch`.
+# The reverse renames, for `convert.to_torch`.
 TORCH_EXPORT_RULES: tuple[tuple[str, str], ...] = (
     (r"^backbone\.", "base."),
     (r"^level(\d)\.block(\d+)\.", r"non_linear\1.\2."),
@@ -52,16 +52,16 @@ def reinterpret(x: jax.Array) -> jax.Array:
 
 
 def restore(tokens: jax.Array) -> jax.Array:
-    """The map [B, H, W, C] that the released code makes of tokens [B, W, H, C]: a transpose, not the way back."""
+    """Transposes tokens [B, W, H, C] to a map [B, H, W, C], as the released code does; no inverse of `reinterpret`."""
     return tokens.swapaxes(1, 2)
 
 
 def join(level: jax.Array, carried: jax.Array | None, channels: int) -> jax.Array:
-    """Input of a stage: every s-th channel of its level, then half of that and half of the stage before, by stride.
+    """Returns the input of a stage: every s-th channel of its level, half of it replaced by half of the previous stage.
 
     Args:
         level: [B, H, W, s C] level of the backbone.
-        carried: [B, H, W, C] map of the stage before, or None at the first stage.
+        carried: [B, H, W, C] map of the previous stage, or None at the first stage.
         channels: C.
 
     Returns:

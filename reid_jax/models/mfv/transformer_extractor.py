@@ -34,7 +34,7 @@ def double_normalize(scores: jax.Array, kind: str = "tokens") -> jax.Array:
     """Returns scores after the two normalizations of external attention.
 
     Args:
-        scores: [B, ..., S] similarity of each token to each of the S memory slots; "release" wants [B, H, W, S].
+        scores: [B, ..., S] similarity of each token to each of the S memory slots; "release" needs [B, H, W, S].
         kind: "tokens": softmax over all tokens, then each token's row divided by its sum over the slots (Guo et al.,
             equation 6). "release": softmax over axis 1, then division by the sum over axis 2, which is what the code of
             MFV does to four axes.
@@ -75,7 +75,7 @@ class ExternalAttention(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention, the block that external attention is compared with.
+    """Multi-head self-attention, for comparison with external attention.
 
     Attributes:
         heads: number of heads.
@@ -135,7 +135,7 @@ class Transformer(nn.Module):
         attention: "external" or "self".
         slots: memory size of external attention.
         ea_norm: see `double_normalize`.
-        prenorm: layer normalization before each part; the code of MFV declares it and never applies it.
+        prenorm: layer normalization before each part; the code of MFV declares but never applies it.
         ffn_width: hidden channels of the feed-forward part.
         dropout: rate inside the feed-forward part.
         heads: heads of self-attention.
@@ -214,7 +214,7 @@ class TFE(nn.Module):
         attention: "external", "self", or "none" for the stem alone.
         cls_token: puts a learned token before the others; it becomes the descriptor in place of the average.
         pos_embed: adds a learned vector to each token.
-        transformer: makes the layers.
+        transformer: builds the layers.
         dtype: compute dtype.
     """
 

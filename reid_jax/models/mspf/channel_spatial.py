@@ -1,4 +1,4 @@
-"""The two kinds of attention in OSFA's and MSPF's trunk, in any order.
+"""The two kinds of attention in the trunk of OSFA and MSPF, in any order.
 
 "cbam" is MSPF's (Woo et al., "CBAM", ECCV 2018), see `reid_jax.nn.attention`. "osfa" is that of OSFA's released code,
 which comes from PLR-OSNet: its "spatial" is an attention between positions, its "channel" a squeeze-and-excitation gate
@@ -30,7 +30,7 @@ KINDS = ("cbam", "osfa")
 
 
 class PositionAttention(nn.Module):
-    """Each position gathers the map, weighted by likeness to it: y = x + BN(gamma Σ_j softmax_j(q_i · k_j) x_j).
+    """Each position gathers the map, weighted by similarity to it: y = x + BN(gamma Σ_j softmax_j(q_i · k_j) x_j).
 
     Unlike DANet's it has no convolution for the values. Gamma starts at 0, which makes it the identity.
 
@@ -63,7 +63,7 @@ class PositionAttention(nn.Module):
 
 
 def position_weights(query: jax.Array, key: jax.Array) -> jax.Array:
-    """Attention [B, N, N] of each position (rows, which add up to 1) to all, from queries and keys [B, N, c]."""
+    """Returns the attention [B, N, N] of each position (row, of sum 1) to all, from queries and keys [B, N, c]."""
     return nn.softmax(jnp.einsum("bic,bjc->bij", query, key, preferred_element_type=jnp.float32), axis=-1)
 
 
@@ -115,7 +115,7 @@ class MapAttention(nn.Module):
         return x.astype(self.dtype)
 
     def _module(self, name: str) -> Callable[..., jax.Array]:
-        # Neither text says how these layers begin: PyTorch's default, which CBAM's code relies on.
+        # Neither paper gives the initial values of these layers: PyTorch's default, as in CBAM's code.
         cbam: dict[str, Any] = {"kernel_init": initializers.torch_default, "dtype": self.dtype, "name": name}
         if name == "spatial":
             if self.kind == "cbam":

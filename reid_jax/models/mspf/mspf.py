@@ -84,7 +84,7 @@ class OSFA(nn.Module):
         trunk, attended = self.trunk, self.attention != "none"
         x1 = trunk.stage(trunk.stem(images, train=train), 2, train=train)
 
-        # The global path first: where a stage runs twice, its statistics see the attended map, then the plain one.
+        # The global path first: a stage that runs twice updates its statistics by the attended map, then the plain one.
         twice = attended and 2 in self.attention_at
         g2 = trunk.stage(self._attend(x1, 2, train), 3, train=train)
         x2 = trunk.stage(x1, 3, train=train) if twice else g2
@@ -104,13 +104,13 @@ class OSFA(nn.Module):
         return self.attentions[stage](x, train=train)
 
     def _aggregate(self, maps: Mapping[int, jax.Array]) -> jax.Array:
-        """Smooth aggregation: maps of several stages brought to C channels, then pooled in stripes; [B, maps 4 C]."""
+        """Aggregates maps of several stages: each reduced to C channels, then pooled in stripes; [B, maps 4 C]."""
         aligned = [self.align[stage](maps[stage]) if stage in self.align else maps[stage] for stage in self.sam_maps]
-        return jnp.concatenate([stripe_means(one) for one in aligned], axis=-1)
+        return jnp.concatenate([stripe_means(stage_map) for stage_map in aligned], axis=-1)
 
 
 def stripe_means(x: jax.Array) -> jax.Array:
-    """Means of the four horizontal stripes of [B, H, W, C], from the top, side by side: [B, 4 C] float32.
+    """Returns the concatenated means of the four horizontal stripes of [B, H, W, C], from the top: [B, 4 C] float32.
 
     Raises:
         UserError: H is not a multiple of 4.
@@ -201,7 +201,7 @@ class MSPF(nn.Module):
         )
 
     def _head(self, name: str, feature: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """Normalization and classifier, both with shift; metric losses read what comes before."""
+        """Applies normalization and classifier, both with shift; metric losses read the feature before them."""
         neck = norm.BatchNorm(name=f"neck_{name}")(feature, train=train)
         logits = nn.Dense(self.num_classes, kernel_init=_linear, name=f"classifier_{name}")(neck)
         return {f"feature/{name}": feature, f"neck/{name}": neck, f"logits/{name}": logits}
@@ -213,7 +213,7 @@ class MSPF(nn.Module):
 
 
 def backbone_parts(variables: convert.Variables, names: Sequence[str]) -> tuple[convert.Part, ...]:
-    """What an OSNet's file (torchreid's) fills: the trunk of OSFA and every level of patches; else nothing.
+    """Returns the submodules that a file of an OSNet (torchreid's) fills: OSFA's trunk and every level of patches.
 
     Args:
         variables: variables of an `MSPF`.

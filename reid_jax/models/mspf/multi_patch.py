@@ -1,11 +1,11 @@
-"""MPF, MSPF's multi-patch module: an OSNet per level sees the image cut into patches; the levels' findings are added.
+"""MPF, MSPF's multi-patch module: an OSNet per level reads the image cut into patches; the levels' features are added.
 
     level 2:   top | bottom half        ─ OSNet ─ max ─ p_2 ─┐
     level 4:   2 × 2 quadrants          ─ OSNet ─ max ─ p_4 ─+─ f_P
     level 8:   4 rows × 2 columns       ─ OSNet ─ max ─ p_8 ─┘
 
 The cuts are those of DMPHN (Zhang et al., "Deep Stacked Hierarchical Multi-Patch Network for Image Deblurring", CVPR
-2019), which the paper builds on. Patches are folded into the batch: one call per level, in which gates act per patch
+2019), which the paper builds on. Patches are folded into the batch: a call per level, in which gates act per patch
 and batch statistics are those of all its patches.
 """
 
@@ -28,7 +28,7 @@ FUSIONS = ("vector", "map")
 
 
 def grid(patches: int, layout: str = "quadrants") -> tuple[int, int]:
-    """Rows and columns that a number of patches stands in.
+    """Returns the rows and columns into which a number of patches is arranged.
 
     Args:
         patches: 1, 2, 4 or 8.
@@ -72,9 +72,9 @@ class PatchFusion(nn.Module):
         kind: kind of the OSNets, a row of `osnet.KINDS`.
         patches: patches of each level.
         layout: see `grid`.
-        fusion: "vector" adds the levels' maxima, "map" takes the maximum of the levels' added maps. The paper's words
+        fusion: "vector" adds the levels' maxima, "map" takes the maximum of the levels' added maps. The paper's wording
             ("after global max pooling, the output of the finer level is added to the coarser's") read as the former.
-        share_levels: all levels use one OSNet. The paper's figure speaks of one per level.
+        share_levels: all levels share an OSNet. The paper's figure has one per level.
         dtype: compute dtype.
         blocks: see `osnet.Trunk`.
     """
@@ -108,8 +108,8 @@ class PatchFusion(nn.Module):
 
 
 def fuse(maps: list[jax.Array], fusion: str) -> jax.Array:
-    """f_P [B, C] from the levels' reassembled maps [B, h, w, C], see `PatchFusion`."""
+    """Returns f_P [B, C] from the levels' reassembled maps [B, h, w, C], see `PatchFusion`."""
     if fusion == "map":
         return sum(maps[1:], maps[0]).max((1, 2))
-    maxima = [one.max((1, 2)) for one in maps]
+    maxima = [level_map.max((1, 2)) for level_map in maps]
     return sum(maxima[1:], maxima[0])
