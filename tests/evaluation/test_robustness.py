@@ -206,7 +206,7 @@ def test_script(call, dataset, tmp_path, monkeypatch):
 def test_script_mistakes(call, tmp_path):
     for arguments, words in (
         (("--features", "f.npz", "--corruptions"), "needs --run"),
-        (("--run", tmp_path, "--corruptions", "--rerank"), "does not go with"),
+        (("--run", tmp_path, "--corruptions", "--rerank"), "cannot be combined with"),
         (("--run", tmp_path, "--families", "noise"), "add --corruptions"),
         (("--run", tmp_path, "--corruptions", "--families", "nois"), "did you mean 'noise'"),
         (("--run", tmp_path, "--corruptions", "--types", "fogg"), "did you mean 'fog'"),

@@ -336,7 +336,7 @@ ERRORS = {
     "empty folder": (("--model=bot", "--random-weights", "--images=.", "--output=f.npz"), "expected images"),
     "no output": (("--model=bot", "--random-weights", "--images=."), "expected --output FILE"),
     "output": (("--model=bot", "--random-weights", "--images=.", "--output=f.csv"), "end in .npz"),
-    "size of a run": (("--run=r", "--height=32", "--output=f.npz"), "--height goes with --model"),
+    "size of a run": (("--run=r", "--height=32", "--output=f.npz"), "--height needs --model"),
     "no run": (("--run=r", "--output=f.npz"), "expected a run folder"),
     "metric": (("--run=r", "--output=f.npz", "--metric=cosin"), "did you mean 'cosine'"),
     "data set": (
