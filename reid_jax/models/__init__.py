@@ -138,6 +138,19 @@ def options_of_weights(name: str, path: str | os.PathLike[str]) -> dict[str, Any
     return {} if read is None else read(torch_files.read_weights(path))
 
 
+def check_mode(model: nn.Module, mode: str) -> None:
+    """Checks that a model runs in modes, if a pass of the config sets one; the model itself checks which.
+
+    Raises:
+        UserError: the mode is not empty, and the model's `__call__` has no argument `mode`.
+    """
+    if mode and "mode" not in inspect.signature(type(model).__call__).parameters:
+        raise errors.UserError(
+            f"the mode {mode!r} of a pass needs a model that runs in modes, {type(model).__name__} does not; take the "
+            "mode out of the pass."
+        )
+
+
 def part_loaders(name: str) -> dict[str, Callable[..., tuple[dict[str, Any], convert.Report]]]:
     """Returns the readers of files for parts of a model, `(variables, path) -> (variables, report)`.
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from reid_jax import config as config_lib
-from reid_jax import errors, losses
+from reid_jax import errors, losses, models
 from reid_jax.config import phases as phases_lib
 from reid_jax.config import sections
 from reid_jax.data import pipeline, records, samplers
@@ -146,10 +146,13 @@ class Plan:
 
     def _objective(self, settings: config_lib.Settings, terms: Mapping[str, Any]) -> objective.Objective:
         """Returns the objective of some loss terms."""
+        passes = {name: objective.Pass(**fields) for name, fields in settings.passes.items()}
+        for each in passes.values():
+            models.check_mode(self.model, each.mode)
         return objective.Objective(
             apply=self.model.apply,
             preprocess=self.preprocess,
-            passes={name: objective.Pass(**fields) for name, fields in settings.passes.items()},
+            passes=passes,
             terms=terms,
             monitors=settings.monitors,
         )

@@ -25,7 +25,18 @@ SIZE_FIELDS = {
     "test_feature": (str,),
 }
 # The same under other names.
-SYNONYMS = ("variant", "features", "pool", "channels", "layers", "num_heads", "num_layers", "eval_feature", "dim")
+SYNONYMS = (
+    "variant",
+    "blocks",
+    "features",
+    "pool",
+    "channels",
+    "layers",
+    "num_heads",
+    "num_layers",
+    "eval_feature",
+    "dim",
+)
 
 
 @pytest.mark.parametrize("name", models.MODELS)
@@ -161,3 +172,11 @@ def test_weights_of_a_model_by_path_follow_its_own_tables(own, tmp_path):
 def test_names_that_lead_to_no_model_are_refused(own, name, message):
     with pytest.raises(errors.UserError, match=message):
         models.build(name)
+
+
+def test_a_mode_needs_a_model_that_runs_in_modes():
+    bot, amfor = models.build("bot", num_classes=2), models.build("amfor", num_classes=2)
+    for model, mode in ((bot, ""), (amfor, ""), (amfor, "prompts")):
+        models.check_mode(model, mode)
+    with pytest.raises(errors.UserError, match="needs a model that runs in modes, BoT does not"):
+        models.check_mode(bot, "prompts")

@@ -50,7 +50,7 @@ KINDS: dict[str, tuple[tuple[str, str], tuple[str, str], tuple[str, str]]] = {
     "ain": (("inside", "inside"), ("none", "inside"), ("inside", "none")),
 }
 
-BLOCKS = (2, 2, 2)  # of conv2, conv3 and conv4
+DEPTHS = (2, 2, 2)  # of conv2, conv3 and conv4
 STREAMS = 4  # the paper's T; stream t sees 2t + 1 pixels
 REDUCTION = 4  # channels of a block / channels inside it
 GATE_REDUCTION = 16
@@ -203,23 +203,23 @@ class Trunk(nn.Module):
         size: a row of `SIZES`.
         kind: a row of `KINDS`.
         dtype: compute dtype; parameters and statistics are float32.
-        blocks: blocks of conv2, conv3 and conv4, each 1 or 2; published files have (2, 2, 2).
+        depths: blocks of conv2, conv3 and conv4, each 1 or 2; published files have (2, 2, 2).
     """
 
     size: str = "x1_0"
     kind: str = "plain"
     dtype: Any = jnp.float32
-    blocks: tuple[int, int, int] = BLOCKS
+    depths: tuple[int, int, int] = DEPTHS
 
     def setup(self) -> None:
         if self.size not in SIZES:
             raise errors.unknown("OSNet size", self.size, SIZES)
         if self.kind not in KINDS:
             raise errors.unknown("kind of OSNet", self.kind, KINDS)
-        if len(self.blocks) != 3 or not set(self.blocks) <= {1, 2}:
+        if len(self.depths) != 3 or not set(self.depths) <= {1, 2}:
             raise errors.UserError(
-                f"expected 1 or 2 blocks for each of conv2, conv3 and conv4, got {tuple(self.blocks)}; the published "
-                f"OSNet has {BLOCKS}."
+                f"expected 1 or 2 blocks for each of conv2, conv3 and conv4, got {tuple(self.depths)}; the published "
+                f"OSNet has {DEPTHS}."
             )
         channels, ain = SIZES[self.size], self.kind == "ain"
         stem = "batch" if self.kind == "plain" else "instance"
@@ -227,7 +227,7 @@ class Trunk(nn.Module):
         # Blocks of a list are named after it: conv2_0, conv2_1.
         self.conv2, self.conv3, self.conv4 = (
             [OSBlock(width, instance, stream_modules=ain, dtype=self.dtype) for instance in places[:count]]
-            for width, places, count in zip(channels[1:], KINDS[self.kind], self.blocks, strict=True)
+            for width, places, count in zip(channels[1:], KINDS[self.kind], self.depths, strict=True)
         )
         transitions = ("pool2_0", "pool3_0") if ain else ("conv2_2_0", "conv3_2_0")
         self.transition2 = ConvLayer(channels[1], dtype=self.dtype, name=transitions[0])
@@ -291,7 +291,7 @@ class OSNet(nn.Module):
         size: a row of `SIZES`.
         kind: a row of `KINDS`.
         feature_width: length of the feature; 512 at every published width.
-        blocks: see `Trunk`; fewer make a small network for trials.
+        depths: see `Trunk`; fewer make a small network for trials.
     """
 
     num_classes: int
@@ -299,11 +299,11 @@ class OSNet(nn.Module):
     size: str = "x1_0"
     kind: str = "plain"
     feature_width: int = 512
-    blocks: tuple[int, int, int] = BLOCKS
+    depths: tuple[int, int, int] = DEPTHS
 
     def setup(self) -> None:
         # The trunk's parameters stand beside the head's, as in the published files.
-        self.trunk = Trunk(self.size, self.kind, dtype=self.dtype, blocks=self.blocks)
+        self.trunk = Trunk(self.size, self.kind, dtype=self.dtype, depths=self.depths)
         nn.share_scope(self, self.trunk)
         self.fc = nn.Dense(self.feature_width, kernel_init=_linear, name="fc_0")
         self.fc_norm = norm.BatchNorm(name="fc_1")

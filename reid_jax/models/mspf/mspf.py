@@ -47,7 +47,7 @@ class OSFA(nn.Module):
         attention_at: stages after which the global path has an attention module.
         sam_maps: stages whose maps the local feature aggregates.
         dtype: compute dtype.
-        blocks: see `osnet.Trunk`.
+        depths: see `osnet.Trunk`.
     """
 
     size: str = "x1_0"
@@ -57,14 +57,14 @@ class OSFA(nn.Module):
     attention_at: tuple[int, ...] = (3,)
     sam_maps: tuple[int, ...] = (2, 3, 4)
     dtype: Any = jnp.float32
-    blocks: tuple[int, int, int] = osnet.BLOCKS
+    depths: tuple[int, int, int] = osnet.DEPTHS
 
     def setup(self) -> None:
         if tuple(self.attention_at) not in ATTENTION_PLACES:
             raise errors.UserError(f"attention_at is (3,) or (2, 3), got {self.attention_at}.")
         if tuple(self.sam_maps) not in SAM_MAPS:
             raise errors.UserError(f"sam_maps is (2, 3, 4) or (2, 3), got {self.sam_maps}.")
-        self.trunk = osnet.Trunk(self.size, self.kind, self.dtype, self.blocks)
+        self.trunk = osnet.Trunk(self.size, self.kind, self.dtype, self.depths)
         nn.share_scope(self, self.trunk)
         features = osnet.SIZES[self.size][3] if self.size in osnet.SIZES else 0
         self.attentions = {
@@ -141,7 +141,7 @@ class MSPF(nn.Module):
         mpf_fuse: see `multi_patch.PatchFusion`.
         mpf_share_levels: see `multi_patch.PatchFusion`.
         patch_layout: see `multi_patch.grid`.
-        blocks: see `osnet.Trunk`.
+        depths: see `osnet.Trunk`.
     """
 
     num_classes: int
@@ -156,7 +156,7 @@ class MSPF(nn.Module):
     mpf_fuse: str = "vector"
     mpf_share_levels: bool = False
     patch_layout: str = "quadrants"
-    blocks: tuple[int, int, int] = osnet.BLOCKS
+    depths: tuple[int, int, int] = osnet.DEPTHS
 
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
@@ -175,7 +175,7 @@ class MSPF(nn.Module):
             self.attention_at,
             self.sam_maps,
             dtype=self.dtype,
-            blocks=self.blocks,
+            depths=self.depths,
             name="osfa",
         )
         f_global, f_local = osfa(batch["image"], train=train)
@@ -196,7 +196,7 @@ class MSPF(nn.Module):
             self.mpf_fuse,
             self.mpf_share_levels,
             dtype=self.dtype,
-            blocks=self.blocks,
+            depths=self.depths,
             name="mpf",
         )
 

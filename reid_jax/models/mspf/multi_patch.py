@@ -76,7 +76,7 @@ class PatchFusion(nn.Module):
             ("after global max pooling, the output of the finer level is added to the coarser's") read as the former.
         share_levels: all levels share an OSNet. The paper's figure has one per level.
         dtype: compute dtype.
-        blocks: see `osnet.Trunk`.
+        depths: see `osnet.Trunk`.
     """
 
     size: str = "x1_0"
@@ -86,7 +86,7 @@ class PatchFusion(nn.Module):
     fusion: str = "vector"
     share_levels: bool = False
     dtype: Any = jnp.float32
-    blocks: tuple[int, int, int] = osnet.BLOCKS
+    depths: tuple[int, int, int] = osnet.DEPTHS
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
@@ -97,11 +97,11 @@ class PatchFusion(nn.Module):
         """
         if self.fusion not in FUSIONS:
             raise errors.unknown("fusion of patches (mpf_fuse)", self.fusion, FUSIONS)
-        shared = osnet.Trunk(self.size, self.kind, self.dtype, self.blocks, name="level") if self.share_levels else None
+        shared = osnet.Trunk(self.size, self.kind, self.dtype, self.depths, name="level") if self.share_levels else None
         maps = {}
         for count in self.patches:
             rows, columns = grid(count, self.layout)
-            trunk = shared or osnet.Trunk(self.size, self.kind, self.dtype, self.blocks, name=f"level{count}")
+            trunk = shared or osnet.Trunk(self.size, self.kind, self.dtype, self.depths, name=f"level{count}")
             found = trunk(split(images, rows, columns), train=train)
             maps[f"map/level{count}"] = reassemble(found.astype(jnp.float32), rows, columns)
         return {"feature": fuse(list(maps.values()), self.fusion), **maps}

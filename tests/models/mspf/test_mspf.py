@@ -208,7 +208,7 @@ def test_unknown_attention_is_told_with_the_nearest_name():
 
 # ---- OSFA (properties 8 and 14) -------------------------------------------------------------------------------------
 
-SHORT = {"size": "x0_25", "blocks": (1, 1, 1)}
+SHORT = {"size": "x0_25", "depths": (1, 1, 1)}
 NARROW = mspf.OSFA(**SHORT)
 
 
@@ -362,7 +362,7 @@ def test_levels_may_share_one_osnet():
         ({"sam_maps": (3, 4)}, r"sam_maps is \(2, 3, 4\) or \(2, 3\), got \(3, 4\)"),
         ({"attention_at": (4,)}, r"attention_at is \(3,\) or \(2, 3\), got \(4,\)"),
         ({"size": "x1_1"}, "did you mean 'x1_0'"),
-        ({"blocks": (2, 3, 2)}, r"1 or 2 blocks .*, got \(2, 3, 2\)"),
+        ({"depths": (2, 3, 2)}, r"1 or 2 blocks .*, got \(2, 3, 2\)"),
     ],
 )
 def test_impossible_settings_are_told(options, message):
@@ -449,7 +449,7 @@ def test_learning_rates_by_epoch():
 
 
 def test_a_few_steps_lower_the_loss_and_reach_every_parameter():
-    model = models.build("mspf", num_classes=4, size="x0_25", mpf_patches=(2,), blocks=(1, 1, 1))
+    model = models.build("mspf", num_classes=4, size="x0_25", mpf_patches=(2,), depths=(1, 1, 1))
     labels = jnp.arange(4).repeat(2)
     images = RANDOM.normal(size=(4, 64, 32, 3)).repeat(2, axis=0) + 0.3 * RANDOM.normal(size=(8, 64, 32, 3))
     batch = {"image": jnp.asarray(images, jnp.float32)}
