@@ -31,6 +31,7 @@ OSFA_ATTENTION = {"attention": "spatial_channel", "attention_kind": "osfa"}
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
+@functools.cache
 def shapes(image: tuple[int, int] = (256, 128), **options: Any) -> tuple[dict, dict]:
     """Shapes of outputs and variables of the whole model, without computing anything."""
     model = models.build("mspf", **{"num_classes": 751, **options})
