@@ -28,3 +28,16 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     suggestion = f" did you mean {nearest[0]!r}?" if nearest else ""
     return UserError(f"unknown {kind} {name!r};{suggestion} known: {', '.join(names) or 'none'}.")
+
+
+def reason(error: BaseException, limit: int = 160) -> str:
+    """Returns the reason that an exception gives as a short text on one line, for the parentheses of a message.
+
+    Args:
+        error: any exception; the system's own words of an `OSError`, else the first line of its text, else its class.
+        limit: largest number of characters; text of unknown files must not fill a screen.
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = " ".join(text.strip().splitlines()[:1]) or type(error).__name__
+    text = "".join(letter if letter.isprintable() else "?" for letter in text).rstrip(". ")
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
