@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
 
+PARTS = ("1", "2", "3", "4")  # local features of the jigsaw patch module
 TEACHER_FEATURE = "teacher/feature/align"
 TEACHER = {"view": "", "network": "extra/teacher", "train": False, "prefix": "teacher/"}
 STUDENT = {
@@ -43,17 +44,21 @@ def recipe() -> ConfigDict:
     # Corruptions of training, read by the references below: which, whether drawn once per image or in every epoch, and
     # with what probability.
     config.corruption = {"policy": "all20", "refresh": "once", "probability": 0.5}
+    # As its parent TransReID: bicubic in training, bilinear in tests. Neither article nor code notes say otherwise.
+    config.data.interpolation = "bicubic"
+    config.data.test_interpolation = "bilinear"
     config.data.augment = {"flip": {"probability": 0.5}, "pad_crop": {"pad": 10}}
     config.losses = {
         "ce": {"loss": "cross_entropy", "on": "logits/g", "weight": 1.0, "label_smoothing": 0.0},
-        "tri": {"loss": "triplet", "on": "feature/g", "weight": 1.0, "margin": "soft"},
+        "tri": {"loss": "triplet", "on": "feature/g", "weight": 1.0, "margin": "soft", "normalize": False},
     }
     config.monitors = {"accuracy": {"loss": "accuracy", "on": "logits/g"}}
     config.optimizer.update(
         {
             "name": "sgd",
             "learning_rate": 0.001,
-            "learning_rate_multipliers": ((".*", 1.0),),
+            # Biases at twice the rate, and momentum, are its parent's; the article names rate and schedule alone.
+            "learning_rate_multipliers": ((".*bias", 2.0), (".*", 1.0)),
             "weight_decays": ((".*", 1e-4),),
             "momentum": 0.9,
         }
@@ -62,6 +67,8 @@ def recipe() -> ConfigDict:
     config.train.epochs = 120.0
     config.evals.metric = "cosine"
     config.evals.corruption_rounds = 10
+    # The article compares the class token, which all losses train; the released code compares the mean of the patches.
+    config.evals.descriptors = {"patch_mean": {"test_feature": "patch_mean"}}
     config.checkpoint.every_epochs = 10.0
     _add_phases(config)
     return config
@@ -95,7 +102,9 @@ def _add_phases(config: ConfigDict) -> None:
             "turn": "fine",
         },
     }
-    tri_generated = {"loss": "triplet", "on": "generated/g", "weight": 1.0, "margin": "soft", "turn": "fine"}
+    # The options of the triplet loss on the student's feature.
+    same = {name: config.losses.tri.get_ref(name) for name in ("margin", "normalize")}
+    tri_generated = {"loss": "triplet", "on": "generated/g", "weight": 1.0, **same, "turn": "fine"}
     fine = {"tri_generated": tri_generated, **generator}
     # These phases do not use the generator; freezing exempts it from weight decay.
     untrained = {"optimizer": {"frozen": ("bfg/.*",)}}
@@ -141,6 +150,7 @@ DEMO = {
     "optimizer.name": "adam",
     "optimizer.momentum": None,
     "optimizer.learning_rate": 1e-3,
+    "optimizer.learning_rate_multipliers": ((".*", 1.0),),
     "model.width": 96,
     "model.depth": 4,
     "model.heads": 3,
@@ -292,12 +302,12 @@ VARIANTS = {
     "cfat_margin": {
         "notes": "Triplet margin 0.3 of the article in place of the soft margin.",
         "losses.tri.margin": 0.3,
-        "phases.align.losses.tri_generated.margin": 0.3,
     },
     "cfat_unit_input": {"notes": "The generator reads features of unit length.", "model.bfg_input": "unit"},
     "cfat_patch_mean": {
         "notes": "Compares the mean of the patch tokens, as the released code does.",
         "model.test_feature": "patch_mean",
+        "evals.descriptors": {"class_token": {"test_feature": "feature"}},
     },
     "cfat_neck": {"notes": "Compares features after the batch-normalization neck.", "model.test_feature": "neck"},
     "cfat_no_sie": {"notes": "Without the camera embedding (SIE).", "model.sie": "none"},
@@ -320,4 +330,20 @@ VARIANTS = {
 
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
-    return config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
+    config = config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
+    if config.model.jpm:
+        _add_local_terms(config)
+    return config
+
+
+def _add_local_terms(config: ConfigDict) -> None:
+    """Adds the identity losses of the local heads: half a loss is that of the global head, half their mean."""
+    for name, output in (("ce", "logits"), ("tri", "feature")):
+        shared = config.losses[name]
+        for part in PARTS:
+            options = {key: shared.get_ref(key) for key in shared if key not in ("on", "weight")}
+            local = {**options, "on": f"{output}/{part}", "weight": 0.125}
+            config.losses[f"{name}_{part}"] = local
+            for phase in ("align", "coarse", "fine"):
+                config.phases[phase].losses[f"{name}_{part}"] = config.losses.get_ref(f"{name}_{part}")
+        shared.weight = 0.5

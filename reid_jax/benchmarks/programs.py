@@ -182,15 +182,19 @@ def train_program(model: Any, batch: Mapping[str, jax.Array]) -> Program:
 
 
 def inference_program(model: Any, batch: Mapping[str, jax.Array]) -> Program:
-    """Returns the forward pass to the test descriptor; see `train_program` for the arguments."""
+    """Returns the forward pass to the test descriptor; see `train_program` for the arguments.
+
+    Labels serve the initialization alone: at test time nobody has them.
+    """
     variables = random_variables(model, batch)
+    inputs = {name: value for name, value in batch.items() if name != "label"}
 
     def infer(variables: Any, batch: dict[str, jax.Array]) -> Any:
         outputs = model.apply(variables, batch, train=False)
         describe = getattr(model, "describe", None)
         return outputs if describe is None else describe(outputs)
 
-    return Program.compile(infer, variables, (dict(batch),), len(batch["image"]))
+    return Program.compile(infer, variables, (inputs,), len(batch["image"]))
 
 
 def time_train_step(model: Any, batch: Mapping[str, jax.Array], *, repetitions: int = 5) -> Timing:

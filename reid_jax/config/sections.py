@@ -226,6 +226,8 @@ class Evals(Section):
         corruption_rounds: rounds of the final evaluation with randomly corrupted queries, gallery, or both; 0 skips it.
         datasets: presets of further data sets to evaluate on.
         scores: `package.module:name` of the user's own scores, `(FeatureSet, RankingResult) -> {name: value}`.
+        descriptors: further descriptors that the final evaluation scores, in one more pass each: by name, model options
+            that change `describe` alone.
     """
 
     every_epochs: float = key(0.0, NOT_NEGATIVE)
@@ -241,6 +243,7 @@ class Evals(Section):
     corruption_rounds: int = key(0, COUNT_OR_NONE)
     datasets: tuple[str, ...] = ()
     scores: tuple[str, ...] = ()
+    descriptors: Mapping[str, Options] = key({})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -180,7 +180,8 @@ class CFAT(transreid.TransReID):
             "generated/g" [B, D] from the student's feature, its code "generated/mean" and "generated/sigma" [B, K];
             "bridge/g" [B, D], "bridge/mean", "bridge/sigma" [B, K] the same of a bridge, drawn at one place between the
             two features for the whole batch; "generated/teacher" [B, D] from the teacher's feature; and
-            "logits/generated" [B, N], the student's classification of "generated/g".
+            "logits/generated" [B, N], the student's classification of the global part of "generated/g". With JPM, D
+            counts the joined features, see `TransReID.joined`.
         """
         outputs = super().__call__(batch, train=train)
         outputs["feature/align"] = self.joined(outputs, "feature")
@@ -189,7 +190,10 @@ class CFAT(transreid.TransReID):
         student = outputs["feature/align"]
         generator = Generator(student.shape[-1], sigma=self.bfg_sigma, out=self.bfg_out, name="bfg")
         if TEACHER_FEATURE in batch:
-            return outputs | self._align(generator, student, batch[TEACHER_FEATURE])
+            aligned = self._align(generator, student, batch[TEACHER_FEATURE])
+            # Local features follow the global one, and each has a head of its own.
+            generated = aligned["generated/g"][:, : outputs["feature/g"].shape[-1]]
+            return outputs | aligned | {"logits/generated": self._classify(generated)}
         if self.is_initializing():
             generator(student)
         return outputs
@@ -215,11 +219,10 @@ class CFAT(transreid.TransReID):
             "bridge/mean": bridge_mean,
             "bridge/sigma": bridge_sigma,
             "generated/teacher": generator(feed(teacher), keys[2])[0],
-            "logits/generated": self._classify(generated),
         }
 
     def _classify(self, feature: jax.Array) -> jax.Array:
-        """Returns the logits of the student's head for a generated feature; running statistics stay as they are."""
+        """Returns the global head's logits of a generated feature [B, D]; running statistics stay as they are."""
         head = {kind: self.variables[kind]["head_g"] for kind in ("params", "batch_stats")}
         _, logits = heads.BNNeck(self.num_classes, parent=None).apply(head, feature, train=False)
         return jnp.asarray(logits)

@@ -23,7 +23,7 @@ from reid_jax import config as config_lib
 from reid_jax.data import checks, feature_set, records
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
-from reid_jax.runs import baselines, plan, results
+from reid_jax.runs import baselines, further_descriptors, plan, results
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import mesh, processes
@@ -67,6 +67,7 @@ class Experiment:
         self.model = build.build_model(self.settings, self.num_classes, self.num_cameras)
         self.preprocess = build.make_preprocess(self.settings.preprocess)
         self.extractor = extractor_lib.Extractor(self.model, self.settings, self.mesh)
+        self.further = further_descriptors.extractors(self.settings, self.num_classes, self.num_cameras, self.mesh)
         self.plan = plan.Plan(
             self.settings,
             self.dataset,

@@ -15,7 +15,7 @@ from reid_jax.data import feature_set, records
 from reid_jax.evaluation import ranking, report, robustness, suite
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
-from reid_jax.runs import drawn_patches
+from reid_jax.runs import drawn_patches, further_descriptors
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runtime import processes, provenance
 
@@ -31,6 +31,7 @@ class Evaluated(Protocol):
     others: list[records.ReIDDataset]
     model: Any
     extractor: extractor_lib.Extractor
+    further: dict[str, extractor_lib.Extractor]
 
     def features(self, variables: build.Variables) -> feature_set.FeatureSet:
         """Returns the features of query and gallery."""
@@ -64,6 +65,7 @@ def finish(
         "dataset": dataset.name,
         **corrupted_scores(run, variables, features),
         **measured.flat(),
+        **further_descriptors.scores(run.further, variables, dataset),
         **measure_others(run.extractor, variables, run.others, settings),
         **{f"{dataset.name}/reconstruction/{name}": value for name, value in drawn_scores.items()},
         **history,
@@ -188,12 +190,16 @@ def summary(result: Mapping[str, Any]) -> str:
         lines.append(line("trained, equal slot weights", f"{dataset}/unweighted"))
     if f"{dataset}/rerank/mAP" in result:
         lines.append(line("trained, re-ranked", f"{dataset}/rerank"))
+    for name in result.get("descriptors", ()):
+        lines.append(line(f"trained, {name.replace('_', ' ')}", f"{dataset}/{name}"))
     for other in (key.removesuffix("/mAP") for key in result if key.count("/") == 1 and key.endswith("/mAP")):
         if other != dataset:
             lines.append(line(f"trained, on {other}", other))
     if f"{dataset}/corrupted/mAP" in result:
         for protocol_name in ("corrupted", "corrupted_query", "corrupted_gallery"):
             lines.append(line(f"trained, {protocol_name.replace('_', ' ')}", f"{dataset}/{protocol_name}"))
+        for name in result.get("descriptors", ()):
+            lines.append(line(f"corrupted, {name.replace('_', ' ')}", f"{dataset}/{name}/corrupted"))
         rounds = result[f"{dataset}/corrupted/rounds"]
         lines.append(f"  corrupted: mean of {rounds} rounds; corruptions in training: {result['train_corruption']}")
     if f"{dataset}/reconstruction/psnr" in result:

@@ -1,0 +1,85 @@
+"""Further descriptors of a run: which are refused, and under which names their scores are."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import flax.linen as nn
+import numpy as np
+import pytest
+
+from reid_jax import config as config_lib
+from reid_jax import errors
+from reid_jax.config import files
+from reid_jax.data import records
+from reid_jax.inference import extractor as extractor_lib
+from reid_jax.ops import descriptors
+from reid_jax.runs import further_descriptors
+from reid_jax.runs import settings as settings_lib
+from reid_jax.runtime import mesh as mesh_lib
+
+CONFIG = pathlib.Path(__file__).resolve().parents[2] / "configs" / "cfat.py"
+
+
+class Colors(nn.Module):
+    """Describes an image by its mean color, or by noise in the place of it."""
+
+    useful: bool = True
+
+    def __call__(self, batch, *, train):
+        return {"color": batch["image"].mean(axis=(1, 2)), "noise": batch["image"][:, 0, 0] * 0.0 + 1.0}
+
+    def describe(self, outputs):
+        return descriptors.Descriptor(outputs["color" if self.useful else "noise"])
+
+
+def people(name: str, camera: int) -> records.Split:
+    colors = np.random.default_rng(0).integers(0, 256, (6, 1, 1, 3))
+    source = [
+        {
+            "image": np.broadcast_to(color, (16, 8, 3)).astype(np.uint8),
+            "pid": pid,
+            "camid": camera,
+            "filename": str(pid),
+        }
+        for pid, color in enumerate(colors)
+    ]
+    names = tuple(f"{name}-{pid}" for pid in range(6))
+    return records.Split(name, source, np.arange(6, dtype=np.int32), np.full(6, camera, np.int32), names)
+
+
+def settings_of(**overrides) -> config_lib.Settings:
+    config = files.load_config(f"{CONFIG}:demo")
+    config_lib.override(config, {"data.height": 16, "data.width": 8, "evals.batch_size": 6, **overrides})
+    return settings_lib.of(config)
+
+
+def test_each_descriptor_has_scores_of_its_own():
+    mesh = mesh_lib.create_mesh()
+    settings = dataclasses.replace(settings_of(), evals=dataclasses.replace(settings_of().evals, corruption_rounds=1))
+    extractor = lambda useful: extractor_lib.Extractor(Colors(useful), settings, mesh)
+    made = {"color": extractor(True), "flat": extractor(False)}
+    dataset = records.ReIDDataset("colors", None, people("query", 0), people("gallery", 1))
+    found = further_descriptors.scores(made, {}, dataset)
+    assert found["descriptors"] == ["color", "flat"]
+    assert found["colors/color/mAP"] == 1.0
+    assert found["colors/flat/mAP"] < 0.6
+    assert {"colors/color/corrupted/mAP", "colors/flat/corrupted_query/rank1"} <= found.keys()
+    assert all(key == "descriptors" or key.startswith(("colors/color/", "colors/flat/")) for key in found)
+    assert further_descriptors.scores({}, {}, dataset) == {}
+
+
+def test_the_named_options_reach_the_model():
+    """CFAT's runs are scored by the class token and by the mean of the patches."""
+    extractors = lambda settings: further_descriptors.extractors(settings, 4, 2, mesh_lib.create_mesh())
+    (one,) = extractors(settings_of()).items()
+    assert one[0] == "patch_mean"
+    assert (one[1].model.test_feature, settings_of().model.get("test_feature", "feature")) == ("patch_mean", "feature")
+    for descriptor, message in (
+        ({"rerank": {}}, "expected a new name"),
+        ({"a/b": {}}, "a_b_feature"),
+        ({"other": {"test_featur": "neck"}}, "did you mean 'test_feature'"),
+    ):
+        with pytest.raises(errors.UserError, match=message):
+            extractors(settings_of(**{"evals.descriptors": descriptor}))
