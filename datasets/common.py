@@ -248,13 +248,11 @@ def encode_png(image: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data, 6)) + chunk(b"IEND", b"")
 
 
-def _encode_parts(file: pathlib.Path | None) -> dict[str, bytes]:
-    """Returns label map and vertically stacked confidence maps as PNG; one pixel of background without a file."""
+def _encode_parts(file: pathlib.Path | None) -> bytes:
+    """Returns a label map as PNG; one pixel of background without a file."""
     if file is None:
-        return {"parts": encode_png(np.zeros((1, 1), np.uint8)), "parts_confidence": encode_png(np.zeros((8, 1), "u1"))}
-    confidence = merge_parts(np.nan_to_num(np.clip(np.load(file), 0.0, 1.0)))
-    stack = np.round(255 * confidence.reshape(-1, confidence.shape[2])).astype(np.uint8)
-    return {"parts": encode_png(part_labels(confidence)), "parts_confidence": encode_png(stack)}
+        return encode_png(np.zeros((1, 1), np.uint8))
+    return encode_png(part_labels(merge_parts(np.nan_to_num(np.clip(np.load(file), 0.0, 1.0)))))
 
 
 # ---- TFDS -----------------------------------------------------------------------------------------------------------
@@ -284,8 +282,7 @@ class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "filename": tfds.features.Text(),
         }
         if self.options.get("part_labels"):
-            for name in ("parts", "parts_confidence"):
-                features[name] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+            features["parts"] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
         citations = pathlib.Path(str(self._module.__file__)).parent / "CITATIONS.bib"
         return tfds.core.DatasetInfo(
             builder=self,
@@ -309,5 +306,5 @@ class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for index, row in enumerate(rows):
             record = {"image": row.path.read_bytes(), "pid": row.pid, "camid": row.camid, "filename": row.filename}
             if self.options.get("part_labels"):
-                record |= _encode_parts(row.parts)
+                record["parts"] = _encode_parts(row.parts)
             yield index, record

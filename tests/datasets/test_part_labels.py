@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import image_io, part_labels, prepare, records
+from reid_jax.data import image_io, prepare, records
 from tests.helpers import benchmark_folders
 
 HEIGHT, WIDTH = 6, 3
@@ -38,7 +38,6 @@ def test_channels_belong_to_the_parts_they_should():
 
     maps = np.random.default_rng(0).random((36, 5, 4))
     np.testing.assert_array_equal(common.merge_parts(maps), _slow_merge(maps).astype(np.float32))
-    assert tuple(common.PARTS) == part_labels.PARTS
     assert sorted(name for names in common.PARTS.values() for name in names) == sorted(common.PART_CHANNELS)
     assert len(common.PART_CHANNELS) == 36
 
@@ -62,14 +61,11 @@ def test_labels_are_stored_with_the_images(tmp_path, name):
     assert dataset.path.parent.name == f"{name}-part_labels"
     for element in dataset.train.source:
         expected = _slow_merge(written[element["filename"]])
-        confidence = part_labels.decode_confidence(element["parts_confidence"])
-        assert confidence.dtype == np.float32
-        np.testing.assert_allclose(confidence, expected, atol=0.5 / 255 + 1e-6)
+        assert "parts_confidence" not in element
         labels = image_io.decode_map(element["parts"])
         np.testing.assert_array_equal(labels, np.where(expected.max(0) < 0.3, 0, expected.argmax(0) + 1))
     # No labels of the test splits: one pixel of background.
     assert image_io.decode_map(dataset.query.source[0]["parts"]).tolist() == [[0]]
-    assert part_labels.decode_confidence(dataset.query.source[0]["parts_confidence"]).tolist() == [[[0.0]]] * 8
     # Without the option, the same images have no maps.
     assert "parts" not in prepare.ensure(name, tmp_path).train.source[0]
     assert records.open_dataset(name, tmp_path).index_hash() == dataset.index_hash()

@@ -92,6 +92,7 @@ class AMFOR(nn.Module):
         parsing: whether there are the mask generator, weighted means, and heads f and b.
         parsing_source: label maps that came with the images ("files", or "synthetic" ones), or "strips", bands that
             stand in for them.
+        visible_pixels: the least pixels of a visible part, in an image of 128 x 64; see `part_decoder.visible_parts`.
         ts: whether there is the part decoder with teacher and student.
         ts_vis_teacher: whether the teacher's visibility is predicted as well, "visibility/t".
         hpr: whether HPR reconstructs the pooled features.
@@ -139,6 +140,7 @@ class AMFOR(nn.Module):
     text_sizes: Mapping[str, Any] | None = None
     parsing: bool = True
     parsing_source: str = "files"
+    visible_pixels: float = 20.0
     ts: bool = True
     ts_vis_teacher: bool = False
     hpr: bool = True
@@ -286,20 +288,21 @@ class AMFOR(nn.Module):
 
     def _targets(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns the labels of tokens and the visibility of parts, from the part maps of the batch or from strips."""
-        grid = vit.grid_of(self.image_size, self.patch, self.stride)
         if self.parsing_source == "strips":
-            labels = part_decoder.strip_labels(grid)
-            labels = jnp.broadcast_to(labels[None], (len(batch["image"]), *labels.shape))
-            if "erase_box" in batch:
-                labels = part_decoder.without_boxes(labels, batch["erase_box"], grid, self.image_size)
+            boxes = batch.get("erase_box", jnp.zeros((len(batch["image"]), 4), jnp.int32))
+            parts = part_decoder.strip_map(self.image_size, boxes)
         elif "parts" in batch:
-            labels = part_decoder.token_labels(batch["parts"], grid)
+            parts = batch["parts"]
         else:
             raise errors.UserError(
                 f"model.parsing_source={self.parsing_source!r} reads label maps, the batch has none; set "
                 "data.maps=('parts',), or for images without labels use the variant `strips`."
             )
-        return {"parsing/labels": labels, "visibility/target": part_decoder.visibility(labels)}
+        grid = vit.grid_of(self.image_size, self.patch, self.stride)
+        return {
+            "parsing/labels": part_decoder.token_labels(parts, grid, self.patch, self.stride),
+            "visibility/target": part_decoder.visible_parts(parts, self.visible_pixels),
+        }
 
     def _pool(self, patches: jax.Array, masks: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Returns foreground and parts [B, 1 + 8, D], reconstructed by HPR, and a copy whose masks get no gradient."""

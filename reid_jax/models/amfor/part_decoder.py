@@ -20,6 +20,8 @@ from reid_jax.ops import images
 
 # Head, left arm, right arm, torso, left leg, right leg, left foot, right foot; label 0 is background.
 NUM_PARTS = 8
+# Size of the images in which the pixels of a visible part are counted.
+VISIBLE_AT = (128, 64)
 # Vertical bands in place of label files, as shares of the height: (end, labels from left to right).
 BANDS = ((0.15, (1, 1, 1, 1)), (0.5, (2, 4, 4, 3)), (0.88, (5, 5, 6, 6)), (1.0, (7, 7, 8, 8)))
 
@@ -27,61 +29,63 @@ BANDS = ((0.15, (1, 1, 1, 1)), (0.5, (2, 4, 4, 3)), (0.88, (5, 5, 6, 6)), (1.0, 
 # ---- labels ---------------------------------------------------------------------------------------------------------
 
 
-def token_labels(parts: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """Returns the part label of each token: bilinear resize with aligned corners to the grid, then the strongest.
+def token_labels(parts: jax.Array, grid: tuple[int, int], patch: int, stride: int) -> jax.Array:
+    """Returns the part label of each token: the label of most pixels of its patch.
+
+    Sampling single pixels, as is right for smooth confidence maps, would lose a quarter of all feet and arms.
 
     Args:
         parts: [B, H, W] labels 0 ... 8 of pixels.
         grid: rows and columns of tokens.
+        patch: side of a token's patch in pixels.
+        stride: distance between neighboring patches in pixels; below `patch` they overlap.
 
     Returns:
         int32 [B, N], row after row; ties go to the lower label.
     """
-    rows, columns = (_corners(size, count) for size, count in zip(parts.shape[1:], grid, strict=True))
-    strength = jnp.zeros((len(parts), *grid, NUM_PARTS + 1), jnp.float32)
-    for row, row_share in rows:
-        for column, column_share in columns:
-            label = parts[:, row][:, :, column]  # [B, rows, columns]
-            share = row_share[None, :, None, None] * column_share[None, None, :, None]
-            strength += share * jax.nn.one_hot(label, NUM_PARTS + 1)
-    return jnp.argmax(strength, axis=-1).reshape(len(parts), -1)
+    rows, columns = (_areas(size, count, patch, stride) for size, count in zip(parts.shape[1:], grid, strict=True))
+
+    def pixels(label: jax.Array) -> jax.Array:
+        member = (parts == label).astype(jnp.float32)
+        return jnp.einsum("rh,bhw,cw->brc", rows, member, columns)
+
+    counts = jax.lax.map(pixels, jnp.arange(NUM_PARTS + 1, dtype=parts.dtype))  # [9, B, rows, columns]
+    return jnp.argmax(counts, axis=0).reshape(len(parts), -1)
 
 
-def _corners(size: int, count: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Returns the two pixels that each of `count` samples of `size` lies between, and the share of each."""
-    place = np.linspace(0.0, size - 1.0, count, dtype=np.float32)
-    low = np.floor(place).astype(np.int32)
-    high = np.minimum(low + 1, size - 1)
-    share = place - low.astype(np.float32)
-    return (low, 1.0 - share), (high, share)
+def _areas(size: int, count: int, patch: int, stride: int) -> np.ndarray:
+    """Returns which of `size` pixels each of `count` patches covers along one axis, [count, size] of 0 and 1."""
+    place, start = np.arange(size)[None], stride * np.arange(count)[:, None]
+    return ((place >= start) & (place < start + patch)).astype(np.float32)
 
 
-def strip_labels(grid: tuple[int, int]) -> jax.Array:
-    """Returns labels [N] of tokens without label files: bands of a person who fills the image, see `BANDS`."""
-    rows = [next(labels for end, labels in BANDS if (row + 0.5) / grid[0] <= end) for row in range(grid[0])]
-    return jnp.array([labels[4 * column // grid[1]] for labels in rows for column in range(grid[1])], jnp.int32)
-
-
-def without_boxes(labels: jax.Array, boxes: jax.Array, grid: tuple[int, int], size: tuple[int, int]) -> jax.Array:
-    """Returns the labels with background for tokens whose center lies in an erased box.
+def strip_map(size: tuple[int, int], boxes: jax.Array) -> jax.Array:
+    """Returns labels of pixels without label files: bands of a person who fills the image, see `BANDS`.
 
     Args:
-        labels: [B, N].
-        boxes: [B, 4] top, left, bottom, right in pixels; zeros for no box.
-        grid: rows and columns of tokens.
-        size: (height, width) of the image.
+        size: (height, width) of the images.
+        boxes: [B, 4] top, left, bottom, right of erased boxes, which are background; zeros for none.
+
+    Returns:
+        uint8 [B, H, W].
     """
-    inside = images.box_mask(boxes, *size)
-    rows, columns = (
-        np.floor((np.arange(count) + 0.5) * pixels / count).astype(np.int32)
-        for count, pixels in zip(grid, size, strict=True)
-    )
-    return jnp.where(inside[:, rows][:, :, columns].reshape(labels.shape), 0, labels)
+    height, width = size
+    rows = [next(labels for end, labels in BANDS if (row + 0.5) / height <= end) for row in range(height)]
+    bands = np.array([[labels[4 * column // width] for column in range(width)] for labels in rows], np.uint8)
+    return jnp.where(images.box_mask(boxes, height, width), 0, bands[None]).astype(jnp.uint8)
 
 
-def visibility(labels: jax.Array) -> jax.Array:
-    """Returns 1 for each part that occurs among the token labels [B, N], else 0; float32 [B, 8]."""
-    return jnp.any(labels[:, :, None] == jnp.arange(1, NUM_PARTS + 1)[None, None], axis=1).astype(jnp.float32)
+def visible_parts(parts: jax.Array, pixels: float) -> jax.Array:
+    """Returns 1 for each part with enough pixels, else 0; float32 [B, 8].
+
+    Args:
+        parts: [B, H, W] labels 0 ... 8 of pixels.
+        pixels: the least pixels of a visible part in an image of `VISIBLE_AT`; in others, the same share of the image.
+    """
+    height, width = parts.shape[1:]
+    least = pixels * height * width / (VISIBLE_AT[0] * VISIBLE_AT[1])
+    counts = [jnp.sum(parts == label, axis=(1, 2)) for label in range(1, NUM_PARTS + 1)]
+    return (jnp.stack(counts, axis=1) >= least).astype(jnp.float32)
 
 
 # ---- masks and pooling ----------------------------------------------------------------------------------------------

@@ -133,20 +133,17 @@ def test_masks_are_shares_of_a_token():
 
 
 def test_strips_stand_in_for_labels():
-    grid = (16, 8)
-    labels = np.asarray(part_decoder.strip_labels(grid)).reshape(grid)
-    assert (labels[:2] == 1).all()
-    np.testing.assert_array_equal(labels[4], [2, 2, 4, 4, 4, 4, 3, 3])
-    np.testing.assert_array_equal(labels[10], [5, 5, 5, 5, 6, 6, 6, 6])
-    np.testing.assert_array_equal(labels[15], [7, 7, 7, 7, 8, 8, 8, 8])
-    boxes = np.array([[0, 0, 0, 0], [0, 0, 16, 64]], np.int32)  # none; the upper two rows of 128 x 64
-    both = np.broadcast_to(labels.reshape(1, -1), (2, labels.size))
-    erase = compiled(lambda labels, boxes: part_decoder.without_boxes(labels, boxes, grid, (128, 64)))
-    erased = erase(both, boxes)
-    np.testing.assert_array_equal(erased[0], both[0])
-    assert not np.any(erased[1, :16])
-    np.testing.assert_array_equal(erased[1, 16:], both[1, 16:])
-    np.testing.assert_array_equal(compiled(part_decoder.visibility)(erased), [[1] * 8, [0, *[1] * 7]])
+    """Bands of pixels; where a box was erased there is background, and a part below it is not visible."""
+    boxes = np.array([[0, 0, 0, 0], [0, 0, 20, 64]], np.int32)  # none; the upper 20 rows of 128 x 64
+    whole, erased = np.asarray(compiled(functools.partial(part_decoder.strip_map, (128, 64)))(boxes))
+    assert (whole[:19] == 1).all()  # 0.15 of 128 rows
+    np.testing.assert_array_equal(whole[40, ::8], [2, 2, 4, 4, 4, 4, 3, 3])
+    np.testing.assert_array_equal(whole[80, ::8], [5, 5, 5, 5, 6, 6, 6, 6])
+    np.testing.assert_array_equal(whole[127, ::8], [7, 7, 7, 7, 8, 8, 8, 8])
+    assert not erased[:20].any()
+    np.testing.assert_array_equal(erased[20:], whole[20:])
+    visible = part_decoder.visible_parts(np.stack((whole, erased)), 20.0)
+    np.testing.assert_array_equal(visible, [[1] * 8, [0, *[1] * 7]])
 
 
 # ---- teacher and student
