@@ -106,8 +106,25 @@ def phases() -> dict[str, dict]:
             "text_to_image": {**contrast, "on": ("prompt/text", "prompt/image")},
         },
         "monitors": {},
-        # The frozen encoder in test mode, on images without augmentation.
-        "passes": {"main": {"view": "", "network": "params", "train": False, "prefix": "", "mode": "prompts"}},
+        # Features of the frozen encoder in test mode, of images without augmentation, are computed once.
+        "extras": {
+            "image_features": {
+                "kind": "image_features",
+                "dimension": "head_g/bottleneck/scale",
+                "output": "feature/g",
+                "mode": "plain",
+            }
+        },
+        "passes": {
+            "main": {
+                "view": "",
+                "network": "params",
+                "train": False,
+                "prefix": "",
+                "mode": "prompts",
+                "reads": ("extra/image_features",),
+            }
+        },
         "data": {"augment": {}, "views": {}, "maps": ()},
         "optimizer": {
             "name": "adam",

@@ -18,6 +18,7 @@ from reid_jax.config import phases as phases_lib
 from reid_jax.config import sections
 from reid_jax.data import pipeline, records, samplers
 from reid_jax.federated import phase as federated_phase
+from reid_jax.runs import image_features
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import extras, loop, objective, optimizer, state, step
 
@@ -110,7 +111,8 @@ class Plan:
             settings.optimizer.as_dict(), settings.schedule, params, total * updates, steps_per_epoch * updates
         )
         LOG.info("parameter groups%s:\n%s", f" of phase {name}" if name else "", groups.describe())
-        owned = extras.build(_extras(settings), num_classes=self.num_classes, load=self.load)
+        images = len(self.dataset.split("train"))
+        owned = extras.build(_extras(settings), num_classes=self.num_classes, num_images=images, load=self.load)
         terms = [losses.of_turn(settings.losses, turn, turns) for turn in turns or ("",)]
         train_step = step.make_train_step(
             [self._objective(settings, each) for each in terms],
@@ -134,6 +136,16 @@ class Plan:
             learning_rates=lambda at: groups.learning_rates(at * updates),
             margins=margins(settings.losses),
             example=functools.partial(self.example, settings.data, seed),
+            prepare=lambda begun: image_features.fill(
+                begun,
+                owned,
+                self.model,
+                self.preprocess,
+                self.dataset.split("train"),
+                settings.data,
+                self.mesh,
+                -(-settings.evals.batch_size // self.mesh.size) * self.mesh.size,
+            ),
         )
 
     def _check_batch(self, images: int) -> None:

@@ -129,42 +129,83 @@ class Centers:
         return value if gradient is None else value - self.learning_rate * self.scale * gradient
 
 
+@dataclasses.dataclass(frozen=True)
+class ImageFeatures:
+    """Features of all training images by a network that the phase does not train, computed once at its beginning.
+
+    The extra is an array [N, D] in the order of the training split. A pass that `reads` "extra/<name>" finds the
+    features of its images at `batch["index"]`.
+
+    Attributes:
+        num_images: training images N.
+        dimension: D, or the path of one of the model's parameters whose last axis is as long.
+        output: output of the model that is kept.
+        mode: mode of the model, see `reid_jax.train.objective.Pass`.
+    """
+
+    num_images: int
+    dimension: int | str
+    output: str = "feature/g"
+    mode: str = ""
+    restart: bool = True
+    differentiable = False
+
+    def init(self, key: jax.Array, variables: Mapping[str, Any]) -> jax.Array:
+        """Returns zeros, which the trainer fills when the phase begins."""
+        dimension = self.dimension
+        if isinstance(dimension, str):
+            dimension = _parameter(variables["params"], dimension).shape[-1]
+        return jnp.zeros((self.num_images, dimension), jnp.float32)
+
+    def update(self, value: jax.Array, gradient: Any, variables: Mapping[str, Any]) -> jax.Array:
+        """Returns the value unchanged."""
+        return value
+
+
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
-EXTRAS: dict[str, type] = {"moving_average": MovingAverage, "frozen_copy": FrozenCopy, "centers": Centers}
+EXTRAS: dict[str, type] = {
+    "moving_average": MovingAverage,
+    "frozen_copy": FrozenCopy,
+    "centers": Centers,
+    "image_features": ImageFeatures,
+}
 
 
 def _parameter(params: Mapping[str, Any], path: str) -> jax.Array:
     leaves = trees.flatten(params)
     if path not in leaves:
-        raise errors.unknown("parameter as long as the centers", path, leaves)
+        raise errors.unknown("parameter as long as the vectors (dimension)", path, leaves)
     leaf: jax.Array = leaves[path]
     return leaf
 
 
-def build(config: Mapping[str, Mapping[str, Any]], *, num_classes: int, load: Load | None = None) -> dict[str, Extra]:
+def build(
+    config: Mapping[str, Mapping[str, Any]], *, num_classes: int, num_images: int = 0, load: Load | None = None
+) -> dict[str, Extra]:
     """Returns the extras that a config lists.
 
     Args:
         config: by name, `kind` (a key of `EXTRAS`, or `package.module:Name` of a class of the form `Extra`) and the
             options of its constructor.
         num_classes: training identities; passed to kinds with the option `num_classes`.
+        num_images: training images; passed to kinds with the option `num_images`.
         load: reads weights files; passed to kinds with an argument `load`.
 
     Raises:
         UserError: an unknown kind, or an unknown or missing option.
     """
-    return {name: _build(name, dict(options), num_classes, load) for name, options in config.items()}
+    given = {"num_classes": num_classes, "num_images": num_images, "load": load}
+    return {name: _build(name, dict(options), given) for name, options in config.items()}
 
 
-def _build(name: str, options: dict[str, Any], num_classes: int, load: Load | None) -> Extra:
+def _build(name: str, options: dict[str, Any], given: Mapping[str, Any]) -> Extra:
     kind = options.pop("kind", "")
     constructor = names.find(f"kind of extra {name!r}", kind, EXTRAS)
     parameters = inspect.signature(constructor).parameters
     for option in options:
         if option not in parameters or option == "load":
             raise errors.unknown(f"option of extra {name!r}", option, [key for key in parameters if key != "load"])
-    given = {"num_classes": num_classes, "load": load}
     options = {key: value for key, value in given.items() if key in parameters} | options
     required = [key for key, one in parameters.items() if one.default is one.empty and one.kind not in _VARIADIC]
     missing = [key for key in required if key not in options]

@@ -59,6 +59,8 @@ class Phase:
         margins: by metric name (`loss/<term>`), the value of a triplet loss that indicates a collapsed embedding.
         about: numbers for the run's result.
         example: reads a batch of this process's share, for its shapes.
+        prepare: completes the state after `begin` where that takes data, such as features of all images; not called
+            when a run resumes inside the phase.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Phase:
     margins: Mapping[str, float] = dataclasses.field(default_factory=dict)
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     example: Callable[[], Mapping[str, np.ndarray]] | None = None
+    prepare: Callable[[state_lib.TrainState], state_lib.TrainState] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +175,7 @@ class Loop:
     ) -> state_lib.TrainState:
         if first_step == phase.first_step:
             state = mesh_lib.replicate(phase.begin(state), self.mesh)
+            state = state if phase.prepare is None else phase.prepare(state)
         window = _Window()
         with contextlib.closing(phase.open_batches(first_step - phase.first_step)) as batches:
             stream = iter(batches)

@@ -62,7 +62,9 @@ PARSING_SOURCES = ("files", "synthetic", "strips")
 DISTILLATIONS = ("none", "cos", "amgd")
 EVAL_SLOTS = ("all", "global", "parts")
 LAYERS = ("all", "last")
-MODES = ("", "prompts")
+MODES = ("", "plain", "prompts")
+# Where a batch holds the features of all training images, computed beforehand.
+IMAGE_FEATURES = "extra/image_features"
 
 
 class AMFOR(nn.Module):
@@ -180,8 +182,10 @@ class AMFOR(nn.Module):
                 labels 0 ... 8 of pixels, or for strips "erase_box" [B, 4]; for drawn patches "image_clean"; in mode
                 "prompts" "label" [B].
             train: batch statistics, stochastic depth, drawn masks; and everything that training alone needs.
-            mode: "" runs the network; "prompts" runs the plain encoder without AMFF and compares its feature with the
-                text of each image's identity, which is how the text prompts are trained (`text_source="clip"`).
+            mode: "" runs the network; "plain" leaves out AMFF; "prompts" compares the feature of "plain" with the text
+                of each image's identity, which is how the text prompts are trained (`text_source="clip"`). Where the
+                batch holds "extra/image_features" [M, D], such features of all training images, and "index" [B], it
+                takes them from there and the encoder does not run.
 
         Returns:
             Heads h of g (global), s (student) and in training t (teacher), b (pooled parts) and f (foreground):
@@ -189,7 +193,7 @@ class AMFOR(nn.Module):
             [B, P, D] and "visibility/s" [B, 8] logits. In training "parsing/logits" and "parsing/masks" [B, P, 9],
             "parsing/labels" [B, P], "visibility/target" [B, 8], "generated" [B, G, D] (AMGD) and "diversity"
             [B, K, 8, D], the sets of parts that should differ. With "image_clean" also the outputs of
-            `pixel_decoder`. In mode "prompts" also "prompt/image" and "prompt/text" [B, D].
+            `pixel_decoder`. In mode "prompts" also "prompt/image" and "prompt/text" [B, D], or these alone.
 
         Raises:
             UserError: an unknown mode, or a model without prompts in mode "prompts".
@@ -197,8 +201,10 @@ class AMFOR(nn.Module):
         training = train or self.is_initializing()
         prompts = self._prompts(name="prompts") if self.amff and self.text_source == "clip" else None
         _check_mode(mode, has_prompts=prompts is not None)
+        if prompts is not None and mode == "prompts" and IMAGE_FEATURES in batch:
+            return prompts.pairs(batch["label"], batch[IMAGE_FEATURES][batch["index"]])
         text = None if prompts is None else prompts.bank()
-        fuse = self.amff and (mode != "prompts" or self.is_initializing())
+        fuse = self.amff and (mode == "" or self.is_initializing())
         memory, tokens = self._encode(batch, text, train, fuse)  # [B, 1 + P, D], before and after b1
         feature, patches = tokens[:, 0], tokens[:, 1:]
         outputs = {"tokens": patches.astype(jnp.float32), **self._head("g", feature, train)}

@@ -438,6 +438,15 @@ def test_labels_never_reach_the_encoder(prompted):
     plain, moved = run(variables, batch, mode="prompts"), run(variables, shifted, mode="prompts")
     np.testing.assert_array_equal(plain["feature/g"], moved["feature/g"])
     np.testing.assert_array_equal(plain["prompt/image"], plain["feature/g"])
+    np.testing.assert_array_equal(run(variables, batch, mode="plain")["feature/g"], plain["feature/g"])
+    # Features computed beforehand: those of the batch's images, and the encoder does not run.
+    places = np.array([5, 0, 2, 2], np.int32)
+    bank = np.random.default_rng(5).normal(size=(6, 64)).astype(np.float32)
+    stored = {"extra/image_features": bank, "index": places, "label": batch["label"]}
+    cached = run(variables, stored, mode="prompts")
+    assert cached.keys() == {"prompt/image", "prompt/text"}
+    np.testing.assert_array_equal(cached["prompt/image"], bank[places])
+    np.testing.assert_allclose(cached["prompt/text"], plain["prompt/text"], rtol=1e-4, atol=1e-5)
     assert np.abs(plain["prompt/text"] - moved["prompt/text"]).max() > 1e-6
     text = np.random.default_rng(2).normal(size=(CLASSES, 64)).astype(np.float32)
     filled = {**variables, "constants": {"prompts": {"bank": text}}}
@@ -467,6 +476,10 @@ def test_stages_of_the_prompts(prompted):
     on = ("prompt/image", "prompt/text")
     assert pairs == {("supcon", on, 1.0, 1.0), ("supcon", on[::-1], 1.0, 1.0)}
     assert second["start_from"] == "model/fill_text_bank"
+    # The frozen encoder runs once per image, before the first step.
+    assert first["extras"]["image_features"]["mode"] == "plain"
+    assert first["passes"]["main"]["reads"] == ("extra/image_features",)
+    assert (first["data"]["augment"], first["passes"]["main"]["train"]) == ({}, False)
     build = lambda phase: optimizer.build(
         {**config["optimizer"], **phase["optimizer"]},
         phase.get("schedule", config["schedule"]),
