@@ -210,21 +210,27 @@ class Experiment:
     def _resume(
         self, saved: checkpoints.Checkpoints, initial: state.TrainState, schedule: list[loop.Phase]
     ) -> tuple[state.TrainState, dict[str, Any]]:
-        """Returns state and meta data of the newest checkpoint, or the initial state at step 0."""
-        latest = saved.latest_step()
-        if latest is None:
-            return initial, self.first_meta()
-        abstract = jax.eval_shape(functools.partial(plan.state_at, schedule=schedule, at_step=latest), initial)
+        """Returns state and meta data of the newest readable checkpoint, or the initial state at step 0."""
         replicated = mesh.replicated(self.mesh)
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract)
-        restored, meta = saved.restore(abstract, latest)
+
+        def abstract_at(at_step: int) -> state.TrainState:
+            shapes = jax.eval_shape(functools.partial(plan.state_at, schedule=schedule, at_step=at_step), initial)
+            abstract: state.TrainState = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes
+            )
+            return abstract
+
+        found = saved.restore_newest(abstract_at)
+        if found is None:
+            return initial, self.first_meta()
+        at_step, restored, meta = found
         if meta["index_hash"] != self.dataset.index_hash():
             raise errors.UserError(
                 f"expected the data this run was trained on (index {meta['index_hash'][:12]}), got "
                 f"{self.dataset.index_hash()[:12]}; restore the data set, or start a new --workdir."
             )
-        LOG.info("resumed at step %d of %d", latest, schedule[-1].last_step)
-        return restored, {**meta, "step": latest}
+        LOG.info("resumed at step %d of %d", at_step, schedule[-1].last_step)
+        return restored, {**meta, "step": at_step}
 
     def _train(
         self,

@@ -4,7 +4,7 @@ A run folder contains:
 
     config.json          resolved config
     metrics.jsonl        one line for each log interval; TensorBoard events in files of their own
-    checkpoints/         newest and best
+    checkpoints/         the two newest and the best
     result.json          final scores as fractions; it exists only if the run is complete
     ranked_lists.html    page of ranked lists
     reconstructions.png  for models that reconstruct hidden patches

@@ -41,8 +41,7 @@ def from_run(
     origin = {"run": folder.path.resolve().name, "config_hash": config_lib.config_hash(config)}
     config_lib.override(config, {key: value for key, value in (overrides or {}).items() if value is not None})
     settings = settings_lib.of(config)
-    known = checkpoints.steps(folder.checkpoints)
-    step = checkpoints.best_step(folder.checkpoints) if best else known[-1] if known else None
+    step = checkpoints.best_step(folder.checkpoints) if best else checkpoints.newest_step(folder.checkpoints)
     variables, meta = checkpoints.restore_variables(
         folder.checkpoints, "best" if best and step is None else step, average="average"
     )

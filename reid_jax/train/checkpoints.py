@@ -1,11 +1,14 @@
-"""Checkpoints of a run: the newest and the best, always complete.
+"""Checkpoints of a run: the two newest and the best, always complete.
 
-    checkpoints/<step>/state    every array of the train state, by path
-    checkpoints/<step>/meta     JSON values of the caller, and the scores
+    checkpoints/<step>/state         every array of the train state, by path
+    checkpoints/<step>/meta          JSON values of the caller, and the scores
+    checkpoints/<step>/files.json    size and hash of every file
+    checkpoints/<step>.damaged       a checkpoint that was set aside because one of its files is damaged
 
 A checkpoint is written under a temporary name and renamed when it is complete, so a process killed at any moment leaves
 at most a temporary folder, which the next start removes. Saving continues in the background: the arrays are copied to
-the host before `save` returns, so the next step may reuse their buffers.
+the host before `save` returns, so the next step may reuse their buffers. A damaged checkpoint is named in one sentence,
+and the newest readable one takes its place.
 
 The state is stored as nested dictionaries of arrays, independent of its classes in memory. It can therefore be compared
 with the running model array by array before it is read, the variables can be read without the optimizer, and the number
@@ -14,10 +17,15 @@ of devices may change. Orbax is used in this module only.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
+import os
 import pathlib
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -25,11 +33,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from reid_jax import trees
+from reid_jax import file_io, trees
 from reid_jax.errors import UserError
+from reid_jax.runtime import processes
+from reid_jax.train import integrity
 from reid_jax.train import metrics as metrics_lib
+from reid_jax.train.integrity import META, STATE
 
-STATE, META = "state", "meta"
+LOG = logging.getLogger(__name__)
+
+# Newest checkpoints that are kept: a damaged one has a predecessor.
+KEPT = 2
 
 
 class Checkpoints:
@@ -39,25 +53,38 @@ class Checkpoints:
         directory: folder of the checkpoints; created if absent.
         best_metric: name of the score (higher is better) that ranks the best; `None` keeps only the newest.
         keep_best: number of best checkpoints to keep.
+
+    Raises:
+        UserError: the folder cannot be written, or it has checkpoints and none of them can be read.
     """
 
     def __init__(self, directory: str | pathlib.Path, best_metric: str | None = None, keep_best: int = 1) -> None:
         metrics_lib.quiet_libraries()
         self.directory = pathlib.Path(directory).absolute()
         self.best_metric = best_metric
-        policies: list[Any] = [managers.LatestN(n=1)]
+        if processes.is_main():
+            file_io.make_folder(self.directory, "the folder of checkpoints")
+            integrity.set_damaged_aside(self.directory)
+        processes.barrier("reid_jax_checkpoints_examined")
+        policies: list[Any] = [managers.LatestN(n=KEPT)]
         if best_metric and keep_best:
             best = managers.BestN(get_metric_fn=self._score, n=keep_best, keep_checkpoints_without_metrics=False)
             policies.append(best)
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                best_fn=self._score,
-                preservation_policy=managers.AnyPreservationPolicy(policies),
-                cleanup_tmp_directories=True,
-                save_root_metadata=False,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            best_fn=self._score,
+            preservation_policy=managers.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+            save_root_metadata=False,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._list_files),
         )
+        with self._writing():
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def _list_files(self) -> None:
+        """Lists the files of the checkpoint being written; runs in the background before it gets its final name."""
+        if processes.is_main():
+            for folder in integrity.unfinished(self.directory):
+                integrity.write(folder)
 
     def _score(self, metrics: Mapping[str, float] | None) -> float:
         """Returns the ranking score; a score that is missing or not a number ranks last."""
@@ -83,6 +110,9 @@ class Checkpoints:
 
         Returns:
             Whether a checkpoint was started.
+
+        Raises:
+            UserError: this checkpoint or the one before it cannot be written.
         """
         step = int(step)
         latest = self._manager.latest_step()
@@ -93,7 +123,10 @@ class Checkpoints:
         items = ocp.args.Composite(
             **{STATE: ocp.args.StandardSave(_as_dicts(state)), META: ocp.args.JsonSave(_as_json(about))}
         )
-        begun = bool(self._manager.save(step, args=items, metrics=scores))
+        with self._writing():
+            if not self.directory.is_dir():  # orbax would make another
+                raise FileNotFoundError(self.directory)
+            begun = bool(self._manager.save(step, args=items, metrics=scores))
         if wait:
             self.wait()
         return begun
@@ -117,27 +150,85 @@ class Checkpoints:
             step: step of the checkpoint; the newest when `None`.
 
         Raises:
+            integrity.Unreadable: its files are damaged.
             UserError: no such checkpoint, or a checkpoint of another model.
         """
         self.wait()
         step = _choose(self.directory, self.latest_step() if step is None else step)
         wanted = trees.flatten(abstract_state)
-        _check_fit(self.directory / str(step), wanted)
         items = ocp.args.Composite(
             **{STATE: ocp.args.StandardRestore(trees.unflatten(wanted)), META: ocp.args.JsonRestore()}
         )
-        restored = self._manager.restore(step, args=items)
-        flat = trees.flatten(restored[STATE])
-        leaves = [flat[path] for path in wanted]
-        return jax.tree.unflatten(jax.tree.structure(abstract_state), leaves), restored[META]["meta"]
+        with integrity.reading(self.directory / str(step)):
+            _check_fit(self.directory / str(step), wanted)
+            restored = self._manager.restore(step, args=items)
+            flat = trees.flatten(restored[STATE])
+            leaves = [flat[path] for path in wanted]
+            meta = restored[META]["meta"]
+        return jax.tree.unflatten(jax.tree.structure(abstract_state), leaves), meta
+
+    def restore_newest(self, abstract_at: Callable[[int], Any]) -> tuple[int, Any, dict[str, Any]] | None:
+        """Returns step, state and `meta` of the newest readable checkpoint, `None` without a checkpoint.
+
+        A damaged one is set aside, so that its step can be saved again. In runs of several processes, which must agree,
+        this is done when the folder is opened only.
+
+        Args:
+            abstract_at: returns the abstract state of a step, see `restore`.
+
+        Raises:
+            UserError: none can be read, or a checkpoint of another model.
+        """
+        while (step := self.latest_step()) is not None:
+            try:
+                state, meta = self.restore(abstract_at(step), step)
+            except integrity.Unreadable as error:
+                older = [known for known in integrity.folders(self.directory) if known < step]
+                if processes.process_count() > 1 or not older:
+                    raise
+                integrity.set_aside(self.directory / str(step), str(error).rstrip("."))
+                self._manager.reload()
+            else:
+                return step, state, meta
+        return None
 
     def wait(self) -> None:
-        """Waits until everything saved so far is on the disk, and raises errors of the background."""
-        self._manager.wait_until_finished()
+        """Waits until everything saved so far is on the disk.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and stops the background threads."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns a failed write into one sentence and removes what is unfinished."""
+        try:
+            yield
+        except UserError:
+            self._remove_unfinished()
+            raise
+        except Exception as error:
+            if peer := processes.peer_failure(error):
+                raise peer from error
+            self._remove_unfinished()
+            if not self.directory.is_dir():
+                raise UserError(
+                    f"expected the folder of checkpoints {self.directory}, it was removed or renamed during the run; "
+                    "put it back and start the same command again."
+                ) from error
+            raise file_io.cannot_write(self.directory, "a checkpoint to", _system_error(error)) from error
+
+    def _remove_unfinished(self) -> None:
+        if processes.is_main():
+            for folder in integrity.unfinished(self.directory):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -157,7 +248,7 @@ def restore_variables(
 
     Args:
         directory: the folder of checkpoints.
-        step: a step, `"best"`, or `None` for the newest.
+        step: a step, `"best"`, or `None` for the newest that can be read; a newer one that is damaged is reported.
         extra: also return the state's `extra`.
         average: name of an entry of `extra` (an averaged model's variables) that replaces the trained variables if the
             checkpoint has it.
@@ -167,7 +258,7 @@ def restore_variables(
         `meta` of the checkpoint.
 
     Raises:
-        UserError: no such checkpoint.
+        UserError: no such checkpoint, or its files are damaged.
     """
     metrics_lib.quiet_libraries()
     directory = pathlib.Path(directory).absolute()
@@ -178,7 +269,15 @@ def restore_variables(
                 f"no checkpoint in {directory} has a score yet, so none is the best; use the newest, or train "
                 "until the first evaluation."
             )
+    if step is None:
+        step = newest_step(directory)
     folder = directory / str(_choose(directory, None if step is None else int(step)))
+    with integrity.reading(folder):
+        return _read_variables(folder, extra, average)
+
+
+def _read_variables(folder: pathlib.Path, extra: bool, average: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns variables and `meta`, see `restore_variables`."""
     stored = _stored(folder)
     replacement = f"extra/{average}/"
     averaged = average is not None and any(path.startswith(replacement) for path in stored)
@@ -198,12 +297,13 @@ def restore_arrays(directory: str | pathlib.Path, step: int | None = None) -> di
     """Returns every array of a checkpoint by path, for comparisons.
 
     Raises:
-        UserError: no such checkpoint.
+        UserError: no such checkpoint, or its files are damaged.
     """
     metrics_lib.quiet_libraries()
     directory = pathlib.Path(directory).absolute()
     folder = directory / str(_choose(directory, step))
-    return _read_numpy(folder, trees.unflatten(_stored(folder)))
+    with integrity.reading(folder):
+        return _read_numpy(folder, trees.unflatten(_stored(folder)))
 
 
 def _read_numpy(folder: pathlib.Path, wanted: Any) -> dict[str, Any]:
@@ -216,19 +316,29 @@ def _read_numpy(folder: pathlib.Path, wanted: Any) -> dict[str, Any]:
 
 def steps(directory: str | pathlib.Path) -> list[int]:
     """Returns the steps of complete checkpoints, ascending."""
-    folder = pathlib.Path(directory)
-    if not folder.is_dir():
-        return []
     # Incomplete folders have another name.
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and (path / META).is_dir())
+    return [step for step in integrity.folders(directory) if (pathlib.Path(directory) / str(step) / META).is_dir()]
+
+
+def newest_step(directory: str | pathlib.Path) -> int | None:
+    """Returns the newest step whose files are not damaged, `None` without a checkpoint; warns of newer damaged ones.
+
+    Raises:
+        UserError: there are checkpoints, but each is damaged.
+    """
+    return integrity.newest_readable(pathlib.Path(directory))
 
 
 def best_step(directory: str | pathlib.Path) -> int | None:
     """Returns the stored step with the highest score (the later of equals), `None` if no step has a score."""
     scored = []
     for step in steps(directory):
-        about = _read_meta(pathlib.Path(directory) / str(step))
-        score = (about["metrics"] or {}).get(about["best_metric"])
+        try:
+            about = _read_meta(pathlib.Path(directory) / str(step))
+            score = (about["metrics"] or {}).get(about["best_metric"])
+        except integrity.Unreadable as error:
+            LOG.warning("%s", error)
+            continue
         if score is not None and not math.isnan(score):
             scored.append((score, step))
     return max(scored)[1] if scored else None
@@ -264,7 +374,10 @@ def _as_json(value: Any) -> Any:
 
 
 def _read_meta(folder: pathlib.Path) -> dict[str, Any]:
-    meta: dict[str, Any] = json.loads((folder / META / "metadata").read_text())
+    with integrity.reading(folder):
+        meta: dict[str, Any] = json.loads((folder / META / "metadata").read_text(encoding="utf-8"))
+        if not {"meta", "metrics", "best_metric"} <= set(meta):
+            raise ValueError(f"{META}/metadata has no meta, metrics and best_metric")
     return meta
 
 
@@ -293,3 +406,11 @@ def _check_fit(folder: pathlib.Path, wanted: Mapping[str, Any]) -> None:
             f"the checkpoint {folder} belongs to another model or optimizer: {differences[0]}{more}; use the config it "
             "was trained with, or another --workdir."
         )
+
+
+def _system_error(error: Exception) -> Exception:
+    """Returns the system's error that a library's text quotes ("... OS error 28: ...")."""
+    if isinstance(error, OSError):
+        return error
+    quoted = re.search(r"OS error (\d+)", str(error))
+    return OSError(int(quoted[1]), os.strerror(int(quoted[1]))) if quoted else error

@@ -265,9 +265,17 @@ class _TqdmHandler(logging.StreamHandler[TextIO]):
 
 
 def quiet_libraries() -> None:
-    """Silences messages of jax, orbax, tfds and others below ERROR."""
+    """Silences messages of jax, orbax, tfds and others below ERROR, and orbax's tracebacks of errors that it raises."""
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    absl = logging.getLogger("absl")
+    if _is_news not in absl.filters:
+        absl.addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Returns False for what orbax logs with a traceback: it raises the same error, which becomes a sentence."""
+    return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
 
 
 @contextlib.contextmanager

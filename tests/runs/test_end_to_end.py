@@ -131,7 +131,7 @@ def test_incomplete_run_can_be_evaluated_and_then_completed(tmp_path, monkeypatc
         patch.setattr(metrics.Progress, "show", lambda self, step, values: broken() if step == 4 else None)
         with pytest.raises(errors.UserError, match="power failure"):
             launch.run(config, workdir=str(workdir))
-    assert checkpoints.steps(workdir / "checkpoints") == [3]
+    assert checkpoints.steps(workdir / "checkpoints") == [2, 3]
     assert launch.run(config, workdir=str(workdir), mode="eval") == 0
     assert "trained" in capsys.readouterr().out
     assert not (workdir / "result.json").exists()

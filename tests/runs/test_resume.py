@@ -92,7 +92,8 @@ def test_killed_and_stopped_runs_end_like_an_uninterrupted_run(tmp_path):
     for last in (tiny.start([*command, rarely], devices=1), uninterrupted):
         code, _, err = tiny.finish(last)
         assert code == 0, err
-    assert [path.name for path in folder.iterdir()] == [str(STEPS)], left
+    assert all(path.name.isdigit() for path in folder.iterdir()), left
+    assert newest(interrupted) == STEPS
     expected, got = (checkpoints.restore_arrays(run / "checkpoints") for run in (whole, interrupted))
     assert expected.keys() == got.keys()
     assert {path.split("/")[0] for path in expected} == {"step", "params", "batch_stats", "opt_state", "extra"}

@@ -76,14 +76,14 @@ def test_a_state_comes_back_bit_for_bit_on_any_number_of_devices(tmp_path):
         assert_equal(restored, state)
 
 
-def test_the_newest_is_kept_and_the_best_beside_it(tmp_path):
+def test_the_two_newest_are_kept_and_the_best(tmp_path):
     scores = {1: 0.5, 2: 0.9, 3: None, 4: 0.7, 5: float("nan"), 6: 0.1}
     with checkpoints.Checkpoints(tmp_path, best_metric="d/mAP") as saved:
         assert saved.best_step() is None
         for step, score in scores.items():
             saved.save(step, make_state(step), {}, None if score is None else {"d/mAP": np.float32(score)})
         saved.wait()
-        assert checkpoints.steps(tmp_path) == [2, 6]
+        assert checkpoints.steps(tmp_path) == [2, 5, 6]
         assert (saved.latest_step(), saved.best_step()) == (6, 2)
         assert_equal(saved.restore(abstract(make_state()), 2)[0], make_state(2))
     # A later process knows the best, and a better one replaces it.
@@ -95,12 +95,12 @@ def test_the_newest_is_kept_and_the_best_beside_it(tmp_path):
         assert saved.best_step() == 7
 
 
-def test_without_a_metric_only_the_newest_is_kept(tmp_path):
+def test_without_a_metric_the_two_newest_are_kept(tmp_path):
     with checkpoints.Checkpoints(tmp_path) as saved:
         for step in (1, 2, 3):
             saved.save(step, make_state(step), {}, {"d/mAP": 1.0 / step})
         saved.wait()
-        assert checkpoints.steps(tmp_path) == [3]
+        assert checkpoints.steps(tmp_path) == [2, 3]
         assert saved.best_step() is None
 
 
