@@ -10,7 +10,9 @@ import importlib
 import sys
 
 from reid_jax import errors
-from reid_jax.cli import command_line
+from reid_jax.runtime import interruption
+
+USER_MISTAKE = 2  # exit code
 
 # Subcommand: its module in this folder, and what it does.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -32,6 +34,10 @@ def run(command: str) -> None:
     Args:
         command: a key of `COMMANDS`.
     """
+    interruption.install()
+    # Imported here, after the handlers are in place: loading the libraries takes a second.
+    from reid_jax.cli import command_line
+
     module = importlib.import_module(f"reid_jax.cli.{COMMANDS[command][0]}")
     if command == "train":
         command_line.run_with_config(module.main, module.__doc__)
@@ -41,14 +47,15 @@ def run(command: str) -> None:
 
 def main() -> None:
     """Entry point of `reid-jax COMMAND [arguments]`; ends the process, with exit code 2 after a user's mistake."""
+    interruption.install()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
         print("usage: reid-jax COMMAND [arguments]; see reid-jax COMMAND --help.\n")
         print("\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()))
-        sys.exit(0 if arguments else command_line.USER_MISTAKE)
+        sys.exit(0 if arguments else USER_MISTAKE)
     if arguments[0] not in COMMANDS:
         print(f"error: {errors.unknown('command', arguments[0], COMMANDS)}", file=sys.stderr)
-        sys.exit(command_line.USER_MISTAKE)
+        sys.exit(USER_MISTAKE)
     sys.argv = [f"reid-jax {arguments[0]}", *arguments[1:]]
     run(arguments[0])

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import os
 import pathlib
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from reid_jax import config as config_lib
 from reid_jax import errors
+from reid_jax.cli import failures
 from reid_jax.config import files
-from reid_jax.runtime import allocator
+from reid_jax.runtime import allocator, interruption
 
 USER_MISTAKE = 2
 HELP_FLAGS = {"-h", "-?", "--help", "-help"}
@@ -32,19 +35,11 @@ OPEN_SECTIONS = ("model.", "data.options.", "data.sampler.", "data.augment.", "s
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Calls `main(arguments)` and ends the process.
 
-    Exit code 0 (or what `main` returns) on success, 2 after a `UserError`, whose sentence goes to stderr, and 130 when
-    interrupted at the keyboard.
+    Exit code 0 (or what `main` returns) on success, 2 after a `UserError`, whose sentence goes to stderr, 130 when
+    interrupted at the keyboard, and 143 when terminated.
     """
     _prepare_process()
-    try:
-        code = main(sys.argv[1:]) or 0
-    except errors.UserError as error:
-        code = _complain(error)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue.", file=sys.stderr)
-        code = 130
-    sys.stdout.flush()
-    sys.exit(code)
+    _exit(_guarded(lambda: main(sys.argv[1:])))
 
 
 def run_with_config(main: Callable[[ConfigDict], int | None], doc: str | None = None) -> None:
@@ -78,25 +73,56 @@ def run_with_config(main: Callable[[ConfigDict], int | None], doc: str | None = 
         except config_lib.HelpRequested as text:
             print(for_caller(str(text)))
             sys.exit(0)
-        except errors.UserError as error:
-            sys.exit(_complain(error))
         except flags.Error as error:
-            sys.exit(_complain(" ".join(str(error).split())))
+            sys.exit(_complain(f"{' '.join(str(error).split()).rstrip('.')}; --help lists the flags."))
 
     def guarded(argv: Sequence[str]) -> int:
         if len(argv) > 1:
             return _complain(
                 f"expected flags only (--name=value), got {' '.join(argv[1:])!r}; put the value after its flag."
             )
-        try:
-            return main(holder.value.lock()) or 0
-        except errors.UserError as error:
-            return _complain(error)
-        except KeyboardInterrupt:
+        _exit(_guarded(lambda: main(holder.value.lock())))
+
+    # absl shows the traceback of what leaves `guarded` or `parse`.
+    _exit(_guarded(lambda: app.run(guarded, flags_parser=lambda argv: _parsed(parse, argv))))
+
+
+def _parsed(parse: Callable[[Sequence[str]], list[str]], argv: Sequence[str]) -> list[str]:
+    """Returns what is left of the arguments; ends the process after a mistake in them."""
+    parsed: list[str] = []
+    code = _guarded(lambda: parsed.extend(parse(argv)))
+    if code:
+        _exit(code)
+    return parsed
+
+
+def _guarded(command: Callable[[], int | None]) -> int:
+    """Returns the exit code of a command after turning every failure that is no defect into one sentence."""
+    try:
+        return command() or 0
+    except BrokenPipeError:
+        # The reader of the output (`| head`) has gone; Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except (Exception, KeyboardInterrupt) as error:
+        number = interruption.received()
+        if number is not None:
+            interruption.end(number)
+        if isinstance(error, KeyboardInterrupt):
             print("interrupted; run the same command again to continue.", file=sys.stderr)
             return 130
+        explained = failures.explain(error)
+        if explained is None:
+            raise
+        return _complain(explained)
 
-    app.run(guarded, flags_parser=parse)
+
+def _exit(code: int) -> NoReturn:
+    """Ends the process; a signal from here on finds nothing to put in order."""
+    interruption.end_at_once()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    sys.exit(code)
 
 
 def _prepare_process() -> None:
@@ -105,6 +131,7 @@ def _prepare_process() -> None:
     A console script or `python scripts/evaluate.py` has its own folder on the path, not the one it is called in, where
     `--config.evals.metric=my_project.distances:angular` is looked for. Installed packages come first.
     """
+    interruption.install()
     allocator.keep_freed_memory()
     if not {"", str(pathlib.Path.cwd())} & set(sys.path):
         sys.path.append(str(pathlib.Path.cwd()))
@@ -124,10 +151,16 @@ def _help_text(doc: str, module: str) -> str:
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Returns an argument parser whose help shows a command's docstring as it stands, see `for_caller`."""
-    return argparse.ArgumentParser(
-        description=for_caller(doc or ""), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Returns an argument parser whose help shows a command's docstring as it stands, see `for_caller`.
+
+    A mistake in the arguments is a `UserError`, one sentence instead of the usage and a sentence.
+    """
+    return _Parser(description=for_caller(doc or ""), formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise errors.UserError(f"{message}; {self.prog} --help lists the arguments.")
 
 
 def for_caller(doc: str) -> str:

@@ -16,6 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
+from reid_jax.cli import failures
 
 flags.DEFINE_string("workdir", None, "Run folder (default: runs/<system>-<preset>[-<variant>...]).")
 flags.DEFINE_enum(
@@ -44,5 +45,5 @@ def main(config: ConfigDict) -> int:
     from reid_jax.runs import launch
     from reid_jax.runtime import processes
 
-    with processes.session(given.coordinator, given.num_processes, given.process_id):
+    with processes.session(given.coordinator, given.num_processes, given.process_id, explain=failures.explain):
         return launch.run(config, workdir=given.workdir, mode=given.mode)

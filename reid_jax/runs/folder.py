@@ -13,11 +13,12 @@ A run folder contains:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -76,11 +77,19 @@ class RunFolder:
         """Returns whether the folder has a checkpoint."""
         return self.checkpoints.is_dir() and any(entry.name.isdigit() for entry in self.checkpoints.iterdir())
 
-    def discard_untrained(self) -> None:
-        """Removes the folder if its run ended before the first step was logged; for folders that this run created."""
+    def discard_untrained(self, made: Sequence[pathlib.Path]) -> None:
+        """Removes the folder if its run ended before the first step was logged.
+
+        Args:
+            made: the folders that this run has made, innermost first; the parents are removed if nothing else is there.
+        """
         metrics = self.path / "metrics.jsonl"
-        if not self.has_checkpoint() and not (metrics.is_file() and metrics.stat().st_size):
-            shutil.rmtree(self.path, ignore_errors=True)
+        if self.has_checkpoint() or (metrics.is_file() and metrics.stat().st_size):
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for parent in made[1:]:
+                parent.rmdir()
 
     def read_config(self) -> ConfigDict:
         """Returns the config of the run.

@@ -9,7 +9,6 @@ import jax
 from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
-from reid_jax import errors
 from reid_jax.config import files
 from reid_jax.plugins import record
 from reid_jax.runs import experiment, results
@@ -46,7 +45,8 @@ def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_an
         folder.read_config()
     processes.agree("the config", config_lib.config_hash(config))
     processes.agree("own code", " ".join(module["sha256"] for module in config.get("code", ())))
-    fresh = not folder.path.exists()
+    # Folders that this run makes go again if it is refused.
+    made = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
     if processes.is_main():
         folder.claim(config)
     processes.agree_on_folder(folder.path)
@@ -60,9 +60,9 @@ def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_an
         with metrics.log_to(folder.path, active=processes.is_main()):
             LOG.info("%s", _headline(config, folder))
             result = experiment.Experiment(config).run(folder, train=mode != "eval", evaluate=mode != "train")
-    except errors.UserError:
-        if fresh and processes.is_main():
-            folder.discard_untrained()
+    except BaseException:
+        if made and processes.is_main():
+            folder.discard_untrained(made)
         raise
     if processes.is_main() and result is not None:
         print(results.summary(result))

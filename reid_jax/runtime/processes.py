@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
@@ -28,6 +28,7 @@ from jax.experimental import multihost_utils
 
 from reid_jax.errors import UserError
 from reid_jax.runtime import cluster as cluster_lib
+from reid_jax.runtime import interruption
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +180,12 @@ def abandon(sentence: str | None = None, code: int = 2) -> NoReturn:
 
 @contextlib.contextmanager
 def session(
-    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, **timeouts: int
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    explain: Callable[[BaseException], str | None] | None = None,
+    **timeouts: int,
 ) -> Iterator[cluster_lib.Cluster | None]:
     """Runs a program between `initialize` and `shutdown`; a failure ends it without waiting for the others.
 
@@ -191,6 +197,7 @@ def session(
         coordinator: see `initialize`, like the rest.
         num_processes: number of processes.
         process_id: number of this process.
+        explain: returns the sentence for a failure, `None` for one that needs its traceback.
         **timeouts: `timeout`, `heartbeat_timeout`.
     """
     cluster = initialize(coordinator, num_processes, process_id, **timeouts)
@@ -204,10 +211,12 @@ def session(
             abandon(code=error.code if isinstance(error.code, int) else 1)
         shutdown()
         raise
-    except KeyboardInterrupt:
-        abandon("interrupted; the same command resumes from the last checkpoint.", 130)
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, interruption.Interrupted) else int(signal.SIGINT)
+        abandon(interruption.sentence(number), interruption.CODES[number])
     except BaseException as error:
-        sentence = error if isinstance(error, UserError) else peer_failure(error)
+        sentence = str(error) if isinstance(error, UserError) else peer_failure(error)
+        sentence = sentence or (explain(error) if explain else None)
         if sentence is None:
             traceback.print_exc()
         abandon(f"error: {sentence}" if sentence else None, 2 if sentence else 1)

@@ -10,8 +10,8 @@ import contextlib
 import dataclasses
 import logging
 import math
+import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -20,8 +20,8 @@ import jax
 import numpy as np
 
 from reid_jax import errors
+from reid_jax.runtime import interruption, processes
 from reid_jax.runtime import mesh as mesh_lib
-from reid_jax.runtime import processes
 from reid_jax.train import checkpoints as checkpoints_lib
 from reid_jax.train import metrics as metrics_lib
 from reid_jax.train import profiling
@@ -268,23 +268,22 @@ class Loop:
 
     @contextlib.contextmanager
     def _saving_on_termination(self) -> Iterator[None]:
-        """Saves after the current step on SIGTERM (preemption by a scheduler), in runs of a single process.
+        """Saves after the current step on SIGTERM (preemption by a scheduler) or Ctrl-C, in runs of a single process.
 
         Saving is a collective operation and the signal reaches processes at different steps, so runs of several
         processes rely on the last regular checkpoint instead.
         """
-        if processes.process_count() > 1 or not _in_main_thread():
+        if processes.process_count() > 1:
             yield
             return
-        before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_terminate", True))
-        try:
+        with interruption.notice(self._stop):
             yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+    def _stop(self, number: int) -> None:
+        self._terminate = True
+        # Not by logging: the signal may have come in the middle of a log line.
+        if number == signal.SIGINT:
+            os.write(2, b"\nstopping after this step, which is saved; Ctrl-C again stops at once.\n")
 
 
 def _due(step: int, every: int, last: bool) -> bool:
