@@ -184,6 +184,17 @@ def test_teacher_and_student_share_their_weights(step, variables):
     assert max(distilled[name] for name in ("mask_generator", "hpr", "head_s", "visibility")) == 0
 
 
+def test_diversity_takes_masks_as_constants(step, variables):
+    """It separates the parts' features, the teacher's and the reconstructed ones, and never moves the masks."""
+    moved = gradient_of(step, variables, "diversity")
+    assert min(moved[name] for name in ("backbone", "b1", "hpr", "part_decoder")) > 0
+    assert max(moved[name] for name in ("mask_generator", "amgd", "head_b", "head_s", "visibility")) == 0
+    # Masks learn from the labels, and from what is pooled under them.
+    parsed = gradient_of(step, variables, "parsing")
+    assert min(parsed[name] for name in ("mask_generator", "b1", "backbone")) > 0
+    assert max(parsed[name] for name in ("hpr", "part_decoder", "head_b")) == 0
+
+
 def test_the_same_seed_gives_the_same_step(step, variables):
     """Property 17: another draws other masks and drops other paths; batch statistics move."""
     (total, (_, outputs, statistics)), _ = step(variables, seed=3)
