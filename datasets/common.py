@@ -1,6 +1,6 @@
 """Helpers of the builders: rows, lists of images in folders, body-part labels, and the TFDS base class.
 
-Like the builders, this module imports TFDS, numpy and the standard library only.
+Like the builders, this module imports TFDS, numpy, the standard library and the list of image endings only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+from reid_jax.data import image_names
 
 # Naming schemes of the benchmarks, which identify the data set of a file name.
 NAMINGS = {
@@ -75,18 +75,18 @@ def require(folder: pathlib.Path, wanted: Iterable[str], hint: str = "unpack the
             )
 
 
-def image_files(directory: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[pathlib.Path]:
+def image_files(directory: pathlib.Path) -> list[pathlib.Path]:
     """Returns the images in a folder, sorted by name; other files are ignored.
 
     Raises:
         ValueError: the folder has no images.
     """
-    files = [path for path in directory.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    files = [path for path in directory.iterdir() if image_names.is_image(path.name)]
     if files:
         return sorted(files, key=lambda path: path.name)
     deeper = sorted(path.name for path in directory.iterdir() if path.is_dir())
     hint = f"; move them up from {directory / deeper[0]}" if deeper else ""
-    raise ValueError(f"expected images ({', '.join(suffixes)}) in {directory}, found none{hint}.")
+    raise ValueError(f"expected images ({', '.join(image_names.SUFFIXES)}) in {directory}, found none{hint}.")
 
 
 def scan_split(directory: pathlib.Path, dataset: str, pattern: re.Pattern, example: str) -> list[Row]:
@@ -118,13 +118,12 @@ def scan_split(directory: pathlib.Path, dataset: str, pattern: re.Pattern, examp
     return rows
 
 
-def scan_people(directory: pathlib.Path, camid: int, suffixes: tuple[str, ...], prefix: str = "") -> list[Row]:
+def scan_people(directory: pathlib.Path, camid: int, prefix: str = "") -> list[Row]:
     """Returns the rows of a folder of images, or of folders per person; names begin with the identity and `_`.
 
     Args:
         directory: the folder, such as `occluded_body_images`.
         camid: the camera of all its images.
-        suffixes: suffixes of the images in lower case.
         prefix: prefix of the file names in the rows, which keeps them unique in a split.
 
     Raises:
@@ -133,7 +132,7 @@ def scan_people(directory: pathlib.Path, camid: int, suffixes: tuple[str, ...], 
     people = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
     rows = []
     for person in people or [directory]:
-        for path in image_files(person, suffixes):
+        for path in image_files(person):
             identity = path.name.partition("_")[0]
             if not identity.isdecimal():
                 raise ValueError(

@@ -16,8 +16,6 @@ PUBLISHED = {
     "gallery": {"images": 1_000, "identities": 200, "cameras": 1},
 }
 
-_SUFFIXES = (".tif", ".tiff", *common.IMAGE_SUFFIXES)
-
 
 def scan(folder: pathlib.Path) -> dict[str, list[common.Row]]:
     """Returns the images of query (camera 0) and gallery (camera 1), by person and name.
@@ -29,10 +27,7 @@ def scan(folder: pathlib.Path) -> dict[str, list[common.Row]]:
         ValueError: a split is missing or empty, or a file name does not parse.
     """
     common.require(folder, FOLDERS.values())
-    rows = {
-        split: common.scan_people(folder / name, camid, _SUFFIXES)
-        for camid, (split, name) in enumerate(FOLDERS.items())
-    }
+    rows = {split: common.scan_people(folder / name, camid) for camid, (split, name) in enumerate(FOLDERS.items())}
     for row in (row for listed in rows.values() for row in listed):
         if (other := common.naming_of(row.path.name)) not in (None, "occluded_reid"):
             raise ValueError(

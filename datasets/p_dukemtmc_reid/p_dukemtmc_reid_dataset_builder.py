@@ -36,11 +36,7 @@ def scan(folder: pathlib.Path, *, part_labels: bool = False) -> dict[str, list[c
     """
     common.require(folder, _FOLDERS)
     rows = {
-        split: [
-            row
-            for name in names
-            for row in common.scan_people(folder / half / name, _CAMERAS[name], common.IMAGE_SUFFIXES, f"{name}/")
-        ]
+        split: [row for name in names for row in common.scan_people(folder / half / name, _CAMERAS[name], f"{name}/")]
         for split, (half, names) in _SPLITS.items()
     }
     return common.with_parts(folder, rows) if part_labels else rows

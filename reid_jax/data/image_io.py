@@ -13,41 +13,61 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from reid_jax import errors
 
 # The input pipeline has threads of its own; a second pool inside every call would compete with them.
 cv2.setNumThreads(1)
 
+# Larger images are refused before a pixel is decoded: 33.6 million are a frame of an 8K camera, and 100 MB as RGB.
+MAX_PIXELS = 2**25
+# A progressive JPEG passes over all its pixels once per scan. Ten scans are usual; a damaged or hostile file can have
+# thousands, so that pixels times scans are limited, too.
+_MAX_SCANNED_PIXELS = 32 * MAX_PIXELS
+
 _JPEG_START, _PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+# The formats that are read, by their first bytes. Each file goes to the reader of its content, and no other reader of
+# Pillow is ever asked: some of them start programs (PostScript) or are hardly maintained.
+FORMATS: dict[str, tuple[Callable[[bytes], bool], Callable[[io.BytesIO], Image.Image]]] = {
+    "JPEG": (lambda data: data.startswith(_JPEG_START), JpegImagePlugin.JpegImageFile),
+    "PNG": (lambda data: data.startswith(_PNG_START), PngImagePlugin.PngImageFile),
+    "BMP": (lambda data: data.startswith(b"BM"), BmpImagePlugin.BmpImageFile),
+    "TIFF": (lambda data: data.startswith(_TIFF_STARTS), TiffImagePlugin.TiffImageFile),
+    "WebP": (lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", WebPImagePlugin.WebPImageFile),
+}
 
 
 def decode(data: bytes, name: str = "an image") -> np.ndarray:
     """Decodes an image file.
 
-    EXIF rotation is not applied, as in `PIL.Image.open`.
+    EXIF rotation is not applied, as in `PIL.Image.open` (`orientation` returns it). Of a file with several frames or
+    pages, the first is decoded.
 
     Args:
-        data: the bytes of a JPEG, a PNG, or any other format that Pillow reads.
+        data: the bytes of a file in one of `FORMATS`.
         name: the image's name in error messages, normally its file name.
 
     Returns:
         uint8 [H, W, 3], RGB. Gray images are repeated over the channels; transparency is dropped.
 
     Raises:
-        UserError: the bytes are not an image, are truncated, or hold more than 8 bits per channel.
+        UserError: the bytes are not an image of these formats, are truncated, hold more than 8 bits per channel, or
+            more than `MAX_PIXELS` pixels.
     """
-    if data[:3] == _JPEG_START:
+    if data.startswith(_JPEG_START):
         try:
-            _, _, colors, _ = simplejpeg.decode_jpeg_header(data)
+            height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+            _check_size(width, height, data, name)
             # CMYK goes through Pillow, whose conversion to RGB is the reference.
             if colors in ("YCbCr", "RGB", "Gray", "GRAY"):
                 decoded: np.ndarray = simplejpeg.decode_jpeg(data, "RGB")
                 return decoded
         except ValueError:
-            pass  # Pillow tolerates more (stray bytes between markers); `_decode_with_pillow` reports the rest.
-    return _decode_with_pillow(data, name)
+            pass  # Pillow tolerates more (stray bytes between markers); `_with_pillow` reports the rest.
+    return _with_pillow(data, name, _to_rgb)
 
 
 def decode_map(data: bytes | np.ndarray, name: str = "a map") -> np.ndarray:
@@ -65,29 +85,88 @@ def decode_map(data: bytes | np.ndarray, name: str = "a map") -> np.ndarray:
     """
     if isinstance(data, np.ndarray):
         return data[..., 0] if data.ndim == 3 else data
-    picture = _open_with_pillow(data, name)
-    if picture.mode not in ("L", "P"):
-        raise errors.UserError(f"{name} should be a label map with one 8-bit channel, its mode is {picture.mode!r}.")
-    return np.array(picture)
+
+    def to_labels(picture: Image.Image) -> np.ndarray:
+        if picture.mode not in ("L", "P"):
+            raise errors.UserError(
+                f"{name} should be a label map with one 8-bit channel, its mode is {picture.mode!r}."
+            )
+        return np.array(picture)
+
+    return _with_pillow(data, name, to_labels)
 
 
-def _open_with_pillow(data: bytes, name: str) -> Image.Image:
+def orientation(data: bytes) -> int:
+    """Returns the orientation that the EXIF data of a file request, 1 (upright) where there is none; see `decode`."""
+    if b"Exif" not in data[: 2**16]:
+        return 1
+    for matches, reader in FORMATS.values():
+        if matches(data):
+            try:
+                return int(reader(io.BytesIO(data)).getexif().get(0x0112, 1))
+            except Exception:  # damaged EXIF data request nothing
+                return 1
+    return 1
+
+
+def _with_pillow(data: bytes, name: str, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """Opens a file with the reader of its content and converts the picture.
+
+    Raises:
+        UserError: any exception of the reader; Pillow's raise many types, struct.error and SyntaxError among them.
+    """
     if not data:
         raise errors.UserError(f"{name} is empty (0 bytes); replace the file or leave it out.")
+    reader = next((reader for matches, reader in FORMATS.values() if matches(data)), None)
+    if reader is None:
+        raise errors.UserError(
+            f"{name} is not an image that can be read ({', '.join(FORMATS)}); replace the file or leave it out."
+        )
     try:
-        picture = Image.open(io.BytesIO(data))
+        picture = reader(io.BytesIO(data))
+        _check_size(*picture.size, data, name)
+        _check_depth(picture, data, name)
         picture.load()
-    except Exception:  # Pillow's plug-ins raise many types, struct.error and SyntaxError among them
-        has_signature = data.startswith((_JPEG_START, _PNG_START))
-        problem = "is cut off or damaged" if has_signature else "is not an image that can be read"
-        raise errors.UserError(f"{name} {problem}; replace the file or leave it out.") from None
-    return picture
+        return convert(picture)
+    except errors.UserError:
+        raise
+    except MemoryError:
+        raise errors.UserError(f"{name} needs more memory than there is; scale it down or leave it out.") from None
+    except Exception:
+        raise errors.UserError(f"{name} is cut off or damaged; replace the file or leave it out.") from None
 
 
-def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
-    picture = _open_with_pillow(data, name)
-    if picture.mode[0] in "IF":  # 16 and 32 bits: Pillow's conversion would clip, not scale
+def _check_size(width: int, height: int, data: bytes, name: str) -> None:
+    pixels = width * height
+    if pixels > MAX_PIXELS:
+        raise errors.UserError(
+            f"{name} is too large: {width} x {height} are {pixels / 1e6:.1f} million pixels, at most "
+            f"{MAX_PIXELS / 1e6:.1f} million are decoded; scale it down or leave it out."
+        )
+    # A marker inside compressed data is escaped, so that this counts scans, and perhaps one of a thumbnail.
+    if data.startswith(_JPEG_START) and pixels * data.count(b"\xff\xda") > _MAX_SCANNED_PIXELS:
+        raise errors.UserError(
+            f"{name} is too large: {pixels / 1e6:.1f} million pixels in {data.count(bytes((255, 218)))} scans take "
+            "too long to decode; save it as a baseline JPEG or leave it out."
+        )
+
+
+def _check_depth(picture: Image.Image, data: bytes, name: str) -> None:
+    """Refuses 16 and 32 bits per channel, which Pillow clips or cuts, and tiles larger than an image may be."""
+    deep = picture.mode[0] in "IF" or (data.startswith(_PNG_START) and data[24:25] == b"\x10")
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        deep = deep or max(np.ravel(picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, 8))) > 8
+        _check_size(picture.tag_v2.get(_TILE_WIDTH, 1), picture.tag_v2.get(_TILE_HEIGHT, 1), data, name)
+    if deep:
         raise errors.UserError(f"{name} has more than 8 bits per channel; save it as an 8-bit image.")
+
+
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
+
+
+def _to_rgb(picture: Image.Image) -> np.ndarray:
+    if picture.mode in ("P", "PA") and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # the same colors, without a warning
     return np.array(picture.convert("RGB"))
 
 

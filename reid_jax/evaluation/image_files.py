@@ -5,12 +5,10 @@ from __future__ import annotations
 import pathlib
 
 import numpy as np
-from PIL import Image
 
-from reid_jax import errors
+from reid_jax import errors, file_io
+from reid_jax.data import image_io, image_names
 from reid_jax.data.feature_set import FeatureSet
-
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
 class ImageFiles:
@@ -31,7 +29,7 @@ class ImageFiles:
             raise errors.UserError(f"there is no folder {root}: name the folder with the images.")
         found: dict[str, list[pathlib.Path]] = {}
         for path in sorted(self._root.rglob("*")):
-            if path.suffix.lower() in _SUFFIXES:
+            if image_names.is_image(path.name):
                 found.setdefault(path.name, []).append(path)
         self._paths = {
             side: [self._find(side, name, found) for name in names]
@@ -52,5 +50,5 @@ class ImageFiles:
 
     def __call__(self, side: str, row: int) -> np.ndarray:
         """Returns the image of a row of "query" or "gallery", [H, W, 3] uint8."""
-        with Image.open(self._paths[side][row]) as image:
-            return np.asarray(image.convert("RGB"))
+        path = self._paths[side][row]
+        return image_io.decode(file_io.read_bytes(path, "an image", "give another --images"), str(path))

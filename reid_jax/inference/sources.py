@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import builders, image_io, records
+from reid_jax.data import builders, image_io, image_names, records
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 ON_BAD_IMAGE = ("fail", "skip")
 PLAIN = "plain"  # data set name for images without identities, regardless of the folder's layout
 
@@ -199,7 +198,7 @@ def _open_plain(path: pathlib.Path, on_bad_image: str) -> Source:
     if not paths:
         there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise errors.UserError(
-            f"expected images ({', '.join(IMAGE_SUFFIXES)}) in {path}, found none (there: {there}); give another "
+            f"expected images ({', '.join(image_names.SUFFIXES)}) in {path}, found none (there: {there}); give another "
             "--images DIR."
         )
     names = tuple(file.relative_to(path).as_posix() for file in paths)
@@ -213,7 +212,7 @@ def _image_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     for directory, below, files in os.walk(folder, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".")]
         for name in files:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+            if image_names.is_image(name):
                 yield pathlib.Path(directory) / name
 
 

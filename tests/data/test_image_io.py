@@ -1,6 +1,8 @@
 """Decoding and resizing compared with Pillow, and files that are not images."""
 
 import io
+import resource
+import zlib
 
 import numpy as np
 import pytest
@@ -140,3 +142,114 @@ def test_resize_of_maps_and_of_the_same_size():
 def test_unknown_interpolation_is_named():
     with pytest.raises(errors.UserError, match="did you mean 'bilinear'"):
         image_io.resize(_picture(), 10, 10, "bilinaer")
+
+
+# --- size, formats, content ---
+
+
+def _resized_header(data, height, width):
+    """Returns a JPEG that claims another size, with the same few bytes of content."""
+    start = data.index(b"\xff\xc0") + 5
+    return data[:start] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + data[start + 4 :]
+
+
+def _tiff(**options):
+    buffer = io.BytesIO()
+    Image.fromarray(_picture()).save(buffer, "TIFF", **options)
+    return buffer.getvalue()
+
+
+def _claiming(kind, height, width):
+    """Returns the first bytes of a file that claims a size, which is read from there."""
+    size = width.to_bytes(4, "little") + height.to_bytes(4, "little")
+    if kind == "PNG":
+        data = bytearray(_encoded(kind="PNG"))
+        data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+        data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+        return bytes(data)
+    if kind == "BMP":
+        data = _encoded(kind="BMP")
+        return data[:18] + size + data[26:]
+    if kind == "TIFF":
+        data = _tiff(compression="tiff_lzw")
+        for tag, value in ((256, width), (257, height)):
+            place = data.index(tag.to_bytes(2, "little") + b"\x03\x00\x01\x00\x00\x00")
+            data = data[: place + 2] + b"\x04\x00\x01\x00\x00\x00" + value.to_bytes(4, "little") + data[place + 12 :]
+        return data
+    return _resized_header(_encoded(), height, width)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF"])
+def test_large_images_are_refused_before_they_are_decoded(kind):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(errors.UserError, match=r"too large: 60000 x 60000 are 3600.0 million pixels, at most 33.6"):
+        image_io.decode(_claiming(kind, 60_000, 60_000), "huge")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
+
+
+def test_large_progressive_images_of_many_scans_are_refused():
+    data = _encoded(progressive=True)
+    start = data.rindex(b"\xff\xda")
+    data = data[:-2] + data[start:-2] * 2000 + data[-2:]
+    large = data.replace(b"\x00\x30\x00\x18", (2048).to_bytes(2, "big") * 2, 1)
+    with pytest.raises(errors.UserError, match="scans take too long"):
+        image_io.decode(large, "slow")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        b"GIF89a" + bytes(20),
+        b"P6 2 2 255 " + bytes(12),
+        b"\x00\x00\x00\x0cjP  \r\n\x87\n",
+        b"\x89HDF\r\n\x1a\n" + bytes(20),
+    ],
+    ids=["postscript", "gif", "ppm", "jpeg2000", "hdf5"],
+)
+def test_other_formats_meet_no_reader(data, monkeypatch):
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("Pillow was asked to guess"))
+    with pytest.raises(errors.UserError, match=r"not an image that can be read \(JPEG, PNG, BMP, TIFF, WebP\)"):
+        image_io.decode(data, "photo.jpg")
+
+
+def _special(kind):
+    picture = Image.fromarray(_picture())
+    buffer = io.BytesIO()
+    if kind == "animated":
+        picture.save(buffer, "PNG", save_all=True, append_images=[picture.rotate(90)])
+    elif kind == "transparent palette":
+        picture.quantize(16).save(buffer, "PNG", transparency=bytes(range(16)))
+    elif kind == "one bit":
+        picture.convert("1").save(buffer, "PNG")
+    elif kind == "cmyk tiff":
+        picture.convert("CMYK").save(buffer, "TIFF", compression="tiff_lzw")
+    elif kind == "webp":
+        picture.save(buffer, "WEBP", lossless=True)
+    elif kind == "gray with alpha":
+        picture.convert("LA").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["animated", "transparent palette", "one bit", "cmyk tiff", "webp", "gray with alpha"])
+@pytest.mark.filterwarnings("ignore:Palette images:UserWarning")  # of the reference
+def test_special_pictures_equal_pillow(kind):
+    np.testing.assert_array_equal(image_io.decode(_special(kind)), _with_pillow(_special(kind)))
+
+
+def test_sixteen_bits_in_color_are_refused():
+    deep = bytearray(_encoded(kind="PNG"))
+    deep[24] = 16
+    deep[29:33] = zlib.crc32(bytes(deep[12:29])).to_bytes(4, "big")
+    with pytest.raises(errors.UserError, match="8 bits"):
+        image_io.decode(bytes(deep))
+
+
+def test_rotation_is_reported_and_not_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = _encoded(exif=exif)
+    assert image_io.orientation(data) == 6
+    assert image_io.decode(data).shape == (48, 24, 3)
+    assert image_io.orientation(_encoded()) == 1
+    assert image_io.orientation(b"\xff\xd8\xffExif" + bytes(9)) == 1

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from reid_jax.data import image_io
 from reid_jax.data.corruptions import filters
 from reid_jax.data.corruptions.filters import Draws, to_bytes, to_unit
 
@@ -73,8 +74,7 @@ def jpeg(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:
     """Returns the image encoded by Pillow as baseline JPEG of low quality with chroma subsampling, and decoded."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY[severity - 1])
-    buffer.seek(0)
-    return np.array(Image.open(buffer).convert("RGB"))
+    return image_io.decode(buffer.getvalue())
 
 
 def saturate(severity: int, image: np.ndarray, draws: Draws) -> np.ndarray:

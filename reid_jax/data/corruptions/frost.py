@@ -14,14 +14,13 @@ import pathlib
 import cv2
 import numpy as np
 
-from reid_jax import errors
-from reid_jax.data import image_io
+from reid_jax import errors, file_io
+from reid_jax.data import image_io, image_names
 from reid_jax.data.corruptions.filters import Draws, gray_level
 
 FROST = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))  # weights of image and texture
 COUNT = 5
 PROCEDURAL = "procedural"
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class Textures:
@@ -65,13 +64,13 @@ def textures(folder: str = "") -> Textures:
 
 
 def _read(folder: pathlib.Path) -> list[np.ndarray]:
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)[:COUNT]
+    paths = sorted(path for path in folder.glob("*") if image_names.is_image(path.name))[:COUNT]
     if len(paths) < COUNT:
         raise errors.UserError(
-            f"expected {COUNT} frost textures ({', '.join(_SUFFIXES)}) in {folder}, found {len(paths)}; "
+            f"expected {COUNT} frost textures ({', '.join(image_names.SUFFIXES)}) in {folder}, found {len(paths)}; "
             "leave frost_dir empty to use the generated ones."
         )
-    return [image_io.decode(path.read_bytes(), path.name) for path in paths]
+    return [image_io.decode(file_io.read_bytes(path, "a frost texture", "replace it"), path.name) for path in paths]
 
 
 def sample(severity: int, shape: tuple[int, int], rng: np.random.Generator, source: Textures | None = None) -> Draws:
