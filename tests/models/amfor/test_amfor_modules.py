@@ -323,3 +323,23 @@ def test_levels_have_generators_of_their_own():
     for field, value in (("mask", "adaptiv"), ("threshold", "quantiles"), ("granularities", ("parts",))):
         with pytest.raises(errors.UserError, match="did you mean"):
             jax.eval_shape(module.clone(**{field: value}).init, jax.random.key(0), parts)
+
+
+# ---- initial values
+
+
+def test_new_components_begin_small():
+    """Section 4.3 and 5: gates let 12 % through, HPR changes a tenth, queries and heads are small."""
+    models = {
+        "fusion": (depth_fusion.LayerFusion(1, 64, 2), ([np.zeros((1, 2, 64), np.float32)] * 2, np.ones((3, 64))), {}),
+        "hpr": (feature_decoder.FeatureDecoder((1, 1), 32, 2), (np.zeros((1, 9, 64), np.float32),), {"train": False}),
+        "decoder": (part_decoder.PartDecoder(2), (np.zeros((1, 3, 64), np.float32),), {}),
+    }
+    params = {
+        name: compiled(lambda key, m=module, a=arrays, o=options: m.init(key, *a, **o)["params"])(jax.random.key(0))
+        for name, (module, arrays, options) in models.items()
+    }
+    np.testing.assert_allclose(1 / (1 + np.exp(-params["fusion"]["gate"])), 0.1192, atol=1e-4)
+    np.testing.assert_allclose(params["fusion"]["queries"].std(), 0.02, rtol=0.3)
+    np.testing.assert_allclose(params["hpr"]["gain"], 0.1, rtol=1e-6)
+    np.testing.assert_allclose(params["decoder"]["queries"].std(), 64**-0.5, rtol=0.2)
