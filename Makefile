@@ -12,7 +12,7 @@ WORKERS ?= 2
 comma := ,
 ALL_EXTRAS := dev$(if $(EXTRAS),$(comma)$(EXTRAS))
 
-.PHONY: env demo test lint docs clean
+.PHONY: env demo test mutants lint docs clean
 
 env: $(STAMP)
 
@@ -27,6 +27,10 @@ demo: env
 
 test: env
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+# Deliberate mistakes, applied one by one to a copy: which of them no test notices. Takes an hour; results/mutants.json.
+mutants: env
+	$(BIN)/python -m tests.mutants.run --workers $(WORKERS)
 
 lint: env
 	$(BIN)/ruff check .
