@@ -38,6 +38,8 @@ def reason(error: BaseException, limit: int = 160) -> str:
         limit: largest number of characters; text of unknown files must not fill a screen.
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, KeyError):
+        text = f"there is no {text}"
     text = " ".join(text.strip().splitlines()[:1]) or type(error).__name__
     text = "".join(letter if letter.isprintable() else "?" for letter in text).rstrip(". ")
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

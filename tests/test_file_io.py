@@ -123,6 +123,7 @@ def test_left_over_files_are_removed(tmp_path):
 def test_reasons_are_short_and_on_one_line():
     assert errors.reason(ValueError("a" * 500)).endswith("...")
     assert len(errors.reason(ValueError("a" * 500))) == 160
-    assert errors.reason(KeyError()) == "KeyError"
+    assert errors.reason(AssertionError()) == "AssertionError"
+    assert errors.reason(KeyError("steps")) == "there is no 'steps'"
     assert errors.reason(OSError(errno.ENOSPC, "No space left on device", "/x")) == "No space left on device"
     assert errors.reason(ValueError("\x1b[31mred\x07.")) == "?[31mred?"

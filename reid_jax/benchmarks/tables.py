@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import pathlib
 import resource
@@ -12,9 +11,8 @@ from typing import Any
 
 import jax
 
-from reid_jax import errors
+from reid_jax import file_io
 from reid_jax.data import records
-from reid_jax.runs import folder
 from reid_jax.runtime import provenance
 
 Row = dict[str, Any]
@@ -61,12 +59,9 @@ def _cell(column: str, value: Any) -> str:
 def write(path: str | pathlib.Path, tables: Mapping[str, Sequence[Row]], about_run: Row) -> pathlib.Path:
     """Writes all tables to a JSON file, and as markdown to the same name with `.md`; returns the path."""
     path = pathlib.Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder.write_text(path, json.dumps({**about_run, "tables": dict(tables)}, indent=2) + "\n")
-        folder.write_text(path.with_suffix(".md"), _document(tables, about_run))
-    except OSError as error:
-        raise errors.UserError(f"could not write {path} ({error.strerror}); give another --output.") from None
+    file_io.make_folder(path.parent, "the folder of the tables")
+    file_io.write_json(path, {**about_run, "tables": dict(tables)}, "the tables")
+    file_io.write_text(path.with_suffix(".md"), _document(tables, about_run), "the tables")
     return path
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-from reid_jax import errors
+from reid_jax import errors, file_io
 from reid_jax.cli import command_line
 from reid_jax.config import files
 from reid_jax.runs import ablation, ablation_table
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
     records = ablation_table.collect(plan, metrics)
     results = pathlib.Path(given.results)
     ablation_table.write_csv(results / f"{name}.csv", records)
-    (results / f"{name}.md").write_text(ablation_table.document(plan, records, metrics))
+    file_io.write_text(results / f"{name}.md", ablation_table.document(plan, records, metrics), "the table")
     print(ablation_table.markdown(records, metrics))
     if plan.pairs:
         print(ablation_table.comparison(records, plan.pairs, metrics))

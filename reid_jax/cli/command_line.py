@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import logging as std_logging
 import os
 import pathlib
 import re
@@ -16,7 +17,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from reid_jax import config as config_lib
@@ -132,6 +133,7 @@ def _prepare_process() -> None:
     `--config.evals.metric=my_project.distances:angular` is looked for. Installed packages come first.
     """
     interruption.install()
+    logging.get_absl_handler().setFormatter(std_logging.Formatter("%(message)s"))
     allocator.keep_freed_memory()
     if not {"", str(pathlib.Path.cwd())} & set(sys.path):
         sys.path.append(str(pathlib.Path.cwd()))

@@ -14,7 +14,7 @@ import pathlib
 import jax
 import numpy as np
 
-from reid_jax import models, trees
+from reid_jax import file_io, models, trees
 from reid_jax.cli import command_line
 from reid_jax.weights import convert, torch_files
 
@@ -83,6 +83,6 @@ def main(arguments: list[str]) -> int:
     arrays = {path: leaf for path, leaf in flat.items() if not isinstance(leaf, jax.ShapeDtypeStruct)}
     meta = {"model": settings.model, "options": options, "source": pathlib.Path(settings.weights).name}
     convert.save_npz(output / "weights.npz", trees.unflatten(arrays), meta)
-    (output / "report.txt").write_text(report.table() + "\n")
+    file_io.write_text(output / "report.txt", report.table() + "\n", "the report")
     print(f"wrote {output / 'weights.npz'}: {len(arrays)} of the model's {len(flat)} arrays")
     return 0

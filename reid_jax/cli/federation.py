@@ -22,13 +22,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
-from reid_jax import errors
+from reid_jax import errors, file_io
 from reid_jax.cli import command_line
 from reid_jax.config import files
 from reid_jax.federated import flower
 from reid_jax.federated import node as node_lib
 from reid_jax.runs import experiment, launch
 from reid_jax.runs import folder as folder_lib
+from reid_jax.runtime import folder_lock
 
 
 def config_of(run_config: Mapping[str, Any], node_config: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -64,11 +65,13 @@ def serve(run_config: Mapping[str, Any], rounds: flower.Rounds) -> None:
     """Runs the server: claims the run folder, runs the rounds, saves and evaluates the result."""
     config = config_of(run_config)
     folder = folder_lib.RunFolder(str(run_config.get("workdir") or launch.default_workdir(config)))
-    folder.claim(config)
-    node = node_lib.Node(experiment.Experiment(config))
-    rounds(node, every=round(config.evals.every_epochs), nodes=int(run_config.get("nodes", 2)))
-    node.save(folder.checkpoints)
-    launch.run(config, workdir=str(folder.path), mode="eval")
+    file_io.make_folder(folder.path, "the run folder")
+    with folder_lock.held(folder.path):
+        folder.claim(config)
+        node = node_lib.Node(experiment.Experiment(config))
+        rounds(node, every=round(config.evals.every_epochs), nodes=int(run_config.get("nodes", 2)))
+        node.save(folder.checkpoints)
+        launch.run(config, workdir=str(folder.path), mode="eval")
 
 
 client_app = flower.client_app(client_node)

@@ -9,6 +9,8 @@ import pathlib
 import numpy as np
 from PIL import Image
 
+from reid_jax import file_io
+
 _PAPER = 255
 _MARGIN = 4  # pixels around a picture
 _TRIPLES = 4  # people side by side
@@ -70,7 +72,8 @@ class Reconstruction:
 
     def write(self, path: str | pathlib.Path, people: int = 16) -> None:
         """Writes the sheet as PNG."""
-        Image.fromarray(self.sheet(people)).save(path)
+        picture = Image.fromarray(self.sheet(people))
+        file_io.write(path, lambda file: picture.save(file, format="PNG"), "the picture")
 
 
 def psnr(drawn: np.ndarray, true: np.ndarray, mask: np.ndarray) -> float:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from reid_jax import file_io
 from reid_jax.data.feature_set import JUNK_ID, UNKNOWN_CAMERA, FeatureSet
 from reid_jax.evaluation import charts, distance_blocks
 from reid_jax.evaluation.ranking import RankingResult
@@ -159,10 +160,8 @@ def write_ranked_lists(
         "CARDS": "\n".join(cards),
     }.items():
         page = page.replace(f"<!--{key}-->", value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    file_io.make_folder(path.parent, "the folder of the page")
+    file_io.write_text(path, page, "the page of ranked lists")
     return path
 
 

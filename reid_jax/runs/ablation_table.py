@@ -6,14 +6,15 @@ A table can be written at any time: it contains the runs that are finished.
 from __future__ import annotations
 
 import csv
-import json
+import io
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from reid_jax import errors
+from reid_jax import errors, file_io
 from reid_jax.runs.ablation import Plan
+from reid_jax.runs.folder import RunFolder
 
 # Scores in every record, and those in the columns of a table by default.
 METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")
@@ -40,10 +41,9 @@ def collect(plan: Plan, metrics: Sequence[str] = SHOWN) -> list[dict[str, Any]]:
     trained: list[dict[str, Any]] = []
     untrained: list[dict[str, Any]] = []
     for row, seed, folder in plan.cells():
-        file = folder / "result.json"
-        if not file.is_file():
+        result = RunFolder(folder).read_result()
+        if result is None:
             continue
-        result = json.loads(file.read_text())
         dataset = result["dataset"]
         cell = {"seed": seed, "dataset": dataset}
         policy = {"train_corruption": result.get("train_corruption", "unknown")}
@@ -82,11 +82,12 @@ def write_csv(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
     """
     if not records:
         raise errors.UserError("expected at least one finished run for the table, found none; run without --table.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for record in records for key in record)))
-        writer.writeheader()
-        writer.writerows(records)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for record in records for key in record)))
+    writer.writeheader()
+    writer.writerows(records)
+    file_io.make_folder(path.parent, "the folder of the table")
+    file_io.write_text(path, text.getvalue(), "the table")
 
 
 def markdown(records: Sequence[Mapping[str, Any]], metrics: Sequence[str] = SHOWN) -> str:

@@ -14,8 +14,6 @@ A run folder contains:
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -24,7 +22,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
-from reid_jax import errors
+from reid_jax import errors, file_io
 from reid_jax.plugins import record
 
 
@@ -50,6 +48,19 @@ class RunFolder:
             UserError: the folder belongs to a run of another config (the message lists the differences), or cannot be
                 written.
         """
+        if not self.check(config):
+            file_io.make_folder(self.path, "the run folder (--workdir)")
+            file_io.remove_incomplete(self.path)
+            file_io.write_text(self.config, config_lib.to_json(config), "the config of the run")
+
+    def check(self, config: ConfigDict) -> bool:
+        """Returns whether the folder has this config, False if it has none worth keeping; writes nothing.
+
+        Raises:
+            UserError: the folder belongs to a run of another config, or is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise errors.UserError(f"expected --workdir to be a folder, {self.path} is a file; give another --workdir.")
         if self.config.is_file():
             stored = self.read_config()
             changed = config_lib.differences(config, stored)
@@ -61,17 +72,8 @@ class RunFolder:
                     f"{self.path} contains a run of another config ({'; '.join(changed[:4])}"
                     f"{'; ...' if len(changed) > 4 else ''}); give another --workdir, or the config of that run."
                 )
-            if not changed:
-                return
-        if self.path.exists() and not self.path.is_dir():
-            raise errors.UserError(f"expected --workdir to be a folder, {self.path} is a file; give another --workdir.")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.config, config_lib.to_json(config))
-        except OSError as error:
-            raise errors.UserError(
-                f"cannot write the run folder {self.path} ({error.strerror}); give a --workdir that can be written."
-            ) from error
+            return not changed
+        return False
 
     def has_checkpoint(self) -> bool:
         """Returns whether the folder has a checkpoint."""
@@ -102,29 +104,40 @@ class RunFolder:
                 f"expected a run folder (with config.json), found none at {self.path}; "
                 "give the --workdir of a training run."
             )
-        try:
-            return _as_config(json.loads(self.config.read_text()))
-        except (json.JSONDecodeError, AttributeError) as error:
-            raise errors.UserError(
-                f"expected JSON in {self.config}, it cannot be read ({error}); restore it or start a new --workdir."
-            ) from error
+        expected, remedy = "the config of a run (JSON)", "restore it from a copy, or start a new --workdir"
+        values = file_io.read_json(self.config, expected, remedy)
+        with file_io.reading(self.config, expected, remedy):
+            return _as_config(values)
 
     def read_result(self) -> dict[str, Any] | None:
-        """Returns the content of `result.json`, None if the run is not complete."""
-        return json.loads(self.result.read_text()) if self.result.is_file() else None
+        """Returns the content of `result.json`, None if the run is not complete.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self.result.is_file():
+            return None
+        expected, remedy = "the scores of a complete run (JSON)", "remove it and start the run again to evaluate anew"
+        result = file_io.read_json(self.result, expected, remedy)
+        with file_io.reading(self.result, expected, remedy):
+            for key in ("dataset", "steps", f"{result['dataset']}/mAP"):
+                result[key]
+        return result
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Writes `result.json`, which marks the run as complete."""
-        write_text(self.result, json.dumps(dict(result), indent=2) + "\n")
+        """Writes `result.json`, which marks the run as complete.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if not self.path.is_dir():
+            raise errors.UserError(
+                f"expected the run folder {self.path}, it was removed or renamed during the run; put it back and start "
+                "the same command again."
+            )
+        file_io.write_json(self.result, dict(result), "the result")
 
 
 def _as_config(values: Any) -> ConfigDict:
     """Returns the config of values from JSON, whose lists become tuples."""
     return ConfigDict(config_lib.to_dict(values))
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file atomically: a reader sees either the old text or the new text."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
+from reid_jax import errors, file_io
 from reid_jax.config import files
 from reid_jax.plugins import record
 from reid_jax.runs import experiment, results
 from reid_jax.runs import folder as folder_lib
-from reid_jax.runtime import processes
+from reid_jax.runtime import folder_lock, processes
 from reid_jax.train import metrics
 
 LOG = logging.getLogger(__name__)
@@ -45,30 +49,57 @@ def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_an
         folder.read_config()
     processes.agree("the config", config_lib.config_hash(config))
     processes.agree("own code", " ".join(module["sha256"] for module in config.get("code", ())))
-    # Folders that this run makes go again if it is refused.
-    made = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
-    if processes.is_main():
-        folder.claim(config)
-    processes.agree_on_folder(folder.path)
-    finished = folder.read_result()
-    if finished is not None and mode != "eval":
-        if processes.is_main():
+    finished, warning = _finished(folder, config) if processes.is_main() else (None, "")
+    if mode != "eval" and processes.broadcast_text("complete" if finished else "open") == "complete":
+        if finished:
             print(results.summary(finished))
             print(f"{folder.path} is complete ({finished['steps']} steps); for a new run give another --workdir.")
         return 0
-    try:
-        with metrics.log_to(folder.path, active=processes.is_main()):
-            LOG.info("%s", _headline(config, folder))
-            result = experiment.Experiment(config).run(folder, train=mode != "eval", evaluate=mode != "train")
-    except BaseException:
-        if made and processes.is_main():
-            folder.discard_untrained(made)
-        raise
+    with _claimed(folder, config), metrics.log_to(folder.path, active=processes.is_main()):
+        LOG.info("%s", _headline(config, folder))
+        if warning:
+            LOG.warning("%s", warning)
+        result = experiment.Experiment(config).run(folder, train=mode != "eval", evaluate=mode != "train")
     if processes.is_main() and result is not None:
         print(results.summary(result))
         files = "result.json, " if folder.result.is_file() else ""
         print(f"written: {folder.path}/ ({files}ranked_lists.html, metrics.jsonl, checkpoints/, log.txt)")
     return 0
+
+
+@contextlib.contextmanager
+def _claimed(folder: folder_lib.RunFolder, config: ConfigDict) -> Iterator[None]:
+    """Holds the folder's lock on the main process, and writes the config to a new folder. A collective.
+
+    Folders that this run makes go again if it ends before it has trained a step.
+    """
+    made = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
+    with contextlib.ExitStack() as stack:
+        if processes.is_main():
+            file_io.make_folder(folder.path, "the run folder (--workdir)")
+            stack.enter_context(folder_lock.held(folder.path))
+        try:
+            if processes.is_main():
+                folder.claim(config)
+            processes.agree_on_folder(folder.path)
+            yield
+        except BaseException:
+            if made and processes.is_main():
+                folder.discard_untrained(made)
+            raise
+
+
+def _finished(folder: folder_lib.RunFolder, config: ConfigDict) -> tuple[dict[str, Any] | None, str]:
+    """Returns the result of a complete run, and a warning about a damaged one, which a new evaluation replaces.
+
+    Raises:
+        UserError: the folder belongs to a run of another config.
+    """
+    folder.check(config)
+    try:
+        return folder.read_result(), ""
+    except errors.UserError as error:
+        return None, f"{str(error).partition(';')[0]}; it is computed again."
 
 
 def _with_code(config: ConfigDict) -> ConfigDict:

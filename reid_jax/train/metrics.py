@@ -22,6 +22,8 @@ from typing import Any, TextIO
 import numpy as np
 import tqdm
 
+from reid_jax import errors, file_io
+
 logger = logging.getLogger(__name__)
 
 FILE = "metrics.jsonl"
@@ -51,11 +53,12 @@ class MetricWriter:
         self._events: Any = None
         if not active:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file_io.make_folder(self.path.parent, "the run folder")
         _rewind(self.path, resume_step)
-        self._file = self.path.open("a", encoding="utf-8")
-        if tensorboard:
-            self._events = _open_events(self.path.parent, resume_step)
+        with self._writing():
+            self._file = self.path.open("a", encoding="utf-8")
+            if tensorboard:
+                self._events = _Events(self.path.parent, resume_step)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes one line.
@@ -64,27 +67,35 @@ class MetricWriter:
             step: number of steps so far.
             values: numbers (of any numeric type, zero-dimensional arrays included) or short texts by name; a number
                 that is not finite is written as `null`.
+
+        Raises:
+            UserError: the disk is full, or the file cannot be written for another reason.
         """
         if self._file is None:
             return
         plain = {name: _plain(value) for name, value in values.items()}
         line = json.dumps({"step": int(step), "time": round(time.time(), 3), **plain}, allow_nan=False)
-        self._file.write(line + "\n")
-        self._file.flush()
-        if self._events is not None:
-            for name, value in plain.items():
-                if isinstance(value, (int, float)):
-                    self._events.add_scalar(name, value, int(step))
-            self._events.flush()
+        with self._writing():
+            self._file.write(line + "\n")
+            self._file.flush()
+            if self._events is not None:
+                self._events.write(int(step), plain)
 
     def close(self) -> None:
         """Closes the files; later writes have no effect."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        # Each line has been flushed; what a failed write has left is not tried again.
+        for file in (self._file, self._events):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
+        self._file = self._events = None
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise file_io.cannot_write(self.path, "the metrics", error) from error
 
     def __enter__(self) -> MetricWriter:
         return self
@@ -100,12 +111,13 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], bytes]]:
-    for line in path.read_bytes().splitlines(keepends=True):
+    content = file_io.read_bytes(path, "the metrics of a run", "restore it from a copy, or remove it")
+    for line in content.splitlines(keepends=True):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
-        if not line.endswith(b"\n") or not isinstance(record, dict) or "step" not in record:
+        if not line.endswith(b"\n") or not isinstance(record, dict) or not isinstance(record.get("step"), int):
             return
         yield record, line
 
@@ -116,22 +128,41 @@ def _rewind(path: pathlib.Path, resume_step: int | None) -> None:
         return
     limit = math.inf if resume_step is None else resume_step
     kept = b"".join(line for record, line in _lines(path) if record["step"] <= limit)
-    if kept == path.read_bytes():
-        return
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(kept)
-    os.replace(beside, path)
+    if len(kept) != path.stat().st_size:
+        file_io.write_bytes(path, kept, "the metrics")
 
 
-def _open_events(folder: pathlib.Path, resume_step: int | None) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the protobuf it was generated for
-        import tensorboardX
-    # TensorBoard hides the events of earlier files from `purge_step` on.
-    purge = None if not resume_step else resume_step + 1
-    # The file name contains the second of its creation: the suffix distinguishes two starts within a second.
-    suffix = f".from{resume_step or 0}"
-    return tensorboardX.SummaryWriter(str(folder), purge_step=purge, flush_secs=30, filename_suffix=suffix)
+class _Events:
+    """TensorBoard event file, written in the caller's thread, where an error of the disk can be reported.
+
+    Args:
+        folder: folder of the file.
+        resume_step: TensorBoard hides the events of earlier files after this step; none if it is 0 or `None`.
+    """
+
+    def __init__(self, folder: pathlib.Path, resume_step: int | None) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the protobuf it was generated for
+            from tensorboardX import event_file_writer, summary
+            from tensorboardX.proto import event_pb2
+        self._event, self._scalar = event_pb2.Event, summary.scalar
+        # The file name contains the second of its creation: the suffix distinguishes two starts within a second.
+        self._writer = event_file_writer.EventsWriter(str(folder / "events"), f".from{resume_step or 0}")
+        if resume_step:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=resume_step + 1, session_log=start))
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Writes the numbers among the values, and flushes."""
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                event = self._event(wall_time=time.time(), step=step, summary=self._scalar(name, value))
+                self._writer.write_event(event)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
 
 
 def _plain(value: Any) -> Any:
@@ -263,6 +294,29 @@ class _TqdmHandler(logging.StreamHandler[TextIO]):
         except Exception:
             self.handleError(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Does nothing: a terminal that has gone is no reason to stop."""
+
+
+class _FileHandler(logging.FileHandler):
+    """Stops at the first line that cannot be written, with one sentence on the terminal."""
+
+    failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.failed:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Reports the error once; the run goes on without its log."""
+        self.failed = True
+        reason = errors.reason(sys.exc_info()[1] or OSError("unknown"))
+        print(f"cannot write the log {self.baseFilename} ({reason}); going on without it.", file=sys.stderr)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
 
 def quiet_libraries() -> None:
     """Silences messages of jax, orbax, tfds and others below ERROR, and orbax's tracebacks of errors that it raises."""
@@ -297,9 +351,11 @@ def log_to(workdir: str | os.PathLike[str], active: bool = True, level: int = lo
     terminal.setFormatter(logging.Formatter("%(message)s"))
     handlers: list[logging.Handler] = [terminal]
     if active:
-        folder = pathlib.Path(workdir)
-        folder.mkdir(parents=True, exist_ok=True)
-        written = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        folder = file_io.make_folder(workdir, "the run folder")
+        try:
+            written = _FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise file_io.cannot_write(folder / "log.txt", "the log", error) from error
         written.setLevel(level)
         written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         handlers.append(written)
