@@ -69,6 +69,9 @@ def test_diversity_counts_pairs_of_different_kinds():
     # Head like torso: 2 of the 56 - 6 ordered pairs.
     alike = jnp.eye(PARTS, WIDTH)[jnp.array([0, 1, 2, 0, 4, 5, 6, 7])][None, None]
     np.testing.assert_allclose(loss("part_diversity", alike), 2 / 50, rtol=1e-6)
+    # Opposed parts are as different as can be.
+    opposed = alike.at[:, :, 3].multiply(-1.0)
+    assert loss("part_diversity", opposed) == 0
     # Sets of parts add up.
     both = jnp.concatenate((alike, jnp.ones_like(alike)), axis=1)
     np.testing.assert_allclose(loss("part_diversity", both), 2 / 50 + 1, rtol=1e-6)

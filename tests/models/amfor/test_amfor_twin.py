@@ -39,11 +39,12 @@ compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimizatio
 @functools.cache
 def batch() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    return {
-        "image": rng.normal(size=(BATCH, *SIZE, 3)).astype(np.float32),
-        "camid": np.array([0, 1, 1, 0], np.int32),
-        "parts": rng.integers(0, 9, (BATCH, *SIZE)).astype(np.uint8),
-    }
+    image = rng.normal(size=(BATCH, *SIZE, 3)).astype(np.float32)
+    parts = rng.integers(0, 9, (BATCH, *SIZE)).astype(np.uint8)
+    # In the first image, parts 3 and 5 are all but hidden: by the size of the image, 1.25 pixels make a part visible.
+    parts[0][np.isin(parts[0], (3, 5))] = 0
+    parts[0, 4, 4:6], parts[0, 9, 9] = 3, 5
+    return {"image": image, "camid": np.array([0, 1, 1, 0], np.int32), "parts": parts}
 
 
 def drawn(shapes, seed: int = 0):
@@ -219,6 +220,7 @@ def test_targets_come_from_the_pixels_of_the_maps(trained):
     np.testing.assert_array_equal(trained["parsing/labels"], labels.reshape(BATCH, -1))
     pixels = np.stack([(batch()["parts"] == part).sum(axis=(1, 2)) for part in range(1, 9)], axis=1)
     np.testing.assert_array_equal(trained["visibility/target"], pixels >= 20 * 32 * 16 / (128 * 64))
+    np.testing.assert_array_equal(trained["visibility/target"][0], [1, 1, 1, 1, 0, 1, 1, 1])
 
 
 # ---- test time

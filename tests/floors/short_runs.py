@@ -1,0 +1,105 @@
+"""Demos cut to about a minute on two cores, and the scores that they must reach: `make floors`.
+
+    python -m tests.floors.short_runs --seeds 0 1 2          # measures them, for the table FLOORS
+    python -m tests.floors.short_runs --systems mfv bot
+
+A floor is a share of the color histogram's mAP on the same images, far below what was measured with any seed: it tells a
+system that learns from one that does not, and nothing finer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+from typing import Any, NamedTuple
+
+from reid_jax import config as config_lib
+from reid_jax.config import files
+from reid_jax.runs import launch
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+class Short(NamedTuple):
+    """A cut demo and its floor.
+
+    Attributes:
+        epochs: in place of the demo's.
+        share: the least mAP, as a share of the color histogram's.
+        measured: mAP in per cent of the seeds that the share was chosen by; the histogram has 23.1, on occluded images
+            (AMFOR) 9.4.
+        overrides: further changes of the demo.
+    """
+
+    epochs: float
+    share: float
+    measured: tuple[float, ...] = ()
+    overrides: tuple[tuple[str, Any], ...] = ()
+
+
+SHORT: dict[str, Short] = {
+    "mfv": Short(3.0, 1.0),
+    "amfor": Short(5.0, 1.0),
+    "mgaf": Short(4.0, 1.0),
+    "mspf": Short(3.0, 1.0),
+    "cfat": Short(2.0, 1.0),
+    "bot": Short(4.0, 1.0),
+    "osnet": Short(4.0, 1.0),
+    "transreid": Short(4.0, 1.0),
+    "mgn": Short(4.0, 1.0),
+    "cil": Short(2.0, 1.0),
+}
+
+
+def run(system: str, folder: pathlib.Path, seed: int = 0) -> dict[str, Any]:
+    """Trains and evaluates a cut demo; returns the content of `result.json`."""
+    short = SHORT[system]
+    config = files.load_config(f"{ROOT / 'configs' / system}.py")
+    changes = {
+        "seed": seed,
+        "train.epochs": short.epochs,
+        "evals.baselines": True,
+        "evals.verification": False,
+        "evals.ranked_lists": 0,
+        "checkpoint.every_epochs": 0.0,
+        "data.root": str(ROOT / "data"),
+        **dict(short.overrides),
+    }
+    config_lib.override(config, changes)
+    if launch.run(config, workdir=str(folder)) != 0:
+        raise RuntimeError(f"the cut demo of {system} failed; its log is in {folder}.")
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def scores(result: dict[str, Any]) -> tuple[float, float, float]:
+    """Returns the mAP in per cent of the trained network, the untrained one, and the color histogram."""
+    name = result["dataset"]
+    keys = (f"{name}/mAP", f"{name}/baseline/untrained/mAP", f"{name}/baseline/hsv_histogram/mAP")
+    trained, untrained, histogram = (100.0 * result[key] for key in keys)
+    return trained, untrained, histogram
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the scores of the cut demos."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--systems", nargs="+", default=list(SHORT), choices=list(SHORT))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    given = parser.parse_args(arguments)
+    for system in given.systems:
+        for seed in given.seeds:
+            with tempfile.TemporaryDirectory() as folder:
+                result = run(system, pathlib.Path(folder) / "run", seed)
+            trained, untrained, histogram = scores(result)
+            print(
+                f"{system} seed {seed}: mAP {trained:.1f}, untrained {untrained:.1f}, histogram {histogram:.1f}; "
+                f"{result['steps']} steps in {result['train_seconds']:.0f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
