@@ -35,6 +35,7 @@ def recipe() -> ConfigDict:
     """
     config = config_lib.defaults()
     config.system = "amfor"
+    config.dtype = "auto"  # its parent trains in mixed precision
     config.model = {"name": "amfor", "size": "base", "stride": 11, "sie": "camera"}
     config.init.text_weights = ""
     config.init.allow_missing = ("classifier", "sie_embed")

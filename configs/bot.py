@@ -18,6 +18,7 @@ def recipe() -> ConfigDict:
     """Returns the published recipe: 256 x 128, 16 identities x 4 images, Adam, 120 epochs."""
     config = config_lib.defaults()
     config.system = "bot"
+    config.dtype = "float32"  # the authors' code has no mixed precision
     config.model = {"name": "bot"}
     config.losses = {
         "ce": {"loss": "cross_entropy", "on": "logits/b", "weight": 1.0, "label_smoothing": 0.1},

@@ -39,6 +39,7 @@ def recipe() -> ConfigDict:
     """Returns the article's recipe: 256 x 128, 16 identities x 4 images, SGD, 120 epochs of alignment."""
     config = config_lib.defaults()
     config.system = "cfat"
+    config.dtype = "float32"  # neither the article nor the notes on its code name mixed precision
     config.model = {"name": "cfat", "stride": 16, "sie": "camera", "jpm": False}
     config.init.allow_missing = ("classifier", "sie_embed", "^bfg/")
     # Corruptions of training, read by the references below: which, whether drawn once per image or in every epoch, and

@@ -23,6 +23,7 @@ def recipe() -> ConfigDict:
     """Returns the published recipe: 256 x 128, 16 identities x 4 images, SGD, 120 epochs."""
     config = config_lib.defaults()
     config.system = "cil"
+    config.dtype = "float32"  # no mixed precision is named
     config.model = {"name": "bot", "pooling": "gem", "test_feature": "feature"}
     config.data.augment = {
         "flip": {"probability": 0.5},

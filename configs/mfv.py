@@ -21,6 +21,7 @@ def recipe() -> ConfigDict:
     """Returns the published recipe: 256 x 128, 16 identities x 4 images, Adam, 180 epochs."""
     config = config_lib.defaults()
     config.system = "mfv"
+    config.dtype = "float32"  # the released code has no mixed precision
     config.model = {"name": "mfv"}
     auxiliary = 0.5  # lambda of the staged supervision: loss weight of the first two stages
     for head, weight in (("b", 1.0), ("t1", auxiliary), ("t2", auxiliary), ("t3", 1.0)):

@@ -52,6 +52,7 @@ def recipe() -> ConfigDict:
     """Returns the published recipe: 384 x 128, 8 identities x 4 images, Adam with beta2 0.99, 400 epochs."""
     config = config_lib.defaults()
     config.system = "mgaf"
+    config.dtype = "float32"  # the text names no mixed precision
     config.model = {"name": "mgaf"}
     config.data.update({"height": 384, "width": 128, "interpolation": "bicubic"})
     # Every identity once per epoch, as in MGN's public recipe: 93 batches on Market-1501.

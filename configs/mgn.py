@@ -22,6 +22,7 @@ def recipe() -> ConfigDict:
     """Returns the published recipe: 384 x 128, 16 identities x 4 images, flips alone, SGD, 80 epochs."""
     config = config_lib.defaults()
     config.system = "mgn"
+    config.dtype = "float32"  # the paper names no mixed precision
     config.model = {"name": "mgn"}
     config.data.update({"height": 384, "width": 128, "interpolation": "bicubic"})
     config.data.sampler = {"name": "image_epoch", "identities": 16, "images": 4}

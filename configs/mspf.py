@@ -25,6 +25,7 @@ def recipe() -> ConfigDict:
     """Returns the published recipe: 256 x 128, 16 identities x 4 images, Adam, 200 epochs."""
     config = config_lib.defaults()
     config.system = "mspf"
+    config.dtype = "float32"  # neither the text nor the parent's code names mixed precision
     config.model = {"name": "mspf"}
     config.data.augment = {
         "flip": {"probability": 0.5},

@@ -28,6 +28,7 @@ def recipe() -> ConfigDict:
     """
     config = config_lib.defaults()
     config.system = "osnet"
+    config.dtype = "float32"  # torchreid trains without mixed precision
     config.model = {"name": "osnet", "size": "x1_0", "kind": "plain"}
     config.data.sampler = {"name": "shuffle", "batch_size": 64}
     config.data.augment = {"flip": {"probability": 0.5}}

@@ -22,6 +22,8 @@ def recipe() -> ConfigDict:
     """Returns the published recipe of TransReID*: 256 x 128, 16 identities x 4 images, SGD, 120 epochs."""
     config = config_lib.defaults()
     config.system = "transreid"
+    config.dtype = "auto"  # the authors' code trains in mixed precision
+    config.seed = 1234
     config.model = {"name": "transreid", "size": "base", "stride": 12, "sie": "camera", "jpm": True}
     config.init.allow_missing = ("classifier", "sie_embed")
     config.data.interpolation = "bicubic"
@@ -70,6 +72,7 @@ HEADS = ("g", *PARTS)
 # A small network from scratch: Adam, and normalized features in the triplet loss (see configs/bot.py).
 DEMO = {
     **config_lib.DEMO,
+    "seed": 0,
     "notes": "A small ViT of four blocks from scratch on SynthPed, minutes on two CPU cores.",
     **ADAM,
     "optimizer.learning_rate": 1e-3,

@@ -1,13 +1,15 @@
 """Configs: shared defaults, presets and variants, and typed settings.
 
 `sections` lists every config key with its default and meaning, `presets` composes presets and variants, `phases`
-resolves phases, and `files` finds and loads config files. `configs/*.py` import only this package.
+resolves phases, `fingerprint` hashes and compares configs, and `files` finds and loads config files. `configs/*.py`
+import only this package.
 """
 
 from reid_jax.config.defaults import defaults
+from reid_jax.config.fingerprint import PRESENTATION, config_hash, differences
 from reid_jax.config.presets import DATASETS, DEMO, FEDERATED, HelpRequested, Overrides, compose, override
 from reid_jax.config.sections import IMAGENET_MEAN, IMAGENET_STD, Settings
-from reid_jax.config.values import PRESENTATION, config_hash, differences, flatten, to_dict, to_json
+from reid_jax.config.values import flatten, to_dict, to_json
 
 __all__ = [
     "DATASETS",

@@ -33,6 +33,7 @@ DATASETS: dict[str, Overrides] = {**catalog.presets()}
 DEMO: Overrides = {
     **DATASETS["synthped"],
     "notes": "A small network from scratch on SynthPed, minutes on two CPU cores.",
+    "dtype": "auto",
     "data.height": 128,
     "data.width": 64,
     "data.augment.pad_crop.pad": 4,

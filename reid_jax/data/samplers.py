@@ -38,6 +38,22 @@ def generator(seed: int, purpose: str, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, index], np.uint64)))
 
 
+def derived_seed(seed: int, purpose: str, number: int) -> int:
+    """Returns the seed of the part `number` of a run, such as a phase; part 0 has the seed of the run.
+
+    Sums such as `seed + 1000 * number` meet the seeds of other runs; these are 64 bits of a hash of all arguments.
+
+    Args:
+        seed: seed of the run; any whole number, taken modulo 2**64.
+        purpose: what is numbered, such as "phase"; parts of different purposes have different seeds.
+        number: at least 0.
+    """
+    if number == 0:
+        return seed
+    sequence = np.random.SeedSequence([seed % 2**64, zlib.crc32(purpose.encode())], spawn_key=(number,))
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
 class Sampler:
     """Base class of samplers; a subclass defines `plan` and sets both attributes in its `__init__`.
 

@@ -23,7 +23,6 @@ LOG = logging.getLogger(__name__)
 
 KINDS = ("camera", "shard", "dataset")
 NOBODY = -1  # in a slot without a client
-_SEED_STRIDE = 10_007  # between the seeds of clients; the first client's is the run's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,7 +277,7 @@ def build(
         options = dict(sampler)
         if "identities" in options:
             options["identities"] = min(options["identities"], identities)
-        client_seed = seed + _SEED_STRIDE * number
+        client_seed = samplers.derived_seed(seed, "client", number)
         plan = samplers.build(options, own, client_seed)
         built.append(
             Client(

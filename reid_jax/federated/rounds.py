@@ -143,7 +143,7 @@ class Rounds:
         clients = federation.clients
         sizes = [client.images if options.weights == "samples" else 1 for client in clients]
         self._about = {
-            "seed": np.array([client.seed for client in clients], np.int32),
+            "seed": np.array([client.seed % 2**32 for client in clients], np.uint32),
             "steps": np.array([client.steps for client in clients], np.int32),
             "classes": np.stack([client.classes for client in clients]),
             "weight": np.array(sizes, np.float32),

@@ -25,8 +25,6 @@ from reid_jax.train import extras, loop, objective, optimizer, state, step
 LOG = logging.getLogger(__name__)
 
 Variables = Mapping[str, Any]
-# Offset between the seeds of consecutive phases, so that each has its own stream of batches.
-_SEED_OF_PHASE = 1000
 # Offset of the keys of phases, to separate them from the keys of steps, which are derived from the same seed.
 _KEY_OF_PHASES = 2**20
 
@@ -99,7 +97,7 @@ class Plan:
         self, index: int, name: str, settings: config_lib.Settings, params: Any, first_step: int
     ) -> loop.Phase:
         """Returns a phase of ordinary training."""
-        seed = settings.seed + _SEED_OF_PHASE * index
+        seed = samplers.derived_seed(settings.seed, "phase", index)
         sampler = samplers.build(settings.data.sampler, self.labels, seed)
         self._check_batch(sampler.batch_size)
         steps_per_epoch = sampler.batches_per_epoch

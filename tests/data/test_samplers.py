@@ -244,3 +244,16 @@ def test_places_outside_the_split_are_named(own):
     batches = pipeline.train_batches(split, split.pids, sampler={"name": f"{own}:Outside"}, threads=0)
     with batches, pytest.raises(errors.UserError, match=r"expected places in a split of 8 images .* got 1000 to 1003"):
         next(batches)
+
+
+def test_parts_of_runs_never_share_a_seed():
+    """Phase k of a run must not draw what another run draws; the first has the seed of its run."""
+    found = {
+        samplers.derived_seed(seed, purpose, number)
+        for seed in (*range(120), 1000, 1234, 2000, 10_007, 2**40, -1)
+        for purpose in ("phase", "client")
+        for number in range(6)
+    }
+    assert len(found) == 126 * (1 + 2 * 5)
+    assert samplers.derived_seed(7, "phase", 0) == 7
+    assert samplers.derived_seed(7, "phase", 2) == samplers.derived_seed(7, "phase", 2) < 2**64

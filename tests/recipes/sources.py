@@ -12,7 +12,6 @@ Pairs = tuple[tuple[str, str], ...]
 # Settings that mean the same in every system.
 COMMON: Pairs = (
     ("seed", "ours"),
-    ("dtype", "design.md §4.13"),
     ("start_from", "ours"),
     ("data.name", "preset"),
     ("data.root", "ours"),
@@ -46,6 +45,7 @@ IMAGENET = "torchvision's constants of the ImageNet weights"
 
 SETTINGS: dict[str, Pairs] = {
     "mfv": (
+        ("dtype", "mfv.md §7 (no mixed precision)"),
         ("data.height", "mfv.md §2 [code]"),
         ("data.width", "mfv.md §2 [code]"),
         ("data.*interpolation", "mfv.md §2 [code]"),
@@ -87,6 +87,7 @@ SETTINGS: dict[str, Pairs] = {
         ("evals.flip", "mfv.md §2 [code]"),
     ),
     "amfor": (
+        ("dtype", "amfor.md §9 (mixed precision) [related: TSD]"),
         ("data.height", "amfor.md §3 [log]"),
         ("data.width", "amfor.md §3 [log]"),
         ("data.*interpolation", "ours (amfor.md §3 names none)"),
@@ -126,6 +127,7 @@ SETTINGS: dict[str, Pairs] = {
         ("evals.flip", "amfor.md §3 [log]"),
     ),
     "mgaf": (
+        ("dtype", "mgaf.md §6 names no mixed precision"),
         ("data.height", "mgaf.md §2 [paper]"),
         ("data.width", "mgaf.md §2 [paper]"),
         ("data.*interpolation", "mgaf.md §2 [MGN]"),
@@ -154,6 +156,7 @@ SETTINGS: dict[str, Pairs] = {
         ("evals.flip", "mgaf.md §7, §9.14 [MGN]"),
     ),
     "mgn": (
+        ("dtype", "Wang et al. 2018 name no mixed precision"),
         ("data.height", "mgaf.md §2; Wang et al. 2018"),
         ("data.width", "mgaf.md §2; Wang et al. 2018"),
         ("data.*interpolation", "mgaf.md §2 [MGN]"),
@@ -174,6 +177,7 @@ SETTINGS: dict[str, Pairs] = {
         ("evals.flip", "mgaf.md §7 [MGN]"),
     ),
     "mspf": (
+        ("dtype", "mspf.md §8 names no mixed precision"),
         ("data.height", "mspf.md §8 [paper]"),
         ("data.width", "mspf.md §8 [paper]"),
         ("data.*interpolation", "mspf.md §8 [code: OSFA]"),
@@ -201,6 +205,7 @@ SETTINGS: dict[str, Pairs] = {
         ("evals.flip", "mspf.md §7 [code: OSFA]"),
     ),
     "osnet": (
+        ("dtype", "torchreid (no mixed precision)"),
         ("data.height", "mspf.md §2.1"),
         ("data.width", "mspf.md §2.1"),
         ("data.*interpolation", "torchreid"),
@@ -220,6 +225,7 @@ SETTINGS: dict[str, Pairs] = {
         ("evals.flip", "torchreid"),
     ),
     "cfat": (
+        ("dtype", "cfat.md §6 names no mixed precision"),
         ("data.height", "cfat.md §5 [paper]"),
         ("data.width", "cfat.md §5 [paper]"),
         ("data.*interpolation", "cfat.md §4 (as its parent) [inferred]"),
@@ -253,6 +259,8 @@ SETTINGS: dict[str, Pairs] = {
         ("evals.flip", "cfat.md §8"),
     ),
     "transreid": (
+        ("dtype", "cfat.md §4 (mixed precision) [code: TransReID]"),
+        ("seed", "cfat.md §4 [code: TransReID]"),
         ("data.height", "cfat.md §1 [readme: TransReID]"),
         ("data.width", "cfat.md §1 [readme: TransReID]"),
         ("data.*interpolation", "cfat.md §4 [code: TransReID]"),
@@ -275,6 +283,7 @@ SETTINGS: dict[str, Pairs] = {
         ("evals.flip", "cfat.md §4 [code: TransReID]"),
     ),
     "bot": (
+        ("dtype", "authors' code (no mixed precision)"),
         ("data.height", "Luo et al. 2019"),
         ("data.width", "Luo et al. 2019"),
         ("data.*interpolation", "authors' code"),
@@ -298,6 +307,7 @@ SETTINGS: dict[str, Pairs] = {
         ("evals.flip", "Luo et al. 2019"),
     ),
     "cil": (
+        ("dtype", "corruption_benchmark.md §6 names no mixed precision"),
         ("data.height", "corruption_benchmark.md §1"),
         ("data.width", "corruption_benchmark.md §1"),
         ("data.*interpolation", "corruption_benchmark.md §1 (test)"),
