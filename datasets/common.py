@@ -5,6 +5,7 @@ Like the builders, this module imports TFDS, numpy, the standard library and the
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 import struct
@@ -40,6 +41,7 @@ class Row(NamedTuple):
         camid: camera counted from 0; -1 is unknown.
         filename: name, unique within the split.
         parts: file with the confidence maps of the body parts, None without.
+        person: the identity's own name where `pid` numbers names ("anna"), otherwise empty.
     """
 
     path: Any
@@ -47,6 +49,34 @@ class Row(NamedTuple):
     camid: int
     filename: str
     parts: pathlib.Path | None = None
+    person: str = ""
+
+
+class Scan(dict[str, list[Row]]):
+    """Rows by split, as every `scan` returns them, with sentences about files that it did not read.
+
+    Attributes:
+        notes: the sentences, without a full stop.
+    """
+
+    def __init__(self, rows: Mapping[str, list[Row]], notes: Iterable[str] = ()) -> None:
+        """Stores rows and notes."""
+        super().__init__(rows)
+        self.notes = tuple(notes)
+
+
+def relative_name(row: Row, origin: pathlib.Path) -> str:
+    """Returns the path of a row's file relative to the source, with forward slashes; its name if it has no file.
+
+    Args:
+        row: the row.
+        origin: the source, a folder or a file in it. Files outside have their absolute path.
+    """
+    if not isinstance(row.path, pathlib.Path):
+        return row.filename
+    folder = os.path.abspath(origin if origin.is_dir() else origin.parent)
+    path = pathlib.Path(os.path.abspath(row.path))
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
 def naming_of(filename: str) -> str | None:
@@ -107,12 +137,12 @@ def scan_split(directory: pathlib.Path, dataset: str, pattern: re.Pattern, examp
         if other is not None and naming_of(example) != other:
             raise ValueError(
                 f"the file name {path} is of {other}, expected {dataset} (such as {example}); give the right "
-                "folder, or prepare it under its own name."
+                "folder, prepare it under its own name, or as reid_folder if these are images of your own."
             )
         if match is None or int(match[2]) < 1:
             raise ValueError(
                 f"the file name {path} does not parse: expected an identity and a camera counted from 1, such as "
-                f"{example}; rename the file or take it out."
+                f"{example}; rename the file or take it out, or prepare images of your own as reid_folder."
             )
         rows.append(Row(path, int(match[1]), int(match[2]) - 1, path.name))
     return rows
@@ -263,6 +293,7 @@ class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
     rows: Mapping[str, list[Row]] | None = None  # set where the files were scanned and checked before
+    origin: pathlib.Path | None = None  # their source
 
     def __init__(self, *, options: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Stores the keyword arguments of `scan`; the others are those of TFDS."""
@@ -293,10 +324,17 @@ class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        splits = self.rows
+        splits, origin = self.rows, self.origin
         if splits is None:
-            splits = self._module.scan(pathlib.Path(dl_manager.manual_dir), **self.options)
+            origin = pathlib.Path(dl_manager.manual_dir)
+            splits = self._module.scan(origin, **self.options)
         assert splits is not None
+        if origin is not None:
+            self.info.metadata["paths"] = {
+                split: [relative_name(row, origin) for row in rows] for split, rows in splits.items()
+            }
+        people = {split: {str(row.pid): row.person for row in rows if row.person} for split, rows in splits.items()}
+        self.info.metadata["people"] = {split: names for split, names in people.items() if names}
         for key, field in (("pids", "pid"), ("camids", "camid"), ("filenames", "filename")):
             self.info.metadata[key] = {split: [getattr(row, field) for row in rows] for split, rows in splits.items()}
         return {split: self._generate_examples(rows) for split, rows in splits.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -164,18 +163,12 @@ def _open(name: str, root: str, options: Mapping[str, Any], log_warnings: bool =
     """Returns a data set; the main process prepares it first if necessary and logs the warnings of its preparation."""
     if processes.is_main():
         dataset = prepare.ensure(name, root, **options)
-        for warning in _warnings_of(dataset) if log_warnings else ():
+        for warning in prepare.warnings_of(name, dataset, root, **options) if log_warnings else ():
             LOG.warning("warning: %s", warning)
     processes.barrier("data prepared")
     if not processes.is_main():
         dataset = prepare.open_prepared(name, root, **options)
     return dataset
-
-
-def _warnings_of(dataset: records.ReIDDataset) -> list[str]:
-    """Returns the warnings of the data set's preparation, which may have happened in an earlier run."""
-    report = dataset.path / records.REPORT_FILE if dataset.path else None
-    return json.loads(report.read_text(encoding="utf-8"))["warnings"] if report and report.is_file() else []
 
 
 def evaluation_data(settings: config_lib.Settings, dataset: str | None = None) -> records.ReIDDataset:

@@ -7,6 +7,7 @@ describes layout, protocol and license.
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 import re
 import threading
@@ -146,6 +147,10 @@ class _MatImage:
     def read_bytes(self) -> bytes:
         """Returns the image as PNG."""
         return common.encode_png(self._mat.image(*self._place))
+
+    def stat(self) -> os.stat_result:
+        """Returns the state of the file that holds the image."""
+        return self._mat.path.stat()
 
     def __str__(self) -> str:
         return f"{self._mat.path}:{self.name}"

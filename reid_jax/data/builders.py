@@ -217,9 +217,12 @@ def locate(
     best = max(candidates, key=score)
     if score(best):
         return best
-    there = ", ".join(sorted(path.name for path in source.iterdir())[:8]) or "nothing"
+    names_there = sorted(path.name for path in source.iterdir())
+    there = ", ".join(names_there[:8]) or "nothing"
     archives = [path.name for path in source.iterdir() if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz")]
     hint = f"unpack {archives[0]} there." if archives else instruction
+    if {"query", "gallery"} <= set(names_there) or {"query", "bounding_box_test"} <= set(names_there):
+        hint = f"if these are images of your own, prepare them as reid_folder; otherwise: {hint}"
     needed = ", ".join(wanted[0])
     kind = "folders" if all(not pathlib.PurePath(name).suffix for name in wanted[0]) else "folders and files"
     raise errors.UserError(f"expected the {kind} {needed} in {source} (there: {there}); {hint}")

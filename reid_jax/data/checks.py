@@ -8,15 +8,14 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from reid_jax import errors
-from reid_jax.data import image_io, records
+from reid_jax import errors, file_io
+from reid_jax.data import image_io, records, source_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +26,13 @@ class Inspection:
         bad: for each file that does not decode, its index and a sentence that names it.
         hashes: a 16-byte hash of every file's content; empty where the file cannot be read.
         sizes: int32 [N, 2], height and width in pixels; 0 where the file does not decode.
+        rotated: indices of files that ask for a rotation, which `image_io.decode` does not apply.
     """
 
     bad: dict[int, str]
     hashes: list[bytes]
     sizes: np.ndarray
+    rotated: tuple[int, ...] = ()
 
 
 def inspect_images(
@@ -48,24 +49,28 @@ def inspect_images(
     bad: dict[int, str] = {}
     hashes = [b""] * len(paths)
     sizes = np.zeros((len(paths), 2), np.int32)
+    rotated: list[int] = []
 
     def inspect(start: int) -> None:
         for position in range(start, min(start + block, len(paths))):
             path = paths[position]
             try:
                 data = path.read_bytes()
-                hashes[position] = hashlib.blake2b(data, digest_size=16).digest()
-                sizes[position] = image_io.decode(data, str(path)).shape[:2]
+                hashes[position] = source_files.digest(data)
+                sizes[position] = image_io.decode(data, file_io.shown(str(path))).shape[:2]
+                if image_io.orientation(data) > 1:
+                    rotated.append(position)
             except errors.UserError as error:
                 bad[position] = str(error)
             except OSError as error:
-                bad[position] = f"{path} cannot be read ({error.strerror}); repair the file or leave it out."
+                name = file_io.shown(str(path))
+                bad[position] = f"{name} cannot be read ({errors.reason(error)}); repair the file or leave it out."
 
     with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for start, _ in zip(range(0, len(paths), block), pool.map(inspect, range(0, len(paths), block))):
             if progress is not None:
                 progress(min(block, len(paths) - start))
-    return Inspection(dict(sorted(bad.items())), hashes, sizes)
+    return Inspection(dict(sorted(bad.items())), hashes, sizes, tuple(sorted(rotated)))
 
 
 def describe(splits: Mapping[str, records.Split], inspection: Inspection, disjoint: bool = False) -> str:
@@ -109,31 +114,124 @@ def _overlap(splits: Mapping[str, records.Split], disjoint: bool) -> str:
     return f"identities in training and test: {f'{len(shared)} (pid {_examples(shared)})' if len(shared) else 'none'}"
 
 
-def _duplicates(splits: Mapping[str, records.Split], hashes: Sequence[bytes]) -> list[str]:
-    """Returns sentences about files of equal content: in training and test, under two identities, of one identity."""
-    flat = [(name, int(pid), file) for name, split in splits.items() for pid, file in zip(split.pids, split.filenames)]
-    groups: dict[bytes, list[tuple[str, int, str]]] = collections.defaultdict(list)
-    for digest, image in zip(hashes, flat):
-        if digest:
-            groups[digest].append(image)
-    across: list[list[tuple[str, int, str]]] = []
-    between: list[list[tuple[str, int, str]]] = []
-    within: list[list[tuple[str, int, str]]] = []
+@dataclasses.dataclass(frozen=True)
+class _Image:
+    """An image of a group of files of equal content."""
+
+    split: str
+    pid: int
+    camid: int
+    filename: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}/{self.filename}"
+
+    @property
+    def half(self) -> str:
+        return "train" if self.split == "train" else "test"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Duplicates:
+    """Two images of each group of files of equal content, by what is wrong with them.
+
+    Attributes:
+        across: in training and in test.
+        between: under two identities of training, or of test; identities of the two halves may be unrelated.
+        answered: a query and a gallery image of its identity that the protocol ranks.
+        harmless: all others.
+    """
+
+    across: list[list[_Image]]
+    between: list[list[_Image]]
+    answered: list[list[_Image]]
+    harmless: list[list[_Image]]
+
+
+def _find_duplicates(splits: Mapping[str, records.Split], hashes: Sequence[bytes]) -> _Duplicates:
+    flat = (
+        _Image(name, int(pid), int(camid), file)
+        for name, split in splits.items()
+        for pid, camid, file in zip(split.pids, split.camids, split.filenames)
+    )
+    groups: dict[bytes, list[_Image]] = collections.defaultdict(list)
+    for content, image in zip(hashes, flat):
+        if content:
+            groups[content].append(image)
+    found = _Duplicates([], [], [], [])
     for group in (group for group in groups.values() if len(group) > 1):
-        halves = {name == "train" for name, _, _ in group}
-        people = {pid for _, pid, _ in group}
-        (across if len(halves) > 1 else between if len(people) > 1 else within).append(group)
-    lines = []
-    for kind, found in (
-        ("in training and test alike", across),
-        ("under two identities", between),
-        ("of one identity", within),
-    ):
-        if found:
-            (split, _, file), (other_split, _, other) = found[0][:2]
-            example = f"{split}/{file} = {other_split}/{other}"
-            lines.append(f"files of equal content: {len(found)} {kind}, such as {example}")
+        halves = {half: [image for image in group if image.half == half] for half in ("train", "test")}
+        if all(halves.values()):
+            found.across.append([halves["train"][0], halves["test"][0]])
+        disputed = False
+        for images in halves.values():
+            known = [image for image in images if image.pid != records.JUNK]
+            other = next((image for image in known if image.pid != known[0].pid), None)
+            if other is not None:
+                found.between.append([known[0], other])
+                disputed = True
+        if answered := _answered_pair(group):
+            found.answered.append(answered)
+        elif not disputed and not all(halves.values()):
+            found.harmless.append(group[:2])
+    return found
+
+
+def _answered_pair(group: list[_Image]) -> list[_Image]:
+    """Returns a query and a gallery image that count as a correct match, and are the same image."""
+    for query in (image for image in group if image.split == "query"):
+        for image in group:
+            same_camera = image.camid == query.camid != records.UNKNOWN_CAMERA
+            if image.split == "gallery" and image.pid == query.pid and not same_camera:
+                return [query, image]
+    return []
+
+
+def _duplicates(splits: Mapping[str, records.Split], hashes: Sequence[bytes]) -> list[str]:
+    """Returns sentences about files of equal content for the report of a check."""
+    found = _find_duplicates(splits, hashes)
+    lines = [
+        f"files of equal content: {len(groups)} {kind}, such as {groups[0][0].name} = {groups[0][1].name}"
+        for kind, groups in (
+            ("in training and test alike", found.across),
+            ("under two identities", found.between),
+            ("in query and gallery alike", found.answered),
+            ("of one identity", found.harmless),
+        )
+        if groups
+    ]
     return lines or ["files of equal content: none"]
+
+
+def warnings_about_files(splits: Mapping[str, records.Split], inspection: Inspection) -> list[str]:
+    """Returns sentences about the files' contents that make scores or labels wrong.
+
+    Args:
+        splits: the splits, in the order in which their files were inspected.
+        inspection: the result for all their files.
+    """
+    found = _find_duplicates(splits, inspection.hashes)
+    sentences = []
+    if found.answered:
+        first, queries = found.answered[0], len(splits["query"])
+        sentences.append(
+            f"{len(found.answered)} of {queries} queries are in the gallery as the same image, such as "
+            f"{first[0].name} = {first[1].name}, where any model finds them; take them out of the gallery."
+        )
+    for groups, text in (
+        (found.across, "images are in training and in test, such as {}; scores will be too high."),
+        (found.between, "images are listed under two identities, such as {}; one of the labels is wrong."),
+    ):
+        if groups:
+            sentences.append(f"{len(groups)} " + text.format(f"{groups[0][0].name} = {groups[0][1].name}"))
+    names = [f"{name}/{file}" for name, split in splits.items() for file in split.filenames]
+    if inspection.rotated:
+        sentences.append(
+            f"{len(inspection.rotated)} of {len(names)} images ask for a rotation (EXIF), such as "
+            f"{names[inspection.rotated[0]]}; it is not applied, save them upright."
+        )
+    return [file_io.shown(sentence) for sentence in sentences]
 
 
 def compare_counts(
@@ -230,6 +328,11 @@ def warnings_about(splits: Mapping[str, records.Split], disjoint: bool = False) 
     train, query, gallery = (splits.get(name) for name in records.SPLITS)
     if train is not None:
         identities, counts = np.unique(train.pids, return_counts=True)
+        if len(identities) == 1:
+            found.append(
+                f"all training images are of one identity (pid {identities[0]}), so that there is nothing to tell "
+                "apart; a system that learns identities cannot be trained on them."
+            )
         single = identities[counts == 1]
         if len(single):
             found.append(
@@ -256,10 +359,16 @@ def _warnings_about_protocol(query: records.Split, gallery: records.Split) -> li
     except errors.UserError as error:
         return [str(error)]
     found = []
+    unknown = np.concatenate([query.camids, gallery.camids]) == records.UNKNOWN_CAMERA
     if (gallery.camids == records.UNKNOWN_CAMERA).all():
         found.append(
             "no camera is known, so images from the query's own camera count as correct matches; scores will be higher "
             "than across cameras."
+        )
+    elif unknown.any():
+        found.append(
+            f"the camera of {unknown.sum():,} of {len(unknown):,} query and gallery images is unknown, and differs "
+            "from all others in the evaluation; scores will be higher than across cameras."
         )
     if without:
         found.append(f"{without} of {len(query)} queries have no correct match in the gallery and are not counted.")

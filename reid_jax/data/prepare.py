@@ -11,23 +11,18 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 import time
 import types
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from reid_jax import errors
-from reid_jax.data import builders, checks, records, user_datasets
+from reid_jax import errors, file_io
+from reid_jax.data import builders, checks, records, source_files, staging, user_datasets
 from reid_jax.plugins import names
 
 ON_BAD_IMAGE = ("fail", "skip")
-
-_INCOMPLETE = ".incomplete-"
-_ABANDONED_SECONDS = 24 * 3600  # the process of a temporary folder this old was killed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +143,7 @@ def prepare(
     if source is not None and not has_files and not names.is_path(name):
         raise errors.UserError(f"data set {name!r} is generated and takes no source folder; leave out --source.")
     if records.prepared_version(folder) == target and not force and not check_only:
-        return _report_again(name, module, target, source)
+        return _report_again(name, root, module, target, source, options)
 
     raw = pathlib.Path(source or pathlib.Path(root) / builders.title(name))
     checked = _Checked()
@@ -169,15 +164,16 @@ def prepare(
             existed=False,
             details=checked.details,
         )
-    with _temporary_folder(folder) as temporary:
-        built = _build(name, module, temporary, options, checked.rows, None if has_files else raw.expanduser())
+    with staging.temporary_folder(folder) as temporary:
+        built = _build(name, module, temporary, options, checked, None if has_files else raw.expanduser())
+        dataset = records.open_folder(builders.title(name), built)
         if not has_files:
-            splits = records.open_folder(builders.title(name), built).splits()
-            checked.table, checked.warnings = _compare(name, splits, module, options, strict_counts)
+            checked.table, checked.warnings = _compare(name, dataset.splits(), module, options, strict_counts)
         facts = {
             "name": builders.title(name),
             "source": str(checked.source.resolve()) if checked.source else None,
             "listing": checked.listing,
+            "content": records.content_hash(dataset),
             "table": checked.table,
             "warnings": checked.warnings,
             "skipped": checked.skipped,
@@ -185,7 +181,9 @@ def prepare(
             "options": options,
             "files": {path.name: path.stat().st_size for path in sorted(built.iterdir())},
         }
-        (built / records.REPORT_FILE).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+        if checked.files is not None:
+            checked.files.save(built)
+        file_io.write_json(built / records.REPORT_FILE, facts, "the report of the preparation")
         _move(built, target, force)
     return dataclasses.replace(_report_of(name, target), existed=False)
 
@@ -197,6 +195,7 @@ class _Checked:
     rows: dict[str, list[Any]] | None = None
     source: pathlib.Path | None = None
     listing: str | None = None
+    files: source_files.SourceFiles | None = None
     table: str = ""
     warnings: list[str] = dataclasses.field(default_factory=list)
     skipped: list[str] = dataclasses.field(default_factory=list)
@@ -223,7 +222,10 @@ def _check_files(
         details = checks.describe(_as_splits(name, rows), inspection, getattr(module, "DISJOINT_IDENTITIES", False))
     kept, skipped = _without_bad_images(rows, inspection, on_bad_image)
     table, warnings = _compare(name, _as_splits(name, kept), module, options, strict_counts)
-    return _Checked(kept, source, listing, table, warnings, skipped, details)
+    warnings += [f"{note.rstrip('.')}." for note in getattr(rows, "notes", ())]
+    warnings += checks.warnings_about_files(_as_splits(name, rows), inspection)
+    files = source_files.take(rows, inspection.hashes)
+    return _Checked(kept, source, listing, files, table, warnings, skipped, details)
 
 
 def _refuse_other_data_set(
@@ -311,30 +313,12 @@ def _compare(
     return table, warnings + checks.warnings_about(splits, getattr(module, "DISJOINT_IDENTITIES", False))
 
 
-@contextlib.contextmanager
-def _temporary_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder on the file system of `folder`, for an atomic rename, and removes it at the end."""
-    mark = f"{_INCOMPLETE}{folder.name}-"
-    temporary = folder.parent / f"{mark}{uuid.uuid4().hex[:8]}"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in folder.parent.glob(f"{mark}*"):
-            if time.time() - abandoned.stat().st_mtime > _ABANDONED_SECONDS:
-                shutil.rmtree(abandoned, ignore_errors=True)
-        temporary.mkdir()
-        yield temporary
-    except OSError as error:
-        raise errors.UserError(f"could not write the prepared data set to {folder}: {error}.") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _build(
     name: str,
     module: types.ModuleType,
     temporary: pathlib.Path,
     options: Mapping[str, Any],
-    rows: Any,
+    checked: _Checked,
     manual: pathlib.Path | None,
 ) -> pathlib.Path:
     """Runs the builder and returns the folder it wrote."""
@@ -349,8 +333,8 @@ def _build(
     manual_dir = str(manual) if manual is not None and manual.is_dir() else None
     with _quiet_tfds():
         builder = module.Builder(data_dir=str(temporary), file_format="array_record", **config)
-        if rows is not None:
-            builder.rows = rows
+        if checked.rows is not None:
+            builder.rows, builder.origin = checked.rows, checked.source
         settings = tfds.download.DownloadConfig(compute_stats="skip", manual_dir=manual_dir)
         builder.download_and_prepare(download_config=settings)
     _check_schema(name, builder.info)
@@ -405,28 +389,77 @@ def _move(built: pathlib.Path, target: pathlib.Path, replace: bool) -> None:
 
 
 def _report_again(
-    name: str, module: types.ModuleType, path: pathlib.Path, source: str | pathlib.Path | None
+    name: str,
+    root: str | pathlib.Path,
+    module: types.ModuleType,
+    path: pathlib.Path,
+    source: str | pathlib.Path | None,
+    options: Mapping[str, Any],
 ) -> PreparationReport:
-    """Returns the report of a prepared folder, compared with the source where a source is given.
+    """Returns the report of a prepared folder, compared with its source.
 
     Raises:
         UserError: the folder was prepared from another source.
     """
     report = _report_of(name, path)
-    if source is None or not hasattr(module, "scan"):
-        return report
-    now, then = pathlib.Path(source).expanduser().resolve(), pathlib.Path(report.source or ".")
-    if now != then and now not in then.parents and then not in now.parents:
-        raise errors.UserError(
-            f"{path} was prepared from {then}, not from {now}; use another --root (or, for reid_folder, "
-            "--option title=NAME), or replace it with --force."
-        )
-    # Compares names only, in a fraction of a second, to report new or renamed files.
-    listing = _listing_hash(name, builders.read(name, module, now, _read_facts(path).get("options"))[1])
-    if listing == _read_facts(path).get("listing"):
-        return report
-    changed = f"the files in {now} are no longer those that {path} was prepared from; use --force to prepare it again."
-    return dataclasses.replace(report, warnings=(*report.warnings, changed))
+    if source is not None and hasattr(module, "scan"):
+        now, then = pathlib.Path(source).expanduser().resolve(), pathlib.Path(report.source or ".")
+        if now != then and now not in then.parents and then not in now.parents:
+            raise errors.UserError(
+                f"{path} was prepared from {then}, not from {now}; use another --root (or, for reid_folder, "
+                "--option title=NAME), or replace it with --force."
+            )
+    changed = _changes(name, root, path, options, source)
+    return dataclasses.replace(report, warnings=(*report.warnings, *changed))
+
+
+def warnings_of(
+    name: str, dataset: records.ReIDDataset, root: str | pathlib.Path = "data", **options: Any
+) -> list[str]:
+    """Returns the warnings of a prepared data set: those of its preparation, and whether its source has changed since.
+
+    Args:
+        name: the data set's name.
+        dataset: the opened data set.
+        root: the folder that holds `prepared/`.
+        **options: the options it was prepared with.
+    """
+    if dataset.path is None or not (dataset.path / records.REPORT_FILE).is_file():
+        return []
+    return [*_report_of(name, dataset.path).warnings, *_changes(name, root, dataset.path, options)]
+
+
+def _changes(
+    name: str,
+    root: str | pathlib.Path,
+    path: pathlib.Path,
+    options: Mapping[str, Any],
+    source: str | pathlib.Path | None = None,
+) -> list[str]:
+    """Returns a sentence if the source of a prepared data set is no longer what it was, names or contents.
+
+    A source that is gone is no change: prepared data do not need it any longer.
+    """
+    facts, module = _read_facts(path), builders.load(name)
+    origin = pathlib.Path(source or facts["source"] or "").expanduser()
+    if not hasattr(module, "scan") or facts.get("listing") is None or not origin.exists():
+        return []
+    defaults = builders.option_defaults(name) or {}
+    chosen = {key: value for key, value in options.items() if value != defaults.get(key)}
+    again = (
+        f"the images are used as they were prepared; to prepare them again, run "
+        f"`{records.prepare_command(name, root, chosen)} --source {origin} --force`."
+    )
+    try:
+        rows = builders.read(name, module, origin, facts.get("options"))[1]
+    except errors.UserError as error:
+        return [f"{origin} can no longer be read as the source of {path} ({str(error).rstrip('.')}); {again}"]
+    then = source_files.load(path)
+    found = "" if then is None else source_files.compare(path, then, rows).text()
+    if not found and _listing_hash(name, rows) == facts["listing"]:
+        return []
+    found = found or "other names, identities or cameras"
+    return [f"the files in {origin} are no longer those that {path} was prepared from ({found}); {again}"]
 
 
 def _listing_hash(name: str, rows: Mapping[str, Sequence[Any]]) -> str:

@@ -83,6 +83,8 @@ class Split:
         pids: int32 [N], identities as published; -1 is junk and 0 a distractor.
         camids: int32 [N], cameras counted from 0; -1 is unknown.
         filenames: N names, unique within the split.
+        paths: N paths relative to the source folder, unique within the data set; empty where there is no such folder.
+        people: the identities' own names by pid, where pids number names.
     """
 
     name: str
@@ -90,9 +92,13 @@ class Split:
     pids: np.ndarray
     camids: np.ndarray
     filenames: tuple[str, ...]
+    paths: tuple[str, ...] = ()
+    people: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lengths = {len(self.source), len(self.pids), len(self.camids), len(self.filenames)}
+        if self.paths:
+            lengths.add(len(self.paths))
         if len(lengths) != 1:
             raise errors.UserError(
                 f"{self.name}: {len(self.source)} records but {len(self.pids)} identities, {len(self.camids)} cameras "
@@ -118,9 +124,14 @@ class Split:
             "distractors": int(distractor.sum()),
         }
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the images in features files: the paths relative to the source where known, else file names."""
+        return self.paths or self.filenames
+
     def labels(self) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-        """Returns identities [N], cameras [N] and the N file names."""
-        return self.pids, self.camids, self.filenames
+        """Returns identities [N], cameras [N] and the N names."""
+        return self.pids, self.camids, self.names
 
     def image(self, index: int) -> np.ndarray:
         """Returns a decoded image: uint8 [H, W, 3] RGB at its native size."""
@@ -138,6 +149,7 @@ class ReIDDataset:
         query: images to search with.
         gallery: images to search in.
         path: the prepared folder, None for data sets in memory.
+        content: hash of the content of all records; empty where it is unknown.
     """
 
     name: str
@@ -145,6 +157,7 @@ class ReIDDataset:
     query: Split | None = None
     gallery: Split | None = None
     path: pathlib.Path | None = None
+    content: str = ""
 
     def splits(self) -> dict[str, Split]:
         """Returns the existing splits by name, in the order of `SPLITS`."""
@@ -186,6 +199,23 @@ class ReIDDataset:
             digest.update(np.ascontiguousarray(split.pids, "<i4").tobytes())
             digest.update(np.ascontiguousarray(split.camids, "<i4").tobytes())
         return digest.hexdigest()
+
+
+def content_hash(dataset: ReIDDataset) -> str:
+    """Returns the hash (BLAKE2b, hexadecimal) of the images and maps of all records; reads all of them."""
+    whole = hashlib.blake2b(digest_size=16)
+    for name, split in dataset.splits().items():
+        whole.update(f"{name}/{len(split)}/".encode())
+        for element in split.source:
+            for key in sorted(element):
+                if isinstance(element[key], bytes):
+                    whole.update(hashlib.blake2b(element[key], digest_size=16, person=key[:16].encode()).digest())
+    return whole.hexdigest()
+
+
+def joined_content(contents: Sequence[str]) -> str:
+    """Returns the hash of several contents together, empty where one of them is unknown."""
+    return hashlib.blake2b("/".join(contents).encode(), digest_size=16).hexdigest() if all(contents) else ""
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -329,7 +359,7 @@ def open_folder(name: str, path: pathlib.Path) -> ReIDDataset:
 
     damaged = errors.UserError(f"the prepared data set in {path} is damaged; remove that folder and prepare it again.")
     try:
-        _check_sizes(path)
+        content = _check_files(path)
         builder = tfds.builder_from_directory(path)
         metadata = builder.info.metadata
         found: dict[str, Any] = {}
@@ -344,20 +374,28 @@ def open_folder(name: str, path: pathlib.Path) -> ReIDDataset:
                 pids=_read_only(metadata["pids"][split]),
                 camids=_read_only(metadata["camids"][split]),
                 filenames=tuple(metadata["filenames"][split]),
+                paths=tuple(metadata.get("paths", {}).get(split, ())),
+                people={int(pid): name for pid, name in metadata.get("people", {}).get(split, {}).items()},
             )
     except (OSError, KeyError, TypeError, ValueError, AssertionError):
         raise damaged from None
-    return ReIDDataset(name=name, path=path, **found)
+    return ReIDDataset(name=name, path=path, content=content, **found)
 
 
-def _check_sizes(path: pathlib.Path) -> None:
-    """Raises an OSError where a file does not have the size it was written with, after an interrupted copy."""
+def _check_files(path: pathlib.Path) -> str:
+    """Returns the hash of the content that was prepared, empty where it was not recorded.
+
+    Raises:
+        OSError: a file does not have the size it was written with, after an interrupted copy.
+    """
     report = path / REPORT_FILE
     if not report.exists():
-        return  # built by TFDS itself
-    for name, size in json.loads(report.read_text(encoding="utf-8"))["files"].items():
+        return ""  # built by TFDS itself
+    facts = json.loads(report.read_text(encoding="utf-8"))
+    for name, size in facts["files"].items():
         if (path / name).stat().st_size != size:
             raise OSError(f"{name} does not have {size} bytes")
+    return str(facts.get("content", ""))
 
 
 def _read_only(values: Sequence[int]) -> np.ndarray:

@@ -90,7 +90,8 @@ def union(datasets: Sequence[records.ReIDDataset], name: str = "") -> records.Re
         names = tuple(f"{prefixes[i]}/{file}" for i, part in parts for file in part.filenames)
         source = JoinedSource([part for _, part in parts], pids, camids, names)
         joined[split_name] = records.Split(f"{name}/{split_name}", source, pids, camids, names)
-    return records.ReIDDataset(name, joined.get("train"), joined.get("query"), joined.get("gallery"))
+    content = records.joined_content([dataset.content for dataset in datasets])
+    return records.ReIDDataset(name, joined.get("train"), joined.get("query"), joined.get("gallery"), content=content)
 
 
 def _shifted(numbers: np.ndarray, offset: int, first: int) -> np.ndarray:
@@ -118,7 +119,8 @@ def transfer(target: records.ReIDDataset, sources: Sequence[records.ReIDDataset]
     moved = {name: _move_cameras(split, offset) for name, split in target.splits().items() if name != "train"}
     assert joined.train is not None
     train = dataclasses.replace(joined.train, name=f"{joined.name}/train")
-    return records.ReIDDataset(target.name, train, moved.get("query"), moved.get("gallery"))
+    content = records.joined_content([target.content, joined.content])
+    return records.ReIDDataset(target.name, train, moved.get("query"), moved.get("gallery"), content=content)
 
 
 def _same_cameras(source: records.ReIDDataset, target: records.ReIDDataset) -> bool:

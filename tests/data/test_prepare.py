@@ -10,10 +10,11 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from reid_jax import errors
 from reid_jax.cli import command_line, prepare_dataset
-from reid_jax.data import builders, checks, image_io, prepare, records
+from reid_jax.data import builders, checks, image_io, prepare, records, source_files, staging
 
 SMALL = {"train_identities": 3, "test_identities": 2, "height": 32, "width": 16}
 
@@ -101,6 +102,81 @@ def test_changed_source_is_noticed_and_force_rebuilds(source, tmp_path):
     assert not rebuilt.existed
     assert 999 in rebuilt.dataset.train.pids
     assert _names(tmp_path / "prepared") == ["market1501"]
+
+
+def _warning(tmp_path):
+    """Returns what is said about a changed source at the start of a run; the same as by preparing again."""
+    dataset = prepare.ensure("market1501", tmp_path)
+    said = prepare.warnings_of("market1501", dataset, tmp_path)
+    assert tuple(said) == prepare.prepare("market1501", tmp_path).warnings
+    changed = [sentence for sentence in said if "no longer" in sentence]
+    assert len(changed) <= 1
+    return changed[0] if changed else ""
+
+
+def test_every_kind_of_change_of_the_source_is_noticed(source, tmp_path):
+    prepare.prepare("market1501", tmp_path)
+    assert not _warning(tmp_path)
+    image = sorted((source / "query").iterdir())[0]
+    old, times = image.read_bytes(), image.stat()
+    picture = np.array(image_io.decode(old))
+    picture[0, 0] ^= 255
+    # The same size, and the old time of change.
+    new = image_io.encode_jpeg(picture)
+    image.write_bytes((new + bytes(len(old)))[: len(old)])
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert f"1 with other content, such as query/{image.name}" in _warning(tmp_path)
+    assert "prepare_dataset.py market1501 --root " in _warning(tmp_path)
+    image.write_bytes(old)
+    assert not _warning(tmp_path)
+    image.rename(image.with_name(f"0999{image.name[4:]}"))
+    assert f"1 new, such as query/0999{image.name[4:]}; 1 gone, such as query/{image.name}" in _warning(tmp_path)
+    (source / "query").rename(source / "elsewhere")
+    assert "can no longer be read as the source" in _warning(tmp_path)
+    shutil.rmtree(source)
+    assert not _warning(tmp_path)  # prepared data need no source
+
+
+def test_unchanged_files_are_not_read_again(source, tmp_path, monkeypatch):
+    report = prepare.prepare("market1501", tmp_path)
+    touched = sorted((source / "query").iterdir())[0]
+    os.utime(touched)
+    read = []
+    content = type(touched).read_bytes
+    monkeypatch.setattr(type(touched), "read_bytes", lambda path: read.append(path.name) or content(path))
+    for _ in range(2):
+        assert not _warning(tmp_path)
+    assert [name for name in read if name.endswith(".jpg")] == [touched.name]
+    (report.path / source_files.FILE).write_bytes(b"damaged")  # names are compared all the same
+    assert not _warning(tmp_path)
+
+
+def test_content_is_part_of_a_data_set(source, tmp_path):
+    first = prepare.prepare("market1501", tmp_path).dataset
+    again = prepare.prepare("market1501", tmp_path / "b", source).dataset
+    assert first.content == again.content == records.content_hash(first)
+    _write_image(sorted((source / "query").iterdir())[0], seed=9)
+    changed = prepare.prepare("market1501", tmp_path, force=True).dataset
+    assert changed.index_hash() == first.index_hash()
+    assert changed.content != first.content
+
+
+def test_copies_and_rotations_are_said(source, tmp_path):
+    query, gallery, train = (
+        sorted((source / name).glob("0*.jpg")) for name in ("query", "bounding_box_test", "bounding_box_train")
+    )
+    train[0].write_bytes(train[-1].read_bytes())
+    other = next(file for file in gallery if file.name[:7] != query[0].name[:7] and file.name[:4] == query[0].name[:4])
+    other.write_bytes(query[0].read_bytes())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 16)).save(train[1], exif=exif)
+    text = prepare.prepare("market1501", tmp_path).text()
+    assert f"1 of {len(query)} queries are in the gallery as the same image, such as query/{query[0].name} = " in text
+    assert f"1 images are listed under two identities, such as train/{train[0].name} = train/{train[-1].name}" in text
+    assert f"images ask for a rotation (EXIF), such as train/{train[1].name}" in text
+    query[0].write_bytes(train[2].read_bytes())
+    assert "1 images are in training and in test" in prepare.prepare("market1501", tmp_path, force=True).text()
 
 
 def test_check_only_writes_nothing(source, tmp_path):
@@ -376,9 +452,14 @@ def test_killed_while_building_is_as_if_never_begun(source, tmp_path):
     assert left[0].startswith(".incomplete-market1501-")
     with pytest.raises(errors.UserError, match="is not prepared"):
         records.open_dataset("market1501", tmp_path)
-    abandoned = tmp_path / "prepared" / left[0]
-    os.utime(abandoned, (0, 0))  # abandoned long ago: the next preparation removes it
-    assert not prepare.prepare("market1501", tmp_path).existed
+    # The next preparation removes it, but not the folder of a process that lives.
+    alive = tmp_path / "prepared" / ".incomplete-other-1"
+    with staging.temporary_folder(tmp_path / "prepared" / "other") as held:
+        held.rename(alive)
+        assert not prepare.prepare("market1501", tmp_path).existed
+        assert _names(tmp_path / "prepared") == [alive.name, "market1501"]
+    with staging.temporary_folder(tmp_path / "prepared" / "third"):
+        assert not alive.exists()
     assert _names(tmp_path / "prepared") == ["market1501"]
 
 

@@ -168,7 +168,11 @@ def test_name_that_does_not_parse(written, tmp_path):
         ("market1501", "dukemtmc_reid", r"is of dukemtmc_reid .*, expected market1501 \(such as 0002_c1s1"),
         ("dukemtmc_reid", "market1501", r"is of market1501, expected dukemtmc_reid \(such as 0002_c1_f"),
         ("occluded_duke", "market1501", "is of market1501, expected occluded_duke"),
-        ("market1501", "cuhk03_np_labeled", "is of cuhk03_np, expected market1501"),
+        (
+            "market1501",
+            "cuhk03_np_labeled",
+            "is of cuhk03_np, expected market1501.*prepare it under its own name, or as reid_folder",
+        ),
         ("dukemtmc_reid", "msmt17", r"expected the folders bounding_box_train, query, .* \(there: list_gallery.txt"),
         ("msmt17", "market1501", r"expected the folders and files train, test, list_train.txt"),
         ("cuhk03_np_labeled", "market1501", r"expected the folders labeled/bounding_box_train"),
