@@ -1,12 +1,14 @@
 """Flower apps of the server and the clients of a federation over a network, see `reid_jax.federated.flower`.
 
     pip install -e ".[flower]"          # without constraints.txt: Flower wants older protobuf, rich and packaging
-    flower-superlink --insecure --disable-runtime-dependency-installation                # on the server
-    flower-supernode --insecure --superlink HOST:8000 --node-config 'client="camera0"'   # on each client
-    flwr run scripts/flower CONNECTION --run-config run.toml                             # starts the run
+    flower-superlink --disable-runtime-dependency-installation --enable-supernode-auth \\
+        --ssl-ca-certfile ca.crt --ssl-certfile server.pem --ssl-keyfile server.key     # on the server
+    flower-supernode --superlink HOST:PORT --root-certificates ca.crt \\
+        --auth-supernode-private-key client0.key --node-config 'client="camera0"'       # on each client
+    flwr run scripts/flower CONNECTION --run-config run.toml                            # starts the run
 
-The server and the clients are started in the root of this repository; without `--insecure` they need certificates. A
-CONNECTION is a section [superlink.CONNECTION] of Flower's config.toml with the server's `address`. `run.toml` replaces
+The server and the clients are started in the root of this repository; docs/federated.md says more of keys and
+certificates, and of `--insecure` for a trial on one machine. A CONNECTION is a section [superlink.CONNECTION] of Flower's config.toml with the server's `address`. `run.toml` replaces
 values of scripts/flower/pyproject.toml: `config` as for main.py, `overrides` separated by blanks ("fed.rounds=4
 seed=1"), `workdir` of the server's run folder, `nodes` that must have joined before the first round. A node's
 own configuration has `client`, the simulated client whose data it trains on; or `root`, the folder of its own data,

@@ -90,14 +90,23 @@ class Node:
         """Returns the arrays that never leave this node: its own classifiers, and the optimizer where it is kept."""
         return {path: np.asarray(leaf) for path, leaf in trees.flatten(self.state.extra["clients"]).items()}
 
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns shape and type of the arrays that are exchanged, by path."""
+        flat = trees.flatten(self.state.variables)
+        return {
+            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+            for path, leaf in flat.items()
+            if path not in self._rounds.personal
+        }
+
     def receive(self, theta: Arrays, number: int) -> None:
         """Sets theta to its value before round `number` (from 0).
 
         Raises:
-            UserError: theta of another model.
+            UserError: theta of another model, or numbers that are not finite.
         """
+        check_theta(theta, self.shapes())
         flat = trees.flatten(self.state.variables)
-        _check_fit(theta, {path: leaf for path, leaf in flat.items() if path not in self._rounds.personal})
         received = self.state.with_variables(trees.unflatten({**flat, **theta}))
         self.state = received.replace(step=np.asarray(number, np.int32))
 
@@ -136,6 +145,30 @@ class Node:
         step = int(self.state.step)
         with checkpoints.Checkpoints(folder) as saved:
             saved.save(step, self.state, {**self.experiment.first_meta(), "step": step}, wait=True)
+
+
+def check_theta(given: Arrays, expected: Mapping[str, Any]) -> None:
+    """Checks arrays that came over the network.
+
+    Args:
+        given: arrays by path.
+        expected: arrays or shapes of this node's model by path.
+
+    Raises:
+        UserError: an array is missing, too many, of another shape or type, or has numbers that are not finite.
+    """
+    _check_fit(given, expected)
+    for path, array in given.items():
+        if array.dtype != expected[path].dtype:
+            raise errors.UserError(
+                f"expected the arrays of this node's model, but {path} is {expected[path].dtype} here and was received "
+                f"as {array.dtype}; give all nodes of the federation the same config."
+            )
+        if not np.isfinite(array).all():
+            raise errors.UserError(
+                f"expected finite numbers, but {path} was received with values that are not; lower the learning rate "
+                "of that client, or exclude it."
+            )
 
 
 def _check_fit(given: Arrays, expected: Mapping[str, Any]) -> None:

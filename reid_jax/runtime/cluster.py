@@ -6,11 +6,13 @@ run never waits for other processes:
 | launcher | read from the environment |
 |---|---|
 | by hand | `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID` |
-| SLURM (`srun`) | `SLURM_JOB_ID`, `SLURM_STEP_NODELIST`, `SLURM_NTASKS` > 1, `SLURM_PROCID`, `SLURM_LOCALID` |
+| SLURM (`srun`) | `SLURM_JOB_ID`, `SLURM_STEP_NODELIST`, `SLURM_STEP_NUM_TASKS` > 1, `SLURM_PROCID`, `SLURM_LOCALID` |
 | Open MPI (`mpirun`) | `OMPI_COMM_WORLD_SIZE` > 1 |
 | GKE with TPUs | `TPU_WORKER_ID`, `TPU_WORKER_HOSTNAMES` with several hosts |
 | Cloud TPU pods | a TPU device file and libtpu; jax asks the machine's metadata server |
 | Kubernetes indexed jobs | `KUBERNETES_SERVICE_HOST` and `JOB_COMPLETION_INDEX` (needs the package `kubernetes`) |
+
+`--num_processes 1` runs alone whatever the environment says.
 """
 
 from __future__ import annotations
@@ -70,13 +72,15 @@ def detect(
     """
     env = os.environ if environment is None else environment
     flags = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
+    if num_processes is not None and str(num_processes) == "1" and process_id in (None, 0, "0"):
+        return None
     if any(value is not None for value in flags.values()):
         return _checked("flags", flags)
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     given = {name: env.get(name) for name in names}
     if given[names[1]] is not None or given[names[2]] is not None:
         return _checked("environment", given)
-    if _number(env, "SLURM_NTASKS") > 1 and "SLURM_STEP_NODELIST" in env and "SLURM_PROCID" in env:
+    if _slurm_tasks(env) > 1 and "SLURM_STEP_NODELIST" in env and "SLURM_PROCID" in env:
         return _slurm(env)
     if _number(env, "OMPI_COMM_WORLD_SIZE") > 1:
         return Cluster("Open MPI", given[names[0]])
@@ -126,6 +130,14 @@ def _number(env: Mapping[str, str], name: str) -> int:
     return int(text) if text.isdigit() else 0
 
 
+def _slurm_tasks(env: Mapping[str, str]) -> int:
+    """Returns the number of tasks of this step; the job's own number (`SLURM_NTASKS`) only where the step tells none.
+
+    The step of a shell in an interactive job has one task, while the job was given several for later steps.
+    """
+    return _number(env, "SLURM_STEP_NUM_TASKS") or _number(env, "SLURM_NTASKS")
+
+
 def _slurm(env: Mapping[str, str]) -> Cluster:
     """Returns the cluster of a SLURM step.
 
@@ -144,7 +156,13 @@ def _slurm(env: Mapping[str, str]) -> Cluster:
     layout = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE") or "1"
     shared = any(int(count) > 1 for count in re.findall(r"(?:^|,)(\d+)", layout))
     local = (_number(env, "SLURM_LOCALID"),) if shared else None
-    return Cluster("SLURM", address, _number(env, "SLURM_NTASKS"), _number(env, "SLURM_PROCID"), local)
+    tasks, index = _slurm_tasks(env), _number(env, "SLURM_PROCID")
+    if index >= tasks:
+        raise UserError(
+            f"expected SLURM_PROCID below the step's {tasks} tasks, got {index}; start the run with srun, or give "
+            "--num_processes 1 to run alone."
+        )
+    return Cluster("SLURM", address, tasks, index, local)
 
 
 def _has_tpu(env: Mapping[str, str]) -> bool:

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import ipaddress
 import logging
 import os
 import re
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -31,6 +34,11 @@ from reid_jax.runtime import cluster as cluster_lib
 from reid_jax.runtime import interruption
 
 logger = logging.getLogger(__name__)
+
+# jax's own variable: where process 0 listens.
+BIND_ADDRESS = "JAX_COORDINATOR_BIND_ADDRESS"
+# Seconds after which a process that waits for others says so.
+ANNOUNCE = 3.0
 
 
 # ---- joining the other processes --------------------------------------------------------------------------------
@@ -62,8 +70,12 @@ def initialize(
     cluster = cluster_lib.detect(coordinator, num_processes, process_id)
     if cluster is None or cluster.num_processes == 1:
         return None
+    bind = None
     if cluster.coordinator is not None and cluster.process_id is not None:
-        _reach(cluster.coordinator, cluster.process_id, timeout)
+        if cluster.process_id == 0:
+            bind = _bind_address(cluster.coordinator)
+        else:
+            _reach(cluster, timeout)
     whole = cluster.num_processes is not None
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -73,16 +85,18 @@ def initialize(
         "with its own process id."
     )
     try:
-        jax.distributed.initialize(
-            cluster.coordinator,
-            cluster.num_processes,
-            cluster.process_id,
-            local_device_ids=list(cluster.local_device_ids) if cluster.local_device_ids else None,
-            cluster_detection_method="deactivate" if whole else None,
-            initialization_timeout=timeout,
-            heartbeat_timeout_seconds=heartbeat_timeout,
-            shutdown_timeout_seconds=timeout,
-        )
+        with _announced(cluster):
+            jax.distributed.initialize(
+                cluster.coordinator,
+                cluster.num_processes,
+                cluster.process_id,
+                coordinator_bind_address=bind,
+                local_device_ids=list(cluster.local_device_ids) if cluster.local_device_ids else None,
+                cluster_detection_method="deactivate" if whole else None,
+                initialization_timeout=timeout,
+                heartbeat_timeout_seconds=heartbeat_timeout,
+                shutdown_timeout_seconds=timeout,
+            )
     except (RuntimeError, ValueError) as error:
         _explain_aborts(None)
         raise UserError(
@@ -94,31 +108,116 @@ def initialize(
     return cluster
 
 
-def _reach(coordinator: str, process_id: int, timeout: float) -> None:
-    """Checks that the coordinator's port can be used, before the runtime does: it would abort the process."""
-    host, _, port = coordinator.rpartition(":")
-    if process_id == 0:
-        with contextlib.closing(socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET)) as probe:
+def _bind_address(coordinator: str) -> str | None:
+    """Returns the address on which process 0 listens: that of the coordinator's host, not all of the machine's.
+
+    The service has no authentication, so it must not be offered to networks that the run does not use. Whether the port
+    is free is checked here, before the runtime does: it would abort the process.
+
+    Raises:
+        UserError: the host is not this machine, or the port is taken.
+    """
+    if given := os.environ.get(BIND_ADDRESS):
+        return given
+    host, port = _host_and_port(coordinator)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise UserError(
+            f"process 0 cannot find the address of the coordinator's host {host!r} ({error.strerror}); give "
+            "--coordinator HOST:PORT with its name or address."
+        ) from error
+    loopback = all(ipaddress.ip_address(place[4][0]).is_loopback for place in found)
+    if loopback and host != "localhost" and not _is_loopback(host):
+        # Some systems give their own name the address 127.0.1.1, under which no other host finds them.
+        logger.warning(
+            "the name %s means this machine itself here, so process 0 listens on all its networks; give its address in "
+            "--coordinator to listen on one only",
+            host,
+        )
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("0.0.0.0", port))]
+    failure = OSError("no address")
+    for family, _, _, _, place in found:
+        address = str(place[0]).partition("%")[0]
+        with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("", int(port)))
+                probe.bind(place)
             except OSError as error:
-                raise UserError(
-                    f"process 0 cannot open port {port} of {coordinator} ({error.strerror}); choose a free port."
-                ) from error
-        return
-    end = time.monotonic() + timeout
-    while True:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-            return
-        except OSError as error:
-            if time.monotonic() > end:
-                raise UserError(
-                    f"process {process_id} could not reach the coordinator {coordinator} within {timeout} s "
-                    f"({error.strerror or error}); start process 0 there and check the address."
-                ) from error
-            time.sleep(min(0.5, timeout / 4))
+                failure = error
+                continue
+        return f"[{address}]:{port}" if family == socket.AF_INET6 else f"{address}:{port}"
+    if failure.errno == errno.EADDRNOTAVAIL:
+        raise UserError(
+            f"process 0 must run on the coordinator's host, and {host} is not this machine; start it there, or, behind "
+            f"the address of a service, set {BIND_ADDRESS} to the ADDRESS:PORT to listen on."
+        )
+    raise UserError(
+        f"process 0 cannot open port {port} of {coordinator} ({failure.strerror}); choose a free port."
+    ) from failure
+
+
+def _host_and_port(coordinator: str) -> tuple[str, int]:
+    host, _, port = coordinator.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _reach(cluster: cluster_lib.Cluster, timeout: float) -> None:
+    """Waits until the coordinator's port answers, before the runtime does: it would abort the process."""
+    assert cluster.coordinator is not None
+    with _announced(cluster):
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                socket.create_connection(_host_and_port(cluster.coordinator), timeout=5).close()
+                return
+            except OSError as error:
+                if time.monotonic() > end:
+                    raise UserError(
+                        f"process {cluster.process_id} could not reach the coordinator {cluster.coordinator} within "
+                        f"{timeout} s ({error.strerror or error}); start process 0 there and check the address."
+                    ) from error
+                time.sleep(min(0.5, timeout / 4))
+
+
+@contextlib.contextmanager
+def _announced(cluster: cluster_lib.Cluster) -> Iterator[None]:
+    """Says for whom the block waits, and how to run alone, after `ANNOUNCE` seconds and then each minute."""
+    done = threading.Event()
+
+    def announce() -> None:
+        pause = ANNOUNCE
+        while not done.wait(pause):
+            os.write(2, f"{_waiting(cluster)}\n".encode())
+            pause = 60.0
+
+    threading.Thread(target=announce, name="announcement", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _waiting(cluster: cluster_lib.Cluster) -> str:
+    """Returns the sentence of a process that waits for others."""
+    count, index, place = cluster.num_processes, cluster.process_id, cluster.coordinator or "the coordinator"
+    if count is None or index is None:
+        whom = "the other processes"
+    elif index:
+        whom = f"process 0 of {count}"
+    else:
+        whom = "process 1 of 2" if count == 2 else f"processes 1 to {count - 1} of {count}"
+    return (
+        f"waiting at {place} for {whom}: {cluster.source} set up a run of several processes; to run alone, "
+        "add --num_processes 1."
+    )
 
 
 def shutdown() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import types
 
 import numpy as np
@@ -141,6 +142,9 @@ class Counter:
     def theta(self):
         return {"a": self.values}
 
+    def shapes(self):
+        return {"a": np.zeros(2, np.float32)}
+
     def kept(self):
         return {"classifier": self.classifiers}
 
@@ -179,3 +183,41 @@ def test_the_server_evaluates_every_few_rounds_and_at_the_end(flower):
     assert node.received == [(number, [0.0, 0.0]) for number in range(4)]
     assert strategy.options["min_available_nodes"] == 5
     assert strategy.options["fraction_train"] == 0.5
+
+
+def test_the_server_averages_only_what_can_be_meant(flower, caplog):
+    transport, _ = flower
+    good = np.ones(2, np.float32)
+
+    def reply(arrays, weight=3.0, damage=None, **options):
+        record = transport.to_record(arrays)
+        if damage:
+            damage(record["a"])
+        return flower_stand_in.Message({"arrays": record, "metrics": {"num-examples": weight}}, **options)
+
+    def claim(array):
+        """A header of a few bytes that asks for petabytes."""
+        array.data = array.data.replace(b"(2,), ", b"(9" + b"9" * 14 + b",), ")
+
+    fine = [reply({"a": good}), reply({"a": 2 * good}), reply({}, failed=True)]
+    wrong = {
+        "a is \\(2,\\) here and was received as \\(3,\\)": reply({"a": np.ones(3, np.float32)}),
+        "a' is \\(2,\\) here and was received as None": reply({}),
+        "b' is None here": reply({"a": good, "b": good}),
+        "float32 here and was received as float64": reply({"a": np.ones(2)}),
+        "a was received with values that are not": reply({"a": np.array([1, np.nan], np.float32)}),
+        "999,\\)": reply({"a": good}, damage=claim),
+        "cannot be read": reply({"a": good}, damage=lambda array: vars(array).update(data=b"\x93NUMPY")),
+        "serialized as pickle": reply({"a": good}, damage=lambda array: vars(array).update(stype="pickle")),
+        "number of images above 0 and up to 1e\\+09, got inf": reply({"a": good}, np.inf),
+        "got -1.0": reply({"a": good}, -1),
+        "got another reply": flower_stand_in.Message({"arrays": {}}),
+    }
+    average = transport.CheckedAverage({"a": good})
+    assert average.aggregate_train(1, [*fine, *wrong.values()]) == fine
+    said = [record.getMessage() for record in caplog.records]
+    for sentence, words in zip(said, wrong, strict=True):
+        assert re.search(words.replace("a is", "a' is"), sentence), (words, sentence)
+        assert sentence.startswith("round 1: the reply of client 99 is left out: ")
+    with pytest.raises(errors.UserError, match="no client sent weights that can be used in round 2: expected finite"):
+        average.aggregate_train(2, [wrong["a was received with values that are not"]])

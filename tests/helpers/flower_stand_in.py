@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
 import sys
 import types
 from collections.abc import Callable
@@ -18,13 +19,17 @@ import pytest
 
 
 class Array:
-    """An array as bytes."""
+    """An array in NumPy's format, as bytes."""
+
+    stype = "numpy.ndarray"
 
     def __init__(self, value: np.ndarray) -> None:
-        self.dtype, self.shape, self.data = str(value.dtype), value.shape, value.tobytes()
+        stream = io.BytesIO()
+        np.save(stream, value, allow_pickle=False)
+        self.data = stream.getvalue()
 
     def numpy(self) -> np.ndarray:
-        return np.frombuffer(self.data, self.dtype).reshape(self.shape)
+        return np.load(io.BytesIO(self.data), allow_pickle=False)
 
 
 class Record(dict):
@@ -42,6 +47,14 @@ class Context:
 class Message:
     content: Record
     reply_to: Any = None
+    failed: bool = False
+
+    @property
+    def metadata(self) -> Any:
+        return types.SimpleNamespace(src_node_id=99)
+
+    def has_error(self) -> bool:
+        return self.failed
 
 
 class App:
@@ -71,6 +84,10 @@ class FedAvg:
         self.started.append(self)
         for number in range(num_rounds + 1):
             self.scores[number] = evaluate_fn(number, arrays)
+
+    def aggregate_train(self, server_round: int, replies: list[Message]) -> list[Message]:
+        """Returns what would be averaged."""
+        return replies
 
 
 MODULES: dict[str, dict[str, Any]] = {

@@ -24,6 +24,9 @@ SLURM = {
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),  # any pod
         ({"TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "localhost"}, None),
         (SLURM, cluster.Cluster("SLURM", "gpu007:61444", 4, 2)),
+        # A shell within an interactive job: the job has four tasks, this step has one.
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967290"}, None),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "3"}, cluster.Cluster("SLURM", "gpu007:61444", 3, 2)),
         (
             SLURM | {"SLURM_STEP_NODELIST": "a1,a2", "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_LOCALID": "1"},
             cluster.Cluster("SLURM", "a1:61444", 4, 2, (1,)),
@@ -43,6 +46,7 @@ def test_detection(env, expected):
 
 def test_flags_win_over_the_environment():
     assert cluster.detect("h:1", 3, 0, environment=SLURM) == cluster.Cluster("flags", "h:1", 3, 0)
+    assert cluster.detect(None, 1, None, environment=SLURM) is None
 
 
 @pytest.mark.parametrize(
@@ -61,5 +65,7 @@ def test_flags_that_do_not_fit(flags, message):
 
 
 def test_variables_that_do_not_fit():
+    with pytest.raises(UserError, match="SLURM_PROCID below the step's 2 tasks, got 2"):
+        cluster.detect(environment=SLURM | {"SLURM_STEP_NUM_TASKS": "2"})
     with pytest.raises(UserError, match="JAX_NUM_PROCESSES came without"):
         cluster.detect(environment={"JAX_NUM_PROCESSES": "2"})

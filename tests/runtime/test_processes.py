@@ -40,6 +40,36 @@ def test_unreachable_coordinator_and_taken_port():
             processes_lib.initialize(f"localhost:{port}", 2, 0, timeout=1)
 
 
+def test_process_0_listens_on_the_coordinators_host_only(monkeypatch, caplog):
+    port = free_port()
+    assert processes_lib._bind_address(f"127.0.0.1:{port}") == f"127.0.0.1:{port}"
+    assert processes_lib._bind_address(f"localhost:{port}") in (f"127.0.0.1:{port}", f"[::1]:{port}")
+    with pytest.raises(UserError, match=r"192\.0\.2\.1 is not this machine; start it there, or"):
+        processes_lib._bind_address(f"192.0.2.1:{port}")  # an address of documentation, nobody's
+    with pytest.raises(UserError, match=r"cannot find the address of the coordinator's host 'no-such\.invalid'"):
+        processes_lib._bind_address(f"no-such.invalid:{port}")
+    assert not caplog.records
+    # A machine whose own name means 127.0.1.1, as some distributions write it into /etc/hosts.
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.1.1", port))]
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        assert processes_lib._bind_address(f"node7:{port}") == f"0.0.0.0:{port}"
+    assert "give its address in --coordinator" in caplog.text
+    monkeypatch.setenv(processes_lib.BIND_ADDRESS, "10.0.0.1:9")
+    assert processes_lib._bind_address(f"service:{port}") == "10.0.0.1:9"
+
+
+def test_a_process_that_waits_says_for_whom(monkeypatch, capfd):
+    monkeypatch.setattr(processes_lib, "ANNOUNCE", 0.05)
+    with pytest.raises(UserError, match="could not reach"):
+        processes_lib.initialize(f"localhost:{free_port()}", 2, 1, timeout=0.2)
+    said = capfd.readouterr().err
+    assert "for process 0 of 2: flags set up a run of several processes; to run alone, add" in said
+    of_four = processes_lib.cluster_lib.Cluster("SLURM", "a:1", 4, 0)
+    assert "for processes 1 to 3 of 4: SLURM" in processes_lib._waiting(of_four)
+    assert "for the other processes" in processes_lib._waiting(processes_lib.cluster_lib.Cluster("Open MPI"))
+
+
 def test_one_process_by_flags_needs_no_coordinator():
     assert processes_lib.initialize("nowhere:1", 1, 0) is None
 
