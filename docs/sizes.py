@@ -14,7 +14,6 @@ import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from reid_jax import build, config
 from reid_jax.config import files
@@ -36,18 +35,11 @@ def size(system: str) -> dict[str, Any]:
     height, width = settings["data"]["height"], settings["data"]["width"]
     model = build.build_model(settings, IDENTITIES, CAMERAS)
 
-    def describe(key: jax.Array, batch: dict[str, jax.Array]) -> Any:
-        variables = model.init({"params": key, "dropout": key}, batch, train=False)
-        return model.describe(model.apply(variables, batch, train=False))
-
-    batch = {
-        "image": jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32),
-        "camid": jax.ShapeDtypeStruct((1,), jnp.int32),
-    }
-    features = jax.eval_shape(describe, jax.eval_shape(lambda: jax.random.key(0)), batch).features
+    size = macs.measure(model, height, width)
+    features = jax.eval_shape(model.describe, size.outputs).features
     return {
-        "parameters": macs.count_parameters(model, height, width),
-        "macs": macs.count_macs(model, height, width),
+        "parameters": size.parameters,
+        "macs": size.macs,
         "image": f"{height} x {width}",
         "embedding": " x ".join(str(axis) for axis in features.shape[1:]),
     }

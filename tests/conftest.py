@@ -1,5 +1,6 @@
 """Settings of the whole suite: CPU that pretends to be eight devices, strict shapes, compiled programs kept."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -22,6 +23,9 @@ os.environ.setdefault("XLA_FLAGS", " ".join(QUICK_COMPILATION))
 import jax
 import pytest
 from absl import flags
+
+# Tracing makes millions of small objects that live on in caches: each full collection would visit them all again.
+gc.set_threshold(200_000, 50, 1000)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from reid_jax.ops import tracing
+
 
 def _vector(values: jax.Array, ndim: int) -> jax.Array:
     return values.reshape((1,) * (ndim - 1) + (-1,))
@@ -45,7 +47,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         if train:
-            mean, variance = _moments(x, tuple(range(x.ndim - 1)))
+            mean, variance = _moments(x, tuple(range(x.ndim - 1)), False)
             if not self.is_initializing():
                 count = x.size // x.shape[-1]
                 unbiased = variance * (count / max(count - 1, 1))
@@ -53,16 +55,32 @@ class BatchNorm(nn.Module):
                 running_variance.value = self.momentum * running_variance.value + (1 - self.momentum) * unbiased
         else:
             mean, variance = running_mean.value, running_variance.value
-        gain = jax.lax.rsqrt(variance + self.epsilon)
-        if self.use_scale:
-            gain = gain * self.param("scale", self.scale_init, shape, jnp.float32)
-        shift = -mean * gain
-        if self.use_bias:
-            shift = shift + self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-        return (x * _vector(gain, x.ndim) + _vector(shift, x.ndim)).astype(self.dtype)
+        scale = self.param("scale", self.scale_init, shape, jnp.float32) if self.use_scale else None
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32) if self.use_bias else None
+        return _normalize(x, mean, variance, scale, bias, self.epsilon, self.dtype)
 
 
-def _moments(x: jax.Array, axes: tuple[int, ...], keepdims: bool = False) -> tuple[jax.Array, jax.Array]:
+@tracing.once(static=(5, 6))
+def _normalize(
+    x: jax.Array,
+    mean: jax.Array,
+    variance: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    epsilon: float,
+    dtype: Any,
+) -> jax.Array:
+    gain = jax.lax.rsqrt(variance + epsilon)
+    if scale is not None:
+        gain = gain * scale
+    shift = -mean * gain
+    if bias is not None:
+        shift = shift + bias
+    return (x * _vector(gain, x.ndim) + _vector(shift, x.ndim)).astype(dtype)
+
+
+@tracing.once(static=(1, 2))
+def _moments(x: jax.Array, axes: tuple[int, ...], keepdims: bool) -> tuple[jax.Array, jax.Array]:
     """Returns mean and biased variance in float32, in two passes (E[x²] - E[x]² loses digits)."""
     x = x.astype(jnp.float32)
     mean = x.mean(axes, keepdims=True)
@@ -87,7 +105,7 @@ class InstanceNorm(nn.Module):
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-        mean, variance = _moments(x, (1, 2), keepdims=True)
+        mean, variance = _moments(x, (1, 2), True)
         gain = jax.lax.rsqrt(variance + self.epsilon) * _vector(scale, 4)
         return ((x.astype(jnp.float32) - mean) * gain + _vector(bias, 4)).astype(self.dtype)
 

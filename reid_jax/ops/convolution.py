@@ -2,7 +2,7 @@
 
 Every formulation computes the same sums; they differ in the code that the compiler generates.
 
-- GPU and TPU: the native convolution, always.
+- GPU and TPU: the native convolution, always, with JAX's own derivatives.
 - CPU, 1×1 kernel: a matrix product, in both passes. Residual blocks should end in `fusion.materialize`: without it XLA
   fuses the chain of residual sums into these products and recomputes it for every layer.
 - CPU, depthwise kernel with stride 1: shifted multiply-and-add (the native grouped convolution is 35 to 130 times
@@ -11,23 +11,22 @@ Every formulation computes the same sums; they differ in the code that the compi
   five times as long).
 - CPU, any other dense k×k kernel: the native convolution, which is within 15 % of the best libraries.
 
-The platform is that of the lowering (`lax.platform_dependent`), so one trace can be exported for several.
-Hand-written gradients are first order and reverse mode only; `formulation="native"` lifts that limit.
+The platform is chosen when a program is traced (`reid_jax.ops.platforms`). Formulations of the CPU are traced once per
+shape and kept, since a network repeats its layers. Hand-written gradients are first order and reverse mode only;
+`formulation="native"` lifts that limit.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from reid_jax.ops import fusion
+from reid_jax.ops import fusion, platforms, tracing
 
-Convolve = Callable[[jax.Array, jax.Array], jax.Array]
 Arrays = tuple[jax.Array, jax.Array]
 
 FORMULATIONS = ("auto", "native", "cpu")
@@ -62,7 +61,7 @@ def convolution(
         padding: zeros ((top, bottom), (left, right)); None means `symmetric_padding`.
         dilation: distance between the kernel's taps.
         groups: number of channel groups; C = D = groups is a depthwise convolution.
-        formulation: "auto" (by platform), "native" (everywhere) or "cpu" (the CPU formulation everywhere; for tests).
+        formulation: "auto" (by platform), "native" or "cpu" (that of the platform, whichever this is; for tests).
 
     Returns:
         [B, H', W', D] maps, H' = (H + top + bottom - dilation (kh - 1) - 1) // strides + 1.
@@ -74,17 +73,14 @@ def convolution(
         raise ValueError(f"formulation must be one of {FORMULATIONS}, not {formulation!r}")
     if padding is None:
         padding = symmetric_padding(kernel.shape[:2], dilation)
-    if formulation != "native":
-        by_platform = formulation == "auto"
+    if formulation == "cpu" or (formulation == "auto" and platforms.target() == "cpu"):
         if kernel.shape[:2] == (1, 1) and groups == 1 and padding == ((0, 0), (0, 0)):
-            return _pointwise(images, kernel, strides, by_platform)
+            return _pointwise(images, kernel, strides)
         depthwise = groups == images.shape[-1] == kernel.shape[-1] and groups > 1
         if depthwise and strides == dilation == 1:
-            return _depthwise(images, kernel, padding, by_platform)
+            return _depthwise(images, kernel, padding)
         if groups == 1 and images.shape[-1] <= 4 and SIXTEEN < kernel.shape[-1] < 3 * SIXTEEN:
-            whole = functools.partial(_native, strides=strides, padding=padding, dilation=dilation)
-            maps: jax.Array = _choose(by_platform, functools.partial(_by_sixteens, whole), whole, images, kernel)
-            return maps
+            return _by_sixteens(images, kernel, strides, padding, dilation)
     return _native(images, kernel, strides, padding, dilation, groups)
 
 
@@ -102,58 +98,43 @@ def _native(
     )
 
 
-def _choose(by_platform: bool, on_cpu: Callable[..., Any], elsewhere: Callable[..., Any], *operands: jax.Array) -> Any:
-    """Runs the CPU formulation, or leaves the choice to the platform that the program is lowered for."""
-    if not by_platform:
-        return on_cpu(*operands)
-    return lax.platform_dependent(*operands, cpu=on_cpu, default=elsewhere)
-
-
-def _by_sixteens(convolve: Convolve, images: jax.Array, kernel: jax.Array) -> jax.Array:
+def _by_sixteens(images: jax.Array, kernel: jax.Array, strides: int, padding: Padding, dilation: int) -> jax.Array:
     cuts = range(0, kernel.shape[-1], SIXTEEN)
-    return jnp.concatenate([convolve(images, kernel[..., cut : cut + SIXTEEN]) for cut in cuts], axis=-1)
+    parts = [_native(images, kernel[..., cut : cut + SIXTEEN], strides, padding, dilation) for cut in cuts]
+    return jnp.concatenate(parts, axis=-1)
 
 
 # 1×1 convolution.
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _pointwise(images: jax.Array, kernel: jax.Array, strides: int, by_platform: bool) -> jax.Array:
-    def on_cpu(images: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jnp.einsum("bhwi,io->bhwo", images[:, ::strides, ::strides], kernel[0, 0])
-
-    elsewhere = functools.partial(_native, strides=strides, padding=((0, 0), (0, 0)))
-    maps: jax.Array = _choose(by_platform, on_cpu, elsewhere, images, kernel)
-    return maps
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _pointwise(images: jax.Array, kernel: jax.Array, strides: int) -> jax.Array:
+    return _strided_product(images, kernel, strides)
 
 
-def _pointwise_forward(
-    images: jax.Array, kernel: jax.Array, strides: int, by_platform: bool
-) -> tuple[jax.Array, Arrays]:
-    return _pointwise(images, kernel, strides, by_platform), (images, kernel)
+@tracing.once(static=(2,))
+def _strided_product(images: jax.Array, kernel: jax.Array, strides: int) -> jax.Array:
+    return jnp.einsum("bhwi,io->bhwo", images[:, ::strides, ::strides], kernel[0, 0])
 
 
-def _pointwise_backward(strides: int, by_platform: bool, residuals: Arrays, gradient: jax.Array) -> Arrays:
-    def on_cpu(images: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Arrays:
-        seen = images[:, ::strides, ::strides]
-        # The first factor gets transposed in memory: so it is the smaller one. The product is written out because the
-        # compiler would otherwise fold the following transpose into the product and reverse the order again.
-        if images.shape[-1] > gradient.shape[-1]:
-            kernel_gradient = fusion.materialize(jnp.einsum("bhwo,bhwi->oi", gradient, seen)).T
-        else:
-            kernel_gradient = jnp.einsum("bhwi,bhwo->io", seen, gradient)
-        images_gradient = jnp.einsum("bhwo,io->bhwi", gradient, kernel[0, 0])
-        if strides > 1:
-            images_gradient = spread(images_gradient, images.shape[1:3], (0, 0), strides)
-        return images_gradient, kernel_gradient[None, None]
+def _pointwise_forward(images: jax.Array, kernel: jax.Array, strides: int) -> tuple[jax.Array, Arrays]:
+    return _pointwise(images, kernel, strides), (images, kernel)
 
-    def elsewhere(images: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Arrays:
-        plain = functools.partial(_native, strides=strides, padding=((0, 0), (0, 0)))
-        gradients: Arrays = jax.vjp(plain, images, kernel)[1](gradient)
-        return gradients
 
-    gradients: Arrays = _choose(by_platform, on_cpu, elsewhere, *residuals, gradient)
-    return gradients
+@tracing.once(static=(0,))
+def _pointwise_backward(strides: int, residuals: Arrays, gradient: jax.Array) -> Arrays:
+    images, kernel = residuals
+    seen = images[:, ::strides, ::strides]
+    # The first factor gets transposed in memory: so it is the smaller one. The product is written out because the
+    # compiler would otherwise fold the following transpose into the product and reverse the order again.
+    if images.shape[-1] > gradient.shape[-1]:
+        kernel_gradient = fusion.materialize(jnp.einsum("bhwo,bhwi->oi", gradient, seen)).T
+    else:
+        kernel_gradient = jnp.einsum("bhwi,bhwo->io", seen, gradient)
+    images_gradient = jnp.einsum("bhwo,io->bhwi", gradient, kernel[0, 0])
+    if strides > 1:
+        images_gradient = spread(images_gradient, images.shape[1:3], (0, 0), strides)
+    return images_gradient, kernel_gradient[None, None]
 
 
 _pointwise.defvjp(_pointwise_forward, _pointwise_backward)
@@ -171,6 +152,7 @@ def spread(values: jax.Array, size: Sequence[int], offset: tuple[int, int], stri
 # Depthwise convolution with stride 1.
 
 
+@tracing.once(static=(2,))
 def _shifted_sum(images: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
     """Returns the sum over the kernel's taps of the shifted maps times that tap's weights [C]."""
     padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
@@ -181,38 +163,26 @@ def _shifted_sum(images: jax.Array, kernel: jax.Array, padding: Padding) -> jax.
     return functools.reduce(jnp.add, terms)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _depthwise(images: jax.Array, kernel: jax.Array, padding: Padding, by_platform: bool) -> jax.Array:
-    on_cpu = functools.partial(_shifted_sum, padding=padding)
-    elsewhere = functools.partial(_native, strides=1, padding=padding, groups=images.shape[-1])
-    maps: jax.Array = _choose(by_platform, on_cpu, elsewhere, images, kernel)
-    return maps
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise(images: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    return _shifted_sum(images, kernel, padding)
 
 
-def _depthwise_forward(
-    images: jax.Array, kernel: jax.Array, padding: Padding, by_platform: bool
-) -> tuple[jax.Array, Arrays]:
-    return _depthwise(images, kernel, padding, by_platform), (images, kernel)
+def _depthwise_forward(images: jax.Array, kernel: jax.Array, padding: Padding) -> tuple[jax.Array, Arrays]:
+    return _depthwise(images, kernel, padding), (images, kernel)
 
 
-def _depthwise_backward(padding: Padding, by_platform: bool, residuals: Arrays, gradient: jax.Array) -> Arrays:
-    def on_cpu(images: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Arrays:
-        rows, columns = kernel.shape[:2]
-        mirrored = (
-            (rows - 1 - padding[0][0], rows - 1 - padding[0][1]),
-            (columns - 1 - padding[1][0], columns - 1 - padding[1][1]),
-        )
-        images_gradient = _shifted_sum(gradient, kernel[::-1, ::-1], mirrored)
-        kernel_gradient = _depthwise_kernel_gradient(images, gradient, (rows, columns), padding)
-        return images_gradient, kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
-
-    def elsewhere(images: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Arrays:
-        plain = functools.partial(_native, strides=1, padding=padding, groups=images.shape[-1])
-        gradients: Arrays = jax.vjp(plain, images, kernel)[1](gradient)
-        return gradients
-
-    gradients: Arrays = _choose(by_platform, on_cpu, elsewhere, *residuals, gradient)
-    return gradients
+@tracing.once(static=(0,))
+def _depthwise_backward(padding: Padding, residuals: Arrays, gradient: jax.Array) -> Arrays:
+    images, kernel = residuals
+    rows, columns = kernel.shape[:2]
+    mirrored = (
+        (rows - 1 - padding[0][0], rows - 1 - padding[0][1]),
+        (columns - 1 - padding[1][0], columns - 1 - padding[1][1]),
+    )
+    images_gradient = _shifted_sum(gradient, kernel[::-1, ::-1], mirrored)
+    kernel_gradient = _depthwise_kernel_gradient(images, gradient, (rows, columns), padding)
+    return images_gradient, kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _depthwise_kernel_gradient(

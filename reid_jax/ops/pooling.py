@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from reid_jax.ops import convolution
+from reid_jax.ops import convolution, platforms
 
 
 def max_pool(images: jax.Array, window: int, *, strides: int | None = None, padding: int = 0) -> jax.Array:
@@ -25,7 +25,8 @@ def max_pool(images: jax.Array, window: int, *, strides: int | None = None, padd
     Returns:
         [B, H', W', C] maps, H' = (H + 2 padding - window) // strides + 1.
     """
-    return _max_pool(images, window, strides or window, padding)
+    on_cpu = platforms.target() == "cpu"
+    return (_shifted_max_pool if on_cpu else _native_max_pool)(images, window, strides or window, padding)
 
 
 def average_pool(images: jax.Array, window: int) -> jax.Array:
@@ -91,44 +92,30 @@ def _slice(padded: jax.Array, offset: tuple[int, int], spans: tuple[int, int], s
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_pool(images: jax.Array, window: int, strides: int, padding: int) -> jax.Array:
-    def on_cpu(images: jax.Array) -> jax.Array:
-        padded, offsets, spans = _windows(images, window, strides, padding)
-        return functools.reduce(jnp.maximum, (_slice(padded, offset, spans, strides) for offset in offsets))
-
-    native = functools.partial(_native_max_pool, window=window, strides=strides, padding=padding)
-    pooled: jax.Array = lax.platform_dependent(images, cpu=on_cpu, default=native)
-    return pooled
+def _shifted_max_pool(images: jax.Array, window: int, strides: int, padding: int) -> jax.Array:
+    padded, offsets, spans = _windows(images, window, strides, padding)
+    return functools.reduce(jnp.maximum, (_slice(padded, offset, spans, strides) for offset in offsets))
 
 
-def _max_pool_forward(
+def _shifted_max_pool_forward(
     images: jax.Array, window: int, strides: int, padding: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    pooled = _max_pool(images, window, strides, padding)
+    pooled = _shifted_max_pool(images, window, strides, padding)
     return pooled, (images, pooled)
 
 
-def _max_pool_backward(
+def _shifted_max_pool_backward(
     window: int, strides: int, padding: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array]:
-    def on_cpu(images: jax.Array, pooled: jax.Array, gradient: jax.Array) -> jax.Array:
-        images, pooled, gradient = lax.optimization_barrier((images, pooled, gradient))
-        padded, offsets, spans = _windows(images, window, strides, padding)
-        taken = jnp.zeros(pooled.shape, bool)
-        total = jnp.zeros_like(padded)
-        for offset in offsets:
-            first = (_slice(padded, offset, spans, strides) == pooled) & ~taken
-            taken |= first
-            total += convolution.spread(jnp.where(first, gradient, 0), padded.shape[1:3], offset, strides)
-        return total[:, padding : padding + images.shape[1], padding : padding + images.shape[2]]
-
-    def elsewhere(images: jax.Array, pooled: jax.Array, gradient: jax.Array) -> jax.Array:
-        del pooled
-        native = functools.partial(_native_max_pool, window=window, strides=strides, padding=padding)
-        images_gradient: jax.Array = jax.vjp(native, images)[1](gradient)[0]
-        return images_gradient
-
-    return (lax.platform_dependent(*residuals, gradient, cpu=on_cpu, default=elsewhere),)
+    images, pooled, gradient = lax.optimization_barrier((*residuals, gradient))
+    padded, offsets, spans = _windows(images, window, strides, padding)
+    taken = jnp.zeros(pooled.shape, bool)
+    total = jnp.zeros_like(padded)
+    for offset in offsets:
+        first = (_slice(padded, offset, spans, strides) == pooled) & ~taken
+        taken |= first
+        total += convolution.spread(jnp.where(first, gradient, 0), padded.shape[1:3], offset, strides)
+    return (total[:, padding : padding + images.shape[1], padding : padding + images.shape[2]],)
 
 
-_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+_shifted_max_pool.defvjp(_shifted_max_pool_forward, _shifted_max_pool_backward)

@@ -29,9 +29,9 @@ def test_layers_count_by_use_and_the_classifier_does_not():
         "split": 4 * 2 * 10 * 8,
         "join": 4 * 2 * 6 * (10 + 1),
     }
-    assert macs.count_macs(Toy(), 8, 4) == sum(layers.values())
-    assert macs.count_macs(Toy(), 8, 4, ignore=()) == sum(layers.values()) + 7 * (6 + 1)
-    assert macs.count_macs(Toy(), 8, 4, ignore=("Dense", "classifier")) == layers["convolution"] + layers["depthwise"]
+    assert macs.measure(Toy(), 8, 4).macs == sum(layers.values())
+    assert macs.measure(Toy(), 8, 4, ignore=()).macs == sum(layers.values()) + 7 * (6 + 1)
+    assert macs.measure(Toy(), 8, 4, ignore=("Dense", "classifier")).macs == layers["convolution"] + layers["depthwise"]
 
 
 def test_parameters_and_further_fields():
@@ -41,5 +41,5 @@ def test_parameters_and_further_fields():
             return nn.Dense(2)(jnp.concatenate((batch["image"].mean((1, 2)), batch["extra"]), -1))
 
     extra = jax.ShapeDtypeStruct((1, 4), jnp.float32)
-    assert macs.count_parameters(Biased(), 8, 4, extra=extra) == 7 * 2 + 2
-    assert macs.count_macs(Biased(), 8, 4, extra=extra) == 7 * 2 + 2
+    assert macs.measure(Biased(), 8, 4, extra=extra).parameters == 7 * 2 + 2
+    assert macs.measure(Biased(), 8, 4, extra=extra).macs == 7 * 2 + 2

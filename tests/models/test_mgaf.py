@@ -71,11 +71,11 @@ def test_rows_of_the_ablation_table(row, parameters, giga, width):
     settings = config_of("mgaf").get_config(f"market1501,{row}")
     options = settings.model.to_dict()
     model = models.build(options.pop("name"), num_classes=751, **options)
-    outputs, variables = shapes(model)
-    assert count(variables["params"]) == parameters
-    assert math.floor(macs.count_macs(model, 384, 128) / 1e7) / 100 == giga
-    described = jax.eval_shape(model.describe, outputs)
-    assert described.features.shape == (2, width)
+    size = macs.measure(model, 384, 128)
+    assert size.parameters == parameters
+    assert math.floor(size.macs / 1e7) / 100 == giga
+    described = jax.eval_shape(model.describe, size.outputs)
+    assert described.features.shape == (1, width)
     assert {term.on for term in settings.losses.values() if term.loss == "cross_entropy"} == {
         f"logits/{head}" for head in model.heads
     }
@@ -84,7 +84,7 @@ def test_rows_of_the_ablation_table(row, parameters, giga, width):
     }
     for loss in ("cross_entropy", "triplet"):
         assert sum(term.weight for term in settings.losses.values() if term.loss == loss) == pytest.approx(1)
-    assert settings.monitors.accuracy.on in outputs
+    assert settings.monitors.accuracy.on in size.outputs
 
 
 def test_tensors_of_the_full_network():

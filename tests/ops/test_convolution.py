@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from reid_jax.ops import convolution
+from reid_jax.ops import convolution, platforms
 
 
 def _native(images, kernel, *, strides=1, padding=((0, 0), (0, 0)), groups=1):
@@ -81,12 +81,19 @@ def test_default_padding_is_symmetric():
     assert convolution.symmetric_padding((3, 5), dilation=2) == ((2, 2), (4, 4))
 
 
-def test_lowering_chooses_by_platform():
+def test_tracing_chooses_by_platform():
     images, kernel = _arrays((2, 4, 4, 8), (3, 3, 1, 8))
-    traced = jax.jit(lambda a, b: convolution.convolution(a, b, groups=8)).trace(images, kernel)
-    assert "convolution" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+
+    def program():
+        return jax.jit(lambda a, b: convolution.convolution(a, b, groups=8)).trace(images, kernel)
+
+    assert "convolution" not in program().lower().as_text()
     for platform in ("cuda", "tpu"):
+        with platforms.tracing_for(platform):
+            traced = program()
         assert "stablehlo.convolution" in traced.lower(lowering_platforms=(platform,)).as_text()
+        # Nothing but the convolution and its own derivatives, which an exporter can differentiate again.
+        assert "custom_vjp" not in str(traced.jaxpr)
 
 
 def test_unknown_formulation_is_refused():

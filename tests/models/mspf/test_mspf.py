@@ -88,11 +88,10 @@ def initial(module: Any, *arguments: Any, **options: Any) -> Any:
     ],
 )
 def test_parameters_and_cost_are_those_of_the_table(options, parameters, without_classifiers, macs):
-    variables = shapes(**options)[1]
-    assert count(variables["params"]) == parameters
-    heads = {name: tree for name, tree in variables["params"].items() if name.startswith("classifier")}
-    assert parameters - count(heads) == without_classifiers
-    assert macs_lib.count_macs(models.build("mspf", num_classes=751, **options)) == macs
+    size = macs_lib.measure(models.build("mspf", num_classes=751, **options))
+    heads = {name: tree for name, tree in size.variables["params"].items() if name.startswith("classifier")}
+    assert (size.parameters, size.parameters - count(heads)) == (parameters, without_classifiers)
+    assert size.macs == macs
 
 
 @pytest.mark.parametrize(
@@ -104,11 +103,11 @@ def test_parameters_and_cost_are_those_of_the_table(options, parameters, without
     ],
 )
 def test_cost_is_that_of_the_released_training_logs(options, parameters, macs):
-    model = models.build("mspf", num_classes=751, mpf_patches=(), **options)
-    assert macs_lib.count_macs(model) == macs
+    size = macs_lib.measure(models.build("mspf", num_classes=751, mpf_patches=(), **options))
+    assert size.macs == macs
     if parameters is not None:
         # The logs count the unified gates' layers once per use: four times in each of the six blocks.
-        params = shapes(mpf_patches=(), **options)[1]["params"]
+        params = size.variables["params"]
         gates = sum(count(block["gate"]) for name, block in params["osfa"].items() if "gate" in block)
         classifiers = sum(count(params[f"classifier_{head}"]) for head in ("g", "l"))
         assert count(params) - classifiers + 3 * gates == parameters
