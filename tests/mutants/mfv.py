@@ -2,7 +2,7 @@
 
 from tests.mutants import entries
 
-_TESTS = ("tests/models/mfv", "tests/models/test_models.py")
+_TESTS = ("tests/models/mfv/test_mfv_twin.py", "tests/models/mfv/test_release_layout.py")
 network = entries.group("mfv", "reid_jax/models/mfv/mfv.py", *_TESTS)
 extractor = entries.group("mfv", "reid_jax/models/mfv/transformer_extractor.py", *_TESTS)
 layout = entries.group("mfv", "reid_jax/models/mfv/release_layout.py", *_TESTS)

@@ -19,9 +19,11 @@ import importlib
 import importlib.util
 import io
 import json
+import math
 import os
 import pathlib
 import pkgutil
+import random
 import shutil
 import signal
 import subprocess
@@ -218,6 +220,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", default=str(OUTPUT), help="result file; - for none")
     parser.add_argument("--as-before", action="store_true", help="write the counts as those before, for comparison")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=0, help="stop after so long, on a random part of the lists")
     given = parser.parse_args(arguments)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
     chosen = [word for word in given.only.split(",") if word]
@@ -228,8 +231,13 @@ def main(arguments: Sequence[str]) -> int:
         and given.match in mutant.what
     ]
     preload()
+    # Mutants with the same tests stay together: those must pass without a mistake first.
+    mutants.sort(key=lambda mutant: (mutant.file, mutant.tests))
+    if given.minutes:
+        random.Random(0).shuffle(mutants)
+    deadline = time.monotonic() + 60 * given.minutes if given.minutes else math.inf
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        records = _spread(mutants, pathlib.Path(folder).resolve(), given.commit, given.workers)
+        records = _spread(mutants, pathlib.Path(folder).resolve(), given.commit, given.workers, deadline)
     records.sort(key=lambda record: (record["system"], record["file"], record["what"]))
     for record in records:
         if record["result"] not in NOTICED:
@@ -241,16 +249,16 @@ def main(arguments: Sequence[str]) -> int:
     return int(alive > 0)
 
 
-def _spread(mutants: Sequence[Any], folder: pathlib.Path, commit: str, workers: int) -> list[dict[str, Any]]:
+def _spread(
+    mutants: Sequence[Any], folder: pathlib.Path, commit: str, workers: int, deadline: float
+) -> list[dict[str, Any]]:
     """Distributes the mutants over worker processes, each with a copy of its own."""
     children = []
     for number in range(workers):
         tree = folder / f"tree{number}"
         tree.mkdir()
         copy_tree(tree, commit)
-        # Mutants with the same tests stay together: those must pass without a mistake first.
-        part = sorted(mutants, key=lambda mutant: (mutant.file, mutant.tests))
-        part = part[len(part) * number // workers : len(part) * (number + 1) // workers]
+        part = mutants[len(mutants) * number // workers : len(mutants) * (number + 1) // workers]
         child = os.fork()
         if not child:
             code = 1
@@ -258,6 +266,8 @@ def _spread(mutants: Sequence[Any], folder: pathlib.Path, commit: str, workers: 
                 with (folder / f"records{number}").open("w") as file:
                     for record in evaluate(part, tree, folder / f"log{number}"):
                         print(json.dumps(record), file=file, flush=True)
+                        if time.monotonic() > deadline:
+                            break
                         print(f"{record['result']:>10} {record['seconds']:5.1f} s  {record['system']}: {record['what']}"
                               f"  [{record['by'].rsplit('::', 1)[-1][:60]}]", flush=True)  # fmt: skip
                 code = 0

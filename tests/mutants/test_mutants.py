@@ -31,7 +31,7 @@ def test_entries_are_complete_and_distinct():
         key for key, count in collections.Counter((m.file, m.find, m.replace) for m in MUTANTS).items() if count > 1
     ]
     assert not twice
-    assert len(MUTANTS) >= 60
+    assert len(MUTANTS) >= 150
 
 
 def test_a_text_that_does_not_occur_once_is_refused():

@@ -1,0 +1,203 @@
+"""MFV against numpy written from the method: every output, the test feature, and the parts that it is made of."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reid_jax import trees
+from reid_jax.models.mfv import mfv, transformer_extractor
+from tests.helpers import numpy_networks as twin
+
+# Widths and depths differ wherever two of them could be confused.
+NETWORK = {
+    "num_classes": 5,
+    "width": 4,
+    "depths": (1, 1, 1, 1),
+    "level_depth": 1,
+    "tfe_width": 12,
+    "tfe_depths": (2, 1, 1),
+    "slots": 6,
+    "ffn_width": 10,
+}
+IMAGES = np.random.default_rng(1).normal(size=(2, 64, 32, 3)).astype(np.float32)
+
+
+@functools.cache
+def network():
+    """Variables, outputs and test feature of a narrow MFV with the fields that are its defaults."""
+    model = mfv.MFV(**NETWORK)
+    batch = {"image": IMAGES}
+    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), batch)
+    variables = twin.random_variables(shapes)
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def outputs(variables, batch):
+        found = model.apply(variables, batch, train=False)
+        return found, model.describe(found).features
+
+    return variables, *outputs(variables, batch)
+
+
+def external_attention(x, p):
+    """Guo et al.: softmax over the tokens, then each token's row divided by its sum over the slots."""
+    scores = twin.softmax(x @ p["memory_key"]["kernel"].astype(np.float64), axis=1)
+    return (scores / (1e-9 + scores.sum(-1, keepdims=True))) @ p["memory_value"]["kernel"].astype(np.float64)
+
+
+def feed_forward(x, p):
+    return twin.dense(twin.gelu(twin.dense(x, p["fc0"])), p["fc1"])
+
+
+def layers(tokens, p, depth):
+    """`x + EA(LN(x))`, then `x + FFN(LN(x))`, as often as the stage is deep."""
+    for index in range(depth):
+        normalized = twin.layer_norm(tokens, p[f"norm{index}_attention"], 1e-5)
+        tokens = tokens + external_attention(normalized, p[f"attention{index}"])
+        tokens = tokens + feed_forward(twin.layer_norm(tokens, p[f"norm{index}_ffn"], 1e-5), p[f"ffn{index}"])
+    return tokens
+
+
+def tfe(x, p, s, depth):
+    """1×1, 3×3, 1×1 with normalization and ReLU; tokens are the positions in row-major order."""
+    assert [p["stem"][f"conv{index}"]["kernel"].shape[0] for index in (1, 2, 3)] == [1, 3, 1]
+    for index in (1, 2, 3):
+        x = twin.conv(x, p["stem"][f"conv{index}"])
+        x = twin.relu(twin.batch_norm(x, p["stem"][f"bn{index}"], s["stem"][f"bn{index}"]))
+    tokens = x.reshape(len(x), -1, x.shape[-1])
+    return layers(tokens, p["transformer"], depth).reshape(x.shape)
+
+
+def expected(p, s):
+    """All outputs and the test feature."""
+    x = twin.resnet_stem(IMAGES, p["backbone"], s["backbone"], with_relu=False)
+    maps = {}
+    for number, stride in ((1, 1), (2, 2), (3, 2), (4, 2)):
+        x = maps[number] = twin.resnet_stage(x, p["backbone"], s["backbone"], number, stride)
+    out, descriptors, carried = {"map/stage4": maps[4]}, {"b": maps[4].mean((1, 2))}, None
+    for k, pool in ((1, 4), (2, 2), (3, 1)):
+        level = twin.bottleneck(maps[k], p[f"level{k}"]["block0"], s[f"level{k}"]["block0"])
+        level = twin.max_pool(level, pool)
+        joined = level if carried is None else np.concatenate((level, carried), -1)
+        carried = tfe(joined, p["sdfa"][f"tfe{k}"], s["sdfa"][f"tfe{k}"], NETWORK["tfe_depths"][k - 1])
+        out[f"map/t{k}"] = carried
+        descriptors[f"t{k}"] = carried.mean((1, 2))
+    for head, descriptor in descriptors.items():
+        neck = twin.batch_norm(descriptor, p[f"bottleneck_{head}"], s[f"bottleneck_{head}"])
+        out |= {f"feature/{head}": descriptor, f"triplet/{head}": descriptor, f"neck/{head}": neck}
+        out[f"logits/{head}"] = neck @ p[f"classifier_{head}"]["kernel"]
+    feature = np.concatenate([twin.unit(out["neck/b"]), twin.unit(out["neck/t3"])], -1)
+    return out, twin.unit(feature)
+
+
+def test_every_output_is_that_of_the_method():
+    variables, outputs, feature = network()
+    wanted, wanted_feature = expected(variables["params"], variables["batch_stats"])
+    assert set(outputs) == set(wanted)
+    for name, value in wanted.items():
+        twin.close(outputs[name], value, name)
+    twin.close(feature, wanted_feature, "test feature")
+
+
+def test_necks_have_no_shift_and_classifiers_no_bias():
+    params = network()[0]["params"]
+    for head in ("b", "t1", "t2", "t3"):
+        assert set(params[f"bottleneck_{head}"]) == {"scale"}
+        assert set(params[f"classifier_{head}"]) == {"kernel"}
+    memory = params["sdfa"]["tfe1"]["transformer"]["attention0"]
+    assert {name: set(layer) for name, layer in memory.items()} == {
+        "memory_key": {"kernel"},
+        "memory_value": {"kernel"},
+    }
+
+
+def test_defaults_are_the_published_sizes():
+    model = mfv.MFV(num_classes=2)
+    assert (model.width, model.depths, model.last_stride, model.stem_relu) == (64, (3, 4, 6, 3), 2, False)
+    assert (model.level_depth, model.stages, model.attention) == (3, (1, 2, 3), "external")
+    assert (model.tfe_width, model.tfe_depths, model.slots) == (256, (3, 3, 6), 128)
+    assert (model.heads, model.head_width, model.ffn_width, model.dropout) == (16, 64, 2048, 0.1)
+    assert (model.cls_token, model.pos_embed, model.ea_shared_memory) == (False, False, False)
+    assert model.reading() == mfv.READINGS["tokens"]
+    assert mfv.READINGS == {
+        "tokens": {
+            "ea_norm": "tokens",
+            "prenorm": True,
+            "stem_expansion": 1,
+            "shared_stage_classifier": False,
+            "stage_head": "gap",
+            "stage_triplet_on": "descriptor",
+            "test_fusion": "per_part",
+        },
+        "release": {
+            "ea_norm": "release",
+            "prenorm": False,
+            "stem_expansion": 4,
+            "shared_stage_classifier": True,
+            "stage_head": "grid",
+            "stage_triplet_on": "map",
+            "test_fusion": "concat",
+        },
+    }
+
+
+def test_self_attention_is_scaled_by_the_root_of_a_heads_width():
+    module = transformer_extractor.SelfAttention(heads=2, head_width=4)
+    x = np.random.default_rng(2).normal(size=(2, 3, 1, 5)).astype(np.float32)
+    variables = twin.random_variables(jax.eval_shape(module.init, jax.random.key(0), x), seed=3)
+    p = variables["params"]
+    query, key, value = (
+        np.einsum("btc,chd->bhtd", x[:, :, 0], p[name]["kernel"]) for name in ("query", "key", "value")
+    )
+    weights = twin.softmax(np.einsum("bhtd,bhsd->bhts", query, key) / np.sqrt(4.0), axis=-1)
+    mixed = np.einsum("bhts,bhsd->bthd", weights, value)
+    wanted = np.einsum("bthd,hdc->btc", mixed, p["out"]["kernel"]) + p["out"]["bias"]
+    twin.close(module.apply(variables, x)[:, :, 0], wanted)
+
+
+def test_a_class_token_stands_first_and_positions_are_added():
+    make = functools.partial(transformer_extractor.Transformer, depth=1, slots=3, ffn_width=4)
+    module = transformer_extractor.TFE(4, "tokens", 1, "external", True, True, make)
+    x = np.random.default_rng(4).normal(size=(2, 3, 2, 4)).astype(np.float32)
+    shapes = jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), x)
+    variables = twin.random_variables(shapes, seed=5)
+    p, s = variables["params"], variables["batch_stats"]
+    found, token = module.apply(variables, x, train=False)
+    stem = tfe(x, p, s, 0)
+    tokens = (stem + p["pos_embed"]).reshape(2, 6, 4)
+    tokens = layers(np.concatenate((np.tile(p["cls_token"], (2, 1, 1)), tokens), 1), p["transformer"], 1)
+    twin.close(token, tokens[:, 0])
+    twin.close(found, tokens[:, 1:].reshape(2, 3, 2, 4))
+
+
+def test_the_grid_head_keeps_even_rows_and_columns_and_every_fourth_channel():
+    stage = jnp.asarray(np.random.default_rng(6).normal(size=(2, 4, 2, 8)), jnp.float32)
+    wanted = [[stage[b, y, x, c] for c in (0, 4) for y in (0, 2) for x in (0,)] for b in range(2)]
+    np.testing.assert_array_equal(mfv.stage_descriptor(stage, "grid"), np.asarray(wanted))
+
+
+def test_initial_values_are_those_of_the_recipe():
+    """Levels, stems, memories and FFN: uniform in ±1 / sqrt(fan in); classifiers: normal of deviation 0.001."""
+    level = mfv.LevelTransform(4, 1)
+    kernel = level.init(jax.random.key(0), np.zeros((1, 4, 4, 16), np.float32), train=False)["params"]["block0"][
+        "conv2"
+    ]
+    bound = 1 / np.sqrt(3 * 3 * 4)
+    assert 0.9 * bound < np.abs(kernel["kernel"]).max() <= bound
+    ffn = transformer_extractor.FeedForward(8, 0.1)
+    p = ffn.init(jax.random.key(0), np.zeros((1, 50), np.float32), train=False)["params"]
+    for values, fan_in in ((p["fc0"]["kernel"], 50), (p["fc0"]["bias"], 50), (p["fc1"]["kernel"], 8)):
+        assert 0.6 / np.sqrt(fan_in) < np.abs(values).max() <= 1 / np.sqrt(fan_in)
+
+
+@pytest.mark.parametrize(("rate", "train"), [(0.5, True), (0.5, False), (0.0, True)])
+def test_dropout_acts_in_training_alone(rate, train):
+    ffn = transformer_extractor.FeedForward(32, rate)
+    x = np.ones((2, 4), np.float32)
+    variables = ffn.init(jax.random.key(0), x, train=False)
+    plain = ffn.apply(variables, x, train=False)
+    found = ffn.apply(variables, x, train=train, rngs={"dropout": jax.random.key(1)})
+    assert bool(np.allclose(found, plain)) == (not train or rate == 0.0)
+    assert trees.count_parameters(variables["params"]) == 4 * 32 + 32 + 32 * 4 + 4
