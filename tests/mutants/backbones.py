@@ -107,9 +107,9 @@ MUTANTS = (
     norm("epsilon: float = 1e-5\n    use_scale", "epsilon: float = 1e-3\n    use_scale", "epsilon 1e-3"),
     norm("(1 - self.momentum) * unbiased", "(1 - self.momentum) * variance", "running variance is the biased one"),
     norm(
-        "gain = jax.lax.rsqrt(variance + self.epsilon)\n        if",
-        "gain = jax.lax.rsqrt(unbiased + self.epsilon) if train and not self.is_initializing() else jax.lax.rsqrt(variance + self.epsilon)\n        if",
-        "the batch is normalized by the unbiased variance",
+        "variance = jnp.square(x - mean).mean(axes, keepdims=keepdims)",
+        "variance = jnp.square(x - mean).mean(axes, keepdims=keepdims) * 1.01",
+        "the batch's variance is not the biased one",
     ),
     norm(
         "self.momentum * running_mean.value + (1 - self.momentum) * mean",
@@ -117,8 +117,8 @@ MUTANTS = (
         "momentum reversed",
     ),
     norm(
-        "mean, variance = _moments(x, (1, 2), keepdims=True)",
-        "mean, variance = _moments(x, (0, 1, 2), keepdims=True)",
+        "mean, variance = _moments(x, (1, 2), True)",
+        "mean, variance = _moments(x, (0, 1, 2), True)",
         "instance normalization over the batch",
     ),
     norm(

@@ -141,7 +141,9 @@ MUTANTS = (
         'samplers.generator(self._seed, "clients", 0)',
         "the same clients in every round",
     ),
-    clients("client_seed = seed + _SEED_STRIDE * number", "client_seed = seed", "clients share a seed"),
+    clients(
+        'client_seed = samplers.derived_seed(seed, "client", number)', "client_seed = seed", "clients share a seed"
+    ),
     clients("steps=local_epochs * plan.batches_per_epoch", "steps=plan.batches_per_epoch", "local epochs are ignored"),
     clients(
         'options["identities"] = min(options["identities"], identities)', 'options["identities"] = 2', "P is always 2"
