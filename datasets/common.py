@@ -65,18 +65,20 @@ class Scan(dict[str, list[Row]]):
         self.notes = tuple(notes)
 
 
-def relative_name(row: Row, origin: pathlib.Path) -> str:
-    """Returns the path of a row's file relative to the source, with forward slashes; its name if it has no file.
+def relative_names(rows: Iterable[Row], origin: pathlib.Path) -> list[str]:
+    """Returns the paths of the rows' files relative to the source, with forward slashes.
 
     Args:
-        row: the row.
+        rows: the rows. Those without a file of their own keep their name.
         origin: the source, a folder or a file in it. Files outside have their absolute path.
     """
-    if not isinstance(row.path, pathlib.Path):
-        return row.filename
     folder = os.path.abspath(origin if origin.is_dir() else origin.parent)
-    path = pathlib.Path(os.path.abspath(row.path))
-    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+    inside = os.path.join(folder, "")
+    found = []
+    for row in rows:
+        path = os.path.abspath(row.path) if isinstance(row.path, pathlib.Path) else row.filename
+        found.append(pathlib.PurePath(path.removeprefix(inside)).as_posix())
+    return found
 
 
 def naming_of(filename: str) -> str | None:
@@ -330,9 +332,7 @@ class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             splits = self._module.scan(origin, **self.options)
         assert splits is not None
         if origin is not None:
-            self.info.metadata["paths"] = {
-                split: [relative_name(row, origin) for row in rows] for split, rows in splits.items()
-            }
+            self.info.metadata["paths"] = {split: relative_names(rows, origin) for split, rows in splits.items()}
         people = {split: {str(row.pid): row.person for row in rows if row.person} for split, rows in splits.items()}
         self.info.metadata["people"] = {split: names for split, names in people.items() if names}
         for key, field in (("pids", "pid"), ("camids", "camid"), ("filenames", "filename")):

@@ -80,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         "--output", metavar="FILE", help="write the numbers as JSON (--corruptions: the table as .md, too)"
     )
     parser.add_argument("--html", metavar="FILE", help="write the page of ranked lists")
-    parser.add_argument("--images", metavar="DIR", help="with --features and --html: folder of the images")
+    parser.add_argument(
+        "--images", metavar="DIR", help="with --html: folder of the images (default: recorded in the features)"
+    )
     return parser
 
 
@@ -109,8 +111,6 @@ def _sources(args: argparse.Namespace) -> tuple[dict[str, FeatureSet], report.Lo
 
 def _check(args: argparse.Namespace) -> None:
     """Raises a `UserError` for arguments that can be refused before anything is loaded."""
-    if args.html and args.features and not args.images:
-        raise errors.UserError("--html needs --images DIR, the folder the features were made from.")
     if args.html and args.features and len(args.features) > 1:
         raise errors.UserError("--html draws one test set: give one features file with it.")
     if args.metric is not None:
@@ -162,6 +162,14 @@ def _corruptions(args: argparse.Namespace) -> int:
     return 0
 
 
+def _image_folder(args: argparse.Namespace, features: FeatureSet) -> str:
+    """Returns the folder of the images: that of the arguments, or the one that the features were extracted from."""
+    source = args.images or features.meta.get("source")
+    if not isinstance(source, str) or not source:
+        raise errors.UserError("--html needs --images DIR, the folder the features were made from.")
+    return source
+
+
 def _write(path: str, values: dict[str, Any]) -> None:
     output = pathlib.Path(path)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -193,8 +201,9 @@ def main(arguments: list[str]) -> int:
         seed=args.seed,
         scores=tuple(args.score),
     )
-    if args.html and args.images:
-        load_image = image_files.ImageFiles(args.images, next(iter(sets.values())))
+    if args.html and load_image is None:
+        features = next(iter(sets.values()))
+        load_image = image_files.ImageFiles(_image_folder(args, features), features)
     reports = [suite.run(name, features, protocol) for name, features in sets.items()]
     print(suite.table(reports))
     if args.output:

@@ -130,6 +130,8 @@ def main(arguments: list[str]) -> int:
         source = sources.of_dataset(build.open_data(extractor.settings.data))
     counts = ", ".join(f"{len(split):,} {name}" for name, split in source.splits.items())
     print(f"{source.kind}: {counts}")
+    for note in source.notes:
+        print(f"warning: {note.rstrip('.')}.")
     outcome = features.write_features(
         extractor, variables, source, output, metric=args.metric, progress=sys.stderr.isatty()
     )

@@ -12,8 +12,10 @@ import importlib.util
 import pathlib
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from reid_jax import errors
 from reid_jax.data import catalog
@@ -245,6 +247,29 @@ def _folders_below(folder: pathlib.Path, level: int) -> list[pathlib.Path]:
     return children if level == 1 else [deeper for child in children for deeper in _folders_below(child, level - 1)]
 
 
+def as_splits(name: str, rows: Mapping[str, Sequence[Any]], origin: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Returns the fields of `records.Split` for the rows of each split, without their source.
+
+    Args:
+        name: the data set's name.
+        rows: rows by split, see `read`.
+        origin: the folder or file that was read.
+    """
+    from reid_datasets import common
+
+    return {
+        split: {
+            "name": f"{name}/{split}",
+            "pids": np.array([row.pid for row in listed], np.int32),
+            "camids": np.array([row.camid for row in listed], np.int32),
+            "filenames": tuple(row.filename for row in listed),
+            "paths": tuple(common.relative_names(listed, origin)),
+            "people": {row.pid: row.person for row in listed if row.person},
+        }
+        for split, listed in rows.items()
+    }
+
+
 def read(
     name: str, module: types.ModuleType, source: pathlib.Path, options: Mapping[str, Any] | None = None
 ) -> tuple[pathlib.Path, dict[str, list[Any]]]:
@@ -263,11 +288,14 @@ def read(
         raise errors.UserError(str(error)) from None
     except OSError as error:
         raise errors.UserError(f"cannot read {error.filename or source}: {error.strerror}.") from None
-    for row in (row for listed in rows.values() for row in listed):
-        try:
-            row.filename.encode()
-        except UnicodeEncodeError:  # bytes that are not UTF-8, which Linux allows in file names
-            raise errors.UserError(
-                f"the file name {row.filename!a} in {origin} is not plain text; rename the file."
-            ) from None
+    refuse_unreadable_names((row.filename for listed in rows.values() for row in listed), origin)
     return origin, rows
+
+
+def refuse_unreadable_names(names: Iterable[str], origin: pathlib.Path) -> None:
+    """Raises a `UserError` for bytes in file names that are not UTF-8, which Linux allows."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise errors.UserError(f"the file name {name!a} in {origin} is not plain text; rename the file.") from None

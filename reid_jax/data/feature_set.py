@@ -40,7 +40,8 @@ class FeatureSet:
         gallery_names: G file names.
         query_visibility: [Q, S] float32 in [0, 1], or None.
         gallery_visibility: [G, S] float32 in [0, 1], or None.
-        meta: how the features were computed: `model`, `weights`, `preprocessing`, `normalized`, `metric`, `dataset`.
+        meta: how the features were computed: `model`, `weights`, `preprocessing`, `normalized`, `metric`, `dataset`,
+            `source` (the folder of the images), `people` (the identities' own names by number).
     """
 
     query_features: np.ndarray
@@ -87,6 +88,12 @@ class FeatureSet:
     def metric(self) -> str:
         """The distance that the model was trained for: `meta["metric"]`, by default "euclidean"."""
         return str(self.meta.get("metric") or "euclidean")
+
+    def person(self, identity: int) -> str:
+        """Returns an identity's own name, empty where it has none: `meta["people"]`."""
+        people = self.meta.get("people")
+        name = people.get(str(int(identity))) if isinstance(people, dict) else None
+        return name[:200] if isinstance(name, str) else ""
 
     @property
     def num_query(self) -> int:

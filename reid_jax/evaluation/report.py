@@ -229,7 +229,8 @@ def _answer(
     number, camera = int(feature_set.gallery_ids[row]), int(feature_set.gallery_cams[row])
     # In data sets that number people from 0, identity 0 is a person, and there are queries of it.
     distractor = number == 0 and not (feature_set.query_ids == 0).any()
-    identity = "distractor" if distractor else "junk" if number == JUNK_ID else f"id {number}"
+    person = html.escape(feature_set.person(number))
+    identity = "distractor" if distractor else "junk" if number == JUNK_ID else person or f"id {number}"
     name = html.escape(feature_set.gallery_names[row])
     return (
         f'<figure class="{word}{extra}" title="{name}&#10;{identity}, {_camera(camera)}">'
@@ -244,7 +245,8 @@ def _card(
     one: RankedList, number: int, feature_set: FeatureSet, result: RankingResult, picture: Callable[[str, int], str]
 ) -> str:
     row = one.query
-    identity, name = int(feature_set.query_ids[row]), html.escape(feature_set.query_names[row])
+    name = html.escape(feature_set.query_names[row])
+    identity = html.escape(feature_set.person(int(feature_set.query_ids[row]))) or str(int(feature_set.query_ids[row]))
     first = int(result.first_hit[row]) + 1
     answers = [
         _answer(feature_set, int(item), float(distance), rank, bool(correct), picture("gallery", int(item)))
@@ -257,7 +259,7 @@ def _card(
     relevant = int(result.num_relevant[row])
     return (
         f'<article class="card" data-number="{number}" data-row="{row}" data-ap="{ap:.6f}" data-first="{first}" '
-        f'data-text="{identity} {name.lower()}"><div class="facts">'
+        f'data-text="{identity.lower()} {name.lower()}"><div class="facts">'
         f'<figure class="query" title="{name}"><img src="{picture("query", row)}" alt="query, identity {identity}" '
         'loading="lazy"></figure><dl>'
         f"<dt>AP</dt><dd>{_percent(ap)} %</dd><dt>first hit</dt><dd>rank {first}</dd>"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class Outcome:
         images: number of images by split.
         shape: shape of an image's features.
         skipped: a sentence for each image that was skipped.
+        warnings: sentences about the images that make scores wrong.
         images_per_second: throughput on the largest split from its second batch on; over everything if there was only
             one batch.
         compiling: whether the throughput includes compilation.
@@ -44,12 +46,14 @@ class Outcome:
     images_per_second: float
     compiling: bool
     seconds: float
+    warnings: tuple[str, ...] = ()
 
     def text(self) -> str:
         """Returns a summary line, preceded by a warning for each skipped image."""
         counts = ", ".join(f"{count:,} {name}" for name, count in self.images.items())
         size = " x ".join(map(str, self.shape))
         lines = [f"warning: skipped: {sentence}" for sentence in self.skipped]
+        lines += [f"warning: {sentence}" for sentence in self.warnings]
         speed = f"{self.images_per_second:.1f} images/s{' (compilation included)' if self.compiling else ''}"
         return "\n".join([*lines, f"{counts}: {size} values each, {speed}"])
 
@@ -118,7 +122,7 @@ def write_features(
         split, rows = source.splits["images"], kept["images"]
         arrays = {
             "features": features["images"],
-            "names": np.asarray([split.filenames[row] for row in rows], np.str_),
+            "names": np.asarray([split.names[row] for row in rows], np.str_),
             "meta": np.asarray(json.dumps(meta, sort_keys=True)),
         }
         if described["images"].visibility is not None:
@@ -132,7 +136,13 @@ def write_features(
     shape = next(iter(features.values())).shape[1:]
     speed = max(described.values(), key=lambda extracted: len(extracted.features)).images_per_second
     return Outcome(
-        counts, shape, tuple(skipped), speed or sum(counts.values()) / seconds, compiling=not speed, seconds=seconds
+        counts,
+        shape,
+        tuple(skipped),
+        speed or sum(counts.values()) / seconds,
+        compiling=not speed,
+        seconds=seconds,
+        warnings=tuple(source.warnings()),
     )
 
 
@@ -143,8 +153,8 @@ def _rows(extracted: extractor_lib.Extracted, rows: np.ndarray) -> extractor_lib
 
 
 def _labels(split: records.Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Returns identities, cameras and file names of some rows of a split."""
-    return split.pids[rows], split.camids[rows], tuple(split.filenames[row] for row in rows)
+    """Returns identities, cameras and names of some rows of a split."""
+    return split.pids[rows], split.camids[rows], tuple(split.names[row] for row in rows)
 
 
 def _meta(
@@ -156,7 +166,9 @@ def _meta(
     lengths = np.concatenate([np.linalg.norm(array, axis=-1).ravel() for array in features.values()])
     return {
         **meta,
+        **people_meta(source.splits.values()),
         "dataset": source.dataset,
+        "source": source.root,
         "weights": extractor.origin,
         "metric": metric or meta["metric"],
         "normalized": bool(np.all(np.abs(lengths - 1) < 1e-3)),
@@ -195,10 +207,18 @@ def describe_dataset(
     meta: Mapping[str, Any],
 ) -> feature_set_lib.FeatureSet:
     """Returns the features of a data set's query and gallery, junk images included."""
+    source = {} if dataset.path is None else {"source": os.path.abspath(dataset.path)}
+    meta = {**meta, **people_meta([dataset.split("query"), dataset.split("gallery")]), **source}
     query, gallery = (extractor.split(variables, dataset.split(name)) for name in ("query", "gallery"))
     return extractor_lib.feature_set(
         query, gallery, dataset.split("query").labels(), dataset.split("gallery").labels(), meta
     )
+
+
+def people_meta(splits: Iterable[records.Split]) -> dict[str, Any]:
+    """Returns the identities' own names by pid, as the entry `people` of the meta data; empty without names."""
+    people = {str(pid): name for split in splits for pid, name in sorted(split.people.items())}
+    return {"people": people} if people else {}
 
 
 def feature_meta(settings: config_lib.Settings) -> dict[str, Any]:

@@ -11,13 +11,13 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from reid_jax import errors
-from reid_jax.data import builders, image_io, image_names, records
+from reid_jax import errors, file_io
+from reid_jax.data import builders, checks, image_io, image_names, records, source_files
 
 ON_BAD_IMAGE = ("fail", "skip")
 PLAIN = "plain"  # data set name for images without identities, regardless of the folder's layout
@@ -31,11 +31,18 @@ class Files(Sequence[dict[str, Any]]):
         names: names of the images in the features file.
         on_bad_image: "fail" raises an error at the first file that cannot be decoded; "skip" replaces it by a gray
             pixel and adds its position to `bad`.
+
+    Attributes:
+        bad: a sentence for each file that could not be decoded, by position.
+        digests: hashes of the contents of the files read so far.
+        rotated: files read so far that ask for a rotation, which is not applied.
     """
 
     def __init__(self, paths: Sequence[pathlib.Path], names: Sequence[str], on_bad_image: str) -> None:
         self.paths, self.names, self.on_bad_image = paths, names, on_bad_image
         self.bad: dict[int, str] = {}
+        self.digests: dict[int, bytes] = {}
+        self.rotated: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -43,12 +50,16 @@ class Files(Sequence[dict[str, Any]]):
     def __getitem__(self, index: Any) -> dict[str, Any]:  # type: ignore[override]
         path = self.paths[index]
         try:
-            image = image_io.decode(path.read_bytes(), str(path))
+            data = path.read_bytes()
+            image = image_io.decode(data, file_io.shown(str(path)))
+            self.digests[int(index)] = source_files.digest(data)
+            if image_io.orientation(data) > 1:
+                self.rotated.add(int(index))
         except (errors.UserError, OSError) as error:
             sentence = (
                 str(error)
                 if isinstance(error, errors.UserError)
-                else f"{path} cannot be read ({error.strerror}); repair or remove the file."
+                else f"{file_io.shown(str(path))} cannot be read ({errors.reason(error)}); repair or remove the file."
             )
             if self.on_bad_image == "fail":
                 raise errors.UserError(
@@ -67,11 +78,29 @@ class Source:
         kind: description for the user.
         dataset: name of the data set, "" for plain images.
         splits: "query" and "gallery", or only "images".
+        root: the folder that the names of the images are relative to, or the prepared folder; empty for images in
+            memory.
+        notes: sentences about files that are not read.
     """
 
     kind: str
     dataset: str
     splits: dict[str, records.Split]
+    root: str = ""
+    notes: tuple[str, ...] = ()
+
+    def warnings(self) -> list[str]:
+        """Returns sentences about properties of the images read so far that make scores wrong or are rarely intended."""
+        files = [split.source for split in self.splits.values() if isinstance(split.source, Files)]
+        if len(files) < len(self.splits):
+            return []
+        hashes: list[bytes] = []
+        rotated: list[int] = []
+        for source in files:
+            rotated += [len(hashes) + place for place in sorted(source.rotated)]
+            hashes += [source.digests.get(place, b"") for place in range(len(source))]
+        inspection = checks.Inspection({}, hashes, np.zeros((len(hashes), 2), np.int32), tuple(rotated))
+        return checks.warnings_about(self.splits) + checks.warnings_about_files(self.splits, inspection)
 
 
 def open_source(path: str | pathlib.Path, *, dataset: str | None = None, on_bad_image: str = "fail") -> Source:
@@ -129,15 +158,23 @@ def _detect(path: pathlib.Path) -> str | None:
     fitting = [name for name in builders.available() if builders.fits(name, path)]
     # Data sets with the same layout differ in their file names or in the published counts.
     if len(fitting) > 1:
-        fitting = [name for name in fitting if _parses(name, path)] or fitting
+        parsed = [name for name in fitting if _parses(name, path)]
+        if not parsed and _is_own(path) and _parses("reid_folder", path):
+            return "reid_folder"  # a user's own images in the folders of a benchmark
+        fitting = parsed or fitting
     if len(fitting) > 1:
         fitting = [name for name in fitting if _has_published_counts(name, path)] or fitting
     if len(fitting) > 1:
         raise errors.UserError(f"{path} has the layout of {' and of '.join(fitting)}; choose one with --dataset NAME.")
     if fitting:
         return fitting[0]
-    is_own = (path / "index.csv").is_file() or all((path / split).is_dir() for split in ("query", "gallery"))
-    return "reid_folder" if is_own else None
+    return "reid_folder" if _is_own(path) else None
+
+
+def _is_own(path: pathlib.Path) -> bool:
+    """Returns whether a folder has the layout of `reid_folder`, with queries and a gallery."""
+    names = {entry.name.lower() for entry in path.iterdir() if entry.is_dir()}
+    return (path / "index.csv").is_file() or ("query" in names and bool(names & {"gallery", "bounding_box_test"}))
 
 
 def _parses(name: str, path: pathlib.Path) -> bool:
@@ -167,53 +204,49 @@ def _open_raw(name: str, path: pathlib.Path, on_bad_image: str) -> Source:
         raise errors.UserError(
             f"data set {name!r} is generated and has no raw folder; prepare it and give the prepared folder."
         )
-    _, rows = builders.read(name, module, path)
+    origin, rows = builders.read(name, module, path)
     splits = {
         split: records.Split(
-            name=f"{name}/{split}",
-            source=Files([row.path for row in listed], [row.filename for row in listed], on_bad_image),
-            pids=np.array([row.pid for row in listed], np.int32),
-            camids=np.array([row.camid for row in listed], np.int32),
-            filenames=tuple(row.filename for row in listed),
+            source=Files([row.path for row in rows[split]], fields["filenames"], on_bad_image), **fields
         )
-        for split, listed in rows.items()
+        for split, fields in builders.as_splits(name, rows, origin).items()
     }
-    return of_dataset(
-        records.ReIDDataset(name, query=splits.get("query"), gallery=splits.get("gallery")), f"data set {name}"
-    )
+    dataset = records.ReIDDataset(name, query=splits.get("query"), gallery=splits.get("gallery"))
+    opened = of_dataset(dataset, f"data set {name}")
+    folder = origin if origin.is_dir() else origin.parent
+    notes = tuple(getattr(rows, "notes", ()))
+    return dataclasses.replace(opened, root=os.path.abspath(folder), notes=notes)
 
 
 def of_dataset(dataset: records.ReIDDataset, kind: str = "") -> Source:
     """Returns the queries and the gallery of an opened data set as a source."""
     dataset.require("query", "gallery")
     splits = {name: split for name, split in dataset.splits().items() if name != "train"}
-    return Source(kind or f"data set {dataset.name}", dataset.name, splits)
+    root = "" if dataset.path is None else os.path.abspath(dataset.path)
+    return Source(kind or f"data set {dataset.name}", dataset.name, splits, root)
 
 
 def _open_plain(path: pathlib.Path, on_bad_image: str) -> Source:
     """Returns the source of all image files in a folder, sorted by relative path."""
     if path.is_file():
         raise errors.UserError(f"expected a folder of images, {path} is a file; give its folder.")
-    paths = sorted(_image_files(path), key=lambda file: file.relative_to(path).as_posix())
-    if not paths:
-        there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+    with file_io.reading(path, "a folder of images", "give another --images DIR"):
+        there = image_names.walk(path)
+    names = tuple(sorted(there.images))
+    if not names:
+        shown = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise errors.UserError(
-            f"expected images ({', '.join(image_names.SUFFIXES)}) in {path}, found none (there: {there}); give another "
+            f"expected images ({', '.join(image_names.SUFFIXES)}) in {path}, found none (there: {shown}); give another "
             "--images DIR."
         )
-    names = tuple(file.relative_to(path).as_posix() for file in paths)
-    unknown = np.full(len(paths), -1, np.int32)
-    split = records.Split("images", Files(paths, names, on_bad_image), unknown, unknown, names)
-    return Source("plain images", "", {"images": split})
-
-
-def _image_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields all image files in a folder and its subfolders, hidden ones excepted."""
-    for directory, below, files in os.walk(folder, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
-        for name in files:
-            if image_names.is_image(name):
-                yield pathlib.Path(directory) / name
+    builders.refuse_unreadable_names(names, path)
+    unknown = np.full(len(names), -1, np.int32)
+    files = Files([path / name for name in names], names, on_bad_image)
+    split = records.Split("images", files, unknown, unknown, names)
+    notes = [f"the link {name} leads to a folder above it and is not followed" for name in there.loops]
+    if there.others:
+        notes.append(f"{len(there.others)} other files are not read, such as {file_io.shown(there.others[0])}")
+    return Source("plain images", "", {"images": split}, os.path.abspath(path), tuple(notes))
 
 
 def load_image(path: str | pathlib.Path) -> np.ndarray:
@@ -222,5 +255,4 @@ def load_image(path: str | pathlib.Path) -> np.ndarray:
     Raises:
         UserError: the file cannot be decoded.
     """
-    path = pathlib.Path(path)
-    return image_io.decode(path.read_bytes(), str(path))
+    return image_io.decode(file_io.read_bytes(path, "an image", "give another file"), file_io.shown(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -86,17 +87,78 @@ def test_charts_survive_extremes():
     assert "nan" not in charts.ap_histogram(np.array([np.nan, 0.0, 1.0]))
 
 
-def test_image_files(features, tmp_path):
-    folder = tmp_path / "images" / "bounding_box_test"
-    folder.mkdir(parents=True)
-    (tmp_path / "images" / "query").mkdir()
-    pair = FeatureSet(np.eye(1), np.eye(1), [1], [1], [0], [1], ["x.png"], ["x.png"])
-    with pytest.raises(errors.UserError, match=r"x.png \(query\)"):
-        image_files.ImageFiles(tmp_path / "images", pair)
-    Image.new("RGB", (2, 3), (9, 0, 0)).save(folder / "x.png")
-    Image.new("L", (2, 3), 7).save(tmp_path / "images" / "query" / "x.png")
-    images = image_files.ImageFiles(tmp_path / "images", pair)
-    assert images("query", 0).tolist()[0][0] == [7, 7, 7]
-    assert images("gallery", 0).tolist()[0][0] == [9, 0, 0]
+def _pair(names, meta=None):
+    return FeatureSet(np.eye(1), np.eye(1), [1], [1], [0], [1], [names[0]], [names[1]], meta=meta or {})
+
+
+def _solid(path, level):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (2, 3), (level, 0, 0)).save(path)
+
+
+def _levels(root, features):
+    images = image_files.ImageFiles(root, features)
+    return [int(images(side, 0)[0, 0, 0]) for side in ("query", "gallery")]
+
+
+def test_pictures_are_found_by_paths_relative_to_the_source(tmp_path):
+    for level, name in enumerate(("query/anna/0.png", "gallery/anna/0.png", "gallery/ben/0.png")):
+        _solid(tmp_path / "set" / name, level)
+    features = _pair(("query/anna/0.png", "gallery/ben/0.png"), {"source": "/elsewhere"})
+    assert _levels(tmp_path / "set", features) == [0, 2]
+    for other in ("set/gallery", "set/query", "."):  # a path is not shortened to find anything
+        with pytest.raises(errors.UserError, match=r"query/anna/0.png \(query\) is not in .*--images DIR"):
+            image_files.ImageFiles(tmp_path / other, features)
     with pytest.raises(errors.UserError, match="no folder"):
-        image_files.ImageFiles(tmp_path / "nowhere", pair)
+        image_files.ImageFiles(tmp_path / "nowhere", features)
+
+
+def test_bare_names_are_found_only_where_they_mean_one_picture(tmp_path):
+    _solid(tmp_path / "query" / "x.png", 7)
+    _solid(tmp_path / "bounding_box_test" / "y.png", 9)
+    assert _levels(tmp_path, _pair(("x.png", "y.png"))) == [7, 9]
+    _solid(tmp_path / "gt_bbox" / "x.png", 7)  # the same picture again
+    assert _levels(tmp_path, _pair(("x.png", "y.png"))) == [7, 9]
+    _solid(tmp_path / "other" / "x.png", 8)
+    with pytest.raises(errors.UserError, match=r"x.png \(query\) may be .*/x.png or .*/x.png"):
+        image_files.ImageFiles(tmp_path, _pair(("x.png", "y.png")))
+    with pytest.raises(errors.UserError, match=r"both have the name x.png, which is one file"):
+        image_files.ImageFiles(tmp_path / "query", _pair(("x.png", "x.png")))
+    twice = FeatureSet(np.eye(2), np.eye(1, 2), [1, 1], [1], [0, 0], [1], ["x.png", "x.png"], ["y.png"])
+    with pytest.raises(errors.UserError, match=r"the query has 1 names twice, such as x.png"):
+        image_files.ImageFiles(tmp_path, twice)
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "{root}/../secret.png", "a\0b.png", "", "query"])
+def test_names_from_elsewhere_do_not_lead_out_of_the_folder(tmp_path, name):
+    _solid(tmp_path / "secret.png", 1)
+    _solid(tmp_path / "set" / "query" / "x.png", 2)
+    root = tmp_path / "set"
+    for meta in ({}, {"source": str(root)}):
+        with pytest.raises(errors.UserError, match="is not in"):
+            image_files.ImageFiles(root, _pair((name.format(root=root), "query/x.png"), meta))
+
+
+def test_pictures_of_a_prepared_data_set(tmp_path, market):
+    from reid_jax.data import prepare
+
+    market.write(tmp_path / "market1501", train_identities=2, test_identities=2, height=16, width=8)
+    dataset = prepare.ensure("market1501", tmp_path)
+    for names in ("names", "filenames"):
+        features = _pair([getattr(split, names)[1] for split in (dataset.query, dataset.gallery)])
+        images = image_files.ImageFiles(tmp_path / "prepared" / "market1501", features)
+        np.testing.assert_array_equal(images("query", 0), dataset.query.image(1))
+        np.testing.assert_array_equal(images("gallery", 0), dataset.gallery.image(1))
+    with pytest.raises(errors.UserError, match="is not in the prepared data set"):
+        image_files.ImageFiles(dataset.path, _pair(("a.png", "b.png")))
+
+
+def test_people_are_shown_by_their_own_names(features, tmp_path):
+    named = dataclasses.replace(features, meta={"people": {"1": "an<na>", "2": 7, "3": "x" * 999}})
+    assert [len(named.person(pid)) for pid in (1, 2, 3, 4)] == [6, 0, 200, 0]
+    path = report.write_ranked_lists(tmp_path / "page.html", named, ranking.evaluate(named), load)
+    page = path.read_text()
+    assert "an&lt;na&gt;" in page
+    assert "an<na>" not in page
+    assert "id 2" in page
+    assert dataclasses.replace(features, meta={"people": ["anna"]}).person(0) == ""

@@ -16,7 +16,7 @@ from reid_jax import config as config_lib
 from reid_jax.cli import extract
 from reid_jax.data import builders, image_io, prepare
 from reid_jax.data.feature_set import FeatureSet
-from reid_jax.evaluation import ranking
+from reid_jax.evaluation import image_files, ranking
 from reid_jax.inference import features as features_lib
 from reid_jax.inference import published, sources
 from reid_jax.models.backbones import resnet
@@ -203,11 +203,13 @@ def test_raw_and_prepared_data_sets_give_a_feature_set(bot, market_folder, tmp_p
     assert outcome.images_per_second > 0
     for side in ("query", "gallery"):
         names = getattr(features, f"{side}_names")
-        parts = [name.replace("_c", " ").replace("s1", " ").split() for name in names]
+        assert all((market_folder / name).is_file() for name in names)
+        parts = [name.rpartition("/")[2].replace("_c", " ").replace("s1", " ").split() for name in names]
         assert getattr(features, f"{side}_ids").tolist() == [int(part[0]) for part in parts]
         assert getattr(features, f"{side}_cams").tolist() == [int(part[1]) - 1 for part in parts]
     assert {-1, 0} <= set(features.gallery_ids.tolist())
     assert features.meta["dataset"] == "market1501"
+    assert features.meta["source"] == str(market_folder)
     assert features.metric == "cosine"
     assert ranking.evaluate(features).mAP > 0
     # The folder above is searched by the builder, the prepared one is opened.
@@ -221,6 +223,33 @@ def test_raw_and_prepared_data_sets_give_a_feature_set(bot, market_folder, tmp_p
     assert again.metric == "euclidean"
     with pytest.raises(errors.UserError, match="contains the prepared data set 'market1501'"):
         sources.open_source(tmp_path / "prepared" / "market1501", dataset="reid_folder")
+
+
+def test_own_images_keep_names_paths_and_people(bot, photos, tmp_path):
+    folder = tmp_path / "own"
+    images = {"query/anna/0.jpg": "b.jpg", "gallery/anna/0.jpg": "b.jpg", "gallery/ben/0.jpg": "a.PNG"}
+    for name, photo in images.items():
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes((photos / photo).read_bytes())
+    (folder / "gallery" / "notes.txt").touch()
+    source = sources.open_source(folder)
+    assert len(source.notes) == 1
+    assert "notes.txt" in source.notes[0]
+    outcome = features_lib.write_features(*bot, source, tmp_path / "own.npz")
+    assert "warning: 1 of 1 queries are in the gallery as the same image" in outcome.text()
+    features = FeatureSet.load(tmp_path / "own.npz")
+    assert [*features.query_names, *features.gallery_names] == list(images)
+    assert features.meta["source"] == str(folder)
+    assert [features.person(pid) for pid in features.gallery_ids] == ["anna", "ben"]
+    found = image_files.ImageFiles(features.meta["source"], features)
+    np.testing.assert_array_equal(found("gallery", 1), sources.load_image(folder / "gallery/ben/0.jpg"))
+
+
+def test_own_images_in_the_folders_of_a_benchmark(photos, tmp_path):
+    for name in ("bounding_box_train/0001_c1_7.png", "query/0002_c1_7.png", "bounding_box_test/0002_c2_7.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes((photos / "b.jpg").read_bytes())
+    assert sources.open_source(tmp_path).kind == "data set reid_folder"
 
 
 def test_kind_of_a_folder_is_detected(market_folder, photos, tmp_path, monkeypatch):
