@@ -135,7 +135,6 @@ MUTANTS = (
         "return jnp.roll(tokens, shift - 1, axis=1)",
         "shift the other way",
     ),
-    transreid('"b (group n) d -> b (n group) d"', '"b (n group) d -> b (group n) d"', "shuffle inverted"),
     transreid("tokens[:, -2:-1]", "tokens[:, -1:]", "shuffle repeats the last token"),
     transreid(
         "patches = shuffle(rotate(patches, shift), groups)",
@@ -148,15 +147,7 @@ MUTANTS = (
     ),
     transreid("shift: int = 5", "shift: int = 8", "shift 8"),
     transreid("shuffle_groups: int = 2", "shuffle_groups: int = 4", "four groups"),
-    transreid(
-        "jnp.concatenate((memory[:, :1], piece), axis=1)",
-        "jnp.concatenate((tokens[:, :1], piece), axis=1)",
-        "local branches read the finished class token",
-    ),
     transreid('last = fields["depth"] - 1', 'last = fields["depth"]', "local branches follow the last block"),
-    transreid(
-        'outputs[f"{kind}/{part + 1}"] / self.parts', 'outputs[f"{kind}/{part + 1}"]', "local features undivided"
-    ),
     transreid('test_feature: str = "feature"', 'test_feature: str = "neck"', "test feature after the neck"),
     transreid("sie_weight: float = 3.0", "sie_weight: float = 1.0", "camera embedding's weight 1"),
     transreid(
@@ -170,7 +161,6 @@ MUTANTS = (
         "self.joined(outputs, self.test_feature)",
         "test feature without unit length",
     ),
-    vit("self.sie_weight * self.sie_embed[index]", "self.sie_embed[index]", "camera embedding without its weight"),
     vit(
         "index = index * count + jnp.clip(batch[key], 0, count - 1)",
         "index = index + jnp.clip(batch[key], 0, count - 1)",
@@ -202,19 +192,9 @@ MUTANTS = (
         "epsilon 1e-3",
     ),
     vit(
-        "change = branch(layer_norm(norm, self.dtype)(x), train=train)",
-        "change = layer_norm(norm, self.dtype)(branch(x, train=train))",
-        "post-norm",
-    ),
-    vit(
         "tokens = jnp.concatenate((first, patches), axis=1)",
         "tokens = jnp.concatenate((patches, first), axis=1)",
         "class token last",
-    ),
-    vit(
-        "np.linspace(0.0, self.drop_path, self.depth)[index]",
-        "np.linspace(self.drop_path, 0.0, self.depth)[index]",
-        "stochastic depth falls",
     ),
     vit("jnp.where(keep, branch / (1.0 - rate)", "jnp.where(keep, branch", "stochastic depth is not scaled up"),
     vit("1.0 - rate, (branch.shape[0], 1, 1)", "1.0 - rate, branch.shape", "stochastic depth drops entries"),

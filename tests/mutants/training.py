@@ -127,11 +127,6 @@ MUTANTS = (
     schedules("rate + (low - rate) * part, low)", "rate - rate * part, low)", "linear decay ignores the floor"),
     # ---- extras
     extras(
-        "old + (1.0 - self.decay) * (new - old)", "old + self.decay * (new - old)", "moving average: decay reversed"
-    ),
-    extras("old + (1.0 - self.decay) * (new - old)", "new", "the averaged teacher is the student"),
-    extras("old + (1.0 - self.decay) * (new - old)", "old", "the averaged teacher stands still"),
-    extras(
         "value, dict(variables))",
         'value, {**dict(variables), "batch_stats": value["batch_stats"]})',
         "batch statistics are not averaged",
@@ -214,7 +209,6 @@ MUTANTS = (
     ),
     # ---- phases
     state("if name not in state.extra or extra.restart", "if name not in state.extra", "restart is ignored"),
-    state("if name not in state.extra or extra.restart", "if True", "extras always restart"),
     state(
         "return state.replace(opt_state=optimizer.init(state.params))",
         "return state.replace(opt_state=state.opt_state or optimizer.init(state.params))",
