@@ -12,7 +12,7 @@ WORKERS ?= 2
 comma := ,
 ALL_EXTRAS := dev$(if $(EXTRAS),$(comma)$(EXTRAS))
 
-.PHONY: env demo test mutants lint docs clean
+.PHONY: env demo test floors mutants lint docs clean
 
 env: $(STAMP)
 
@@ -27,6 +27,10 @@ demo: env
 
 test: env
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+# Whole runs: every system's demo, cut to about a minute on two cores, must learn. Ten minutes.
+floors: env
+	$(BIN)/python -m pytest -n $(WORKERS) --dist=load --confcutdir=tests/floors tests/floors
 
 # Deliberate mistakes, applied one by one to a copy: which of them no test notices. Takes an hour; results/mutants.json.
 mutants: env

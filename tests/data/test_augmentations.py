@@ -257,3 +257,28 @@ def test_throughput_rows():
     speeds = [row["images_per_second"] for row in rows[:20]]
     assert min(speeds) < rows[20]["images_per_second"] < max(speeds)
     assert all(row["milliseconds"] * row["images_per_second"] == pytest.approx(1000) for row in rows)
+
+
+# ---- distributions
+
+
+def test_augmix_blends_the_image_with_its_chains(monkeypatch):
+    """`(1 - m) x + m sum_i w_i chain_i(x)`: on average half of two operations, each on what the one before left."""
+    brighter = lambda image, strength, rng: image + np.uint8(10)
+    monkeypatch.setattr(augmentations, "OPERATIONS", dict.fromkeys(augmentations.OPERATIONS, brighter))
+    image, rng = np.full((1, 1, 3), 100, np.uint8), np.random.default_rng(0)
+    added = [int(augmentations.AugMix()({"image": image}, rng)["image"][0, 0, 0]) - 100 for _ in range(600)]
+    assert np.mean(added) == pytest.approx(0.5 * 2 * 10, abs=0.8)
+    assert min(added) <= 2
+    assert 25 <= max(added) <= 30
+
+
+def test_a_soft_region_is_a_third_noise_of_the_range_of_the_image(monkeypatch):
+    """m ~ Beta(0.5, 1), of mean 1/3; noise of standard deviation 1 on the scale of [0, 1]."""
+    noise = augmentations.SoftErase().fill(np.zeros((64, 64, 3)), (0, 0, 64, 64), np.random.default_rng(0))
+    assert noise.std() == pytest.approx(255, rel=0.05)
+    monkeypatch.setattr(augmentations.SoftErase, "fill", lambda self, image, box, rng: np.full((), 250.0))
+    image, rng = np.zeros((32, 16, 3), np.uint8), np.random.default_rng(1)
+    erase = augmentations.SoftErase(probability=1.0)
+    shares = [erase({"image": image}, rng)["image"].max() / 250 for _ in range(600)]
+    assert np.mean(shares) == pytest.approx(1 / 3, abs=0.04)

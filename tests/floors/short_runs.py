@@ -3,8 +3,8 @@
     python -m tests.floors.short_runs --seeds 0 1 2          # measures them, for the table FLOORS
     python -m tests.floors.short_runs --systems mfv bot
 
-A floor is a share of the color histogram's mAP on the same images, far below what was measured with any seed: it tells a
-system that learns from one that does not, and nothing finer.
+A floor is a share of the color histogram's mAP on the same images, well below what was measured with any seed: it tells
+a system that learns from one that does not, and nothing finer.
 """
 
 from __future__ import annotations
@@ -40,17 +40,20 @@ class Short(NamedTuple):
     overrides: tuple[tuple[str, Any], ...] = ()
 
 
+# Half the demo's height and width: four times as many epochs in the same time.
+SMALL = (("data.height", 64), ("data.width", 32), ("data.augment.pad_crop.pad", 2))
+
 SHORT: dict[str, Short] = {
     "mfv": Short(3.0, 1.0),
     "amfor": Short(5.0, 1.0),
-    "mgaf": Short(4.0, 1.0),
-    "mspf": Short(3.0, 1.0),
-    "cfat": Short(2.0, 1.0),
-    "bot": Short(4.0, 1.0),
-    "osnet": Short(4.0, 1.0),
-    "transreid": Short(4.0, 1.0),
-    "mgn": Short(4.0, 1.0),
-    "cil": Short(2.0, 1.0),
+    "mgaf": Short(8.0, 1.0, overrides=SMALL),
+    "mspf": Short(6.0, 1.0, overrides=SMALL),
+    "cfat": Short(4.0, 1.0, overrides=SMALL),
+    "bot": Short(8.0, 1.0, overrides=SMALL),
+    "osnet": Short(8.0, 1.0, overrides=SMALL),
+    "transreid": Short(8.0, 1.0, overrides=SMALL),
+    "mgn": Short(8.0, 1.0, overrides=SMALL),
+    "cil": Short(5.0, 1.0, overrides=SMALL),
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.models.amfor import depth_fusion, feature_decoder, generative_distillation, part_decoder
+from reid_jax.models.amfor import amfor, depth_fusion, feature_decoder, generative_distillation, part_decoder
 
 WIDTH, TOKENS = 64, 6
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -326,6 +326,17 @@ def test_levels_have_generators_of_their_own():
 
 
 # ---- initial values
+
+
+def test_defaults_of_the_fusion_are_the_models():
+    fields = lambda owner: {name: field.default for name, field in owner.__dataclass_fields__.items()}
+    model = {
+        name.removeprefix("amff_"): value for name, value in fields(amfor.AMFOR).items() if name.startswith("amff_")
+    }
+    shared = ("text_value", "residual", "normalize", "beta", "gate_init", "alpha")
+    for owner in (depth_fusion.AMFF, depth_fusion.LayerFusion):
+        assert {name: fields(owner)[name] for name in shared} == {name: model[name] for name in shared}
+    assert depth_fusion.AMFF.reuse_fused is model["reuse_fused"] is False
 
 
 def test_new_components_begin_small():
