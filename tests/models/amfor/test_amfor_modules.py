@@ -222,6 +222,7 @@ def test_a_feature_becomes_a_map_of_tokens():
             functools.partial(module.clone(map_tokens=False).init, train=False), jax.random.key(0), pooled
         )["params"]
         assert (without["join"]["kernel"].shape, "patches" in without) == ((1, 1), False)
+    assert [feature_decoder.volume_shape(width) for width in (768, 384, 192)] == [(32, 24), (24, 16), (24, 8)]
     rows, columns = zip(*(feature_decoder.volume_shape(64 * n) for n in range(1, 13)), strict=True)
     assert [r * c for r, c in zip(rows, columns, strict=True)] == [64 * n for n in range(1, 13)]
     assert all(r >= c and r % 8 == 0 and c % 8 == 0 for r, c in zip(rows, columns, strict=True))
