@@ -1,7 +1,5 @@
 """Deliberate mistakes in AMFOR: fusion of depths, encoder, masks, HPR, part decoder."""
 
-# ruff: noqa: E501  (texts of other files, as they stand there)
-
 from tests.mutants import entries
 
 _FOLDER = "tests/models/amfor"

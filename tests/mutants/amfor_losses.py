@@ -1,7 +1,5 @@
 """Deliberate mistakes in AMFOR: distillation, losses, drawn patches, text, test features, teachers, recipe."""
 
-# ruff: noqa: E501  (texts of other files, as they stand there)
-
 from tests.mutants import entries
 
 _FOLDER = "tests/models/amfor"

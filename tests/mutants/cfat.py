@@ -1,7 +1,5 @@
 """Deliberate mistakes in CFAT: bridges, generator, losses, encoder, and the machinery of its teacher."""
 
-# ruff: noqa: E501  (texts of other files, as they stand there)
-
 from tests.mutants import entries
 
 _TWIN = ("tests/models/test_cfat_twin.py", "tests/models/test_cfat.py")
