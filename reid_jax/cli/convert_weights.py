@@ -25,7 +25,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--model", required=True, help=f"one of {', '.join(sorted(models.MODELS))}, or package.module:Name"
     )
-    parser.add_argument("--weights", required=True, help="file ending in .pth, .pt, .tar, .bin, .safetensors or .npz")
+    parser.add_argument("--weights", required=True, help="a checkpoint of PyTorch, a safetensors or an .npz file")
     parser.add_argument("--output", required=True, help="folder for weights.npz and report.txt")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="field of the model")
     parser.add_argument("--into", help="submodule that the file fills; detected for a bare residual network")

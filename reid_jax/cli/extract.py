@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", metavar="NAME", help=f"one of {', '.join(zoo.ZOO)}, or package.module:Name; needs --weights"
     )
-    parser.add_argument("--weights", metavar="FILE", help="with --model: .pth, .pt, .tar, .bin, .safetensors or .npz")
+    parser.add_argument("--weights", metavar="FILE", help="with --model: a checkpoint of PyTorch, safetensors or .npz")
     parser.add_argument("--random-weights", action="store_true", help="with --model: an untrained network, for trials")
     parser.add_argument("--seed", type=int, default=0, help="with --random-weights (default: 0)")
     parser.add_argument("--height", type=int, help="with --model: rows of the images, in place of the model's own")

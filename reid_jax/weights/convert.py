@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors, trees
-from reid_jax.weights import torch_files
+from reid_jax.weights import array_checks, torch_files, weight_tables
 
 Rule = tuple[str, str]
 Variables = Mapping[str, Any]
@@ -52,9 +52,15 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The outcome for every key of a file and every leaf of a model."""
+    """The outcome for every key of a file and every leaf of a model.
+
+    Attributes:
+        entries: the outcomes.
+        notes: what was looked through to find the weights in the file, see `weight_tables.Table`.
+    """
 
     entries: tuple[Entry, ...]
+    notes: tuple[str, ...] = ()
 
     def named(self, *fates: str) -> list[Entry]:
         """Returns the entries with one of these fates."""
@@ -68,14 +74,15 @@ class Report:
     def __str__(self) -> str:
         """Returns the counts, and a line for every key that was neither loaded as it is nor ignored."""
         rest = self.named("reshaped", "misfit", "missing", "extra")
-        return "\n".join([self.summary(), *(f"{e.fate} {e.source or e.target} {e.detail}".rstrip() for e in rest)])
+        lines = (f"{e.fate} {e.source or e.target} {e.detail}".rstrip() for e in rest)
+        return "\n".join(["; ".join([self.summary(), *self.notes]), *lines])
 
     def table(self) -> str:
         """Returns a line per key: fate, name in the file, our path, detail."""
         rows = [(entry.fate, entry.source or "-", entry.target or "-", entry.detail) for entry in self.entries]
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
         lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]).rstrip() for row in rows]
-        return "\n".join([*lines, self.summary()])
+        return "\n".join([*lines, *self.notes, self.summary()])
 
 
 class ConversionError(errors.UserError):
@@ -164,6 +171,7 @@ def load_into(
 
     Raises:
         ConversionError: the weights do not fit.
+        UserError: an array that would be loaded is not real and finite, or is a negative variance.
     """
     leaves = trees.flatten(variables)
     inside = {path: leaf for path, leaf in leaves.items() if _is_inside(path, into)}
@@ -186,7 +194,7 @@ def load_into(
         if path not in loaded and not any(entry.target == path and entry.fate == "misfit" for entry in entries):
             allowed = _allowed(path, allow_missing)
             entries.append(Entry("", path, "missing", "allowed" if allowed else ""))
-    report = Report(tuple(entries))
+    report = Report(tuple(entries), getattr(flat, "notes", ()))
     if strict:
         _refuse(report, allow_missing, len(inside))
     return trees.unflatten({**leaves, **loaded}), report
@@ -233,7 +241,9 @@ def _fate(
     if tuple(array.shape) != tuple(wanted.shape) and not squeezed:
         return Entry(name, target, "misfit", shapes + (", allowed" if _allowed(target, allow_missing) else "")), None
     fate = "loaded" if array.shape == tuple(wanted.shape) else "reshaped"
-    return Entry(name, target, fate, shapes), np.ascontiguousarray(array.reshape(wanted.shape), wanted.dtype)
+    return Entry(name, target, fate, shapes), array_checks.accepted(
+        name, target, array.reshape(wanted.shape), wanted.dtype
+    )
 
 
 def _refuse(report: Report, allow_missing: Sequence[str], wanted: int) -> None:
@@ -285,6 +295,7 @@ def load_parts(
 ) -> tuple[dict[str, Any], Report]:
     """Loads the same file into several submodules; see `load_file`."""
     entries: list[Entry] = []
+    notes: dict[str, None] = {}
     filled = dict(variables)
     for part in parts:
         filled, report = load_file(
@@ -295,7 +306,8 @@ def load_parts(
             allow_missing=(*part.allow_missing, *allow_missing),
         )
         entries += report.entries
-    return filled, Report(tuple(entries))
+        notes |= dict.fromkeys(report.notes)
+    return filled, Report(tuple(entries), tuple(notes))
 
 
 def load_file(
@@ -325,10 +337,9 @@ def load_file(
         UserError: the file is unreadable or does not fit; the message names it.
     """
     flat = torch_files.read_weights(path)
-    if pathlib.Path(path).suffix == ".npz":
-        flat.pop("meta", None)
     if adapt is not None:
-        flat, more = adapt(flat)
+        adapted, more = adapt(flat)
+        flat = weight_tables.Table(adapted, flat.notes)
         allow_missing = (*allow_missing, *more)
     into = submodule_of(flat, variables) if into is None else into
     ignore = (*IGNORED, *(IGNORED_CLASSIFIER if into else ()), *ignore)
@@ -344,6 +355,8 @@ def load_file(
         )
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}", error.report) from error
+    except errors.UserError as error:
+        raise errors.UserError(f"{path}: {error}") from error
 
 
 def to_torch(variables: Variables, rules: Sequence[Rule] = ()) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from reid_jax import errors, models, trees
 from reid_jax.cli import convert_weights
@@ -38,7 +39,7 @@ def _variables():
             "classifier": {"kernel": array(4, 7), "bias": array(7)},
             "words": {"embedding": array(3, 2)},
         },
-        "batch_stats": {"backbone": {"layer1_0": {"bn1": {"mean": array(4), "var": array(4)}}}},
+        "batch_stats": {"backbone": {"layer1_0": {"bn1": {"mean": array(4), "var": np.abs(array(4))}}}},
     }
 
 
@@ -187,3 +188,44 @@ def test_published_names_of_a_model_are_found_by_its_name(tmp_path):
     assert all(leaf.all() for leaf in jax.tree.leaves(loaded))
     with pytest.raises(errors.UserError, match="unknown model"):
         models.load_weights("bott", shapes, tmp_path / "bot.npz")
+
+
+def _with_nan(array):
+    return np.where(array == array.max(), np.nan, array)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        (
+            "base.layer1.0.conv1.weight",
+            lambda array: np.where(array == array.max(), np.nan, array),
+            r"NaN .*\(1 of 120",
+        ),
+        ("classifier.bias", lambda array: array + np.inf, r"infinity \(7 of 7"),
+        ("classifier.bias", lambda array: array.astype(np.float64) * 1e300, "infinity"),
+        ("base.layer1.0.bn1.running_var", lambda array: -1 - array, "must not be negative"),
+        ("base.token", lambda array: array.astype(np.complex64), "complex numbers"),
+        ("base.token", lambda array: array.astype("datetime64[s]"), "dates"),
+        ("base.token", lambda array: array.astype("U8"), "text"),
+        ("base.token", lambda array: array.astype("S8"), "text"),
+        ("base.token", lambda array: array.astype(object), "Python objects"),
+    ],
+)
+def test_weights_that_cannot_be_meant_are_refused_by_name(name, change, told):
+    variables = _variables()
+    flat = convert.to_torch(variables, TO_TORCH)
+    flat[name] = change(flat[name])
+    with pytest.raises(errors.UserError, match=f"{name}'.*{told}|negative.*{name}"):
+        convert.load_into(_blank(variables), flat, FROM_TORCH)
+
+
+def test_the_report_says_where_the_weights_were_found(tmp_path):
+    variables = _variables()
+    flat = {f"module.{name}": array for name, array in convert.to_torch(variables, TO_TORCH).items()}
+    safetensors.numpy.save_file(flat, tmp_path / "w")
+    loaded, report = convert.load_file(tmp_path / "w", _blank(variables), FROM_TORCH)
+    assert report.notes == (f"prefix 'module.' dropped from {len(flat)} of {len(flat)} names",)
+    assert report.notes[0] in str(report)
+    assert report.notes[0] in report.table()
+    np.testing.assert_array_equal(loaded["params"]["classifier"]["bias"], variables["params"]["classifier"]["bias"])

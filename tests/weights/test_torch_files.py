@@ -2,11 +2,9 @@
 
 import argparse
 import collections
-import io
 import os
 import pathlib
 import pickle
-import struct
 import zipfile
 
 import ml_dtypes
@@ -16,78 +14,24 @@ import safetensors.numpy
 
 from reid_jax import errors
 from reid_jax.weights import torch_files
-
-
-class _Named:
-    """Pickles as a call of the global `module.name`, as PyTorch's own objects do."""
-
-    def __init__(self, name, arguments):
-        self.name, self.arguments = name, arguments
-
-
-class _Pickler(pickle._Pickler):
-    """The pure-Python pickler, able to write globals of modules that are not installed, and storage references."""
-
-    def save(self, value, save_persistent_id=True):
-        if isinstance(value, _Named):
-            self._global(value.name)
-            if value.arguments is not None:
-                super().save(value.arguments)
-                self.write(pickle.REDUCE)
-        elif isinstance(value, _Storage):
-            super().save(("storage", _Named(f"torch.{value.kind}", None), value.key, "cpu", value.count))
-            self.write(pickle.BINPERSID)
-        else:
-            super().save(value, save_persistent_id)
-
-    def _global(self, name):
-        module, _, attribute = name.rpartition(".")
-        self.write(pickle.GLOBAL + f"{module}\n{attribute}\n".encode())
-
-
-class _Storage:
-    def __init__(self, kind, key, count):
-        self.kind, self.key, self.count = kind, key, count
-
-
-def _tensor(storage, offset, size, stride):
-    return _Named("torch._utils._rebuild_tensor_v2", (storage, offset, size, stride, False, collections.OrderedDict()))
-
-
-def _pickled(value):
-    buffer = io.BytesIO()
-    _Pickler(buffer, 2).dump(value)
-    return buffer.getvalue()
-
-
-def _write_zip(path, value, storages):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", _pickled(value))
-        archive.writestr("archive/byteorder", "little")
-        for key, array in storages.items():
-            archive.writestr(f"archive/data/{key}", array.tobytes())
-
-
-def _write_legacy(path, value, storages):
-    with open(path, "wb") as file:
-        for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, value, sorted(storages)):
-            file.write(_pickled(part))
-        for key in sorted(storages):
-            file.write(struct.pack("<q", storages[key].size) + storages[key].tobytes())
-
+from tests.helpers import torch_pickles
 
 VALUES = np.arange(24, dtype=np.float32)
 STORAGES = {"0": VALUES, "1": np.arange(6).astype(ml_dtypes.bfloat16), "2": np.array([7], np.int64)}
 
 
 def _checkpoint():
-    shared = _Storage("FloatStorage", "0", 24)
+    shared = torch_pickles.Storage("FloatStorage", "0", 24)
     weights = collections.OrderedDict()
-    weights["module.conv.weight"] = _tensor(shared, 0, (2, 3, 2, 2), (12, 4, 2, 1))
-    weights["module.transposed"] = _tensor(shared, 1, (4, 3), (1, 4))
-    parameter = _tensor(_Storage("BFloat16Storage", "1", 6), 0, (6,), (1,))
-    weights["module.half"] = _Named("torch._utils._rebuild_parameter", (parameter, True, collections.OrderedDict()))
-    weights["module.bn.num_batches_tracked"] = _tensor(_Storage("LongStorage", "2", 1), 0, (), ())
+    weights["module.conv.weight"] = torch_pickles.tensor(shared, 0, (2, 3, 2, 2), (12, 4, 2, 1))
+    weights["module.transposed"] = torch_pickles.tensor(shared, 1, (4, 3), (1, 4))
+    parameter = torch_pickles.tensor(torch_pickles.Storage("BFloat16Storage", "1", 6), 0, (6,), (1,))
+    weights["module.half"] = torch_pickles.Named(
+        "torch._utils._rebuild_parameter", (parameter, True, collections.OrderedDict())
+    )
+    weights["module.bn.num_batches_tracked"] = torch_pickles.tensor(
+        torch_pickles.Storage("LongStorage", "2", 1), 0, (), ()
+    )
     settings = argparse.Namespace(arch="resnet50", lr=0.1)
     score = np.float64(0.875)
     return {
@@ -95,11 +39,11 @@ def _checkpoint():
         "epoch": 3,
         "args": settings,
         "rank1": score,
-        "size": _Named("torch.Size", ((1, 2),)),
+        "size": torch_pickles.Named("torch.Size", ((1, 2),)),
     }
 
 
-@pytest.mark.parametrize("write", [_write_zip, _write_legacy], ids=["zip", "legacy"])
+@pytest.mark.parametrize("write", [torch_pickles.write_zip, torch_pickles.write_legacy], ids=["zip", "legacy"])
 def test_both_layouts_are_read(tmp_path, write):
     path = tmp_path / "weights.pth"
     write(path, _checkpoint(), STORAGES)
@@ -169,12 +113,16 @@ def test_code_in_the_first_pickle_of_a_legacy_file_is_refused(tmp_path):
 )
 def test_tensors_outside_their_storage_are_refused(tmp_path, offset, size, stride):
     path = tmp_path / "weights.pth"
-    _write_zip(path, {"a": _tensor(_Storage("FloatStorage", "0", 24), offset, size, stride)}, STORAGES)
+    torch_pickles.write_zip(
+        path,
+        {"a": torch_pickles.tensor(torch_pickles.Storage("FloatStorage", "0", 24), offset, size, stride)},
+        STORAGES,
+    )
     with pytest.raises(errors.UserError, match="no complete PyTorch checkpoint"):
         torch_files.load(path)
 
 
-@pytest.mark.parametrize("write", [_write_zip, _write_legacy], ids=["zip", "legacy"])
+@pytest.mark.parametrize("write", [torch_pickles.write_zip, torch_pickles.write_legacy], ids=["zip", "legacy"])
 def test_storage_shorter_than_announced_is_refused(tmp_path, write):
     path = tmp_path / "weights.pth"
     short = {**STORAGES, "0": VALUES[:5]}
@@ -183,7 +131,7 @@ def test_storage_shorter_than_announced_is_refused(tmp_path, write):
         torch_files.load(path)
 
 
-@pytest.mark.parametrize("write", [_write_zip, _write_legacy], ids=["zip", "legacy"])
+@pytest.mark.parametrize("write", [torch_pickles.write_zip, torch_pickles.write_legacy], ids=["zip", "legacy"])
 def test_truncation_anywhere_is_one_sentence(tmp_path, write):
     whole = tmp_path / "whole.pth"
     write(whole, _checkpoint(), STORAGES)
@@ -205,15 +153,107 @@ def test_other_kinds_of_files(tmp_path):
     np.testing.assert_array_equal(torch_files.read_weights(tmp_path / "w.npz")["params/a/kernel"], VALUES)
     np.savez(tmp_path / "objects.npz", a=np.array([{"code": 1}], object))
     for name, message in {
-        "objects.npz": "no complete",
+        "objects.npz": "Python objects",
         "missing.pth": "does not exist",
-        "w.h5": "unknown ending",
     }.items():
         with pytest.raises(errors.UserError, match=message):
             torch_files.read_weights(tmp_path / name)
+    for content, found in {
+        b"": "empty",
+        b"\x89HDF\r\n\x1a\n": "an HDF5 file",
+        b"<!DOCTYPE html>": "a web page",
+        b"version https://git-lfs.github.com/spec/v1": "a pointer of Git LFS",
+        b"\x93NUMPY": "a single array",
+        b"some text": "none of these",
+    }.items():
+        (tmp_path / "w.pth").write_bytes(content)
+        with pytest.raises(
+            errors.UserError, match=f"the content is {found}|the content is an {found}|a pointer of {found}"
+        ):
+            torch_files.read_weights(tmp_path / "w.pth")
 
 
 def test_a_checkpoint_without_tensors_says_what_was_found(tmp_path):
-    _write_zip(tmp_path / "list.pth", [1, 2], {})
+    torch_pickles.write_zip(tmp_path / "list.pth", [1, 2], {})
     with pytest.raises(errors.UserError, match=r"no table of tensors .*list"):
         torch_files.read_weights(tmp_path / "list.pth")
+
+
+def _table(prefix="", count=3):
+    """Weights of a small layer under PyTorch names, and their storages."""
+    storage = torch_pickles.Storage("FloatStorage", "0", 24)
+    names = ("conv1.weight", "conv1.bias", "classifier.weight")
+    return {prefix + name: torch_pickles.tensor(storage, 0, (count,), (1,)) for name in names}
+
+
+def _attributes(data):
+    arguments = (data, True, collections.OrderedDict(), {"_no_weight_decay": True})
+    return torch_pickles.Named("torch._utils._rebuild_parameter_with_state", arguments)
+
+
+HARMLESS = {
+    "counter": collections.Counter({20: 1, 40: 2}),
+    "set": {1, 2},
+    "frozenset": frozenset(("a",)),
+    "defaultdict": collections.defaultdict(dict, {"a": 1}),
+    "ndarray": np.arange(6, dtype=">f4").reshape(2, 3),
+    "fortran": np.asfortranarray(np.arange(6).reshape(2, 3)),
+    "objects": np.array(["a", None], object),
+    "path": pathlib.PurePosixPath("runs/one"),
+    "complex": 1 + 2j,
+    "device": torch_pickles.Named("torch.device", ("cuda", 1)),
+    "class": torch_pickles.Named("torch.device", None),
+    "settings": torch_pickles.Named("yacs.config.CfgNode", ()),
+}
+
+
+def test_harmless_containers_beside_the_weights(tmp_path):
+    tree = {"state_dict": _table(), **HARMLESS}
+    tree["state_dict"]["conv1.scale"] = _attributes(next(iter(_table().values())))
+    torch_pickles.write_zip(tmp_path / "w.pth", tree, STORAGES)
+    got = torch_files.load(tmp_path / "w.pth")
+    assert got["counter"] == {20: 1, 40: 2}
+    assert got["set"] == {1, 2}
+    assert got["frozenset"] == frozenset(("a",))
+    assert got["defaultdict"] == {"a": 1}
+    for name in ("ndarray", "fortran"):
+        np.testing.assert_array_equal(got[name], HARMLESS[name])
+    assert got["objects"] == ["a", None]
+    assert (got["path"], got["device"], got["class"], got["settings"]) == ("runs/one", "cuda:1", "torch.device", {})
+    assert len(torch_files.read_weights(tmp_path / "w.pth")) == 4
+
+
+@pytest.mark.parametrize("name", ["model.pth.tar-60", "PLAIN.PTH", "plain.ckpt", "plain.t7", "no_ending"])
+def test_the_name_of_a_file_does_not_matter(tmp_path, name):
+    torch_pickles.write_zip(tmp_path / name, _table(), STORAGES)
+    assert list(torch_files.read_weights(tmp_path / name)) == list(_table())
+
+
+@pytest.mark.parametrize(
+    ("tree", "note"),
+    [
+        ({"model_state_dict": _table(), "epoch": 3}, "'model_state_dict'"),
+        ({"net": _table(), "model_ema": _table()}, "'net'"),
+        ({"model": {"state_dict": _table()}}, "'state_dict'"),
+        ({"student_of_mine": _table(), "optimizer": {"state": {0: _table()}}}, "'student_of_mine'"),
+        ({"state_dict": _table("model."), "pytorch-lightning_version": "2.0"}, "'model.' dropped from 3 of 3"),
+        (_table("_orig_mod."), "'_orig_mod.' dropped"),
+        (_table("module.module."), "'module.' dropped"),
+        (_table("module._orig_mod."), "'_orig_mod.' dropped"),
+        ({**_table("module."), "neck.weight": _table()["conv1.weight"]}, "'module.' dropped from 3 of 4"),
+    ],
+)
+def test_tables_are_found_under_usual_keys_and_prefixes(tmp_path, tree, note):
+    torch_pickles.write_zip(tmp_path / "w.pth", tree, STORAGES)
+    got = torch_files.read_weights(tmp_path / "w.pth")
+    assert set(got) >= set(_table())
+    assert any(note in line for line in got.notes), got.notes
+
+
+def test_prefixes_that_are_none_stay_and_several_tables_are_refused(tmp_path):
+    tree = {**_table("module."), **_table()}  # without the prefix two names would be one
+    torch_pickles.write_zip(tmp_path / "w.pth", tree, STORAGES)
+    assert set(torch_files.read_weights(tmp_path / "w.pth")) == set(tree)
+    torch_pickles.write_zip(tmp_path / "w.pth", {"teacher": _table(), "student": _table()}, STORAGES)
+    with pytest.raises(errors.UserError, match=r"several tables of tensors \('teacher', 'student'\)"):
+        torch_files.read_weights(tmp_path / "w.pth")
