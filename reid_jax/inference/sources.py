@@ -90,7 +90,7 @@ class Source:
     notes: tuple[str, ...] = ()
 
     def warnings(self) -> list[str]:
-        """Returns sentences about properties of the images read so far that make scores wrong or are rarely intended."""
+        """Returns sentences about the images read so far: what makes scores wrong, or is rarely intended."""
         files = [split.source for split in self.splits.values() if isinstance(split.source, Files)]
         if len(files) < len(self.splits):
             return []

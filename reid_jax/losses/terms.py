@@ -168,6 +168,11 @@ def _options(
     return given
 
 
+def read_labels(terms: Mapping[str, Mapping[str, Any] | None]) -> bool:
+    """Returns whether one of the loss terms compares images by their classes."""
+    return any(term is not None and _takes_labels(_function(name, term["loss"])) for name, term in terms.items())
+
+
 def _takes_labels(function: Callable[..., Any]) -> bool:
     """Returns whether a loss function has the keyword-only argument `labels`."""
     labels = inspect.signature(function).parameters.get("labels")

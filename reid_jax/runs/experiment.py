@@ -18,8 +18,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from reid_jax import build, errors, models, trees
+from reid_jax import build, errors, losses, models, trees
 from reid_jax import config as config_lib
+from reid_jax.config import phases
 from reid_jax.data import checks, feature_set, records
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
@@ -50,7 +51,7 @@ class Experiment:
         models.check_options(self.settings.model["name"], [key for key in self.settings.model if key != "name"])
         self.mesh = mesh.create_mesh()
         self.dataset = build.open_data(self.settings.data) if dataset is None else dataset
-        processes.agree("the data set", self.dataset.index_hash())
+        processes.agree("the data set", self.dataset.index_hash() + self.dataset.content)
         LOG.info("%s", self.dataset.describe())
         self.others = build.open_others(self.settings)
         if self.dataset.name in [other.name for other in self.others]:
@@ -165,8 +166,10 @@ class Experiment:
             The content of `result.json`, None without evaluation.
 
         Raises:
-            UserError: there is no checkpoint to evaluate, or it was trained on other data.
+            UserError: there is no checkpoint to evaluate, it was trained on other data, or there is nothing to learn.
         """
+        if train:
+            self._check_identities()
         saved = checkpoints.Checkpoints(
             folder.checkpoints,
             best_metric=f"{self.dataset.name}/mAP",
@@ -195,6 +198,14 @@ class Experiment:
         complete = history["steps"] == schedule[-1].last_step
         return results.finish(self, folder, evaluated_variables(train_state), history, complete=complete)
 
+    def _check_identities(self) -> None:
+        """Raises a `UserError` where the losses compare identities and there is one only."""
+        if self.num_classes < 2 and any(losses.read_labels(phase.losses) for _, phase in phases.resolve(self.settings)):
+            raise errors.UserError(
+                f"expected two or more training identities in {self.dataset.split('train').name}, got one, so that "
+                "there is nothing to tell apart; add images of other people to the training split."
+            )
+
     def first_meta(self) -> dict[str, Any]:
         """Returns the meta data of a checkpoint at the start of a run."""
         return {
@@ -203,6 +214,7 @@ class Experiment:
             "num_classes": self.num_classes,
             "num_cameras": self.num_cameras,
             "index_hash": self.dataset.index_hash(),
+            "content_hash": self.dataset.content,
             "config_hash": config_lib.config_hash(self.config),
             "baselines": {},
         }
@@ -224,11 +236,7 @@ class Experiment:
         if found is None:
             return initial, self.first_meta()
         at_step, restored, meta = found
-        if meta["index_hash"] != self.dataset.index_hash():
-            raise errors.UserError(
-                f"expected the data this run was trained on (index {meta['index_hash'][:12]}), got "
-                f"{self.dataset.index_hash()[:12]}; restore the data set, or start a new --workdir."
-            )
+        _check_same_data(meta, self.dataset)
         LOG.info("resumed at step %d of %d", at_step, schedule[-1].last_step)
         return restored, {**meta, "step": at_step}
 
@@ -271,6 +279,27 @@ class Experiment:
             log=self.settings.log.every_steps,
             evaluate=round(self.settings.evals.every_epochs * steps_per_epoch),
             save=checkpoint.every_steps or round(checkpoint.every_epochs * steps_per_epoch),
+        )
+
+
+def _check_same_data(meta: Mapping[str, Any], dataset: records.ReIDDataset) -> None:
+    """Raises a `UserError` where a checkpoint was trained on other data.
+
+    Args:
+        meta: meta data of the checkpoint.
+        dataset: the data set now; other names, identities or cameras, or other images under the same names, are other
+            data.
+    """
+    if meta["index_hash"] != dataset.index_hash():
+        raise errors.UserError(
+            f"expected the data this run was trained on (index {meta['index_hash'][:12]}), got "
+            f"{dataset.index_hash()[:12]}; restore the data set, or start a new --workdir."
+        )
+    before = meta.get("content_hash", "")  # unknown for runs of earlier versions and data sets in memory
+    if before and dataset.content and before != dataset.content:
+        raise errors.UserError(
+            f"expected the images this run was trained on (content {before[:12]}), got other images under the same names "
+            f"({dataset.content[:12]}); restore the data set, or start a new --workdir."
         )
 
 

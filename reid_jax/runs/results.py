@@ -73,6 +73,7 @@ def finish(
         "seed": settings.seed,
         "config_hash": config_lib.config_hash(run.config),
         "index_hash": dataset.index_hash(),
+        "content_hash": dataset.content,
         "device": provenance.device_name(),
         "commit": provenance.commit(),
     }

@@ -164,6 +164,19 @@ def test_one_camera_is_explained_and_its_way_out_works(tmp_path):
     assert results.rank(pixels, made.settings.evals).scores()["mAP"] == 1.0
 
 
+def test_one_training_identity_is_refused_before_anything_is_compiled(tmp_path):
+    write_folder(tmp_path / "data" / "reid_folder", {"train": 1, "query": 1, "gallery": 2})
+    index = tmp_path / "data" / "reid_folder" / "index.csv"
+    lines = [line for line in index.read_text().splitlines() if "train_" not in line or "train_0" in line]
+    index.write_text("\n".join(lines))
+    own = config(tmp_path / "data", data__name="reid_folder", data__options={})
+    with pytest.raises(
+        errors.UserError, match="expected two or more training identities in reid_folder/train, got one"
+    ):
+        launch.run(own, workdir=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_identity_with_one_image_is_said_when_training_starts(tmp_path, caplog):
     write_folder(tmp_path / "data" / "reid_folder", {"train": 1, "query": 1, "gallery": 2}, lonely=True)
     for _ in range(2):  # prepared now, and found prepared
