@@ -298,8 +298,8 @@ def _check_same_data(meta: Mapping[str, Any], dataset: records.ReIDDataset) -> N
     before = meta.get("content_hash", "")  # unknown for runs of earlier versions and data sets in memory
     if before and dataset.content and before != dataset.content:
         raise errors.UserError(
-            f"expected the images this run was trained on (content {before[:12]}), got other images under the same names "
-            f"({dataset.content[:12]}); restore the data set, or start a new --workdir."
+            f"expected the images this run was trained on (content {before[:12]}), got other images under the same "
+            f"names ({dataset.content[:12]}); restore the data set, or start a new --workdir."
         )
 
 

@@ -30,7 +30,7 @@ def test_same_data_and_unknown_content_are_accepted():
 def test_other_names_and_other_images_are_refused():
     with pytest.raises(errors.UserError, match="expected the data this run was trained on"):
         _check(_dataset("1"), _dataset("1", "b.jpg"))
-    with pytest.raises(errors.UserError, match="got other images under the same names .*start a new --workdir"):
+    with pytest.raises(errors.UserError, match=r"got other images under the same names .*start a new --workdir"):
         _check(_dataset("1"), _dataset("2"))
 
 
