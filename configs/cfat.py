@@ -206,6 +206,7 @@ CODE = {
 }
 # Its optimizer: rates from 1e-5 over 0.05 to 2e-6, no momentum; 8 identities x 8 images.
 RELEASED = {
+    "optimizer.name": "sgd",
     "optimizer.learning_rate_multipliers": ((".*", 50.0),),
     "optimizer.weight_decays": ((".*", 1e-3),),
     "optimizer.momentum": 0.0,

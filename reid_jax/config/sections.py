@@ -9,41 +9,36 @@ objects only; config files and the command line modify the `ConfigDict` of `reid
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 from reid_jax import errors
+from reid_jax.config import rules
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Rule = tuple[str, Callable[[Any], bool]]
 Options = Mapping[str, Any]
 
+# Names of other parts of the package, which are not imported here: a config is read before the libraries are loaded.
+INTERPOLATIONS = ("bilinear", "bicubic", "area", "nearest")
+CACHES = ("auto", "memory", "disk", "none")
+ERASE_FILLS = ("mean_raw", "mean", "zero", "noise")
+AP_RULES = ("step", "trapezoid")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(value: Any) -> bool:
-    return _is_number(value) and value == int(value)
-
-
-WHOLE: Rule = ("a whole number", _is_whole)
-POSITIVE: Rule = ("a number above 0", lambda value: _is_number(value) and value > 0)
-NOT_NEGATIVE: Rule = ("a number of at least 0", lambda value: _is_number(value) and value >= 0)
-SHARE: Rule = ("a number from 0 to below 1", lambda value: _is_number(value) and 0 <= value < 1)
-COUNT: Rule = ("a whole number of at least 1", lambda value: _is_whole(value) and value >= 1)
-COUNT_OR_NONE: Rule = ("a whole number of at least 0", lambda value: _is_whole(value) and value >= 0)
+SIZE = rules.whole(1, 16_384)  # of an image in pixels
+COUNT = rules.whole(1, 65_536)
+COUNT_OR_NONE = rules.whole(0, 10**9)
+TRIPLE = rules.sequence(rules.number(-1e3, 1e3), "three numbers", (3, 3))
 
 
-def key(default: Any, rule: Rule | None = None) -> Any:
+def key(default: Any, rule: rules.Rule = rules.OPTIONS) -> Any:
     """Returns the dataclass field of a config key.
 
     Args:
         default: value if the config does not set the key; dictionaries are copied.
-        rule: description of valid values, and the function that tests a value.
+        rule: what a value may be; a dictionary unless given.
     """
     metadata = {"rule": rule}
     if isinstance(default, Mapping):
@@ -65,16 +60,18 @@ class Section:
         Raises:
             UserError: unknown key, or invalid value.
         """
+        if not isinstance(values, Mapping):
+            raise errors.UserError(
+                f"{prefix.rstrip('.') or 'the config'} must be a section of keys, but is {rules.shorten(values)}; "
+                "set its keys one by one."
+            )
         fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # all are dataclasses
         for name, value in values.items():
             if name not in fields:
                 raise errors.unknown("config key", f"{prefix}{name}", [f"{prefix}{field}" for field in fields])
             rule = fields[name].metadata.get("rule")
-            if rule is not None and not rule[1](value):
-                raise errors.UserError(
-                    f"{prefix}{name} must be {rule[0]}, but is {value!r}; change it in the config or with "
-                    f"--config.{prefix}{name}=..."
-                )
+            if rule is not None:
+                rule.check(f"{prefix}{name}", value)
         return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,20 +102,20 @@ class Data(Section):
         augment: transforms of the main view in order, by name with their options.
     """
 
-    name: str = "synthped"
-    root: str = "data"
+    name: str = key("synthped", rules.NAME)
+    root: str = key("data", rules.NAME)
     options: Options = key({})
-    sources: tuple[str, ...] = ()
-    height: int = key(256, COUNT)
-    width: int = key(128, COUNT)
-    interpolation: str = "bilinear"
-    test_interpolation: str | None = None
-    maps: tuple[str, ...] = ()
-    cache: str = "auto"
-    workers: int = key(0, COUNT_OR_NONE)
-    threads: int = key(2, COUNT_OR_NONE)
+    sources: tuple[str, ...] = key((), rules.TEXTS)
+    height: int = key(256, SIZE)
+    width: int = key(128, SIZE)
+    interpolation: str = key("bilinear", rules.choice(*INTERPOLATIONS))
+    test_interpolation: str | None = key(None, rules.optional(rules.choice(*INTERPOLATIONS)))
+    maps: tuple[str, ...] = key((), rules.TEXTS)
+    cache: str = key("auto", rules.choice(*CACHES))
+    workers: int = key(0, rules.whole(0, 1024))
+    threads: int = key(2, rules.whole(0, 1024))
     sampler: Any = key({"name": "identity_groups", "identities": 16, "images": 4})
-    views: Mapping[str, Options] = key({})
+    views: Mapping[str, Options] = key({}, rules.ENTRIES)
     augment: Options = key(
         {
             "flip": {"probability": 0.5},
@@ -138,9 +135,9 @@ class Preprocess(Section):
         erase_fill: fill of erased boxes, a mode of `reid_jax.ops.images.fill_boxes`.
     """
 
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    erase_fill: str = "mean_raw"
+    mean: tuple[float, ...] = key(IMAGENET_MEAN, TRIPLE)
+    std: tuple[float, ...] = key(IMAGENET_STD, rules.sequence(rules.POSITIVE, "three numbers above 0", (3, 3)))
+    erase_fill: str | tuple[float, ...] = key("mean_raw", rules.either(rules.choice(*ERASE_FILLS), TRIPLE))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,9 +151,9 @@ class Init(Section):
         text_weights: weights file of the text transformer, for models that have one.
     """
 
-    weights: str = ""
-    allow_missing: tuple[str, ...] = ("classifier",)
-    text_weights: str = ""
+    weights: str = key("", rules.TEXT)
+    allow_missing: tuple[str, ...] = key(("classifier",), rules.PATTERNS)
+    text_weights: str = key("", rules.TEXT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,18 +170,18 @@ class Optimizer(Section):
         b1, b2, epsilon, momentum, nesterov, decay: options of some optimizers; None is the optimizer's default.
     """
 
-    name: str = "adam"
-    learning_rate: float = key(3.5e-4, NOT_NEGATIVE)
-    learning_rate_multipliers: tuple[tuple[str, float], ...] = ((".*", 1.0),)
-    weight_decays: tuple[tuple[str, float], ...] = ((".*", 5e-4),)
-    frozen: tuple[str, ...] = ()
-    clip_norm: float | None = None
-    b1: float | None = None
-    b2: float | None = None
-    epsilon: float | None = None
-    momentum: float | None = None
-    nesterov: bool | None = None
-    decay: float | None = None
+    name: str = key("adam", rules.NAME)
+    learning_rate: float = key(3.5e-4, rules.NOT_NEGATIVE)
+    learning_rate_multipliers: tuple[tuple[str, float], ...] = key(((".*", 1.0),), rules.PAIRS)
+    weight_decays: tuple[tuple[str, float], ...] = key(((".*", 5e-4),), rules.PAIRS)
+    frozen: tuple[str, ...] = key((), rules.PATTERNS)
+    clip_norm: float | None = key(None, rules.optional(rules.NOT_NEGATIVE))
+    b1: float | None = key(None, rules.optional(rules.SHARE))
+    b2: float | None = key(None, rules.optional(rules.SHARE))
+    epsilon: float | None = key(None, rules.optional(rules.NOT_NEGATIVE))
+    momentum: float | None = key(None, rules.optional(rules.SHARE))
+    nesterov: bool | None = key(None, rules.optional(rules.FLAG))
+    decay: float | None = key(None, rules.optional(rules.SHARE))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,11 +198,11 @@ class Train(Section):
             objective as `turn`.
     """
 
-    epochs: float = key(120.0, POSITIVE)
+    epochs: float = key(120.0, rules.POSITIVE)
     accumulate: int = key(1, COUNT)
-    ema_decay: float = key(0.0, SHARE)
-    mode: str = "joint"
-    turns: tuple[str, ...] = ()
+    ema_decay: float = key(0.0, rules.SHARE)
+    mode: str = key("joint", rules.choice("joint", "federated"))
+    turns: tuple[str, ...] = key((), rules.TEXTS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,20 +227,20 @@ class Evals(Section):
             that change `describe` alone.
     """
 
-    every_epochs: float = key(0.0, NOT_NEGATIVE)
-    metric: str = "euclidean"
-    ap: str = "step"
-    rerank: bool = False
-    verification: bool = True
-    flip: bool = False
+    every_epochs: float = key(0.0, rules.NOT_NEGATIVE)
+    metric: str = key("euclidean", rules.NAME)
+    ap: str = key("step", rules.choice(*AP_RULES))
+    rerank: bool = key(False, rules.FLAG)
+    verification: bool = key(True, rules.FLAG)
+    flip: bool = key(False, rules.FLAG)
     batch_size: int = key(64, COUNT)
-    same_camera_filter: bool = True
-    baselines: bool = False
-    ranked_lists: int = key(40, COUNT_OR_NONE)
-    corruption_rounds: int = key(0, COUNT_OR_NONE)
-    datasets: tuple[str, ...] = ()
-    scores: tuple[str, ...] = ()
-    descriptors: Mapping[str, Options] = key({})
+    same_camera_filter: bool = key(True, rules.FLAG)
+    baselines: bool = key(False, rules.FLAG)
+    ranked_lists: int = key(40, rules.whole(0, 100_000))
+    corruption_rounds: int = key(0, rules.whole(0, 10_000))
+    datasets: tuple[str, ...] = key((), rules.TEXTS)
+    scores: tuple[str, ...] = key((), rules.TEXTS)
+    descriptors: Mapping[str, Options] = key({}, rules.ENTRIES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +254,7 @@ class Checkpoint(Section):
     """
 
     every_steps: int = key(0, COUNT_OR_NONE)
-    every_epochs: float = key(5.0, NOT_NEGATIVE)
+    every_epochs: float = key(5.0, rules.NOT_NEGATIVE)
     keep_best: int = key(1, COUNT_OR_NONE)
 
 
@@ -305,29 +302,31 @@ class Settings(Section):
         phases: by name, changes of the sections above during the phase.
     """
 
-    system: str = ""
-    preset: str = "demo"
-    variants: tuple[str, ...] = ()
-    notes: str = ""
-    code: tuple[Mapping[str, str], ...] = ()
-    seed: int = key(0, WHOLE)
-    dtype: str = "auto"
+    system: str = key("", rules.TEXT)
+    preset: str = key("demo", rules.TEXT)
+    variants: tuple[str, ...] = key((), rules.TEXTS)
+    notes: str = key("", rules.TEXT)
+    code: tuple[Mapping[str, str], ...] = key((), rules.sequence(rules.OPTIONS, "a tuple of records"))
+    seed: int = key(0, rules.whole(-(2**31), 2**32 - 1))
+    dtype: str = key("auto", rules.choice(*DTYPES))
     data: Data = Data()
     preprocess: Preprocess = Preprocess()
     model: Options = key({"name": ""})
     init: Init = Init()
-    passes: Mapping[str, Options] = key({"main": {"view": "", "network": "params", "train": True, "prefix": ""}})
-    losses: Mapping[str, Options] = key({})
-    monitors: Mapping[str, Options] = key({})
-    extras: Mapping[str, Options] = key({})
+    passes: Mapping[str, Options] = key(
+        {"main": {"view": "", "network": "params", "train": True, "prefix": ""}}, rules.ENTRIES
+    )
+    losses: Mapping[str, Options] = key({}, rules.ENTRIES)
+    monitors: Mapping[str, Options] = key({}, rules.ENTRIES)
+    extras: Mapping[str, Options] = key({}, rules.ENTRIES)
     optimizer: Optimizer = Optimizer()
     schedule: Options = key({"name": "constant"})
     train: Train = Train()
-    start_from: str = ""
+    start_from: str = key("", rules.TEXT)
     fed: Options = key({})
     corruption: Options = key({})
-    phase_order: tuple[str, ...] = ()
-    phases: Mapping[str, Options] = key({})
+    phase_order: tuple[str, ...] = key((), rules.TEXTS)
+    phases: Mapping[str, Options] = key({}, rules.ENTRIES)
     evals: Evals = Evals()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()

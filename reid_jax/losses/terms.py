@@ -113,15 +113,38 @@ def evaluate_terms(
     return total, metrics
 
 
-def _evaluate(
-    name: str, term: Mapping[str, Any], values: Mapping[str, jax.Array]
-) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-    """Returns a term's float32 value and its metrics."""
+def check_term(name: str, term: Mapping[str, Any]) -> Callable[..., Any]:
+    """Returns the loss function of a term after checking its name, its options and the number of its inputs.
+
+    Args:
+        name: the term's name, for messages.
+        term: see `evaluate_terms`.
+
+    Raises:
+        UserError: an unknown loss or option, a missing key, or too few or too many inputs.
+    """
     for key in ("loss", "on"):
         if key not in term:
             raise errors.UserError(f"loss term {name!r} needs {key!r}; it has {', '.join(sorted(term)) or 'nothing'}.")
     function = _function(name, term["loss"])
-    outputs = (term["on"],) if isinstance(term["on"], str) else tuple(term["on"])
+    _options(name, term, function, _inputs(name, term))
+    return function
+
+
+def _inputs(name: str, term: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of a term's inputs."""
+    inputs = (term["on"],) if isinstance(term["on"], str) else term["on"]
+    if not isinstance(inputs, tuple | list) or not all(isinstance(each, str) for each in inputs):
+        raise errors.UserError(f"loss term {name!r}: expected names of outputs as `on`, got {type(inputs).__name__}.")
+    return tuple(inputs)
+
+
+def _evaluate(
+    name: str, term: Mapping[str, Any], values: Mapping[str, jax.Array]
+) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+    """Returns a term's float32 value and its metrics."""
+    function = check_term(name, term)
+    outputs = _inputs(name, term)
     options = _options(name, term, function, outputs)
     if _takes_labels(function):
         options["labels"] = _pick(name, term.get("labels", "batch/label"), values)
@@ -138,7 +161,7 @@ def _evaluate(
 def _function(name: str, loss: str) -> Callable[..., Any]:
     """Returns the loss function of a term."""
     try:
-        function = names.find("loss", loss, LOSSES)
+        function = names.find("loss", str(loss), LOSSES)
     except errors.UserError as error:
         raise _in_term(name, error) from error
     if not callable(function):

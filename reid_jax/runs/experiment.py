@@ -24,7 +24,7 @@ from reid_jax.config import phases
 from reid_jax.data import checks, feature_set, records
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
-from reid_jax.runs import baselines, further_descriptors, plan, results
+from reid_jax.runs import baselines, config_checks, further_descriptors, plan, results
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import mesh, processes
@@ -47,8 +47,8 @@ class Experiment:
     def __init__(self, config: ConfigDict, dataset: records.ReIDDataset | None = None) -> None:
         self.config = config
         self.settings = settings_lib.of(config)
-        # A misspelled option is reported before a data set is prepared, which can take minutes.
-        models.check_options(self.settings.model["name"], [key for key in self.settings.model if key != "name"])
+        # A mistake is reported before a data set is prepared, which can take minutes.
+        config_checks.check(self.settings)
         self.mesh = mesh.create_mesh()
         self.dataset = build.open_data(self.settings.data) if dataset is None else dataset
         processes.agree("the data set", self.dataset.index_hash() + self.dataset.content)

@@ -13,10 +13,8 @@ from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
 from reid_jax import errors
-from reid_jax.config import phases
-from reid_jax.evaluation import distance_blocks, own_scores, ranking
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+from reid_jax.config import option_values, phases
+from reid_jax.evaluation import distance_blocks, own_scores
 
 
 def of(config: ConfigDict | Mapping[str, Any]) -> config_lib.Settings:
@@ -25,13 +23,11 @@ def of(config: ConfigDict | Mapping[str, Any]) -> config_lib.Settings:
     Raises:
         UserError: invalid value; the message names its key.
     """
-    settings = config_lib.Settings.of(config_lib.to_dict(config))
+    values = config_lib.to_dict(config)
+    settings = config_lib.Settings.of(values)
+    option_values.check_finite(values)
     distance_blocks.check_metric(settings.evals.metric)
     own_scores.find(settings.evals.scores)
-    if settings.evals.ap not in ranking.AP_RULES:
-        raise errors.unknown("AP rule (evals.ap)", str(settings.evals.ap), ranking.AP_RULES)
-    if settings.dtype not in DTYPES:
-        raise errors.unknown("dtype", str(settings.dtype), DTYPES)
     _check_text(settings)
     phases.resolve(settings)
     return settings

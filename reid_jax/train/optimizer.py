@@ -219,6 +219,21 @@ def build(
     return transformation, report
 
 
+def check_options(config: Mapping[str, Any]) -> None:
+    """Checks the name of an optimizer, its options and pattern lists, without parameters.
+
+    Raises:
+        UserError: an unknown name or option, or a list of another form.
+    """
+    given = dict(config)
+    name = str(given.pop("name", None))
+    for lists in ("learning_rate_multipliers", "weight_decays"):
+        _pairs(lists, given.pop(lists, None), ())
+    for key in ("learning_rate", "frozen", "clip_norm"):
+        given.pop(key, None)
+    _options(name, names.find("optimizer", name, OPTIMIZERS), given)
+
+
 def _pairs(name: str, value: Any, default: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
     """Returns a checked list of (pattern, number)."""
     pairs = tuple(default if value is None else value)

@@ -14,7 +14,7 @@ import pickle
 import numpy as np
 import pytest
 
-from reid_jax import errors
+from reid_jax import build, errors
 from reid_jax.data import image_io, prepare
 from reid_jax.runs import baselines, experiment, launch, results
 from reid_jax.train import loop
@@ -63,9 +63,9 @@ def sampler(**options):
         ({"optimizer__learning_rate": float("nan")}, "optimizer.learning_rate must be a number of at least 0.*nan"),
         ({"optimizer__name": "adma"}, "did you mean 'adam'"),
         ({"schedule__name": "constnt"}, "did you mean 'constant'"),
-        ({"train__epochs": 0}, "train.epochs must be a number above 0, but is 0"),
-        ({"train__epochs": -3.0}, "train.epochs must be a number above 0, but is -3.0"),
-        ({"train__epochs": float("nan")}, "train.epochs must be a number above 0, but is nan"),
+        ({"train__epochs": 0}, "train.epochs must be a number above 0 and at most 1e\\+06, but is 0"),
+        ({"train__epochs": -3.0}, "train.epochs must be a number above 0 and at most 1e\\+06, but is -3.0"),
+        ({"train__epochs": float("nan")}, "train.epochs must be a number above 0 and at most 1e\\+06, but is nan"),
         ({"train__accumulate": 0}, "train.accumulate must be a whole number of at least 1"),
         ({"train__accumulate": 3}, "expected a batch divisible into 3 micro-batches"),
         ({"train__ema_decay": 1.0}, "train.ema_decay must be a number from 0 to below 1"),
@@ -90,12 +90,63 @@ def test_a_mistake_is_told_before_training(mistake, sentence, data, tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("mistake", [{"model__name": "bott"}, {"model__widht": 8}], ids=["name", "option"])
-def test_a_misspelled_model_stops_before_the_data_is_prepared(mistake, tmp_path):
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [
+        ({"model__name": "bott"}, "did you mean 'bot'"),
+        ({"model__widht": 8}, "did you mean 'width'"),
+        ({"model__width": -3}, "model.width must be a whole number of at least 1 .*, but is -3"),
+        ({"model__depths": (1, -1, 1, 1)}, "model.depths must be a tuple"),
+        ({"model__pooling": 3}, "model.pooling must be text"),
+        ({"losses__ce": {**TERM, "loss": "cross_entrpy"}}, "loss term 'ce': .*did you mean 'cross_entropy'"),
+        ({"losses__ce__label_smoothing": float("nan")}, "losses.ce.label_smoothing must be a finite number"),
+        ({"losses__ce__label_smoothing": 2.0}, "losses.ce.label_smoothing must be a number from 0 to below 1"),
+        ({"losses__tri__margin": -1.0}, "losses.tri.margin must be a number of at least 0 .* or text, but is -1.0"),
+        ({"losses__tri__weight": float("inf")}, "losses.tri.weight must be a finite number"),
+        ({"losses__ce__on": 3}, "loss term 'ce': expected names of outputs as `on`, got int"),
+        ({"monitors__accuracy__loss": "acuracy"}, "did you mean 'accuracy'"),
+        ({"init__weights": "absent.pth"}, "expected a weights file as init.weights, found nothing at absent.pth"),
+        ({"init__weights": "."}, "expected a weights file as init.weights, found a folder"),
+        ({"init__allow_missing": ("(",)}, "init.allow_missing must be a tuple of regular expressions"),
+        ({"evals__batch_size": 1e12}, "evals.batch_size must be a whole number of at least 1"),
+        ({"evals__batch_size": 10**12}, "evals.batch_size must be a whole number .* at most 65,536"),
+        ({"evals__flip": 3}, "evals.flip must be True or False, but is 3"),
+        ({"evals__descriptors": {"x": {"widht": 3}}}, "did you mean 'width'"),
+        ({"data__threads": -3}, "data.threads must be a whole number of at least 0 and at most 1,024, but is -3"),
+        ({"data__workers": 10**6}, "data.workers must be"),
+        ({"data__cache": "memry"}, "did you mean 'memory'"),
+        ({"data__maps": ("",)}, "data.maps must be a tuple of names"),
+        ({"data__augment__flip__probability": 2.0}, "probability"),
+        ({"data__sampler": {"name": "identity_groups", "images": -4}}, "data.sampler.images must be a whole number"),
+        ({"preprocess__mean": ()}, r"preprocess.mean must be three numbers, but is \(\)"),
+        ({"preprocess__std": (1.0, 0.0, 1.0)}, "preprocess.std must be three numbers above 0"),
+        ({"optimizer__b2": 1.0}, "optimizer.b2 must be None or a number from 0 to below 1"),
+        ({"optimizer__name": "adma"}, "did you mean 'adam'"),
+        ({"optimizer__momentum": 0.9}, "unknown option of optimizer 'adam' 'momentum'"),
+        ({"optimizer__weight_decays": ((".*", float("nan")),)}, "optimizer.weight_decays must be a tuple"),
+        ({"optimizer__frozen": ("[",)}, "optimizer.frozen must be a tuple of regular expressions"),
+        ({"schedule__name": "warmup_multistp"}, "did you mean 'warmup_multistep'"),
+        ({"schedule__factor": float("nan")}, "schedule.factor must be a finite number"),
+        ({"schedule__warmup_epochs": float("nan")}, "schedule.warmup_epochs must be a finite number"),
+        ({"schedule__gamma": 0.1}, "unknown option of schedule"),
+        ({"train__mode": "joined"}, "did you mean 'joint'"),
+        ({"train__accumulate": 1.5}, "train.accumulate must be a whole number"),
+        ({"seed": 2**70}, "seed must be a whole number"),
+        ({"passes__main__trian": True}, "did you mean 'train'"),
+        ({"passes__main": {"after": ("teacher",)}}, "pass 'main': unknown pass to run after"),
+        ({"extras": {"a": {"kind": "moving_averge"}}}, "did you mean 'moving_average'"),
+        ({"extras": {"a": {"kind": "moving_average", "decay": 1.5}}}, "extras.a.decay must be"),
+        ({"phase_order": ("a",), "phases": {"a": {"losses": {"ce": {**TERM, "loss": "x"}}}}}, "unknown loss 'x'"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_a_mistake_stops_before_the_data_is_prepared_and_leaves_no_folder(mistake, sentence, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "open_data", lambda *_: pytest.fail("the data was opened"))
     root = tmp_path / "data"
-    with pytest.raises(errors.UserError, match="did you mean"):
+    with pytest.raises(errors.UserError, match=sentence) as told:
         launch.run(config(root, **mistake), workdir=str(tmp_path / "run"))
-    assert not root.exists()
+    assert "\n" not in str(told.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_of_another_model_and_files_that_hold_code(data, tmp_path, monkeypatch):

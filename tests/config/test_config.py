@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -10,10 +11,11 @@ import types
 import pytest
 
 from reid_jax import config, errors, models
-from reid_jax.config import files, phases
-from reid_jax.data import records
-from reid_jax.losses import terms
-from reid_jax.train import extras, objective
+from reid_jax.config import files, sections
+from reid_jax.data import image_io, pipeline, records
+from reid_jax.evaluation import ranking
+from reid_jax.ops import images
+from reid_jax.runs import config_checks
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -41,15 +43,12 @@ def test_every_config_builds_and_names_only_what_exists(path, argument):
     built = files.load_config(f"{path}:{argument}")
     settings = config.to_dict(built)
     assert json.loads(json.dumps(settings))["system"] == path.stem
-    for _, phase in phases.resolve(config.Settings.of(settings)):
-        objective.in_order({name: objective.Pass(**each) for name, each in phase.passes.items()})
+    typed = config.Settings.of(settings)
+    config_checks.check(typed)
     options = dict(settings["model"])
     models.build(options.pop("name"), num_classes=4, **options)
-    extras.build(settings["extras"], num_classes=4)
     records.resolve_options(settings["data"]["name"], settings["data"]["options"])
     assert settings["losses"]
-    for name, term in {**settings["losses"], **settings["monitors"]}.items():
-        assert term["loss"] in terms.LOSSES, name
 
 
 @pytest.mark.parametrize("system", MODULES)
@@ -197,3 +196,36 @@ def test_hash_depends_only_on_what_changes_numbers():
     other.optimizer.learning_rate = 1.0
     assert config.config_hash(other) != base
     assert config.differences(other, config.defaults()) == ["optimizer.learning_rate: 0.00035 -> 1.0"]
+
+
+def test_names_in_the_rules_are_those_of_the_code():
+    """A config is checked before the libraries that define these names are loaded."""
+    assert tuple(image_io.INTERPOLATIONS) == sections.INTERPOLATIONS
+    assert sections.CACHES == pipeline.CACHES
+    assert set(sections.ERASE_FILLS) == {*images.FILLS, "noise"}
+    assert sections.AP_RULES == ranking.AP_RULES
+
+
+def test_every_typed_key_has_a_rule_that_its_default_obeys():
+    for section in (sections.Settings, *sections.SECTIONS.values()):
+        for field in dataclasses.fields(section):
+            if field.name in sections.SECTIONS:
+                continue
+            rule = field.metadata["rule"]
+            assert rule.accepts(getattr(section(), field.name)), field.name
+            assert not rule.accepts(object()), field.name
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("optimizer.clip_norm", 5.0), ("optimizer.nesterov", True), ("data.test_interpolation", "area")]
+)
+def test_a_key_without_a_default_can_be_set_to_a_value_of_its_type(key, value):
+    built = config.defaults()
+    section, leaf = key.split(".")
+    assert built[section][leaf] is None
+    built[section][leaf] = value
+    assert built[section][leaf] == value
+    with pytest.raises(TypeError):
+        built[section][leaf] = object()
+    config.override(built, {key: None})
+    built[section][leaf] = value  # a demo sets it to None, the command line again to a value
