@@ -144,6 +144,10 @@ VARIANTS = {
         "notes": "An attention module per stripe in place of one per branch.",
         "model.attention_scope": "stripe",
     },
+    "mgaf_att_torch": {
+        "notes": "Gates of the attention start with PyTorch's default values in place of He's.",
+        "model.attention_init": "torch",
+    },
     "mgaf_att_alone": {"notes": "Attention without its residual path.", "model.attention_residual": False},
     # Where the text gives no answer or the public recipes of MGN differ.
     "mgaf_average": {"notes": "Average pooling in place of max pooling.", "model.pooling": "average"},

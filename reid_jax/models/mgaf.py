@@ -41,6 +41,13 @@ CE_INPUTS = ("reduced", "pooled")
 ATTENTIONS = ("cbam", "se", "nonlocal", "none")
 SCOPES = ("map", "stripe")
 
+# Initial weights of the attention's gates. He's, counted over the inputs, start a quarter of CBAM's channel gates below
+# .05 and a quarter above .95, where a sigmoid hardly learns; PyTorch's default leaves them near one half.
+GATE_INITS: dict[str, nn.initializers.Initializer] = {
+    "he": initializers.kaiming_fan_in,
+    "torch": initializers.torch_default,
+}
+
 _TORCH_BRANCHES = {"p1": "branch_g", "p2": "branch_p2", "p3": "branch_p3"}
 _TORCH_HEADS = ("g1", "g2", "g3", "p2_0", "p2_1", "p3_0", "p3_1", "p3_2")
 _TORCH_CLASSIFIERS = ("2048_0", "2048_1", "2048_2", "256_1_0", "256_1_1", "256_2_0", "256_2_1", "256_2_2")
@@ -284,6 +291,7 @@ class MGAF(MGN):
         attention_residual: x + attended instead of attended alone, so that pretrained features pass unchanged at
             first. The non-local block has its residual path anyway.
         attention_reduction: channels / hidden channels of the channel gates.
+        attention_init: initial weights of the gates of "cbam" and "se", a key of `GATE_INITS`.
     """
 
     global_ce_input: str = "reduced"
@@ -291,6 +299,7 @@ class MGAF(MGN):
     attention_scope: str = "map"
     attention_residual: bool = True
     attention_reduction: int = 16
+    attention_init: str = "he"
 
     def windows(self, branch: str, x: jax.Array, train: bool) -> dict[str, jax.Array]:
         """Returns the windows of MGN after attention, see `attention_scope`."""
@@ -309,6 +318,9 @@ class MGAF(MGN):
             return x
         if self.attention == "nonlocal":
             return attention.NonLocal(x.shape[-1] // 2, **options)(x, train=train)
+        if self.attention_init not in GATE_INITS:
+            raise errors.unknown("initial values of the attention (attention_init)", self.attention_init, GATE_INITS)
+        options["kernel_init"] = GATE_INITS[self.attention_init]
         if self.attention == "cbam":
             attended = attention.CBAM(self.attention_reduction, **options)(x, train=train)
         elif self.attention == "se":

@@ -186,3 +186,14 @@ def test_initial_values_of_reductions_and_classifiers():
     }
     for name, (values, deviation) in deviations.items():
         assert 0.8 < np.std(values) / deviation < 1.2, name
+
+
+@pytest.mark.parametrize(("init", "low", "high"), [("he", 0.35, 0.6), ("torch", 0.0, 0.05)])
+def test_he_starts_the_channel_gates_saturated_and_torch_does_not(init, low, high):
+    """Shares of CBAM's first gates below .05 or above .95 on a map as the backbone leaves it: positive, near one."""
+    x = np.random.default_rng(9).gamma(1.0, size=(4, 6, 4, 256)).astype(np.float32)
+    model = Part(num_classes=3, attention_init=init)
+    p = jax.device_get(model.init_with_output(jax.random.key(0), "_attend", "p2", x)[1]["params"]["attention_p2"])
+    gate = channel_gate(x.astype(np.float64), p["channel"])
+    assert low <= np.mean((gate < 0.05) | (gate > 0.95)) <= high
+    assert mgaf.MGAF(num_classes=2).attention_init == "he"
