@@ -201,3 +201,29 @@ def test_dropout_acts_in_training_alone(rate, train):
     found = ffn.apply(variables, x, train=train, rngs={"dropout": jax.random.key(1)})
     assert bool(np.allclose(found, plain)) == (not train or rate == 0.0)
     assert trees.count_parameters(variables["params"]) == 4 * 32 + 32 + 32 * 4 + 4
+
+
+def test_the_class_token_is_the_descriptor_of_its_stage():
+    model = mfv.MFV(**{**NETWORK, "stages": (3,), "cls_token": True})
+    batch = {"image": IMAGES}
+    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), batch)
+    variables = twin.random_variables(shapes)
+    kept = lambda module, _: isinstance(module, transformer_extractor.TFE)
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def run(variables, batch):
+        return model.apply(variables, batch, train=False, capture_intermediates=kept, mutable=["intermediates"])
+
+    outputs, seen = run(variables, batch)
+    _, token = seen["intermediates"]["sdfa"]["tfe3"]["__call__"][0]
+    np.testing.assert_array_equal(outputs["feature/t3"], token)
+    assert np.abs(outputs["feature/t3"] - outputs["map/t3"].mean((1, 2))).max() > 0.1
+
+
+@pytest.mark.parametrize(("layout", "reads"), [("tokens", (2, 16)), ("release", (2, 4, 2, 16))])
+def test_the_triplet_loss_of_a_stage_reads_its_descriptor_or_the_release_its_map(layout, reads):
+    model = mfv.MFV(**{**NETWORK, "tfe_width": 16, "stages": (3,), "layout": layout})
+    shapes = jax.eval_shape(
+        lambda key: model.init_with_output(key, {"image": IMAGES}, train=False)[0], jax.random.key(0)
+    )
+    assert shapes["triplet/t3"].shape == reads
