@@ -296,6 +296,10 @@ def test_the_step_keeps_what_lies_above():
     soft = 1 / (1 + np.exp(-np.asarray(scores)))
     np.testing.assert_allclose(compiled(jax.grad(kept(True)))(scores), soft * (1 - soft), rtol=1e-5)
     assert not np.any(compiled(jax.grad(kept(False)))(scores))
+    # A threshold that follows from the scores is a constant all the same.
+    moving = lambda x: jnp.sum(generative_distillation.keep_above(x, jnp.mean(x)))
+    soft = 1 / (1 + np.exp(np.mean(scores) - np.asarray(scores)))
+    np.testing.assert_allclose(compiled(jax.grad(moving))(scores), soft * (1 - soft), rtol=1e-5)
 
 
 def test_random_masks_hide_other_places_every_time():
