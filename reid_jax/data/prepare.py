@@ -173,7 +173,7 @@ def prepare(
             "name": builders.title(name),
             "source": str(checked.source.resolve()) if checked.source else None,
             "listing": checked.listing,
-            "content": records.content_hash(dataset),
+            "content": checked.content or records.content_hash(dataset),
             "table": checked.table,
             "warnings": checked.warnings,
             "skipped": checked.skipped,
@@ -195,6 +195,7 @@ class _Checked:
     rows: dict[str, list[Any]] | None = None
     source: pathlib.Path | None = None
     listing: str | None = None
+    content: str = ""
     files: source_files.SourceFiles | None = None
     table: str = ""
     warnings: list[str] = dataclasses.field(default_factory=list)
@@ -225,7 +226,18 @@ def _check_files(
     warnings += [f"{note.rstrip('.')}." for note in getattr(rows, "notes", ())]
     warnings += checks.warnings_about_files(_as_splits(name, rows), inspection)
     files = source_files.take(rows, inspection.hashes)
-    return _Checked(kept, source, listing, files, table, warnings, skipped, details)
+    content = "" if any(getattr(row, "parts", None) for listed in kept.values() for row in listed) else _content(rows, inspection)
+    return _Checked(kept, source, listing, content, files, table, warnings, skipped, details)
+
+
+def _content(rows: Mapping[str, Sequence[Any]], inspection: checks.Inspection) -> str:
+    """Returns `records.content_hash` of the records that will be made of the readable images, from their hashes."""
+    hashes: dict[str, list[dict[str, bytes]]] = {split: [] for split in rows}
+    splits = (split for split, listed in rows.items() for _ in listed)
+    for place, (split, content) in enumerate(zip(splits, inspection.hashes, strict=True)):
+        if place not in inspection.bad:
+            hashes[split].append({"image": content})
+    return records.content_of(hashes)
 
 
 def _refuse_other_data_set(

@@ -12,13 +12,13 @@ import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import builders, image_io
+from reid_jax.data import builders, image_io, source_files
 
 SPLITS = ("train", "query", "gallery")
 JUNK = -1  # pid of a bad detection: removed from the gallery before ranking
@@ -202,14 +202,29 @@ class ReIDDataset:
 
 
 def content_hash(dataset: ReIDDataset) -> str:
-    """Returns the hash (BLAKE2b, hexadecimal) of the images and maps of all records; reads all of them."""
-    whole = hashlib.blake2b(digest_size=16)
-    for name, split in dataset.splits().items():
-        whole.update(f"{name}/{len(split)}/".encode())
-        for element in split.source:
-            for key in sorted(element):
-                if isinstance(element[key], bytes):
-                    whole.update(hashlib.blake2b(element[key], digest_size=16, person=key[:16].encode()).digest())
+    """Returns the hash (hexadecimal) of the images and maps of all records; reads all of them."""
+    return content_of(
+        {
+            name: (
+                {key: source_files.digest(value) for key, value in element.items() if isinstance(value, bytes)}
+                for element in split.source
+            )
+            for name, split in dataset.splits().items()
+        }
+    )
+
+
+def content_of(splits: Mapping[str, Iterable[Mapping[str, bytes]]]) -> str:
+    """Returns the hash (hexadecimal) of records, given the hashes of their fields (`source_files.digest`).
+
+    Args:
+        splits: for every split, in the order of `SPLITS`, the hashes of each record by field ("image", maps).
+    """
+    whole = hashlib.blake2b(digest_size=source_files.DIGEST_BYTES)
+    for name in (name for name in SPLITS if name in splits):
+        whole.update(f"/{name}".encode())
+        for record in splits[name]:
+            whole.update(b"".join(f"/{key}".encode() + record[key] for key in sorted(record)))
     return whole.hexdigest()
 
 
