@@ -226,7 +226,11 @@ def _check_files(
     warnings += [f"{note.rstrip('.')}." for note in getattr(rows, "notes", ())]
     warnings += checks.warnings_about_files(_as_splits(name, rows), inspection)
     files = source_files.take(rows, inspection.hashes)
-    content = "" if any(getattr(row, "parts", None) for listed in kept.values() for row in listed) else _content(rows, inspection)
+    content = (
+        ""
+        if any(getattr(row, "parts", None) for listed in kept.values() for row in listed)
+        else _content(rows, inspection)
+    )
     return _Checked(kept, source, listing, content, files, table, warnings, skipped, details)
 
 

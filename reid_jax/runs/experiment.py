@@ -232,11 +232,10 @@ class Experiment:
             )
             return abstract
 
-        found = saved.restore_newest(abstract_at)
+        found = saved.restore_newest(abstract_at, lambda meta: _check_same_data(meta, self.dataset))
         if found is None:
             return initial, self.first_meta()
         at_step, restored, meta = found
-        _check_same_data(meta, self.dataset)
         LOG.info("resumed at step %d of %d", at_step, schedule[-1].last_step)
         return restored, {**meta, "step": at_step}
 

@@ -167,7 +167,9 @@ class Checkpoints:
             meta = restored[META]["meta"]
         return jax.tree.unflatten(jax.tree.structure(abstract_state), leaves), meta
 
-    def restore_newest(self, abstract_at: Callable[[int], Any]) -> tuple[int, Any, dict[str, Any]] | None:
+    def restore_newest(
+        self, abstract_at: Callable[[int], Any], check: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> tuple[int, Any, dict[str, Any]] | None:
         """Returns step, state and `meta` of the newest readable checkpoint, `None` without a checkpoint.
 
         A damaged one is set aside, so that its step can be saved again. In runs of several processes, which must agree,
@@ -175,12 +177,15 @@ class Checkpoints:
 
         Args:
             abstract_at: returns the abstract state of a step, see `restore`.
+            check: receives `meta` before the state is read, and raises a `UserError` to refuse the checkpoint.
 
         Raises:
             UserError: none can be read, or a checkpoint of another model.
         """
         while (step := self.latest_step()) is not None:
             try:
+                if check is not None:
+                    check(_read_meta(self.directory / str(step))["meta"])
                 state, meta = self.restore(abstract_at(step), step)
             except integrity.Unreadable as error:
                 older = [known for known in integrity.folders(self.directory) if known < step]
