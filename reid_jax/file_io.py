@@ -113,6 +113,25 @@ def check_writable(path: str | os.PathLike[str], what: str = "the file") -> None
         beside.unlink()
 
 
+def check_place(path: str | os.PathLike[str], what: str = "the file") -> None:
+    """Checks, before the work, that a file can be written later below folders that are made then; makes nothing.
+
+    Raises:
+        UserError: the nearest folder that exists cannot be written or is a file, or the path is a folder.
+    """
+    with _sentence_for(path, what):
+        target = pathlib.Path(os.path.realpath(path))
+        folder = target.parent
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        if folder == target.parent:
+            check_writable(path, what)
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
 def remove_incomplete(folder: str | os.PathLike[str]) -> list[str]:
     """Removes the unfinished files that a killed process left in a folder, and returns their names.
 

@@ -14,14 +14,13 @@ Scores are printed in per cent; the JSON file holds fractions.
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import sys
 from typing import Any
 
 import numpy as np
 
-from reid_jax import errors
+from reid_jax import errors, file_io
 from reid_jax.cli import command_line
 from reid_jax.data import image_io
 from reid_jax.data.feature_set import FeatureSet
@@ -102,7 +101,8 @@ def _sources(args: argparse.Namespace) -> tuple[dict[str, FeatureSet], report.Lo
     sets: dict[str, FeatureSet] = {}
     for path in args.features:
         features = FeatureSet.load(path, allow_float16=args.allow_float16)
-        name = str(features.meta.get("dataset") or pathlib.Path(path).stem)
+        # A name from a file: on one line, and short.
+        name = file_io.shown(str(features.meta.get("dataset") or pathlib.Path(path).stem))[:80]
         sets[name if name not in sets else f"{name}:{pathlib.Path(path).stem}"] = features
     if len(sets) < len(args.features):
         raise errors.UserError("the same features file was given twice: name each once.")
@@ -113,6 +113,9 @@ def _check(args: argparse.Namespace) -> None:
     """Raises a `UserError` for arguments that can be refused before anything is loaded."""
     if args.html and args.features and len(args.features) > 1:
         raise errors.UserError("--html draws one test set: give one features file with it.")
+    for path, what in ((args.output, "the scores"), (args.html, "the page")):
+        if path is not None:
+            file_io.check_place(path, what)
     if args.metric is not None:
         distance_blocks.check_metric(args.metric)
     own_scores.find(args.score)
@@ -156,9 +159,8 @@ def _corruptions(args: argparse.Namespace) -> int:
     if args.output:
         _write(args.output, result.as_dict())
         name = f"{pathlib.Path(args.run).as_posix()}{f' on {args.dataset}' if args.dataset else ''}"
-        pathlib.Path(args.output).with_suffix(".md").write_text(
-            f"# {name}, clean and corrupted\n\n```\n{result.table()}\n```\n", encoding="utf-8"
-        )
+        text = f"# {name}, clean and corrupted\n\n```\n{result.table()}\n```\n"
+        file_io.write_text(pathlib.Path(args.output).with_suffix(".md"), text, "the table")
     return 0
 
 
@@ -171,10 +173,9 @@ def _image_folder(args: argparse.Namespace, features: FeatureSet) -> str:
 
 
 def _write(path: str, values: dict[str, Any]) -> None:
-    output = pathlib.Path(path)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    print(f"\n{output}")
+    file_io.make_folder(pathlib.Path(path).parent)
+    file_io.write_json(path, values, "the scores", sort_keys=True)
+    print(f"\n{path}")
 
 
 def main(arguments: list[str]) -> int:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from reid_jax import errors
+from reid_jax import array_files, errors, file_io
 
 JUNK_ID = -1
 UNKNOWN_CAMERA = -1
@@ -22,6 +21,7 @@ UNKNOWN_CAMERA = -1
 _ARRAYS = ("query_features", "gallery_features", "query_ids", "gallery_ids", "query_cams", "gallery_cams")
 _NAMES = ("query_names", "gallery_names")
 _VISIBILITY = ("query_visibility", "gallery_visibility")
+_EXPECTED = ("a features file (.npz)", "extract the features again")
 _NAMED_ROWS = 5  # how many invalid rows an error lists
 
 
@@ -62,7 +62,7 @@ class FeatureSet:
             ids = _labels(getattr(self, f"{side}_ids"), f"{side}_ids", len(features))
             cams = _labels(getattr(self, f"{side}_cams"), f"{side}_cams", len(features))
             names = _row_names(getattr(self, f"{side}_names"), side, len(features))
-            _refuse_non_finite(features, f"{side}_features", names)
+            refuse_non_finite(features, f"{side}_features", names)
             visibility = getattr(self, f"{side}_visibility")
             if visibility is not None:
                 visibility = _visibility(visibility, f"{side}_visibility", features, names)
@@ -133,17 +133,13 @@ class FeatureSet:
         )
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Writes the `.npz` file atomically: after a crash there is the old file or none, never a partial one."""
-        path = pathlib.Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Writes the `.npz` file whole or not at all, see `file_io.write`."""
         arrays = {key: getattr(self, key) for key in _ARRAYS}
         arrays |= {key: np.asarray(getattr(self, key), dtype=np.str_) for key in _NAMES}
         arrays |= {key: getattr(self, key) for key in _VISIBILITY if getattr(self, key) is not None}
         arrays["meta"] = np.asarray(json.dumps(dict(self.meta), sort_keys=True))
-        partial = path.with_name(path.name + ".partial")
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        partial.replace(path)
+        file_io.make_folder(pathlib.Path(path).parent)
+        file_io.write(path, lambda file: np.savez(file, allow_pickle=False, **arrays), "the features file")
 
     @classmethod
     def load(cls, path: str | pathlib.Path, *, allow_float16: bool = False) -> FeatureSet:
@@ -174,24 +170,18 @@ class FeatureSet:
                 )
         given: dict[str, Any] = {key: arrays[key] for key in (*_ARRAYS, *_VISIBILITY) if key in arrays}
         given = {key: a.astype(np.float32) if a.dtype == np.float16 else a for key, a in given.items()}
-        given |= {key: tuple(str(name) for name in arrays[key]) for key in _NAMES if key in arrays}
-        try:
-            return cls(**given, meta=_meta(arrays, path))
-        except errors.UserError as error:
-            raise errors.UserError(f"{path}: {error}") from None
+        with file_io.reading(path, *_EXPECTED):
+            given |= {key: tuple(str(name) for name in arrays[key]) for key in _NAMES if key in arrays}
+            try:
+                return cls(**given, meta=_meta(arrays, path))
+            except errors.UserError as error:
+                raise errors.UserError(f"{path}: {error}") from None
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise errors.UserError(f"there is no features file {path}; write it with scripts/extract.py.")
-    try:
-        # Opened here, because numpy does not close a file that it cannot read.
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise errors.UserError(
-            f"{path} is not a readable .npz file of plain arrays ({type(error).__name__}): extract the features again."
-        ) from None
+    return array_files.load_npz(path, *_EXPECTED)
 
 
 def _meta(arrays: Mapping[str, np.ndarray], path: pathlib.Path) -> dict[str, Any]:
@@ -199,7 +189,7 @@ def _meta(arrays: Mapping[str, np.ndarray], path: pathlib.Path) -> dict[str, Any
         return {}
     try:
         meta = json.loads(str(arrays["meta"]))
-    except ValueError:
+    except (ValueError, RecursionError):
         meta = None
     if not isinstance(meta, dict):
         raise errors.UserError(f"{path}: `meta` must be the JSON text of one object; write it with json.dumps.")
@@ -255,13 +245,14 @@ def _row_names(value: Sequence[str], side: str, count: int) -> tuple[str, ...]:
     return names
 
 
-def _refuse_non_finite(array: np.ndarray, name: str, names: Sequence[str]) -> None:
+def refuse_non_finite(array: np.ndarray, name: str, names: Sequence[str]) -> None:
+    """Raises a `UserError` that names the first rows with NaN or infinity."""
     # Where the sum of a row is finite, so are all its values; the second test sorts out sums that overflow.
     with np.errstate(over="ignore", invalid="ignore"):
         suspects = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1).sum(axis=1)))
     bad = [int(row) for row in suspects if not np.isfinite(array[row]).all()]
     if bad:
-        shown = ", ".join(f"{row} ({names[row]})" for row in bad[:_NAMED_ROWS])
+        shown = ", ".join(f"{row} ({file_io.shown(names[row])[:80]})" for row in bad[:_NAMED_ROWS])
         more = f" and {len(bad) - _NAMED_ROWS} more" if len(bad) > _NAMED_ROWS else ""
         raise errors.UserError(
             f"{name} must be finite, but {len(bad)} of {len(array)} rows hold NaN or infinity: rows {shown}{more}; "
@@ -276,7 +267,7 @@ def _visibility(value: Any, name: str, features: np.ndarray, names: Sequence[str
             f"{name} must be (images, slots) for features of (images, slots, size), but the shapes are "
             f"{array.shape} and {features.shape}: give one number per slot."
         )
-    _refuse_non_finite(array, name, names)
+    refuse_non_finite(array, name, names)
     if array.min() < 0 or array.max() > 1:
         raise errors.UserError(
             f"{name} must lie in [0, 1], but it spans {array.min():g} to {array.max():g}: give probabilities or flags."

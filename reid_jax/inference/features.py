@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from reid_jax import build, errors
+from reid_jax import build, errors, file_io
 from reid_jax import config as config_lib
 from reid_jax.config import phases
 from reid_jax.data import feature_set as feature_set_lib
@@ -67,13 +66,7 @@ def check_output(path: str | pathlib.Path) -> pathlib.Path:
     path = pathlib.Path(path).expanduser()
     if path.suffix != ".npz":
         raise errors.UserError(f"expected --output to end in .npz, got {path}; for example features.npz.")
-    if path.is_dir():
-        raise errors.UserError(f"expected --output to be a file, {path} is a folder; give a name in it.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise errors.UserError(f"cannot write to {path.parent} ({error.strerror}); give another --output.") from None
+    file_io.check_place(path, "the features file")
     return path
 
 
@@ -127,7 +120,9 @@ def write_features(
         }
         if described["images"].visibility is not None:
             arrays["visibility"] = described["images"].visibility
-        _write(output, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        feature_set_lib.refuse_non_finite(features["images"], "features", [str(name) for name in arrays["names"]])
+        file_io.make_folder(output.parent)
+        file_io.write(output, lambda file: np.savez(file, allow_pickle=False, **arrays), "the features file")
     else:
         query, gallery = (_labels(source.splits[name], kept[name]) for name in ("query", "gallery"))
         extractor_lib.feature_set(described["query"], described["gallery"], query, gallery, meta).save(output)
@@ -183,21 +178,6 @@ def _bar(total: int, shown: bool) -> Iterator[Callable[[int], Any]]:
     """Yields a function that advances a progress bar."""
     with tqdm.tqdm(total=total, desc="describing", unit=" images", disable=not shown, leave=False) as bar:
         yield bar.update
-
-
-def _write(path: pathlib.Path, write: Callable[[Any], None]) -> None:
-    """Writes a file atomically: under a temporary name that is replaced at the end."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-        partial.replace(path)
-    except OSError as error:
-        raise errors.UserError(
-            f"could not write {path} ({error.strerror}); free some space or give another --output."
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def describe_dataset(

@@ -153,3 +153,17 @@ def test_benchmark_rows():
     assert ranking_speed.rerank("tiny", dimensions=8, k1=6, k2=2)[0]["gallery"] == 1000
     assert [row["gallery"] for row in ranking_speed.rank_growth((300, 600), num_query=20, dimensions=8)] == [300, 600]
     assert ranking_speed.verify("tiny", dimensions=8)[0]["auc"] > 0.5
+
+
+def test_the_output_is_checked_before_any_work(run, toy, tmp_path, monkeypatch):
+    """A folder, or a place below a file: one sentence before the features are read."""
+    features = tmp_path / "f.npz"
+    toy.save(features)
+    monkeypatch.setattr(FeatureSet, "load", lambda *_, **__: pytest.fail("the work has begun"))
+    for flag in ("--output", "--html"):
+        for place in (tmp_path, features / "x.json", features / "deeper" / "x.json"):
+            code, out, err = run("--features", features, flag, place)
+            assert (code, out) == (2, "")
+            assert str(place) in err
+            assert len(err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["f.npz"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -95,20 +97,62 @@ def test_bad_files(tmp_path):
     with pytest.raises(errors.UserError, match="no features file"):
         FeatureSet.load(path)
     path.write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(errors.UserError, match="not a readable"):
+    with pytest.raises(errors.UserError, match="expected a features file"):
         FeatureSet.load(path)
     np.savez(path, features=np.zeros((2, 3)), names=["a", "b"])
     with pytest.raises(errors.UserError, match="those of a plain folder of images"):
         FeatureSet.load(path)
     np.savez(path, **arrays(query_features=np.array([{"a": 1}] * 3, dtype=object)))
-    with pytest.raises(errors.UserError, match="not a readable"):
+    with pytest.raises(errors.UserError, match="expected a features file"):
         FeatureSet.load(path)  # pickled objects are never loaded
+    np.save(tmp_path / "q.npy", np.ones((6, 16)))
+    with pytest.raises(errors.UserError, match=r"one array without names \(\.npy\)"):
+        FeatureSet.load(tmp_path / "q.npy")
     np.savez(path, **arrays(), meta="[1")
     with pytest.raises(errors.UserError, match="JSON"):
         FeatureSet.load(path)
     np.savez(path, **arrays(query_features=with_nan([1])))
     with pytest.raises(errors.UserError, match=r"f.npz: query_features must be finite.*row"):
         FeatureSet.load(path)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_files_are_one_sentence(tmp_path, seed):
+    """Bytes changed, cut out or repeated anywhere: an ordinary set, or one sentence."""
+    path, random = tmp_path / "f.npz", np.random.default_rng(seed)
+    FeatureSet(**arrays(), meta={"metric": "cosine"}).save(path)
+    whole = path.read_bytes()
+    for _ in range(60):
+        content = bytearray(whole)
+        for place in random.integers(0, len(content), random.integers(1, 20)):
+            content[place] = random.integers(0, 256)
+        first, last = sorted(random.integers(0, len(content), 2))
+        path.write_bytes([bytes(content), content[:first] + content[last:], content[:last] + content[first:]][seed])
+        with contextlib.suppress(errors.UserError):
+            assert np.isfinite(FeatureSet.load(path).query_features).all()
+
+
+@pytest.mark.parametrize(
+    "key", ["query_features", "gallery_ids", "query_cams", "gallery_names", "meta", "query_visibility"]
+)
+def test_arrays_of_other_kinds_are_one_sentence(tmp_path, key):
+    path = tmp_path / "f.npz"
+    dates = np.array(["2020-01-01"], "datetime64[D]")
+    fields = np.zeros(2, [("a", "f4")])
+    kinds = (
+        np.zeros(()),
+        np.zeros((3, 0)),
+        np.ones(3, complex),
+        dates,
+        fields,
+        np.array("x"),
+        np.full((3, 3), 1e300),
+        b"",
+    )
+    for value in kinds:
+        np.savez(path, **{**arrays(), key: value})
+        with contextlib.suppress(errors.UserError):
+            FeatureSet.load(path)
 
 
 def test_float16_file_is_refused_unless_asked_for(tmp_path):

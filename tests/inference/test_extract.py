@@ -287,7 +287,7 @@ def test_unreadable_images_fail_or_are_skipped(bot, photos, tmp_path):
     output = tmp_path / "out" / "features.npz"
     with pytest.raises(errors.UserError, match=r"(bad\.jpg|empty\.png).*--on-bad-image skip"):
         features_lib.write_features(*bot, sources.open_source(photos), output)
-    assert not list(output.parent.iterdir())
+    assert not output.parent.exists()  # a refused run leaves no folder
     outcome = features_lib.write_features(*bot, sources.open_source(photos, on_bad_image="skip"), output)
     assert len(outcome.skipped) == 2
     assert "warning: skipped:" in outcome.text()
