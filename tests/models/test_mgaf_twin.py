@@ -197,3 +197,13 @@ def test_he_starts_the_channel_gates_saturated_and_torch_does_not(init, low, hig
     gate = channel_gate(x.astype(np.float64), p["channel"])
     assert low <= np.mean((gate < 0.05) | (gate > 0.95)) <= high
     assert mgaf.MGAF(num_classes=2).attention_init == "he"
+
+
+@pytest.mark.parametrize(("p3_map", "rows"), [("24x8", (6, 6)), ("48x16", (6, 12))])
+def test_a_larger_map_of_branch_3_has_twice_the_rows(p3_map, rows):
+    """It begins with layer3's first block at stride 1, on the trunk's second stage."""
+    model = mgaf.MGAF(**NETWORK, p3_map=p3_map, branches=("p2", "p3"), attention="none")
+    shapes = jax.eval_shape(
+        lambda key: model.init_with_output(key, {"image": IMAGES}, train=False)[0], jax.random.key(0)
+    )
+    assert tuple(shapes[f"map/{branch}"].shape[1] for branch in ("p2", "p3")) == rows

@@ -2,11 +2,11 @@
 
 from tests.mutants import entries
 
-_TESTS = ("tests/federated/test_rounds.py",)
+_TESTS = ("tests/federated/test_rounds_twin.py", "tests/federated/test_rounds.py")
 rounds = entries.group("federated", "reid_jax/federated/rounds.py", *_TESTS)
 clients = entries.group("federated", "reid_jax/federated/clients.py", *_TESTS)
 options = entries.group("federated", "reid_jax/federated/federation_options.py", *_TESTS)
-phase = entries.group("federated", "reid_jax/federated/phase.py", *_TESTS, "tests/federated/test_federated_run.py")
+phase = entries.group("federated", "reid_jax/federated/phase.py", "tests/federated/test_federated_run.py")
 
 MUTANTS = (
     rounds(
