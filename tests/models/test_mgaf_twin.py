@@ -207,3 +207,11 @@ def test_a_larger_map_of_branch_3_has_twice_the_rows(p3_map, rows):
         lambda key: model.init_with_output(key, {"image": IMAGES}, train=False)[0], jax.random.key(0)
     )
     assert tuple(shapes[f"map/{branch}"].shape[1] for branch in ("p2", "p3")) == rows
+
+
+def test_branches_start_as_copies_of_the_first_and_a_larger_one_of_the_trunks_block():
+    branch = {"layer3_1": 1, "layer4_0": 2}
+    drawn = {"trunk": {"conv1": 3, "layer3_0": 4}, "branch_g": branch, "branch_p2": dict.fromkeys(branch, 9)}
+    drawn |= {"branch_p3": dict.fromkeys(("layer3_0", *branch), 9), "classifier_g1": {"kernel": 5}}
+    started = mgaf.start_equal({"params": drawn}, ("g", "p2", "p3"))["params"]
+    assert started == {**drawn, "branch_p2": branch, "branch_p3": {"layer3_0": 4, **branch}}

@@ -124,6 +124,11 @@ def test_every_output_is_that_of_the_method(monkeypatch, options, kind, at, sam_
     outputs = jax.jit(functools.partial(model.apply, train=False))(variables, batch)
     wanted, feature = expected(variables["params"], variables["batch_stats"], kind, at, sam_maps, patches)
     assert set(outputs) == set(wanted)
+    attention = variables["params"]["osfa"]["attention3"]
+    with_bias = ("channel/fc1", "channel/fc2", *(("spatial/query", "spatial/key") if kind == "osfa" else ()))
+    for path in with_bias:
+        module, layer = path.split("/")
+        assert set(attention[module][layer]) == {"kernel", "bias"}
     for name, value in wanted.items():
         twin.close(outputs[name], value, name)
     twin.close(model.describe(outputs).features, feature, "test feature")
