@@ -1,7 +1,7 @@
 """Applies the deliberate mistakes of this folder one by one and runs the tests that should notice: `make mutants`.
 
     python -m tests.mutants.run                            # all lists; writes results/mutants.json
-    python -m tests.mutants.run --only mfv,losses --output -    # some systems, or files; results on the screen alone
+    python -m tests.mutants.run --only mfv,losses --output -    # some systems, or files; on the screen alone
     python -m tests.mutants.run --commit 864b434 --output before.json    # against the files and tests of a commit
     python -m tests.mutants.run --lists more.py            # another list, kept outside the repository
 
@@ -105,17 +105,20 @@ def run_tests(tree: pathlib.Path, tests: Sequence[str], log: pathlib.Path) -> tu
         child = os.fork()
     if not child:
         _child(tree, tests, log, failure)
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        seconds = time.monotonic() - started
-        if done:
-            name = failure.read_text() if failure.exists() else ""
-            return os.waitstatus_to_exitcode(status), name, seconds
-        if seconds > TIMEOUT:
+    try:
+        while True:
+            done, status = os.waitpid(child, os.WNOHANG)
+            seconds = time.monotonic() - started
+            if done:
+                child = 0
+                return os.waitstatus_to_exitcode(status), failure.read_text() if failure.exists() else "", seconds
+            if seconds > TIMEOUT:
+                return None, "", seconds
+            time.sleep(0.05)
+    finally:
+        if child:  # over time, or the run is being stopped
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return None, "", seconds
-        time.sleep(0.05)
 
 
 def _child(tree: pathlib.Path, tests: Sequence[str], log: pathlib.Path, failure: pathlib.Path) -> None:
@@ -213,7 +216,7 @@ def summary(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit code, 1 where a mistake survives."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="systems, or parts of file names, separated by commas")
+    parser.add_argument("--only", default="", help="systems, or files, separated by commas")
     parser.add_argument("--match", default="", help="part of the description")
     parser.add_argument("--lists", nargs="*", default=[], help="further lists")
     parser.add_argument("--commit", default="", help="apply to this commit's files and tests")
@@ -223,12 +226,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--minutes", type=float, default=0, help="stop after so long, on a random part of the lists")
     given = parser.parse_args(arguments)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stops the workers, too
     chosen = [word for word in given.only.split(",") if word]
     mutants = [
         mutant
         for mutant in lists(given.lists)
-        if (not chosen or mutant.system in chosen or any(word in mutant.file for word in chosen))
-        and given.match in mutant.what
+        if (not chosen or mutant.system in chosen or mutant.file in chosen) and given.match in mutant.what
     ]
     preload()
     # Mutants with the same tests stay together: those must pass without a mistake first.
@@ -274,7 +277,12 @@ def _spread(
             finally:
                 os._exit(code)
         children.append(child)
-    codes = [os.waitpid(child, 0)[1] for child in children]
+    try:
+        codes = [os.waitpid(child, 0)[1] for child in children]
+    except BaseException:
+        for child in children:
+            os.kill(child, signal.SIGTERM)
+        raise
     if any(codes):
         raise SystemExit("error: a worker failed; its message stands above.")
     return [json.loads(line) for number in range(workers) for line in (folder / f"records{number}").open()]
