@@ -52,7 +52,7 @@ SHORT: dict[str, Short] = {
     "cfat": Short(4.0, 1.0, overrides=SMALL),
     "bot": Short(5.0, 1.0, overrides=SMALL),
     "osnet": Short(8.0, 1.0, overrides=SMALL),
-    "transreid": Short(8.0, 1.0, overrides=SMALL),
+    "transreid": Short(16.0, 1.0, overrides=SMALL),
     "mgn": Short(6.0, 1.0, overrides=STRIPES),
     "cil": Short(5.0, 1.0, overrides=SMALL),
 }
