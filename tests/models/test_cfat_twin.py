@@ -200,6 +200,7 @@ def test_what_is_decoded_is_drawn_around_the_mean(step):
     noise = np.asarray(jax.random.normal(key, mean.shape), np.float64)
     np.testing.assert_allclose(found, decode(mean + noise * sigma), rtol=1e-3, atol=1e-3)
     assert np.abs(outputs["generated/g"] - decode(mean)).max() > 1e-2
+    assert outputs["generated/g"].min() < -0.1, "targets have both signs: no sigmoid"
     # Running statistics as the student's own feature has just updated them.
     old, own = student["batch_stats"]["head_g"]["bottleneck"], feature.astype(np.float64)
     moments = {"mean": own.mean(axis=0), "var": own.var(axis=0, ddof=1)}

@@ -25,7 +25,9 @@ focal = entries.group("amfor", "reid_jax/losses/focal.py", _LOSSES)
 parsing = entries.group("amfor", "reid_jax/losses/parsing.py", _LOSSES)
 patches = entries.group("amfor", "reid_jax/losses/masked_patches.py", "tests/losses/test_masked_patches.py")
 groups = entries.group("amfor", "reid_jax/ops/parts.py", _LOSSES)
-extra = entries.group("amfor", "reid_jax/train/extras.py", f"{_FOLDER}/test_amfor_objective.py", "tests/train")
+extra = entries.group(
+    "amfor", "reid_jax/train/extras.py", f"{_FOLDER}/test_amfor_objective.py", "tests/train/test_state.py"
+)
 passes = entries.group(
     "amfor", "reid_jax/train/objective.py", f"{_FOLDER}/test_amfor_objective.py", "tests/train/test_passes.py"
 )
@@ -231,13 +233,6 @@ MUTANTS = (
         "variables = jax.lax.stop_gradient(extra[name])",
         "jax.lax.stop_gradient(extra[name])",
         "a teacher's pass runs the student",
-    ),
-    passes(
-        "variables = jax.lax.stop_gradient(extra[name])",
-        "variables = extra[name]",
-        "a teacher's pass has a gradient",
-        level="generic",
-        tests=("tests/train/test_passes.py",),
     ),
     # ---- recipe
     config(
