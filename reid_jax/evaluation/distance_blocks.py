@@ -29,7 +29,8 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from reid_jax import errors
-from reid_jax.evaluation import own_metrics
+from reid_jax.data.feature_set import FeatureSet
+from reid_jax.evaluation import feature_scaling, own_metrics
 from reid_jax.plugins import names
 
 Array = Any  # numpy on the host, jax inside programs
@@ -47,7 +48,7 @@ NOTHING_IN_COMMON = np.float32(3e38)
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["features", "squares", "visibility"],
-    meta_fields=["measure"],
+    meta_fields=["measure", "scale"],
 )
 @dataclasses.dataclass(frozen=True)
 class Side:
@@ -59,12 +60,14 @@ class Side:
         visibility: [N, S] float32, or None for plain vectors.
         measure: the user's own distance function, the same on both sides; None for the built-in distances. It is part
             of the tree's structure, hence a compiled program belongs to one function.
+        scale: power of two that the features were multiplied by, the same on both sides (`feature_scaling`).
     """
 
     features: Array
     squares: Array
     visibility: Array | None = None
     measure: own_metrics.Measure | None = None
+    scale: float = 1.0
 
     @property
     def num_rows(self) -> int:
@@ -79,7 +82,7 @@ class Side:
     def map(self, function: Callable[[Array], Array]) -> Side:
         """Returns a side whose arrays went through a function."""
         visibility = None if self.visibility is None else function(self.visibility)
-        return Side(function(self.features), function(self.squares), visibility, self.measure)
+        return Side(function(self.features), function(self.squares), visibility, self.measure, self.scale)
 
     def take(self, rows: np.ndarray | slice) -> Side:
         """Returns the given rows."""
@@ -95,7 +98,7 @@ class Side:
         if self.visibility is not None and other.visibility is not None:
             visibility = np.concatenate([self.visibility, other.visibility])
         features = np.concatenate([self.features, other.features])
-        return Side(features, np.concatenate([self.squares, other.squares]), visibility, self.measure)
+        return Side(features, np.concatenate([self.squares, other.squares]), visibility, self.measure, self.scale)
 
 
 def pad_rows(array: np.ndarray, count: int, value: float = 0) -> np.ndarray:
@@ -138,8 +141,15 @@ def unit_length(features: np.ndarray) -> np.ndarray:
     """Returns the features with the last axis scaled to unit length (float32); zero vectors stay zero."""
     out = np.empty(features.shape, np.float32)
     for part, place in zip(_parts(features), _parts(out), strict=True):
-        length = np.linalg.norm(part, axis=-1, keepdims=True)
+        with np.errstate(over="ignore"):
+            length = np.linalg.norm(part, axis=-1, keepdims=True)
         np.divide(part, np.maximum(length, np.float32(1e-12)), out=place)
+        # The squares of very long and very short vectors leave float32.
+        extreme = ((length < 1e-12) | ~np.isfinite(length))[..., 0]
+        if extreme.any():
+            exact = part[extreme].astype(np.float64)
+            length = np.linalg.norm(exact, axis=-1, keepdims=True)
+            place[extreme] = exact / np.where(length > 0, length, 1)
     return out
 
 
@@ -152,7 +162,7 @@ def prepare(features: np.ndarray, metric: str, visibility: np.ndarray | None = N
         visibility: [N, S] in [0, 1]; None counts every slot.
 
     Returns:
-        A `Side` of numpy arrays.
+        A `Side` of numpy arrays; to be compared only with one that was prepared like it, see `prepare_both`.
 
     Raises:
         UserError: the metric is unknown or the squared lengths overflow float32.
@@ -171,6 +181,35 @@ def prepare(features: np.ndarray, metric: str, visibility: np.ndarray | None = N
     if features.ndim == 3 and visibility is None:
         visibility = np.ones(features.shape[:2], np.float32)
     return Side(features, squares, visibility, measure)
+
+
+def prepare_both(feature_set: FeatureSet, metric: str) -> tuple[Side, Side]:
+    """Returns queries and gallery in the form the block functions read, see `prepare`.
+
+    In float32, `|q|^2 + |g|^2 - 2 q.g` loses what distinguishes features that lie close together and far from the
+    origin, and the squares of very long or very short features leave its range. Such features are moved by one vector
+    and multiplied by one power of two, on both sides, in float64; this changes no order of distances. All others stay
+    bit for bit as they are (`feature_scaling`).
+
+    Args:
+        feature_set: descriptors of both sides.
+        metric: "euclidean", "cosine", or the path of a function, whose features are never changed.
+
+    Returns:
+        The sides of the queries and of the gallery.
+
+    Raises:
+        UserError: the metric is unknown, or the lengths span more than float32 holds.
+    """
+    query, gallery, scale = feature_set.query_features, feature_set.gallery_features, 1.0
+    if find_measure(metric) is None:
+        query, gallery, scale = feature_scaling.well_placed(query, gallery, unit=metric == "cosine")
+        metric = "euclidean" if query is not feature_set.query_features else metric
+    sides = (
+        prepare(query, metric, feature_set.query_visibility),
+        prepare(gallery, metric, feature_set.gallery_visibility),
+    )
+    return dataclasses.replace(sides[0], scale=scale), dataclasses.replace(sides[1], scale=scale)
 
 
 def _parts(features: np.ndarray, rows: int = 4096) -> Iterator[np.ndarray]:
@@ -241,25 +280,26 @@ def _slots(rows: Side, columns: Side, measure: own_metrics.Measure | None) -> Ar
     return jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1.0), NOTHING_IN_COMMON)
 
 
-def readable(distances: np.ndarray, metric: str, slots: bool = False) -> np.ndarray:
+def readable(distances: np.ndarray, metric: str, slots: bool = False, scale: float = 1.0) -> np.ndarray:
     """Returns the distance usually reported: Euclidean, `1 - cos`, the mean slot distance, or that of an own metric.
 
     Args:
         distances: values of `block`.
         metric: "euclidean", "cosine" or the path of a function.
         slots: whether the descriptors were slots.
+        scale: of the sides that were compared.
 
     Returns:
         float64 of the same shape.
     """
     distances = np.asarray(distances, dtype=np.float64)
     if slots:
-        return np.where(distances >= NOTHING_IN_COMMON, np.inf, distances)
+        return np.where(distances >= NOTHING_IN_COMMON, np.inf, distances / scale)
     if names.is_path(metric):
         return distances
     if metric == "cosine":
         return distances / 2
-    return np.asarray(np.sqrt(np.maximum(distances, 0.0)))
+    return np.asarray(np.sqrt(np.maximum(distances, 0.0)) / scale)
 
 
 jitted_block = jax.jit(block)

@@ -50,13 +50,15 @@ def expand_queries(
         )
     if alpha is not None and alpha < 0:
         raise errors.UserError(f"alpha must not be negative, but it is {alpha}: 0 gives all neighbors the same weight.")
+    nearby, near_gallery = distance_blocks.prepare_both(feature_set, metric)
+    near = distance_blocks.nearest(nearby, near_gallery, neighbors).rows
+    # Means are taken of the features themselves, wherever they lie.
     query = distance_blocks.prepare(feature_set.query_features, metric, feature_set.query_visibility)
     gallery = distance_blocks.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility)
-    near = distance_blocks.nearest(query, gallery, neighbors).rows
     changes = {"query_features": _mean(query, gallery, near, alpha)}
     if gallery_too:
         # The nearest image of a gallery image is itself.
-        near = distance_blocks.nearest(gallery, gallery, min(neighbors + 1, gallery.num_rows)).rows[:, 1:]
+        near = distance_blocks.nearest(near_gallery, near_gallery, min(neighbors + 1, gallery.num_rows)).rows[:, 1:]
         changes["gallery_features"] = _mean(gallery, gallery, near, alpha)
     return dataclasses.replace(feature_set, **changes)  # type: ignore[arg-type]
 

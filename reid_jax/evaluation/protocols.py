@@ -74,8 +74,7 @@ def single_gallery_shot(
     """
     metric = feature_set.metric if metric is None else metric
     feature_set = feature_set.without_junk()
-    query = distance_blocks.prepare(feature_set.query_features, metric, feature_set.query_visibility)
-    gallery = distance_blocks.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility)
+    query, gallery = distance_blocks.prepare_both(feature_set, metric)
     labels = (feature_set.query_ids, feature_set.gallery_ids, feature_set.query_cams, feature_set.gallery_cams)
     ranking.refuse_no_match(*labels, same_camera_filter)
     generator = np.random.default_rng(seed)

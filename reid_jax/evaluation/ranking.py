@@ -133,8 +133,7 @@ def evaluate(
     if drop_junk:
         feature_set = feature_set.without_junk()
     return rank_metrics(
-        distance_blocks.prepare(feature_set.query_features, metric, feature_set.query_visibility),
-        distance_blocks.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility),
+        *distance_blocks.prepare_both(feature_set, metric),
         feature_set.query_ids,
         feature_set.gallery_ids,
         feature_set.query_cams,

@@ -69,15 +69,10 @@ def ranked_lists(
     """
     slots = feature_set.query_features.ndim == 3
     if distance_rows is None:
-        gallery = distance_blocks.prepare(feature_set.gallery_features, result.metric, feature_set.gallery_visibility)
-        query = distance_blocks.prepare(
-            feature_set.query_features[queries],
-            result.metric,
-            None if feature_set.query_visibility is None else feature_set.query_visibility[queries],
-        )
-        matrix = distance_blocks.pairwise(query, gallery)
+        query, gallery = distance_blocks.prepare_both(feature_set, result.metric)
+        matrix, scale = distance_blocks.pairwise(query.take(queries), gallery), query.scale
     else:
-        matrix = distance_rows(queries)
+        matrix, scale = distance_rows(queries), 1.0
     junk = (feature_set.gallery_ids == JUNK_ID) & (result.num_gallery < feature_set.num_gallery)
     out = []
     for row, number in zip(matrix, queries, strict=True):
@@ -93,7 +88,7 @@ def ranked_lists(
         chosen = np.append(shown, hits[:1])
         values = row[chosen].astype(np.float64)
         if distance_rows is None:
-            values = distance_blocks.readable(row[chosen], result.metric, slots)
+            values = distance_blocks.readable(row[chosen], result.metric, slots, scale)
         first = (int(hits[0]), float(values[-1])) if len(hits) else (-1, float("nan"))
         out.append(RankedList(int(number), shown, values[: len(shown)], same[shown], *first))
     return out

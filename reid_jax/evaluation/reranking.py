@@ -135,8 +135,7 @@ def rerank(
     if drop_junk:
         feature_set = feature_set.without_junk()
     return Reranker.build(
-        distance_blocks.prepare(feature_set.query_features, metric, feature_set.query_visibility),
-        distance_blocks.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility),
+        *distance_blocks.prepare_both(feature_set, metric),
         k1=k1,
         k2=k2,
         original_weight=original_weight,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -108,8 +108,7 @@ def verify(
     metric = feature_set.metric if metric is None else metric
     if drop_junk:
         feature_set = feature_set.without_junk()
-    query = distance_blocks.prepare(feature_set.query_features, metric, feature_set.query_visibility)
-    gallery = distance_blocks.prepare(feature_set.gallery_features, metric, feature_set.gallery_visibility)
+    query, gallery = distance_blocks.prepare_both(feature_set, metric)
     slots = query.visibility is not None
     blocks = functools.partial(_blocks, feature_set, query, gallery, same_camera_filter)
     if exact:
@@ -126,7 +125,8 @@ def verify(
         curve = _histogram_curve(same, different, edges)
         between = []
     _refuse_one_sided(curve, same_camera_filter)
-    return _result(curve, rates, between, metric, slots, edges)
+    quote = functools.partial(distance_blocks.readable, metric=metric, slots=slots, scale=query.scale)
+    return _result(curve, rates, between, quote, edges)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,13 +142,11 @@ def _result(
     curve: _Curve,
     rates: tuple[float, ...],
     between: list[float],
-    metric: str,
-    slots: bool,
+    quote: Callable[[np.ndarray], np.ndarray],
     edges: np.ndarray | None,
 ) -> VerificationResult:
     num_same, num_different = int(curve.same[-1]), int(curve.different[-1])
     true_positive, false_positive = curve.same / num_same, curve.different / num_different
-    quote = functools.partial(distance_blocks.readable, metric=metric, slots=slots)
     points = []
     for number, rate in enumerate(rates):
         last = int(np.searchsorted(false_positive, rate, side="right")) - 1
