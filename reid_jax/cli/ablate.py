@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+from collections.abc import Sequence
 
 from reid_jax import errors, file_io
-from reid_jax.cli import command_line
-from reid_jax.config import files
+from reid_jax.cli import arguments, command_line
+from reid_jax.config import files, rules
 from reid_jax.runs import ablation, ablation_table
 
 
@@ -39,30 +40,35 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="", help="name of the table (default: the config's name)")
     parser.add_argument("--workdir", default="", help="folder of the runs (default: runs/ablate/<name>)")
     parser.add_argument("--results", default="results", help="folder of the table (default: results)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
+    parser.add_argument(
+        "--jobs", type=arguments.whole(1, 256), default=1, help="runs at a time, each on its share of the cores"
+    )
     parser.add_argument("--override", action="append", default=[], help="e.g. train.epochs=10; may be repeated")
     parser.add_argument("--table", action="store_true", help="run nothing, make the table of what is finished")
     return parser
 
 
-def main(arguments: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the rows and writes the table; returns the exit code."""
-    given = _parser().parse_args(arguments)
+    given = _parser().parse_args(argv)
     name = given.name or pathlib.Path(given.config).stem
+    if not name or pathlib.Path(name).name != name:
+        raise errors.UserError(f"expected --name as the name of a file without a folder, got {rules.plain(name)!r}.")
+    arguments.new_folder("--results", given.results)
+    arguments.new_file("--results", str(pathlib.Path(given.results) / f"{name}.csv"))
     plan = ablation.Plan(
         config=given.config,
         preset=given.preset,
-        rows=tuple(given.rows.split(",")),
-        seeds=_seeds(given.seeds),
-        workdir=pathlib.Path(given.workdir or f"runs/ablate/{name}"),
+        rows=tuple(arguments.names("--rows", given.rows)),
+        seeds=tuple(arguments.wholes("--seeds", given.seeds, *arguments.SEED)),
+        workdir=arguments.new_folder("--workdir", given.workdir or f"runs/ablate/{name}"),
         overrides=tuple(f"--config.{pair}" for pair in given.override),
         pairs=tuple(_pair(pair) for pair in given.compare.split(",") if pair),
     )
+    metrics = tuple(arguments.names("--metrics", given.metrics))
+    _check(plan, given.override)
     if not given.table:
-        for row in plan.rows:  # a misspelled row stops the table before its first run
-            files.load_config(plan.argument(row))
         ablation.run(plan, jobs=given.jobs)
-    metrics = tuple(given.metrics.split(","))
     records = ablation_table.collect(plan, metrics)
     results = pathlib.Path(given.results)
     ablation_table.write_csv(results / f"{name}.csv", records)
@@ -73,11 +79,18 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(seed) for seed in text.split(","))
-    except ValueError:
-        raise errors.UserError(f"expected --seeds as whole numbers separated by commas, got {text!r}.") from None
+def _check(plan: ablation.Plan, overrides: Sequence[str]) -> None:
+    """Raises a `UserError` for a misspelled row or key, which would stop the table at its first run."""
+    keys = [pair.partition("=")[0] for pair in overrides if "=" in pair]
+    if len(keys) < len(overrides):
+        raise errors.UserError("expected --override KEY=VALUE, got no '='; for example --override train.epochs=10.")
+    for row in plan.rows:
+        command_line.check_keys(files.load_config(plan.argument(row)), keys)
+    if len(set(plan.rows)) < len(plan.rows):
+        raise errors.UserError("expected each row of --rows once; leave one out.")
+    for row in dict.fromkeys(row for pair in plan.pairs for row in pair):
+        if row not in plan.rows:
+            raise errors.unknown("row of --compare", rules.plain(row), plan.rows)
 
 
 def _pair(text: str) -> tuple[str, str]:

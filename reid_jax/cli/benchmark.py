@@ -16,16 +16,27 @@ the step of that run. FLOPs are the compiler's count; utilization (mfu) is given
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 from typing import Any
 
 from reid_jax import errors
-from reid_jax.cli import command_line
+from reid_jax.cli import arguments, command_line
 from reid_jax.config import files
 from reid_jax.weights import zoo
 
 DEMO = "mfv"
 KINDS = ("train", "infer", "input", "rank", "rerank")  # of `all`
+SIZES = ("tiny", "market1501", "msmt17", "growth")
+# Arguments that some kinds have no use for.
+MODELS, RANKING = ("train", "infer"), ("rank", "rerank", "verify")
+ONLY = {
+    **dict.fromkeys(("model", "config", "demo", "batch", "dtype", "option", "torch"), MODELS),
+    **dict.fromkeys(("height", "width"), (*MODELS, "input")),
+    **dict.fromkeys(("threads", "workers", "corruptions"), ("input",)),
+    "quick": ("input", *RANKING),
+    "size": RANKING,
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,15 +46,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", action="append", default=[], metavar="FILE[:PRESET]", help="train, infer: a config")
     parser.add_argument("--demo", action="store_true", help="train, infer: the demo of configs/mfv.py")
     parser.add_argument("--batch", help="train, infer: images per step, by commas (default: 8, or the config's)")
-    parser.add_argument("--height", type=int, help="train, infer, input: rows of the images")
-    parser.add_argument("--width", type=int, help="train, infer, input: columns")
+    parser.add_argument(
+        "--height", type=arguments.whole(*arguments.PIXELS), help="train, infer, input: rows of the images"
+    )
+    parser.add_argument("--width", type=arguments.whole(*arguments.PIXELS), help="train, infer, input: columns")
     parser.add_argument("--dtype", help="train, infer: auto (default), float32 or bfloat16")
-    parser.add_argument("--steps", type=int, default=5, help="train, infer: timed steps (default: 5)")
-    parser.add_argument("--classes", type=int, default=751, help="train, infer: identities (default: 751)")
+    parser.add_argument(
+        "--steps", type=arguments.whole(1, 100_000), default=5, help="train, infer: timed steps (default: 5)"
+    )
+    parser.add_argument(
+        "--classes", type=arguments.whole(1, 1_000_000), default=751, help="train, infer: identities (default: 751)"
+    )
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="a field of --model")
     parser.add_argument("--torch", action="store_true", help="train, infer: also the same backbone in PyTorch")
-    parser.add_argument("--threads", type=int, help="input: threads of the pipeline")
-    parser.add_argument("--workers", type=int, default=0, help="input: also with this many worker processes")
+    parser.add_argument("--threads", type=arguments.whole(1, 1024), help="input: threads of the pipeline")
+    parser.add_argument(
+        "--workers", type=arguments.whole(0, 1024), default=0, help="input: also with this many worker processes"
+    )
     parser.add_argument("--corruptions", action="store_true", help="input: each corruption and augmentation instead")
     parser.add_argument("--quick", action="store_true", help="input, rank, rerank: small and short")
     parser.add_argument(
@@ -56,26 +75,28 @@ def _parser() -> argparse.ArgumentParser:
 def _batches(text: str | None) -> list[int | None]:
     if text is None:
         return [None]
-    try:
-        sizes = [int(one) for one in text.split(",")]
-    except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1:
-        raise errors.UserError(f"expected --batch to be whole numbers separated by commas, got {text!r}.")
-    return list(sizes)
+    return list(arguments.wholes("--batch", text, 1, 65_536))
 
 
 def _check(args: argparse.Namespace) -> None:
     """Raises a `UserError` for arguments that can be refused before JAX is loaded, which takes seconds."""
     _batches(args.batch)
-    for name in args.model.split(",") if args.model else ():
+    for flag, kinds in ONLY.items():
+        if getattr(args, flag) and args.kind not in (*kinds, "all"):
+            raise errors.UserError(f"--{flag} is for {', '.join(kinds)}, not for {args.kind}; leave it out.")
+    for name in arguments.names("--model", args.model) if args.model is not None else ():
         zoo.lookup(name)
-    if args.steps < 1:
-        raise errors.UserError(f"expected --steps to be at least 1, got {args.steps}.")
+    for text in args.config:
+        files.load_config(text)
+    if args.size is not None:
+        arguments.names("--size", args.size, SIZES)
+    if args.output is not None:
+        arguments.new_file("--output", args.output)
+    if args.torch and importlib.util.find_spec("torch") is None:
+        raise errors.UserError("--torch compares with PyTorch, which is not installed; pip install 'reid-jax[torch]'.")
     if args.option and not args.model:
         raise errors.UserError("--option is a field of a model; name it with --model.")
-    if args.dtype not in (None, "auto", "float32", "bfloat16"):
-        raise errors.unknown("dtype", args.dtype, ("auto", "float32", "bfloat16"))
+    arguments.one_of("--dtype", args.dtype, ("auto", "float32", "bfloat16"))
 
 
 def _measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
@@ -100,9 +121,9 @@ def _measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
     )
 
 
-def main(arguments: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    args = _parser().parse_args(arguments)
+    args = _parser().parse_args(argv)
     _check(args)
     if args.torch:
         # By default JAX allocates most of a GPU's memory at its start.
@@ -112,7 +133,7 @@ def main(arguments: list[str]) -> int:
 
     from reid_jax.benchmarks import tables
 
-    about = tables.about(command_line.for_caller(" ".join(["python scripts/benchmark.py", *arguments])))
+    about = tables.about(command_line.for_caller(" ".join(["python scripts/benchmark.py", *argv])))
     print(f"{about['device']}, {about['cores']} cores, load {about['load']}, jax {about['versions']['jax']}, "
           f"commit {about['commit'] or 'unknown'}")  # fmt: skip
     measured = {}

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.cli import command_line
+from reid_jax.cli import arguments, command_line
 from reid_jax.data import records
 from reid_jax.train import checkpoints, metrics
 
@@ -31,14 +31,16 @@ from reid_jax.train import checkpoints, metrics
 TIMES = ("time", "images_per_second", "data_wait_percent")
 
 
-def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Returns the arguments of this command, and the others, which are those of a training run."""
     parser = command_line.parser(__doc__)
     parser.add_argument("--workdir", required=True, help="new folder for the two run folders")
-    parser.add_argument("--kills", type=int, default=5, help="number of kills (default: 5)")
-    parser.add_argument("--devices", type=int, default=1, help="simulated CPU devices (default: 1)")
-    parser.add_argument("--seed", type=int, help="of the random moments (default: the clock)")
-    return parser.parse_known_args(arguments)
+    parser.add_argument("--kills", type=arguments.whole(0, 1000), default=5, help="number of kills (default: 5)")
+    parser.add_argument("--devices", type=arguments.whole(1, 64), default=1, help="simulated CPU devices (default: 1)")
+    parser.add_argument(
+        "--seed", type=arguments.whole(*arguments.SEED), help="of the random moments (default: the clock)"
+    )
+    return parser.parse_known_args(argv)
 
 
 def start(workdir: pathlib.Path, devices: int, arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -83,12 +85,13 @@ def metrics_without_times(workdir: pathlib.Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key not in TIMES} for line in metrics.read(workdir)]
 
 
-def main(arguments: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the check and returns exit code 0 when nothing differs, 1 otherwise."""
-    args, given = parse(arguments)
-    base = pathlib.Path(args.workdir)
+    args, given = parse(argv)
+    base = arguments.new_folder("--workdir", args.workdir)
     if base.exists():
         raise errors.UserError(f"expected a new folder as --workdir, {base} exists; remove it or name another.")
+    command_line.check_config_flags(["train", *given])
     given = [
         *given,
         "--config.checkpoint.every_steps=1",

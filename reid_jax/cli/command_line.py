@@ -14,7 +14,7 @@ import pathlib
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 from reid_jax import config as config_lib
 from reid_jax import errors
 from reid_jax.cli import failures
-from reid_jax.config import files
+from reid_jax.config import files, rules
 from reid_jax.runtime import allocator, interruption
 
 USER_MISTAKE = 2
@@ -59,7 +59,7 @@ def run_with_config(main: Callable[[ConfigDict], int | None], doc: str | None = 
         None,
         "Config file or name of a packaged config, FILE[:PRESET[,VARIANT...]]; FILE:help lists presets and variants. "
         "--config.KEY=VALUE replaces a value.",
-        # `_check_config_flags` says which keys may be new; ml_collections alone knows all or none.
+        # `check_config_flags` says which keys may be new; ml_collections alone knows all or none.
         lock_config=False,
         accept_new_attributes=True,
     )
@@ -69,7 +69,7 @@ def run_with_config(main: Callable[[ConfigDict], int | None], doc: str | None = 
             print(_help_text(doc or "", main.__module__))
             sys.exit(0)
         try:
-            _check_config_flags(argv)
+            check_config_flags(argv)
             return flags.FLAGS(_with_config_file(argv))
         except config_lib.HelpRequested as text:
             print(for_caller(str(text)))
@@ -191,11 +191,11 @@ def _with_config_file(argv: Sequence[str]) -> list[str]:
     return changed
 
 
-def _check_config_flags(argv: Sequence[str]) -> None:
-    """Loads the config and looks up the overridden keys.
+def check_config_flags(argv: Sequence[str]) -> None:
+    """Loads the config that arguments name, and looks up the overridden keys.
 
     Raises:
-        UserError: there is no config, or it has no such key.
+        UserError: there is no config, it has no such key, or a flag is misspelled.
         HelpRequested: for `FILE:help`.
     """
     config, overridden = None, []
@@ -203,16 +203,30 @@ def _check_config_flags(argv: Sequence[str]) -> None:
     for argument in arguments:
         name, equals, value = argument.lstrip("-").partition("=")
         if name == "config":
-            config = files.load_config(value if equals else next(arguments, ""))
+            text = value if equals else next(arguments, "")
+            config = files.load_config(text) if text else None
         elif name.startswith("config."):
             overridden.append(name.removeprefix("config."))
+        elif argument.startswith("--") and "." in name:
+            raise errors.UserError(
+                f"unknown flag --{rules.plain(name)}; did you mean --config.{rules.plain(name.partition('.')[2])}?"
+            )
     if config is None:
         raise errors.UserError(
             "expected --config FILE[:PRESET[,VARIANT...]], got none; try --config configs/mfv.py, or --config mfv "
             "outside a checkout."
         )
+    check_keys(config, overridden)
+
+
+def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
+    """Checks that keys to override exist in a config, or may be new in their section.
+
+    Raises:
+        UserError: no such key; the nearest one is suggested.
+    """
     known = config_lib.flatten(config)
-    for key in overridden:
+    for key in keys:
         if key not in known and not key.startswith(OPEN_SECTIONS):
             raise errors.unknown("config key", key, _near(key, known))
 
@@ -230,10 +244,12 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals:
-            raise errors.UserError(f"expected an option as key=value, got {pair!r}; for example size=demo.")
+        if not equals or not key.isidentifier():
+            raise errors.UserError(
+                f"expected an option as key=value, got {rules.plain(pair)!r}; for example size=demo."
+            )
         try:
             options[key] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             options[key] = value
     return options

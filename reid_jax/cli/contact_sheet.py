@@ -10,12 +10,11 @@ A data set that is not prepared yet is prepared first, as by scripts/prepare_dat
 from __future__ import annotations
 
 import argparse
-import pathlib
 
 import cv2
 
 from reid_jax import errors
-from reid_jax.cli import command_line
+from reid_jax.cli import arguments, command_line
 from reid_jax.data import image_grid, prepare
 
 
@@ -25,23 +24,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, help="image file to write (.png or .jpg)")
     parser.add_argument("--root", default="data", help="the folder that holds prepared/ (default: data)")
     parser.add_argument("--split", default="train", help="train (default), query or gallery")
-    parser.add_argument("--identities", type=int, default=12, help="number of rows (default: 12)")
-    parser.add_argument("--skip", type=int, default=0, help="identities to skip (default: 0)")
     parser.add_argument(
-        "--images-per-camera", type=int, default=2, help="images of each identity and camera (default: 2)"
+        "--identities", type=arguments.whole(1, 10_000), default=12, help="number of rows (default: 12)"
     )
-    parser.add_argument("--height", type=int, default=192, help="of each image, in pixels (default: 192)")
+    parser.add_argument("--skip", type=arguments.whole(0, 10**9), default=0, help="identities to skip (default: 0)")
+    parser.add_argument(
+        "--images-per-camera",
+        type=arguments.whole(1, 1000),
+        default=2,
+        help="images of each identity and camera (default: 2)",
+    )
+    parser.add_argument(
+        "--height", type=arguments.whole(8, 4096), default=192, help="of each image, in pixels (default: 192)"
+    )
     parser.add_argument("--parts", action="store_true", help="tint the images with their part masks")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set")
     return parser
 
 
-def main(arguments: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    args = _parser().parse_args(arguments)
-    output = pathlib.Path(args.output)
-    if output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise errors.UserError(f"expected --output to end in .png or .jpg, got {args.output!r}.")
+    args = _parser().parse_args(argv)
+    output = arguments.new_file("--output", args.output, (".png", ".jpg", ".jpeg"))
     dataset = prepare.ensure(args.name, args.root, **command_line.parse_options(args.option))
     if args.split not in dataset.splits():
         raise errors.unknown(f"split of {args.name}", args.split, dataset.splits())

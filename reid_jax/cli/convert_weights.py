@@ -15,11 +15,13 @@ import jax
 import numpy as np
 
 from reid_jax import file_io, models, trees
-from reid_jax.cli import command_line
+from reid_jax.cli import arguments, command_line
+from reid_jax.config import option_values, rules
+from reid_jax.plugins import names
 from reid_jax.weights import convert, torch_files
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
     """Returns the arguments of the command."""
     parser = command_line.parser(__doc__)
     parser.add_argument(
@@ -36,9 +38,27 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="PATTERN",
         help="arrays that the file may lack",
     )
-    parser.add_argument("--height", type=int, default=256, help="input height of the model (default: 256)")
-    parser.add_argument("--width", type=int, default=128, help="input width (default: 128)")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--height",
+        type=arguments.whole(*arguments.PIXELS),
+        default=256,
+        help="input height of the model (default: 256)",
+    )
+    parser.add_argument(
+        "--width", type=arguments.whole(*arguments.PIXELS), default=128, help="input width (default: 128)"
+    )
+    return parser.parse_args(argv)
+
+
+def _check(settings: argparse.Namespace) -> None:
+    """Raises a `UserError` for arguments that can be refused before the file is read."""
+    models.check_options(settings.model, [])
+    options = command_line.parse_options(settings.option)
+    models.check_options(settings.model, list(options))
+    option_values.check("--option", names.find("model", settings.model, models.MODELS), options)
+    arguments.existing_file("--weights", settings.weights, "a weights file")
+    arguments.new_folder("--output", settings.output)
+    rules.PATTERNS.check("--allow-missing", settings.allow_missing, "repair the pattern")
 
 
 def classes_in(path: str) -> int:
@@ -51,9 +71,10 @@ def classes_in(path: str) -> int:
     return rows[0] if rows else 1
 
 
-def main(arguments: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Converts the file and returns the exit code; nothing is written for weights that do not fit."""
-    settings = parse(arguments)
+    settings = parse(argv)
+    _check(settings)
     sizes = {"image_size": (settings.height, settings.width)} if "image_size" in models.fields(settings.model) else {}
     found = models.options_of_weights(settings.model, settings.weights)
     options = {**sizes, **found, **command_line.parse_options(settings.option)}

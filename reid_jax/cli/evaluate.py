@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors, file_io
-from reid_jax.cli import command_line
+from reid_jax.cli import arguments, command_line
 from reid_jax.data import image_io
 from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import distance_blocks, image_files, own_scores, ranking, report, suite
@@ -53,25 +53,57 @@ def _parser() -> argparse.ArgumentParser:
         "--no-same-camera-filter", action="store_true", help="also rank same-camera images of the identity"
     )
     parser.add_argument("--rerank", action="store_true", help="also scores after k-reciprocal re-ranking")
-    parser.add_argument("--k1", type=int, default=20, help="of re-ranking (default: 20)")
-    parser.add_argument("--k2", type=int, default=6, help="of re-ranking (default: 6)")
+    parser.add_argument("--k1", type=arguments.whole(1, 10_000), default=20, help="of re-ranking (default: 20)")
+    parser.add_argument("--k2", type=arguments.whole(1, 10_000), default=6, help="of re-ranking (default: 6)")
     parser.add_argument(
-        "--lambda", dest="original_weight", type=float, default=0.3, help="of re-ranking (default: 0.3)"
+        "--lambda",
+        dest="original_weight",
+        type=arguments.number(0, 1),
+        default=0.3,
+        help="of re-ranking (default: 0.3)",
     )
-    parser.add_argument("--expand", type=int, default=0, metavar="N", help="first expand queries with N gallery images")
-    parser.add_argument("--alpha", type=float, help="of query expansion: exponent of the similarities used as weights")
+    parser.add_argument(
+        "--expand",
+        type=arguments.whole(0, 10_000),
+        default=0,
+        metavar="N",
+        help="first expand queries with N gallery images",
+    )
+    parser.add_argument(
+        "--alpha",
+        type=arguments.number(0, 100),
+        help="of query expansion: exponent of the similarities used as weights",
+    )
     parser.add_argument("--verification", action="store_true", help="also AUC, EER and thresholds")
     parser.add_argument("--exact-verification", action="store_true", help="the same from sorted distances")
-    parser.add_argument("--single-shot", type=int, default=0, metavar="DRAWS", help="also the CUHK03 protocol (100)")
     parser.add_argument(
-        "--rounds", type=int, help="also this many random one-shot galleries; with --corruptions: its rounds (10)"
+        "--single-shot",
+        type=arguments.whole(0, 100_000),
+        default=0,
+        metavar="DRAWS",
+        help="also the CUHK03 protocol (100)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of random galleries and corruptions (default: 0)")
+    parser.add_argument(
+        "--rounds",
+        type=arguments.whole(0, 10_000),
+        help="also this many random one-shot galleries; with --corruptions: its rounds (10)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=arguments.whole(*arguments.SEED),
+        default=0,
+        help="of random galleries and corruptions (default: 0)",
+    )
     parser.add_argument("--corruptions", action="store_true", help="with --run: clean and corrupted images instead")
     parser.add_argument("--families", nargs="+", default=[], metavar="NAME", help="among noise, blur, weather, digital")
     parser.add_argument("--types", nargs="+", default=[], metavar="NAME", help="among the twenty corruptions")
     parser.add_argument(
-        "--severities", nargs="+", type=int, default=[], metavar="N", help="among 1 to 5 (default: all)"
+        "--severities",
+        nargs="+",
+        type=arguments.whole(1, 5),
+        default=[],
+        metavar="N",
+        help="among 1 to 5 (default: all)",
     )
     parser.add_argument("--frost-dir", default="", metavar="DIR", help="frost textures (default: generated ones)")
     parser.add_argument("--allow-float16", action="store_true", help="accept features rounded to float16")
@@ -113,9 +145,12 @@ def _check(args: argparse.Namespace) -> None:
     """Raises a `UserError` for arguments that can be refused before anything is loaded."""
     if args.html and args.features and len(args.features) > 1:
         raise errors.UserError("--html draws one test set: give one features file with it.")
-    for path, what in ((args.output, "the scores"), (args.html, "the page")):
-        if path is not None:
-            file_io.check_place(path, what)
+    if args.best and not args.run:
+        raise errors.UserError("--best needs --run DIR: a features file holds one checkpoint's features.")
+    if args.images and not args.html:
+        raise errors.UserError("--images is for the page of ranked lists: add --html FILE, or leave it out.")
+    if args.alpha is not None and not args.expand:
+        raise errors.UserError("--alpha is the exponent of query expansion: add --expand N, or leave it out.")
     if args.metric is not None:
         distance_blocks.check_metric(args.metric)
     own_scores.find(args.score)
@@ -132,6 +167,24 @@ def _check(args: argparse.Namespace) -> None:
         raise errors.UserError(
             "--families, --types, --severities and --frost-dir choose corruptions: add --corruptions."
         )
+    _check_paths(args)
+
+
+def _check_paths(args: argparse.Namespace) -> None:
+    """Raises a `UserError` for files and folders that are missing or cannot be written."""
+    for path in args.features or ():
+        arguments.existing_file("--features", path, "a features file (.npz)")
+    if args.run is not None:
+        arguments.existing_folder("--run", args.run, "a run folder")
+    if args.images is not None:
+        arguments.existing_folder("--images", args.images, "the folder of the images")
+    if args.frost_dir:
+        arguments.existing_folder("--frost-dir", args.frost_dir, "a folder of frost textures")
+    for flag, what in (("output", "the scores"), ("html", "the page")):
+        if getattr(args, flag) is not None:
+            file_io.check_place(arguments.path(f"--{flag}", getattr(args, flag)), what)
+    if args.html and args.output and pathlib.Path(args.html).resolve() == pathlib.Path(args.output).resolve():
+        raise errors.UserError("--output and --html name the same file; name two.")
 
 
 def _corruptions(args: argparse.Namespace) -> int:
@@ -178,9 +231,9 @@ def _write(path: str, values: dict[str, Any]) -> None:
     print(f"\n{path}")
 
 
-def main(arguments: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    args = _parser().parse_args(arguments)
+    args = _parser().parse_args(argv)
     _check(args)
     if args.corruptions:
         return _corruptions(args)

@@ -13,13 +13,13 @@ Size, interpolation and normalization are the model's own and are written into `
 from __future__ import annotations
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from reid_jax import errors
-from reid_jax.cli import command_line
+from reid_jax.cli import arguments, command_line
+from reid_jax.config import sections
 from reid_jax.weights import zoo
 
 OF_MODEL = ("weights", "random_weights", "height", "width", "interpolation", "option")
@@ -34,9 +34,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--weights", metavar="FILE", help="with --model: a checkpoint of PyTorch, safetensors or .npz")
     parser.add_argument("--random-weights", action="store_true", help="with --model: an untrained network, for trials")
-    parser.add_argument("--seed", type=int, default=0, help="with --random-weights (default: 0)")
-    parser.add_argument("--height", type=int, help="with --model: rows of the images, in place of the model's own")
-    parser.add_argument("--width", type=int, help="with --model: columns")
+    parser.add_argument(
+        "--seed", type=arguments.whole(*arguments.SEED), default=0, help="with --random-weights (default: 0)"
+    )
+    parser.add_argument(
+        "--height",
+        type=arguments.whole(*arguments.PIXELS),
+        help="with --model: rows of the images, in place of the model's own",
+    )
+    parser.add_argument("--width", type=arguments.whole(*arguments.PIXELS), help="with --model: columns")
     parser.add_argument("--interpolation", help="with --model: bilinear or bicubic")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="with --model: a field of it"
@@ -46,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--on-bad-image", default="fail", help="fail: stop and name it (default); skip: leave it out")
     parser.add_argument("--output", metavar="FILE", help="the features file, ending in .npz")
     parser.add_argument("--metric", help="euclidean, cosine or package.module:Name; stored in place of the model's own")
-    parser.add_argument("--batch-size", type=int, help="images per batch (default: 64)")
+    parser.add_argument("--batch-size", type=arguments.whole(1, 65_536), help="images per batch (default: 64)")
     parser.add_argument("--flip", action="store_true", default=None, help="average with the mirror image")
     parser.add_argument("--dtype", help="compute in auto (default), float32 or bfloat16")
     parser.add_argument("--list", action="store_true", help="print the models and exit")
@@ -77,10 +83,13 @@ def _check(args: argparse.Namespace) -> None:
         raise errors.UserError("--dataset says how to read --images DIR, which was not given; add it.")
     if not args.output:
         raise errors.UserError("expected --output FILE, such as features.npz.")
-    if args.weights and not pathlib.Path(args.weights).is_file():
-        raise errors.UserError(f"expected a weights file, there is none at {args.weights}; give --weights FILE.")
-    if args.batch_size is not None and args.batch_size < 1:
-        raise errors.UserError(f"expected --batch-size to be at least 1, got {args.batch_size}.")
+    if args.weights is not None:
+        arguments.existing_file("--weights", args.weights, "a weights file")
+    arguments.new_file("--output", args.output, (".npz",))
+    arguments.one_of("--on-bad-image", args.on_bad_image, ("fail", "skip"))
+    arguments.one_of("--interpolation", args.interpolation, sections.INTERPOLATIONS)
+    arguments.one_of("--dtype", args.dtype, ("auto", "float32", "bfloat16"))
+    command_line.parse_options(args.option)
 
 
 def _overrides(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -94,9 +103,9 @@ def _overrides(args: argparse.Namespace) -> Mapping[str, Any]:
     }
 
 
-def main(arguments: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    args = _parser().parse_args(arguments)
+    args = _parser().parse_args(argv)
     if args.list:
         for name, entry in zoo.ZOO.items():
             print(f"{name:<14}{entry.height}x{entry.width}  {entry.metric:<11}{entry.notes}")
@@ -104,17 +113,12 @@ def main(arguments: list[str]) -> int:
     _check(args)
 
     from reid_jax import build
-    from reid_jax.data import image_io
     from reid_jax.evaluation import distance_blocks
     from reid_jax.inference import features, published, sources
     from reid_jax.runs import trained
 
     if args.metric is not None:
         distance_blocks.check_metric(args.metric)
-    if args.interpolation is not None and args.interpolation not in image_io.INTERPOLATIONS:
-        raise errors.unknown("interpolation", args.interpolation, image_io.INTERPOLATIONS)
-    if args.dtype not in (None, "auto", "float32", "bfloat16"):
-        raise errors.unknown("dtype", args.dtype, ("auto", "float32", "bfloat16"))
     output = features.check_output(args.output)
     source = None
     if args.images:

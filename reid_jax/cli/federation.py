@@ -8,11 +8,11 @@
     flwr run scripts/flower CONNECTION --run-config run.toml                            # starts the run
 
 The server and the clients are started in the root of this repository; docs/federated.md says more of keys and
-certificates, and of `--insecure` for a trial on one machine. A CONNECTION is a section [superlink.CONNECTION] of Flower's config.toml with the server's `address`. `run.toml` replaces
-values of scripts/flower/pyproject.toml: `config` as for main.py, `overrides` separated by blanks ("fed.rounds=4
-seed=1"), `workdir` of the server's run folder, `nodes` that must have joined before the first round. A node's
-own configuration has `client`, the simulated client whose data it trains on; or `root`, the folder of its own data,
-without `client`.
+certificates, and of `--insecure` for a trial on one machine. A CONNECTION is a section [superlink.CONNECTION] of
+Flower's config.toml with the server's `address`. `run.toml` replaces values of scripts/flower/pyproject.toml:
+`config` as for main.py, `overrides` separated by blanks ("fed.rounds=4 seed=1"), `workdir` of the server's run
+folder, `nodes` that must have joined before the first round. A node's own configuration has `client`, the simulated
+client whose data it trains on; or `root`, the folder of its own data, without `client`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import inspect
 import sys
 
 from reid_jax import errors
-from reid_jax.cli import command_line
+from reid_jax.cli import arguments, command_line
 from reid_jax.data import builders, catalog, prepare
 
 
@@ -49,14 +49,17 @@ def _list() -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    args = _parser().parse_args(arguments)
+    args = _parser().parse_args(argv)
     if args.list:
         print(_list())
         return 0
     if args.name is None:
         raise errors.UserError(f"expected the name of a data set; known: {', '.join(builders.available())}.")
+    arguments.one_of("--on-bad-image", args.on_bad_image, ("fail", "skip"))
+    if not args.check:
+        arguments.new_folder("--root", args.root)
     options = command_line.parse_options(args.option)
     if reserved := sorted(set(options) & set(inspect.signature(prepare.prepare).parameters)):
         flag = reserved[0].replace("_", "-")

@@ -102,7 +102,7 @@ class Data(Section):
         augment: transforms of the main view in order, by name with their options.
     """
 
-    name: str = key("synthped", rules.NAME)
+    name: str = key("synthped", rules.TEXT)  # "" for a model without a data set
     root: str = key("data", rules.NAME)
     options: Options = key({})
     sources: tuple[str, ...] = key((), rules.TEXTS)

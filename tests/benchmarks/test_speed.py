@@ -150,7 +150,7 @@ def test_the_counterpart_in_pytorch_has_the_size_of_our_backbone():
     [
         (("train", "--model=bott"), "unknown model 'bott'; did you mean 'bot'?"),
         (("train", "--batch=many"), "whole numbers"),
-        (("infer", "--dtype=float8"), "unknown dtype"),
+        (("infer", "--dtype=float8"), "unknown value of --dtype"),
         (("train", "--demo", "--option=width=4"), "name it with --model"),
         (("rank", "--size=market"), "did you mean 'market1501'"),
         (("train", "--config=configs/none.py"), "expected a config file"),

@@ -129,7 +129,7 @@ def test_mistakes_end_with_one_sentence_and_code_2(run, toy, tmp_path):
     one_camera = FeatureSet(np.eye(2), np.eye(2), [1, 2], [1, 2], [0, 0], [0, 0])
     one_camera.save(tmp_path / "one.npz")
     cases = [
-        (["--features", tmp_path / "none.npz"], "no features file"),
+        (["--features", tmp_path / "none.npz"], "found nothing at"),
         (["--features", tmp_path / "toy.npz", "--metric", "cosin"], "did you mean 'cosine'"),
         (["--features", tmp_path / "toy.npz", "--ap", "area"], "known: step, trapezoid"),
         (["--features", tmp_path / "toy.npz", "--rerank", "--k1", "900"], "k1 must be between"),

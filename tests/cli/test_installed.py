@@ -140,6 +140,6 @@ def test_own_code_is_imported_from_the_current_folder(installed, tmp_path):
     (tmp_path / "my_project.py").write_text("def angular(x, y):\n    return x @ y.T\n\n\nwidth = 3\n")
     common = ("evaluate", "--features", "absent.npz", "--metric")
     done = command(installed, tmp_path, *common, "my_project:angular")
-    assert "there is no features file absent.npz" in done.stderr
+    assert "expected a features file (.npz) as --features, found nothing at absent.npz" in done.stderr
     done = command(installed, tmp_path, *common, "my_project:width")
     assert "to be a function" in done.stderr

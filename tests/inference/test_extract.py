@@ -359,7 +359,7 @@ ERRORS = {
     "no weights": (("--model=bot", "--images=."), "needs --weights FILE"),
     "two weights": (("--model=bot", "--weights=w", "--random-weights", "--images=."), "one of the two"),
     "model": (("--model=bott", "--random-weights"), "unknown model 'bott'; did you mean 'bot'?"),
-    "no such weights": (("--model=bot", "--weights=no.pth", "--images=.", "--output=f.npz"), "none at no.pth"),
+    "no such weights": (("--model=bot", "--weights=no.pth", "--images=.", "--output=f.npz"), "found nothing at no.pth"),
     "no images": (("--model=bot", "--random-weights", "--output=f.npz"), "expected --images DIR"),
     "no such images": (("--model=bot", "--random-weights", "--images=no", "--output=f.npz"), "there is no no"),
     "empty folder": (("--model=bot", "--random-weights", "--images=.", "--output=f.npz"), "expected images"),
@@ -372,7 +372,7 @@ ERRORS = {
         ("--run=r", "--images=.", "--dataset=market", "--output=f.npz"),
         "unknown data set 'market'; did you mean 'market1501'?",
     ),
-    "bad image": (("--run=r", "--images=.", "--on-bad-image=drop", "--output=f.npz"), "unknown value of on_bad_image"),
+    "bad image": (("--run=r", "--images=.", "--on-bad-image=drop", "--output=f.npz"), "value of --on-bad-image"),
     "field": (
         ("--model=bot", "--random-weights", "--images=image", "--output=f.npz", "--option=widht=4"),
         "did you mean 'width'",
