@@ -3,12 +3,15 @@
 from tests.mutants import entries
 
 
-def _of(name, test):
-    return entries.group("evaluation", f"reid_jax/evaluation/{name}.py", f"tests/evaluation/test_{test}.py")
+def _of(name, *tests):
+    return entries.group(
+        "evaluation", f"reid_jax/evaluation/{name}.py", *(f"tests/evaluation/{test}.py" for test in tests)
+    )
 
 
-ranking, candidates = _of("ranking", "ranking"), _of("candidates", "ranking")
-reranking, blocks = _of("reranking", "reranking"), _of("distance_blocks", "distance_blocks")
+ranking = _of("ranking", "test_ranking_twin", "test_ranking")
+candidates = _of("candidates", "test_ranking_twin", "test_ranking")
+reranking, blocks = _of("reranking", "test_reranking"), _of("distance_blocks", "test_distance_blocks")
 
 MUTANTS = (
     ranking(
