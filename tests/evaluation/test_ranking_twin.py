@@ -1,9 +1,11 @@
 """Scores of three queries worked out by hand."""
 
+import inspect
+
 import numpy as np
 import pytest
 
-from reid_jax.evaluation import ranking
+from reid_jax.evaluation import ranking, reranking
 
 # Distances of six gallery images; the correct ones of query 0 are the second and the fifth.
 GALLERY_IDS = np.array([9, 0, 9, 9, 0, 9])
@@ -45,3 +47,14 @@ def test_images_of_the_querys_own_camera_are_left_out_and_queries_without_a_matc
     assert kept.mAP == pytest.approx((1 / 2 + 2 / 5) / 2)
     unknown = scored([0], [-1])
     assert unknown.mAP == pytest.approx((1 / 2 + 2 / 5) / 2)
+
+
+@pytest.mark.parametrize("function", [reranking.Reranker.build, reranking.rerank, reranking.evaluate, ranking.evaluate])
+def test_defaults_are_those_of_the_literature(function):
+    """Zhong et al.: k1 20, k2 6, lambda 0.3; junk and images of the query's camera left out."""
+    published = {"k1": 20, "k2": 6, "original_weight": 0.3, "drop_junk": True, "same_camera_filter": True}
+    published |= {"ap": "step", "metric": None, "max_rank": 50}
+    defaults = {name: value.default for name, value in inspect.signature(function).parameters.items()}
+    shared = published.keys() & {name for name, value in defaults.items() if value is not inspect.Parameter.empty}
+    assert len(shared) >= 3
+    assert {name: defaults[name] for name in shared} == {name: published[name] for name in shared}

@@ -111,6 +111,8 @@ def test_defaults_are_the_published_ones():
         assert (model.pooling, model.global_ce_input, model.heads) == ("max", reads, ORDER)
     assert (model.attention, model.attention_scope, model.attention_residual) == ("cbam", "map", True)
     assert model.attention_reduction == 16
+    assert (attention.CBAM().reduction, attention.ChannelAttention().reduction) == (16, 16)
+    assert attention.SpatialAttention().kernel_size == 7
 
 
 @pytest.mark.parametrize("head", ["g1", "p2_0"])

@@ -3,7 +3,9 @@
 from tests.mutants import entries
 
 images = entries.group("data", "reid_jax/ops/images.py", "tests/ops/test_images.py")
-transforms = entries.group("data", "reid_jax/data/transforms.py", "tests/data/test_transforms.py")
+transforms = entries.group(
+    "data", "reid_jax/data/transforms.py", "tests/data/test_published_defaults.py", "tests/data/test_transforms.py"
+)
 samplers = entries.group("data", "reid_jax/data/samplers.py", "tests/data/test_samplers.py")
 plan = entries.group("training", "reid_jax/runs/plan.py", "tests/runs/test_plan_twin.py")
 

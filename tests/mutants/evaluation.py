@@ -11,7 +11,10 @@ def _of(name, *tests):
 
 ranking = _of("ranking", "test_ranking_twin", "test_ranking")
 candidates = _of("candidates", "test_ranking_twin", "test_ranking")
-reranking, blocks = _of("reranking", "test_reranking"), _of("distance_blocks", "test_distance_blocks")
+reranking, blocks = (
+    _of("reranking", "test_ranking_twin", "test_reranking"),
+    _of("distance_blocks", "test_distance_blocks"),
+)
 
 MUTANTS = (
     ranking(
