@@ -244,7 +244,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals or not key.isidentifier():
+        if not equals or not all(part.isidentifier() for part in key.split(".")):
             raise errors.UserError(
                 f"expected an option as key=value, got {rules.plain(pair)!r}; for example size=demo."
             )
