@@ -113,9 +113,9 @@ def image_files(directory: pathlib.Path) -> list[pathlib.Path]:
     Raises:
         ValueError: the folder has no images.
     """
-    files = [path for path in directory.iterdir() if image_names.is_image(path.name)]
+    files = [directory / name for name in image_names.images_in(directory)]
     if files:
-        return sorted(files, key=lambda path: path.name)
+        return files
     deeper = sorted(path.name for path in directory.iterdir() if path.is_dir())
     hint = f"; move them up from {directory / deeper[0]}" if deeper else ""
     raise ValueError(f"expected images ({', '.join(image_names.SUFFIXES)}) in {directory}, found none{hint}.")

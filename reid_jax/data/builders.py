@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from reid_jax import errors
+from reid_jax import errors, file_io
 from reid_jax.data import catalog
 from reid_jax.data import options as options_lib
 from reid_jax.plugins import names
@@ -284,10 +284,11 @@ def read(
     try:
         origin = locate(name, module, source, options)
         rows = module.scan(origin, **arguments(module.scan, name, options or {}))
-    except (ValueError, csv.Error) as error:
-        raise errors.UserError(str(error)) from None
+    except (errors.UserError, ValueError, csv.Error) as error:
+        raise errors.UserError(file_io.shown(str(error))) from None  # names of files may have line feeds
     except OSError as error:
-        raise errors.UserError(f"cannot read {error.filename or source}: {error.strerror}.") from None
+        place = file_io.shown(str(error.filename or source))
+        raise errors.UserError(f"cannot read {place}: {errors.reason(error)}.") from None
     refuse_unreadable_names((row.filename for listed in rows.values() for row in listed), origin)
     return origin, rows
 

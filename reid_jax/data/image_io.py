@@ -22,6 +22,7 @@ cv2.setNumThreads(1)
 
 # Larger images are refused before a pixel is decoded: 33.6 million are a frame of an 8K camera, and 100 MB as RGB.
 MAX_PIXELS = 2**25
+_MAX_SIDE = 2**16 - 1  # the largest of a JPEG; millions of rows of a few pixels would take seconds
 # A progressive JPEG passes over all its pixels once per scan. Ten scans are usual; a damaged or hostile file can have
 # thousands, so that pixels times scans are limited, too.
 _MAX_SCANNED_PIXELS = 32 * MAX_PIXELS
@@ -138,10 +139,10 @@ def _with_pillow(data: bytes, name: str, convert: Callable[[Image.Image], np.nda
 
 def _check_size(width: int, height: int, data: bytes, name: str) -> None:
     pixels = width * height
-    if pixels > MAX_PIXELS:
+    if pixels > MAX_PIXELS or max(width, height) > _MAX_SIDE:
         raise errors.UserError(
             f"{name} is too large: {width} x {height} are {pixels / 1e6:.1f} million pixels, at most "
-            f"{MAX_PIXELS / 1e6:.1f} million are decoded; scale it down or leave it out."
+            f"{MAX_PIXELS / 1e6:.1f} million and {_MAX_SIDE} per side are decoded; scale it down or leave it out."
         )
     # A marker inside compressed data is escaped, so that this counts scans, and perhaps one of a thumbnail.
     if data.startswith(_JPEG_START) and pixels * data.count(b"\xff\xda") > _MAX_SCANNED_PIXELS:

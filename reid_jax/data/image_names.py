@@ -67,13 +67,28 @@ def walk(folder: str | os.PathLike[str]) -> Listing:
                         loops.append(name)
                     else:
                         waiting.append((f"{name}/", entry.path, above | {identity}))
-                elif is_image(entry.name):
-                    if entry.is_symlink() and not os.path.exists(entry.path):
-                        raise FileNotFoundError(2, "a link to a file that does not exist", entry.path)
-                    images.append(name)
                 else:
-                    others.append(name)
+                    (images if _is_image_file(entry) else others).append(name)
     return Listing(tuple(sorted(images)), tuple(sorted(others)), tuple(sorted(loops)))
+
+
+def images_in(folder: str | os.PathLike[str]) -> list[str]:
+    """Returns the names of the images in a folder, without those below it, sorted.
+
+    Raises:
+        OSError: the folder cannot be read, or an image is a link to nothing.
+    """
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if _is_image_file(entry))
+
+
+def _is_image_file(entry: os.DirEntry[str]) -> bool:
+    """Returns whether an entry is an image; reading a pipe or a device of such a name might never end."""
+    if not is_image(entry.name):
+        return False
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        raise FileNotFoundError(2, "a link to a file that does not exist", entry.path)
+    return entry.is_file()
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

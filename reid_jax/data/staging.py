@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import pathlib
 import shutil
 import time
@@ -35,11 +37,31 @@ def temporary_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         _try_lock(lock)
         yield temporary
     except OSError as error:
-        raise errors.UserError(f"could not write the prepared data set to {folder}: {error}.") from None
+        if error.filename is not None and not _is_near(pathlib.Path(os.fsdecode(error.filename)), folder.parent):
+            raise errors.UserError(
+                f"cannot read {file_io.shown(os.fsdecode(error.filename))} ({errors.reason(error)}); repair it, and "
+                "prepare the data set again."
+            ) from None
+        raise file_io.cannot_write(folder, "the prepared data set", error) from None
+    except RuntimeError as error:
+        if (system_error := _quoted(error)) is None:
+            raise
+        raise file_io.cannot_write(folder, "the prepared data set", system_error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if lock is not None:
             lock.close()
+
+
+def _is_near(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Returns whether a path is a folder, in it or above it."""
+    return path.is_relative_to(folder) or folder.is_relative_to(path)
+
+
+def _quoted(error: RuntimeError) -> OSError | None:
+    """Returns the system's error that the writer of records quotes ("... No space left on device; ...")."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
+    return next((OSError(code, os.strerror(code)) for code in codes if os.strerror(code) in str(error)), None)
 
 
 def _is_abandoned(folder: pathlib.Path) -> bool:

@@ -187,6 +187,11 @@ def test_large_images_are_refused_before_they_are_decoded(kind):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
 
 
+def test_long_strips_are_refused():
+    with pytest.raises(errors.UserError, match=r"too large: 2 x 2000000 are 4.0 million pixels"):
+        image_io.decode(_claiming("PNG", 2_000_000, 2), "strip")
+
+
 def test_large_progressive_images_of_many_scans_are_refused():
     data = _encoded(progressive=True)
     start = data.rindex(b"\xff\xda")

@@ -1,5 +1,6 @@
 """Files that count as images, and the listing of folders with links, system folders and unreadable ones."""
 
+import os
 import pathlib
 
 import pytest
@@ -29,6 +30,13 @@ def test_walk_sees_every_file_once(tmp_path):
     assert found.images == ("0.png", "a/deep/er/1.JPG", "b/2.tif", "linked/2.tif")
     assert found.others == ("a/notes.txt",)
     assert found.loops == ("a/deep/up",)
+
+
+def test_pipes_and_folders_are_no_images(tmp_path):
+    _touch(tmp_path, "a.jpg", "b.png/c.txt", "z/c.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert image_names.images_in(tmp_path) == ["a.jpg"]
+    assert image_names.walk(tmp_path).others == ("b.png/c.txt", "pipe.jpg")
 
 
 def test_link_to_nothing_is_an_error_that_names_it(tmp_path):

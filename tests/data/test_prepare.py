@@ -425,19 +425,37 @@ def test_queries_without_match_agrees_with_the_definition():
 # --- incomplete folders ---
 
 
-def test_a_builder_that_fails_leaves_nothing(source, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), RuntimeError("close: write() failed: No space left on device; at 4")],
+)
+def test_a_builder_that_fails_leaves_nothing(source, tmp_path, monkeypatch, error):
     module = builders.load("market1501")
 
     def explode(self, rows):
         yield from ()
-        raise OSError(28, "No space left on device")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(module.Builder, "_generate_examples", explode)
-        with pytest.raises(errors.UserError, match=r"could not write the prepared data set to .*No space left"):
+        with pytest.raises(
+            errors.UserError, match=r"cannot write the prepared data set .*No space left.*free some space"
+        ):
             prepare.prepare("market1501", tmp_path)
     assert _names(tmp_path / "prepared") == []
     assert not prepare.prepare("market1501", tmp_path).existed
+
+
+def test_image_that_goes_while_it_is_stored_is_named(source, tmp_path, monkeypatch):
+    build = prepare._build
+
+    def lose(*arguments):
+        sorted((source / "query").iterdir())[0].unlink()
+        return build(*arguments)
+
+    monkeypatch.setattr(prepare, "_build", lose)
+    with pytest.raises(errors.UserError, match=r"cannot read .*/query/.*\.jpg \(No such file"):
+        prepare.prepare("market1501", tmp_path)
 
 
 def test_killed_while_building_is_as_if_never_begun(source, tmp_path):
@@ -479,7 +497,7 @@ def test_faster_process_wins(source, tmp_path, monkeypatch):
 
 def test_root_that_cannot_be_written_is_one_sentence(source, tmp_path):
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(errors.UserError, match="could not write the prepared data set"):
+    with pytest.raises(errors.UserError, match="cannot write the prepared data set"):
         prepare.prepare("market1501", tmp_path / "taken", source)
 
 

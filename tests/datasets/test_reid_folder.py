@@ -413,3 +413,17 @@ def test_folder_without_cameras_can_be_evaluated_with_a_warning(tmp_path):
     report = prepare.prepare("reid_folder", tmp_path, tmp_path / "mine")
     assert any("no camera is known" in one for one in report.warnings)
     assert checks.check_protocol(report.dataset.query, report.dataset.gallery) == 0
+
+
+def test_partly_known_cameras_and_a_single_identity_are_said(tmp_path):
+    _draw(
+        tmp_path / "mine",
+        "train/car/0.jpg",
+        "train/car/1.jpg",
+        "query/1/0_c1.jpg",
+        "gallery/1/0.jpg",
+        "gallery/1/1_c2.jpg",
+    )
+    text = prepare.prepare("reid_folder", tmp_path / "data", tmp_path / "mine").text()
+    assert "the camera of 1 of 3 query and gallery images is unknown" in text
+    assert "all training images are of one identity (pid 1)" in text
