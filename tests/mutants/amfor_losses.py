@@ -32,7 +32,7 @@ passes = entries.group(
     "amfor", "reid_jax/train/objective.py", f"{_FOLDER}/test_amfor_objective.py", "tests/train/test_passes.py"
 )
 config = entries.group(
-    "amfor", "configs/amfor.py", f"{_FOLDER}/test_amfor_objective.py", f"{_FOLDER}/test_amfor.py", "tests/recipes",
+    "amfor", "configs/amfor.py", f"{_FOLDER}/test_amfor_objective.py", "tests/recipes/test_recipes.py",
     level="config",
 )  # fmt: skip
 images = entries.group("amfor", "reid_jax/runs/image_features.py", "tests/runs/test_image_features.py", level="generic")
