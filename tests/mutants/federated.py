@@ -6,7 +6,7 @@ _TESTS = ("tests/federated/test_rounds_twin.py", "tests/federated/test_rounds.py
 rounds = entries.group("federated", "reid_jax/federated/rounds.py", *_TESTS)
 clients = entries.group("federated", "reid_jax/federated/clients.py", *_TESTS)
 options = entries.group("federated", "reid_jax/federated/federation_options.py", *_TESTS)
-phase = entries.group("federated", "reid_jax/federated/phase.py", "tests/federated/test_federated_run.py")
+phase = entries.group("federated", "reid_jax/federated/phase.py", "tests/federated/test_phase_twin.py")
 
 MUTANTS = (
     rounds(

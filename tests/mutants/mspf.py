@@ -167,4 +167,9 @@ MUTANTS = (
         'osnet.Trunk(self.size, self.kind, self.dtype, self.depths, name=f"level{count}")',
         "levels do not share",
     ),
+    network(
+        "        g3 = trunk.stage(self._attend(g2, 3, train), 4, train=train)\n",
+        "        if attended:\n            trunk.stage(x2, 4, train=train)\n        g3 = trunk.stage(self._attend(g2, 3, train), 4, train=train)\n",
+        "the local path runs first, too",
+    ),
 )

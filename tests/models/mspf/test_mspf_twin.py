@@ -19,6 +19,9 @@ IMAGES = np.random.default_rng(1).normal(size=(2, 64, 32, 3)).astype(np.float32)
 OSFA = {"attention": "spatial_channel", "attention_kind": "osfa", "attention_at": (2, 3), "sam_maps": (2, 3)}
 
 
+CALLS: list[int] = []  # stages of a trunk in the order in which they run
+
+
 class Trunk(nn.Module):
     """A stand-in of `osnet.Trunk`: every stage is a linear layer with ReLU; stages 2 and 3 keep every second row."""
 
@@ -35,6 +38,7 @@ class Trunk(nn.Module):
         return images[:, ::4, ::4]
 
     def stage(self, x, number, *, train):
+        CALLS.append(number)
         x = nn.relu(self.layers[str(number)](x))
         return x[:, ::2, ::2] if number < 4 else x
 
@@ -132,6 +136,25 @@ def test_every_output_is_that_of_the_method(monkeypatch, options, kind, at, sam_
     for name, value in wanted.items():
         twin.close(outputs[name], value, name)
     twin.close(model.describe(outputs).features, feature, "test feature")
+
+
+@pytest.mark.parametrize(
+    ("options", "order"),
+    [
+        ({}, [2, 3, 4, 5, 4]),
+        ({"attention_at": (2, 3)}, [2, 3, 3, 4, 5, 4]),
+        ({"attention": "none"}, [2, 3, 4, 5]),
+        (OSFA, [2, 3, 3, 4, 5]),
+    ],
+    ids=["mspf", "attention twice", "no attention", "osfa"],
+)
+def test_a_stage_that_runs_twice_normalizes_the_global_path_first(monkeypatch, options, order):
+    """Its running statistics then take the attended map's first; without attention it runs once."""
+    monkeypatch.setattr(osnet, "Trunk", Trunk)
+    model = mspf.MSPF(num_classes=5, size="x0_25", mpf_patches=(), **options)
+    CALLS.clear()
+    jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), {"image": IMAGES})
+    assert order == CALLS
 
 
 def test_patches_are_added_as_vectors_or_as_maps():
