@@ -72,7 +72,8 @@ def expected(federation, theta, options):
     ("changes", "federated"),
     [
         ({"weights": "samples", "optimizer_state": "kept"}, {}),
-        ({"weights": "cdw", "prox_mu": 0.3}, {"local_epochs": 2}),
+        # Shards of two, three and three people have local batches of as many: a mean over images is no sum.
+        ({"weights": "cdw", "prox_mu": 0.3}, {"clients": "shard", "local_epochs": 2}),
         ({"weights": "uniform"}, {"fraction": 0.67}),
     ],
     ids=["by images, moments kept", "by distance, proximal, two local epochs", "two of three clients"],
@@ -85,8 +86,9 @@ def test_theta_is_that_of_the_formulas_after_every_round(changes, federated):
         sampler=base.SAMPLER,
         seed=0,
     )
-    epochs = federated.get("local_epochs", 1)
-    assert [client.steps for client in federation.clients] == [2 * epochs, epochs, 2 * epochs]
+    shards = federated.get("clients") == "shard"
+    assert [client.steps for client in federation.clients] == ([2, 2, 2] if shards else [2, 1, 2])
+    assert sorted(client.sampler.batch_size for client in federation.clients) == ([4, 6, 6] if shards else [8, 8, 8])
     assert federation.per_round == (2 if "fraction" in federated else 3)
     options = options_lib.Options(personal="none", rounds=ROUNDS, lr_drops=(0.5, 0.75), **changes)
     mesh, model = mesh_lib.create_mesh(jax.devices()[:1]), toy.Linear()
