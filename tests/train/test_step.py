@@ -206,3 +206,22 @@ def test_begin_phase_keeps_earlier_extras():
     )
     _assert_close(second.extra["teacher"]["params"], train_state.params, 0.0)
     assert float(trees.global_norm(second.extra["average"]["params"])) == 0.0
+
+
+def test_each_update_of_a_step_draws_its_own_numbers():
+    """Two updates on one batch, with random numbers of their own."""
+
+    def objective_named(name):
+        def goal(variables, extra, batch, key):
+            loss = jnp.sum(variables["params"]["w"] ** 2)
+            return loss, (variables["batch_stats"], {name: jax.random.uniform(key)})
+
+        return goal
+
+    update = step.make_update([objective_named("first"), objective_named("second")], optax.sgd(0.25), {})
+    begun = state.create({"params": {"w": jnp.ones(2)}}).replace(opt_state=optax.sgd(0.25).init({"w": jnp.ones(2)}))
+    after, metrics = update(begun, {"image": jnp.zeros(1)}, jax.random.key(0))
+    assert float(metrics["first"]) != float(metrics["second"])
+    np.testing.assert_allclose(after.params["w"], 0.25)  # halved twice
+    assert float(metrics["loss"]) == pytest.approx(2.0 + 0.5)
+    assert int(after.step) == 1
