@@ -10,8 +10,8 @@ attention: 94.7 Rank-1 / 87.4 mAP on Market-1501.
         --config.init.weights=osnet_x1_0_imagenet.pth                                # the published recipe
     python scripts/main.py --config configs/mspf.py:market1501,mspf_p2               # a row of the ablation table
 
-The paper starts from a trained OSFA: train `:market1501,osfa` first, then use its checkpoint as `init.weights` with
-`init.allow_missing=('classifier','neck_g','mpf/')`.
+The paper starts from a trained OSFA: train `:market1501,osfa` first, then `:market1501,mspf_from_osfa` with
+`--config.init.trained=runs/mspf-market1501-osfa` beside the weights of OSNet, which fill the patch levels.
 """
 
 from ml_collections import ConfigDict
@@ -139,6 +139,12 @@ VARIANTS = {
         "notes": "OSFA's own attention modules in place of CBAM's.",
         "model.attention": "spatial_channel",
         "model.attention_kind": "osfa",
+    },
+    # CBAM's attention is not OSFA's, and the global head is wider with patches.
+    "mspf_from_osfa": {
+        "notes": "Starts from the trained OSFA of the run init.trained, as the paper.",
+        "init.allow_missing": ("classifier", "^neck_g/", "^mpf/", "^osfa/attention"),
+        "init.ignore": ("/osfa/attention",),
     },
     "mspf_frozen_centers": {
         "notes": "Centers of the center loss stay at their random start, as in OSFA's code.",

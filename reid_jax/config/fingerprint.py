@@ -49,6 +49,8 @@ NEUTRAL: dict[str, Any] = {
     "init.weights": "",
     "init.allow_missing": ("classifier",),
     "init.text_weights": "",
+    "init.trained": "",
+    "init.ignore": (),
     "losses": {},
     "monitors": {},
     "extras": {},

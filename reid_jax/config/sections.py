@@ -146,13 +146,18 @@ class Init(Section):
 
     Attributes:
         weights: weights file; "" initializes randomly.
-        allow_missing: patterns of parameter paths that may be missing in the file, such as classifiers of other
-            identities.
+        trained: run folder whose newest checkpoint is loaded after `weights`, by the names of its variables: a system
+            that starts from another one.
+        allow_missing: patterns of parameter paths that may be missing in the file or run, or have another shape there,
+            such as classifiers of other identities.
+        ignore: patterns of names in the file or run that are left out, such as modules that the model does not have.
         text_weights: weights file of the text transformer, for models that have one.
     """
 
     weights: str = key("", rules.TEXT)
+    trained: str = key("", rules.TEXT)
     allow_missing: tuple[str, ...] = key(("classifier",), rules.PATTERNS)
+    ignore: tuple[str, ...] = key((), rules.PATTERNS)
     text_weights: str = key("", rules.TEXT)
 
 

@@ -170,6 +170,7 @@ def load_weights(
     model: nn.Module | None = None,
     into: str | None = None,
     allow_missing: Sequence[str] = (),
+    ignore: Sequence[str] = (),
 ) -> tuple[dict[str, Any], convert.Report]:
     """Fills a model's variables from a weights file by the model's own table of published names, strictly.
 
@@ -181,6 +182,7 @@ def load_weights(
         model: the model itself; those with `adapt_weights` need it.
         into: submodule that the file fills; None finds out.
         allow_missing: patterns of our paths that may lack a source or have one of another shape.
+        ignore: patterns of names in the file that are left out, in addition to those of the model's table.
 
     Returns:
         Variables with the loaded leaves, and the outcome for every key (printable).
@@ -199,7 +201,7 @@ def load_weights(
         path,
         variables,
         getattr(home, "TORCH_RULES", ()),
-        ignore=getattr(home, "TORCH_IGNORED", ()),
+        ignore=(*getattr(home, "TORCH_IGNORED", ()), *((pattern, "left out on request") for pattern in ignore)),
         into=into,
         allow_missing=allow_missing,
         adapt=None if adapt is None else functools.partial(adapt, model),

@@ -17,6 +17,7 @@ from reid_jax.data import options as options_lib
 from reid_jax.data import samplers, transforms
 from reid_jax.federated import federation_options
 from reid_jax.plugins import names
+from reid_jax.runs import folder as folder_lib
 from reid_jax.train import extras, objective, optimizer, schedules
 
 _STEPS = 100  # assumed steps of an epoch
@@ -52,8 +53,10 @@ def check_files(settings: config_lib.Settings) -> None:
     """Checks that the weights files exist from which a new run starts.
 
     Raises:
-        UserError: one does not; the message names the key.
+        UserError: one does not, the message names the key; or the run to start from is none.
     """
+    if settings.init.trained:
+        folder_lib.RunFolder(settings.init.trained).read_config()
     given = {"init.weights": settings.init.weights, "init.text_weights": settings.init.text_weights}
     for name, phase in phases.resolve(settings):
         for extra, options in phase.extras.items():

@@ -24,7 +24,7 @@ from reid_jax.config import phases
 from reid_jax.data import checks, feature_set, records
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
-from reid_jax.runs import baselines, config_checks, further_descriptors, plan, results
+from reid_jax.runs import baselines, config_checks, further_descriptors, plan, results, starting_point
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import mesh, processes
@@ -92,13 +92,18 @@ class Experiment:
         if weights:
             if self.settings.init.weights:
                 variables = self._load(variables, self.settings.init.weights)
+            if self.settings.init.trained:
+                variables, report = starting_point.load_run(variables, self.settings.init)
+                LOG.info("variables of the run %s:\n%s", self.settings.init.trained, report)
             variables = self._load_parts(variables)
         return state.create(mesh.replicate(variables, self.mesh))
 
     def _load(self, variables: Mapping[str, Any], path: str) -> dict[str, Any]:
         """Returns the variables after loading a weights file."""
-        name, allowed = self.settings.model["name"], self.settings.init.allow_missing
-        filled, report = models.load_weights(name, variables, path, model=self.model, allow_missing=allowed)
+        name, init = self.settings.model["name"], self.settings.init
+        filled, report = models.load_weights(
+            name, variables, path, model=self.model, allow_missing=init.allow_missing, ignore=init.ignore
+        )
         LOG.info("weights from %s:\n%s", path, report)
         return filled
 

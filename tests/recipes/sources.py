@@ -388,6 +388,7 @@ ROWS: dict[str, Pairs] = {
         ("osfa", "mspf.md §9 [code: OSFA]"),
         ("osfa_released", "mspf.md §5 [code: OSFA]"),
         ("mspf_osnet", "mspf.md §1"),
+        ("mspf_from_osfa", "mspf.md §8 [paper]"),
         ("mspf_*centers", "mspf.md §7 [design]"),
         ("mspf_soft_triplet", "mspf.md §7"),
         ("mspf_constant_rate", "mspf.md §8 [design]"),

@@ -1,5 +1,6 @@
 """OSFA and MSPF: sizes and cost of the ablation table, both attentions, stripes, patches, heads, weights, schedule."""
 
+import dataclasses
 import functools
 import importlib.util
 import math
@@ -12,11 +13,12 @@ import numpy as np
 import optax
 import pytest
 
-from reid_jax import errors, losses, models
+from reid_jax import config, errors, losses, models, trees
 from reid_jax.models import macs as macs_lib
 from reid_jax.models.backbones import osnet
 from reid_jax.models.mspf import channel_spatial, mspf, multi_patch
 from reid_jax.nn import attention, norm
+from reid_jax.runs import starting_point
 from reid_jax.train import extras, schedules
 from reid_jax.weights import convert
 from tests.helpers import torchreid_names
@@ -514,3 +516,26 @@ def test_names_of_the_whole_model_go_to_torch_and_back():
     again = convert.to_torch(back)
     assert names.keys() == again.keys()
     assert all(np.array_equal(names[key], again[key]) for key in names)
+
+
+# ---- starting from a trained OSFA -----------------------------------------------------------------------------------
+
+
+def test_mspf_starts_from_a_trained_osfa(monkeypatch):
+    init = config.Settings.of(config.to_dict(config_of("market1501,mspf_from_osfa"))).init
+    parent = config_of("market1501,osfa").model.to_dict()
+    osfa = jax.tree.map(lambda leaf: np.full(leaf.shape, 7, np.float32), shapes(**_without_name(parent))[1])
+    monkeypatch.setattr(starting_point.folder_lib.RunFolder, "read_config", lambda self: None)
+    monkeypatch.setattr(starting_point.checkpoints, "restore_variables", lambda *_, **__: (osfa, {}))
+    filled, report = starting_point.load_run(shapes()[1], dataclasses.replace(init, trained="runs/osfa"))
+    loaded = {path for path, leaf in trees.flatten(filled).items() if isinstance(leaf, np.ndarray)}
+    rest = {path.split("/", 1)[1] for path in set(trees.flatten(filled)) - loaded}
+    assert {"params/osfa/conv1/conv/kernel", "batch_stats/osfa/conv5/bn/mean", "params/neck_l/scale"} <= loaded
+    assert all(path.startswith(("mpf/", "neck_g/", "classifier_g/", "osfa/attention")) for path in rest)
+    assert not report.named("extra")
+    with pytest.raises(errors.UserError, match="attention"):
+        starting_point.load_run(shapes()[1], dataclasses.replace(init, ignore=()))
+
+
+def _without_name(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key != "name"}
