@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import time
 import types
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors, file_io
-from reid_jax.data import builders, checks, records, source_files, staging, user_datasets
+from reid_jax.data import builders, checks, record_writing, records, source_files, staging, user_datasets
 from reid_jax.plugins import names
 
 ON_BAD_IMAGE = ("fail", "skip")
@@ -165,7 +164,15 @@ def prepare(
             details=checked.details,
         )
     with staging.temporary_folder(folder) as temporary:
-        built = _build(name, module, temporary, options, checked, None if has_files else raw.expanduser())
+        built = record_writing.build(
+            name,
+            module,
+            temporary,
+            options,
+            rows=checked.rows,
+            origin=checked.source,
+            manual=None if has_files else raw.expanduser(),
+        )
         dataset = records.open_folder(builders.title(name), built)
         if not has_files:
             checked.table, checked.warnings = _compare(name, dataset.splits(), module, options, strict_counts)
@@ -329,68 +336,6 @@ def _compare(
     return table, warnings + checks.warnings_about(splits, getattr(module, "DISJOINT_IDENTITIES", False))
 
 
-def _build(
-    name: str,
-    module: types.ModuleType,
-    temporary: pathlib.Path,
-    options: Mapping[str, Any],
-    checked: _Checked,
-    manual: pathlib.Path | None,
-) -> pathlib.Path:
-    """Runs the builder and returns the folder it wrote."""
-    import tensorflow_datasets as tfds
-
-    if hasattr(module, "make_config"):
-        config = {"config": module.make_config(**builders.arguments(module.make_config, name, options))}
-    elif hasattr(module, "scan"):
-        config = {"options": builders.arguments(module.scan, name, options)}
-    else:
-        config = dict(options)
-    manual_dir = str(manual) if manual is not None and manual.is_dir() else None
-    with _quiet_tfds():
-        builder = module.Builder(data_dir=str(temporary), file_format="array_record", **config)
-        if checked.rows is not None:
-            builder.rows, builder.origin = checked.rows, checked.source
-        settings = tfds.download.DownloadConfig(compute_stats="skip", manual_dir=manual_dir)
-        builder.download_and_prepare(download_config=settings)
-    _check_schema(name, builder.info)
-    return pathlib.Path(builder.data_dir)
-
-
-def _check_schema(name: str, info: Any) -> None:
-    """Makes sure that a builder stored what training reads.
-
-    Raises:
-        UserError: a feature or a list of the metadata is missing, or the order of the records was not kept.
-    """
-    missing = [f"the feature {key}" for key in ("image", "pid", "camid", "filename") if key not in info.features]
-    metadata = info.metadata or {}
-    for key in ("pids", "camids", "filenames"):
-        missing += [f"metadata[{key!r}][{split!r}]" for split in info.splits if split not in metadata.get(key, {})]
-    missing += [] if info.disable_shuffling else ["disable_shuffling=True"]
-    if missing:
-        raise errors.UserError(
-            f'expected {", ".join(missing)} in the builder of the data set {name!r}, not found; see "Writing another '
-            'builder" in datasets/README.md.'
-        )
-
-
-@contextlib.contextmanager
-def _quiet_tfds() -> Iterator[None]:
-    """Silences TFDS, which prints messages, a warning for each unlisted configuration, and two bars per split."""
-    import tensorflow_datasets as tfds
-    from absl import logging
-
-    tfds.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
 def _move(built: pathlib.Path, target: pathlib.Path, replace: bool) -> None:
     """Renames the finished folder to its target; where another process was faster, its result is kept."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -486,8 +431,12 @@ def _listing_hash(name: str, rows: Mapping[str, Sequence[Any]]) -> str:
 def _read_facts(path: pathlib.Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads((path / records.REPORT_FILE).read_text(encoding="utf-8"))
+        table, origin, seconds = facts["table"], facts["source"], facts["seconds"]
+        lists = [*facts["warnings"], *facts["skipped"], table, "" if origin is None else origin]
+        if not all(isinstance(text, str) for text in lists) or not isinstance(seconds, (int, float)):
+            raise ValueError
         return facts
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise errors.UserError(
             f"{path} is damaged ({records.REPORT_FILE}); remove that folder and prepare it again."
         ) from None

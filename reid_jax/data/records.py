@@ -49,7 +49,13 @@ class RecordSource(Sequence[dict[str, Any]]):
             position += len(self)
         if not 0 <= position < len(self):
             raise IndexError(f"record {index} of a split of {len(self)}")
-        return _parse_example(self._records[position])
+        try:
+            return _parse_example(self._records[position])
+        except Exception as error:  # of the reader or the parser, which are not listed anywhere
+            raise errors.UserError(
+                f"record {position} of {len(self)} of the prepared data set is damaged ({errors.reason(error)}); "
+                "remove its folder and prepare it again."
+            ) from None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[position] for position in range(len(self)))
@@ -392,7 +398,9 @@ def open_folder(name: str, path: pathlib.Path) -> ReIDDataset:
                 paths=tuple(metadata.get("paths", {}).get(split, ())),
                 people={int(pid): name for pid, name in metadata.get("people", {}).get(split, {}).items()},
             )
-    except (OSError, KeyError, TypeError, ValueError, AssertionError):
+    except errors.UserError:
+        raise
+    except Exception:  # TFDS, protobuf and array_record raise many types
         raise damaged from None
     return ReIDDataset(name=name, path=path, content=content, **found)
 

@@ -144,8 +144,8 @@ def _open_prepared(path: pathlib.Path, expected: str | None) -> Source:
     report = path / records.REPORT_FILE
     name = path.resolve().parent.name.split("-")[0]
     if report.is_file():
-        with contextlib.suppress(ValueError, KeyError):
-            name = json.loads(report.read_text(encoding="utf-8"))["name"]
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            name = str(json.loads(report.read_text(encoding="utf-8"))["name"])
     if expected not in (None, name):
         raise errors.UserError(f"{path} contains the prepared data set {name!r}, not {expected!r}; omit --dataset.")
     return of_dataset(records.open_folder(name, path), f"prepared data set {name}")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from reid_jax import errors
 from reid_jax.cli import command_line, prepare_dataset
-from reid_jax.data import builders, checks, image_io, prepare, records, source_files, staging
+from reid_jax.data import builders, checks, image_io, prepare, record_writing, records, source_files, staging
 
 SMALL = {"train_identities": 3, "test_identities": 2, "height": 32, "width": 16}
 
@@ -447,13 +447,13 @@ def test_a_builder_that_fails_leaves_nothing(source, tmp_path, monkeypatch, erro
 
 
 def test_image_that_goes_while_it_is_stored_is_named(source, tmp_path, monkeypatch):
-    build = prepare._build
+    build = record_writing.build
 
-    def lose(*arguments):
+    def lose(*arguments, **options):
         sorted((source / "query").iterdir())[0].unlink()
-        return build(*arguments)
+        return build(*arguments, **options)
 
-    monkeypatch.setattr(prepare, "_build", lose)
+    monkeypatch.setattr(record_writing, "build", lose)
     with pytest.raises(errors.UserError, match=r"cannot read .*/query/.*\.jpg \(No such file"):
         prepare.prepare("market1501", tmp_path)
 
@@ -503,9 +503,12 @@ def test_root_that_cannot_be_written_is_one_sentence(source, tmp_path):
 
 def test_damaged_report_is_one_sentence(source, tmp_path):
     report = prepare.prepare("market1501", tmp_path)
-    (report.path / records.REPORT_FILE).write_text("{")
-    with pytest.raises(errors.UserError, match="is damaged"):
-        prepare.prepare("market1501", tmp_path)
+    for damaged in ("{", "{}", "[]", '{"source": 7, "table": "", "warnings": [1], "skipped": [], "seconds": 1}'):
+        (report.path / records.REPORT_FILE).write_text(damaged)
+        with pytest.raises(errors.UserError, match="is damaged"):
+            prepare.prepare("market1501", tmp_path)
+        with pytest.raises(errors.UserError, match="is damaged"):
+            prepare.ensure("market1501", tmp_path)
     assert json.loads((report.path / "metadata.json").read_text())["pids"]["query"]
 
 
@@ -640,7 +643,7 @@ def test_script_prepares_and_prints_the_table(script, source, tmp_path):
         (("market1501", "--option", "seed=1"), "unknown option of data set"),
         (("market1501", "--option", "seed"), "expected an option as key=value"),
         (("reid_folder", "--option", "source=x"), "did you mean --source"),
-        (("market1501", "--on-bad-image", "ignore"), "unknown value of on_bad_image"),
+        (("market1501", "--on-bad-image", "ignore"), "unknown value of --on-bad-image"),
     ],
 )
 def test_script_ends_with_one_sentence_and_exit_code_2(script, tmp_path, arguments, complaint):

@@ -120,6 +120,23 @@ def test_pid_zero_is_a_person_in_training_only():
     }
 
 
+def test_damaged_files_are_one_sentence(tmp_path, market):
+    market.write(tmp_path / "market1501", train_identities=2, test_identities=2, height=16, width=8)
+    path = prepare.prepare("market1501", tmp_path).path
+    for name in ("dataset_info.json", "features.json", "metadata.json"):
+        content = (path / name).read_bytes()
+        (path / name).write_bytes(content[:1].ljust(len(content), b"\x01"))
+        with pytest.raises(errors.UserError, match="is damaged; remove that folder"):
+            records.open_dataset("market1501", tmp_path)
+        (path / name).write_bytes(content)
+    file = next(path.glob("*train*"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+    with pytest.raises(errors.UserError, match=r"record \d+ of \d+ of the prepared data set is damaged"):
+        list(records.open_dataset("market1501", tmp_path).train.source)
+
+
 def test_index_hash_sees_order_identities_cameras_and_names():
     base = _split([3, 1, 2])
     variants = [
