@@ -69,7 +69,7 @@ def full_writers(bench: Bench) -> None:
     }
     _some_images(images)
     for name, arguments in commands.items():
-        for kind in ("no free byte", "files of at most 2,000 bytes"):
+        for kind in ("no free byte", "files of at most 200 bytes"):
             disk = bench.work / "disk"
             with (
                 processes.small_disk(disk, 1 << 16),
@@ -82,7 +82,7 @@ def full_writers(bench: Bench) -> None:
                     processes.fill(disk)
                     target, prepare = disk, None
                 else:
-                    prepare = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+                    prepare = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
                 before = sorted(target.rglob("*"))
                 ended = bench.run([argument.format(target) for argument in arguments], prepare=prepare)
                 bench.judge(fault, ended, {2})
