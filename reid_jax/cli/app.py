@@ -6,7 +6,6 @@ reid-jax evaluate --run runs/mfv-demo
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 from reid_jax import errors
@@ -38,7 +37,7 @@ def run(command: str) -> None:
     # Imported here, after the handlers are in place: loading the libraries takes a second.
     from reid_jax.cli import command_line
 
-    module = importlib.import_module(f"reid_jax.cli.{COMMANDS[command][0]}")
+    module = command_line.load(f"reid_jax.cli.{COMMANDS[command][0]}")
     if command == "train":
         command_line.run_with_config(module.main, module.__doc__)
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import importlib
 import logging as std_logging
 import os
 import pathlib
@@ -15,6 +16,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
@@ -31,6 +33,20 @@ HELP_FLAGS = {"-h", "-?", "--help", "-help"}
 
 # Sections whose keys are the keyword arguments of one constructor, which knows them and refuses a misspelled one.
 OPEN_SECTIONS = ("model.", "data.options.", "data.sampler.", "data.augment.", "schedule.")
+
+
+def load(module: str) -> ModuleType:
+    """Returns the module of a command; ends the process with one sentence where there is no memory for its imports."""
+    loaded: list[ModuleType] = []
+
+    def attempt() -> None:
+        failures.check_address_space()
+        loaded.append(importlib.import_module(module))
+
+    code = _guarded(attempt)
+    if code:
+        _exit(code)
+    return loaded[0]
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:

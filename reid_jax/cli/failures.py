@@ -10,6 +10,7 @@ import errno
 import os
 import pathlib
 import re
+import resource
 import sys
 import sysconfig
 import traceback
@@ -40,6 +41,24 @@ _SYSTEM = {
 }
 
 
+# Bytes of address space below which jax crashes while it starts; a small training run on a CPU uses 2.3 GB.
+LEAST_ADDRESS_SPACE = 2560 << 20
+
+
+def check_address_space() -> None:
+    """Checks the limit of the address space (`ulimit -v`): below what jax needs to start, it crashes without a word.
+
+    Raises:
+        UserError: the limit is too low.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE:
+        raise errors.UserError(
+            f"there is not enough memory: expected a limit of the address space (ulimit -v) of at least "
+            f"{LEAST_ADDRESS_SPACE >> 20} MB, it is {limit >> 20} MB; raise it."
+        )
+
+
 def explain(error: BaseException) -> str | None:
     """Returns the sentence for a failure, `None` for a defect of this package, whose traceback should be seen.
 
@@ -50,6 +69,10 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if (own := own_code(error)) is not None:
         return own
+    for code, remedy in _SYSTEM.items():
+        # Libraries of other languages quote the system in the text of their own errors.
+        if not isinstance(error, OSError) and f": {os.strerror(code)}" in str(error):
+            return f"{errors.reason(error, 400)}; {remedy} and run the same command again."
     if isinstance(error, MemoryError) or _MEMORY.search(str(error)):
         return (
             f"there is not enough memory ({errors.reason(error)}); lower the batch (data.sampler, evals.batch_size) or "

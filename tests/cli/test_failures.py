@@ -55,6 +55,16 @@ def test_what_is_the_users_own_code(tmp_path):
     assert not failures._is_own("<frozen importlib._bootstrap>")
 
 
+def test_a_limit_too_low_for_jax_is_a_sentence(monkeypatch):
+    for limit, refused in ((failures.resource.RLIM_INFINITY, False), (4 << 30, False), (2 << 30, True)):
+        monkeypatch.setattr(failures.resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        if refused:
+            with pytest.raises(errors.UserError, match="it is 2048 MB; raise it"):
+                failures.check_address_space()
+        else:
+            failures.check_address_space()
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -62,6 +72,10 @@ def test_what_is_the_users_own_code(tmp_path):
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes"), "lower the batch"),
         (ImportError("x.so: failed to map segment from shared object"), "not enough memory"),
         (OSError(errno.ENOSPC, "No space left on device", "/d/x"), "/d/x: No space left on device; free some space"),
+        (
+            RuntimeError('writing "train": write() failed: File too large; writing x'),
+            "raise the limit of the file size",
+        ),
         (errors.UserError("as it is."), "as it is."),
     ],
 )

@@ -179,7 +179,7 @@ def own_code(bench: Bench) -> None:
 
 def memory(bench: Bench) -> None:
     """Limits of the address space, from too small for the interpreter's libraries to almost enough."""
-    for megabytes in (300, 700, 1200, 1800, 2400):
+    for megabytes in (300, 1200, 2400, 3000):
         run = bench.work / "memory"
         with bench.fault("memory", f"at most {megabytes} MB of address space") as fault:
             limit = lambda size=megabytes << 20: resource.setrlimit(resource.RLIMIT_AS, (size, size))
