@@ -12,7 +12,7 @@ WORKERS ?= 2
 comma := ,
 ALL_EXTRAS := dev$(if $(EXTRAS),$(comma)$(EXTRAS))
 
-.PHONY: env demo test floors mutants lint docs clean
+.PHONY: env demo test floors mutants faults lint docs clean
 
 env: $(STAMP)
 
@@ -35,6 +35,11 @@ floors: env
 # Deliberate mistakes, applied one by one to a copy: which of them no test notices. Takes an hour; results/mutants.json.
 mutants: env
 	$(BIN)/python -m tests.mutants.run --workers $(WORKERS)
+
+# Kills, signals, full disks, damaged files: each must end in one sentence or be survived. Half an hour, as root for the
+# small disks; results/faults.json.
+faults: env
+	$(BIN)/python -m tests.faults.run --jobs $(WORKERS)
 
 lint: env
 	$(BIN)/ruff check .

@@ -124,17 +124,24 @@ class RunFolder:
                 result[key]
         return result
 
+    def check_present(self) -> None:
+        """Checks that the folder is still the one that `claim` wrote.
+
+        Raises:
+            UserError: it is not.
+        """
+        if not self.config.is_file():
+            raise errors.UserError(
+                f"expected the run folder {self.path}, it was removed or renamed during the run; put it back and start "
+                "the same command again."
+            )
+
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes `result.json`, which marks the run as complete.
 
         Raises:
             UserError: it cannot be written.
         """
-        if not self.path.is_dir():
-            raise errors.UserError(
-                f"expected the run folder {self.path}, it was removed or renamed during the run; put it back and start "
-                "the same command again."
-            )
         file_io.write_json(self.result, dict(result), "the result")
 
 

@@ -78,6 +78,7 @@ def finish(
         "commit": provenance.commit(),
     }
     if processes.is_main():
+        folder.check_present()
         if settings.evals.ranked_lists:
             write_page(folder.ranked_lists, measured, dataset, settings.evals.ranked_lists)
         if drawn is not None:

@@ -18,6 +18,7 @@ of devices may change. Orbax is used in this module only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import math
@@ -414,8 +415,9 @@ def _check_fit(folder: pathlib.Path, wanted: Mapping[str, Any]) -> None:
 
 
 def _system_error(error: Exception) -> Exception:
-    """Returns the system's error that a library's text quotes ("... OS error 28: ...")."""
-    if isinstance(error, OSError):
-        return error
-    quoted = re.search(r"OS error (\d+)", str(error))
-    return OSError(int(quoted[1]), os.strerror(int(quoted[1]))) if quoted else error
+    """Returns the system's error that a library's text quotes ("... ENOSPC No space left on device ...")."""
+    if not isinstance(error, OSError):
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT):
+            if re.search(rf"\b{errno.errorcode[code]}\b|{os.strerror(code)}", str(error)):
+                return OSError(code, os.strerror(code))
+    return error

@@ -76,6 +76,7 @@ class MetricWriter:
         plain = {name: _plain(value) for name, value in values.items()}
         line = json.dumps({"step": int(step), "time": round(time.time(), 3), **plain}, allow_nan=False)
         with self._writing():
+            self._check_place()
             self._file.write(line + "\n")
             self._file.flush()
             if self._events is not None:
@@ -89,6 +90,19 @@ class MetricWriter:
                 with contextlib.suppress(OSError):
                     file.close()
         self._file = self._events = None
+
+    def _check_place(self) -> None:
+        """Raises a `UserError` if the file is no longer where it was opened; what is written to it would be lost."""
+        assert self._file is not None
+        try:
+            there = os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise errors.UserError(
+                f"expected {self.path}, it was removed or renamed during the run; put the run folder back, or remove "
+                "what is left of it, and start the same command again."
+            )
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -170,7 +170,7 @@ def wait_for(moment: str, command: Command, run: pathlib.Path, chance: random.Ra
         running = _until(command, lambda: newest(run) >= last_step)
         time.sleep(chance.uniform(0, 0.6))
         return running and command.poll() is None
-    goal = newest(run) + chance.randint(1, 10)
+    goal = newest(run) + chance.randint(1, 6)
     running = _until(command, lambda: newest(run) >= min(goal, last_step - 1))
     if moment == "saving":
         running = running and _until(command, lambda: bool(integrity.unfinished(run / "checkpoints")))

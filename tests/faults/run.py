@@ -24,10 +24,13 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import argparse
 import collections
+import dataclasses
+import json
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 
 from reid_jax import file_io
@@ -36,12 +39,12 @@ from tests.faults import damage, disks, interruptions, processes, runs
 
 OUTPUT = ROOT / "results" / "faults.json"
 KINDS: dict[str, Callable[[runs.Bench], None]] = {
-    "kills": lambda bench: interruptions.kills(bench, 4),
-    "signals": lambda bench: interruptions.signals(bench, 4),
+    "kills": lambda bench: interruptions.kills(bench, 2),
+    "signals": lambda bench: interruptions.signals(bench, 2),
     "preparations": lambda bench: interruptions.preparations(bench, 6),
     "two_runs": interruptions.two_runs,
     "checkpoint_files": damage.checkpoint_files,
-    "checkpoint_runs": lambda bench: damage.checkpoint_runs(bench, 6),
+    "checkpoint_runs": lambda bench: damage.checkpoint_runs(bench, 3),
     "run_files": damage.run_files,
     "own_code": damage.own_code,
     "memory": damage.memory,
@@ -74,6 +77,30 @@ def table(faults: list[runs.Fault]) -> str:
     return str(records.format_table(("kind", "faults", "ended", "wrong"), rows))
 
 
+def befall(bench: runs.Bench, kinds: list[str], jobs: int) -> None:
+    """Runs some kinds at a time, each in a process and a folder of its own; the bench has all faults afterwards."""
+    base, waiting, running = bench.work, list(kinds), {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            kind = waiting.pop(0)
+            pid = os.fork()
+            if not pid:
+                bench.work = base / kind
+                bench.work.mkdir()
+                try:
+                    KINDS[kind](bench)
+                except BaseException:
+                    bench.faults.append(runs.Fault(kind, "the script itself", wrong=traceback.format_exc()[-2000:]))
+                file_io.write_json(base / f"{kind}.json", [dataclasses.asdict(fault) for fault in bench.faults])
+                os._exit(0)
+            running[pid] = kind
+        pid, _ = os.wait()
+        running.pop(pid)
+    for kind in kinds:
+        entries = json.loads((base / f"{kind}.json").read_text())
+        bench.faults += [runs.Fault(**entry) for entry in entries]
+
+
 def about() -> dict[str, object]:
     """Returns device, commit and versions, from a process of its own: a device must not be touched before a fork."""
 
@@ -92,6 +119,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help=f"kinds, separated by commas: {', '.join(KINDS)}")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--output", help="file of the results (default: results/faults.json for all kinds)")
+    parser.add_argument("--jobs", type=int, default=2, help="kinds at a time (default: 2)")
     parser.add_argument("--work", help="new folder for the runs (default: a temporary one)")
     args = parser.parse_args()
     kinds = args.only.split(",") if args.only else list(KINDS)
@@ -100,9 +128,7 @@ def main() -> int:
     processes.import_everything()
     with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as temporary:
         bench = runs.Bench(pathlib.Path(args.work or temporary) / "bench", args.seed)
-        for kind in kinds:
-            if kind not in unmounted:
-                KINDS[kind](bench)
+        befall(bench, [kind for kind in kinds if kind not in unmounted], args.jobs)
     seconds = round(time.monotonic() - started)
     text = table(bench.faults)
     print(text)

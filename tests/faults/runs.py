@@ -51,7 +51,7 @@ class Bench:
 
     def __init__(self, work: pathlib.Path, seed: int) -> None:
         self.work, self.seed = work, seed
-        self.data, self.whole, self.logs = work / "data", work / "whole", work / "logs"
+        self.data, self.whole = work / "data", work / "whole"
         self.faults: list[Fault] = []
         work.mkdir(parents=True)
         config = tiny.config(
@@ -60,12 +60,12 @@ class Bench:
             tiny.BOT
             | {
                 "data.options": {"size": "tiny", "seed": 0},
-                "train.epochs": 12.0,
-                "checkpoint.every_steps": 3,
+                "train.epochs": 6.0,
+                "checkpoint.every_steps": 2,
                 "evals.baselines": False,
             },
         )
-        self.last_step = 72
+        self.last_step = 36
         self.config = tiny.write(config, work / "bot_tiny.py")
         # Everything in processes of their own: what has used a device or a data set must not be forked.
         self.features = self.work / "features.npz"
@@ -88,7 +88,7 @@ class Bench:
 
     def start(self, arguments: list[str], **options: Any) -> Command:
         """Starts a command."""
-        return Command(self.logs, arguments, **options)
+        return Command(self.work / "logs", arguments, **options)
 
     def run(self, arguments: list[str], **options: Any) -> Ended:
         """Runs a command to its end."""
@@ -114,7 +114,7 @@ class Bench:
             fault.wrong = fault.wrong or str(error) or "an assertion failed"
         self.faults.append(fault)
         mark = "WRONG " + fault.wrong[:300] if fault.wrong else "ok"
-        print(f"{len(self.faults):4d}  {kind}: {name}: {fault.ended}: {fault.sentence[:160]}  [{mark}]", flush=True)
+        print(f"{kind}: {name}: {fault.ended}: {fault.sentence[:160]}  [{mark}]", flush=True)
 
     # ---- judgments ---------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import math
+import pathlib
 import time
 import warnings
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reid_jax import errors
 from reid_jax.train import metrics
 
 
@@ -199,3 +201,30 @@ def test_the_log_goes_on_after_a_resume_and_other_processes_keep_quiet(tmp_path,
         logging.getLogger("reid_jax").warning("fourth")
     assert [line.rsplit(" ", 1)[1] for line in (tmp_path / "log.txt").read_text().splitlines()] == ["first", "second"]
     assert capsys.readouterr().err == "first\nsecond\nfourth\n"
+
+
+def test_a_file_that_was_removed_or_replaced_is_noticed(tmp_path):
+    for change in (lambda path: path.unlink(), lambda path: path.rename(tmp_path / "aside") and path.touch()):
+        with metrics.MetricWriter(tmp_path, tensorboard=False) as writer:
+            writer.write(1, {"loss": 1.0})
+            change(tmp_path / metrics.FILE)
+            with pytest.raises(errors.UserError, match=r"metrics\.jsonl, it was removed or renamed during the run"):
+                writer.write(2, {"loss": 1.0})
+
+
+def test_a_full_disk_is_a_sentence_and_the_log_goes_on_without_its_file(tmp_path, capfd, monkeypatch):
+    writer = metrics.MetricWriter(tmp_path, tensorboard=False)
+    monkeypatch.setattr(writer, "_check_place", lambda: None)
+    before, writer._file = writer._file, pathlib.Path("/dev/full").open("w")
+    with pytest.raises(errors.UserError, match=r"cannot write the metrics .* \(No space left on device\); free some"):
+        writer.write(1, {"loss": 1.0})
+    writer.close()
+    before.close()
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    with metrics.log_to(tmp_path):
+        for _ in range(2):
+            logging.getLogger("reid_jax").warning("heard")
+    err = capfd.readouterr().err
+    assert err.count("heard") == 2
+    assert err.count("cannot write the log") == 1
+    assert "Traceback" not in err
