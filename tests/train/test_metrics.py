@@ -215,7 +215,7 @@ def test_a_file_that_was_removed_or_replaced_is_noticed(tmp_path):
 def test_a_full_disk_is_a_sentence_and_the_log_goes_on_without_its_file(tmp_path, capfd, monkeypatch):
     writer = metrics.MetricWriter(tmp_path, tensorboard=False)
     monkeypatch.setattr(writer, "_check_place", lambda: None)
-    before, writer._file = writer._file, pathlib.Path("/dev/full").open("w")
+    before, writer._file = writer._file, pathlib.Path("/dev/full").open("w")  # noqa: SIM115
     with pytest.raises(errors.UserError, match=r"cannot write the metrics .* \(No space left on device\); free some"):
         writer.write(1, {"loss": 1.0})
     writer.close()
