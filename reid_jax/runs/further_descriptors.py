@@ -11,10 +11,12 @@ import jax
 
 from reid_jax import build, errors, models
 from reid_jax import config as config_lib
+from reid_jax.config import option_values
 from reid_jax.data import feature_set, records
 from reid_jax.evaluation import ranking, robustness
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
+from reid_jax.plugins import names
 
 # Second parts of the keys of `result.json` that mean something else.
 TAKEN = ("baseline", "reconstruction", "rerank", "rounds", "unweighted", "verification", *robustness.PROTOCOLS)
@@ -42,10 +44,24 @@ def extractors(
                 f"{name.replace('/', '_')}_feature."
             )
         models.check_options(settings.model["name"], list(options))
+        model_class = names.find("model", settings.model["name"], models.MODELS)
+        option_values.check(f"evals.descriptors.{name}", model_class, options)
         changed = dataclasses.replace(settings, model={**settings.model, **options})
         model = build.build_model(changed, num_classes, num_cameras)
         made[name] = extractor_lib.Extractor(model, changed, mesh)
+        _try(made[name])
     return made
+
+
+def _try(extractor: extractor_lib.Extractor) -> None:
+    """Traces a description, so that a misspelled value is reported before training and not after it."""
+    preprocess = build.make_preprocess(extractor.settings.preprocess)
+
+    def describe(key: jax.Array) -> Any:
+        outputs, _ = extractor.model.init_with_output(key, preprocess(extractor.example_batch()), train=False)
+        return extractor.model.describe(outputs)
+
+    jax.eval_shape(describe, jax.random.key(0))
 
 
 def scores(

@@ -51,7 +51,8 @@ def people(name: str, camera: int) -> records.Split:
 
 def settings_of(**overrides) -> config_lib.Settings:
     config = files.load_config(f"{CONFIG}:demo")
-    config_lib.override(config, {"data.height": 16, "data.width": 8, "evals.batch_size": 6, **overrides})
+    size = {"data.height": 16, "data.width": 8, "model.depth": 1}
+    config_lib.override(config, {**size, "evals.batch_size": 6, **overrides})
     return settings_lib.of(config)
 
 
@@ -80,6 +81,8 @@ def test_the_named_options_reach_the_model():
         ({"rerank": {}}, "expected a new name"),
         ({"a/b": {}}, "a_b_feature"),
         ({"other": {"test_featur": "neck"}}, "did you mean 'test_feature'"),
+        ({"other": {"test_feature": "nek"}}, "did you mean 'neck'"),
+        ({"other": {"test_feature": 3}}, "test_feature"),
     ):
         with pytest.raises(errors.UserError, match=message):
             extractors(settings_of(**{"evals.descriptors": descriptor}))
