@@ -200,6 +200,13 @@ VARIANTS = {
         **FEDERATED,
         "fed.weights": "cdw",
     },
+    # A camera client takes few sequential steps of a round: more of them, and moments that outlive the round.
+    "mgaf_fed_epochs4": {"notes": "Federated: four local epochs a round.", **FEDERATED, "fed.local_epochs": 4},
+    "mgaf_fed_kept": {
+        "notes": "Federated: clients keep the state of their optimizer from round to round.",
+        **FEDERATED,
+        "fed.optimizer_state": "kept",
+    },
     "mgaf_fed_sgd": {
         "notes": "Federated: the SGD of FedReID, with a ten times higher rate for the heads.",
         **FEDERATED,
