@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from reid_jax import errors
+from reid_jax import errors, file_io
 from reid_jax.plugins import names
 
 Record = dict[str, str]  # "module": name, "folder": entry of `sys.path`, "sha256": hash of the file
@@ -106,4 +106,5 @@ def _find(module: str) -> pathlib.Path | None:
 
 
 def _sha256(path: pathlib.Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    content = file_io.read_bytes(path, "a module of your own", "make it readable")
+    return hashlib.sha256(content).hexdigest()

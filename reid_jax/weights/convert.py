@@ -12,13 +12,12 @@ import json
 import os
 import pathlib
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from reid_jax import errors, trees
+from reid_jax import errors, file_io, trees
 from reid_jax.weights import array_checks, torch_files, weight_tables
 
 Rule = tuple[str, str]
@@ -381,16 +380,8 @@ def to_torch(variables: Variables, rules: Sequence[Rule] = ()) -> dict[str, np.n
 
 
 def save_npz(path: str | os.PathLike[str], variables: Variables, meta: Mapping[str, Any] | None = None) -> None:
-    """Writes arrays by our own path ("params/...") and `meta` as JSON text; the file is written atomically."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes arrays by our own path ("params/...") and `meta` as JSON text, see `file_io.write`."""
     arrays = {name: np.asarray(value) for name, value in trees.flatten(variables).items()}
     text = np.asarray(json.dumps(dict(meta or {}), sort_keys=True))
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **{**arrays, "meta": text})
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
+    file_io.make_folder(pathlib.Path(path).parent, "the folder of the weights")
+    file_io.write(path, lambda file: np.savez(file, allow_pickle=False, **{**arrays, "meta": text}), "the weights file")
