@@ -6,8 +6,10 @@ that have some. Maps are [B, H, W, C].
 
 from __future__ import annotations
 
+import functools
 import math
 
+import jax
 import numpy as np
 
 from reid_jax import trees
@@ -29,6 +31,11 @@ def random_variables(shapes, seed=0):
         return value.astype(np.float32)
 
     return trees.unflatten({path: fill(path, leaf.shape) for path, leaf in trees.flatten(shapes).items()})
+
+
+def compiled(function, **options):
+    """`jax.jit` of a function with its options filled in, without optimization: tests here run once."""
+    return jax.jit(functools.partial(function, **options), compiler_options={"xla_backend_optimization_level": 0})
 
 
 def close(found, expected, name=""):

@@ -39,12 +39,11 @@ def network():
     batch = {"image": IMAGES}
     variables = variables_of(model, batch, train=False)
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def outputs(variables, batch):
         found = model.apply(variables, batch, train=False)
         return found, model.describe(found).features
 
-    return variables, *outputs(variables, batch)
+    return variables, *twin.compiled(outputs)(variables, batch)
 
 
 def channel_gate(x, p):
@@ -161,8 +160,9 @@ def test_the_non_local_block():
     weights = twin.softmax(rows("theta") @ rows("phi").swapaxes(1, 2), axis=-1)
     gathered = (weights @ rows("g")).reshape(2, 2, 3, 3)
     wanted = x + twin.batch_norm(twin.conv(gathered, p["out"]), p["bn"], s["bn"])
-    twin.close(module.apply(variables, x, train=False), wanted)
-    assert np.all(module.init(jax.random.key(0), x, train=False)["params"]["bn"]["scale"] == 0)
+    twin.close(twin.compiled(module.apply, train=False)(variables, x), wanted)
+    begun = twin.compiled(module.init, train=False)(jax.random.key(0), x)
+    assert np.all(begun["params"]["bn"]["scale"] == 0)
     shapes = shapes_of(Part(num_classes=3, attention="nonlocal"), "_attend", "p2", x)
     assert shapes["params"]["attention_p2"]["theta"]["kernel"].shape == (1, 1, 4, 2)
 
@@ -180,7 +180,8 @@ def test_initial_values_of_reductions_and_classifiers():
     """He's, by fan-in for reductions, by fan-out for classifiers of reduced vectors; gains are N(1, 0.02)."""
     window = np.zeros((2, 1, 1, 400), np.float32)
     model = Part(num_classes=20, feature_width=100)
-    p = model.init_with_output(jax.random.key(0), "_head", "g1", window)[1]["params"]
+    init = twin.compiled(lambda key: model.init_with_output(key, "_head", "g1", window)[1]["params"])
+    p = init(jax.random.key(0))
     deviations = {
         "reduction": (p["reduction_g1"]["conv"]["kernel"], np.sqrt(2 / 400)),
         "gain": (p["reduction_g1"]["bn"]["scale"] - 1, 0.02),
@@ -195,7 +196,8 @@ def test_he_starts_the_channel_gates_saturated_and_torch_does_not(init, low, hig
     """Shares of CBAM's first gates below .05 or above .95 on a map as the backbone leaves it: positive, near one."""
     x = np.random.default_rng(9).gamma(1.0, size=(4, 6, 4, 256)).astype(np.float32)
     model = Part(num_classes=3, attention_init=init)
-    p = jax.device_get(model.init_with_output(jax.random.key(0), "_attend", "p2", x)[1]["params"]["attention_p2"])
+    init = twin.compiled(lambda key: model.init_with_output(key, "_attend", "p2", x)[1]["params"]["attention_p2"])
+    p = jax.device_get(init(jax.random.key(0)))
     gate = channel_gate(x.astype(np.float64), p["channel"])
     assert low <= np.mean((gate < 0.05) | (gate > 0.95)) <= high
     assert mgaf.MGAF(num_classes=2).attention_init == "he"

@@ -4,7 +4,8 @@ from tests.mutants import entries
 
 
 def _of(name, *tests):
-    return entries.group("losses", f"reid_jax/losses/{name}.py", *(f"tests/losses/{test}.py" for test in tests))
+    files = ("test_loss_twins", *tests)
+    return entries.group("losses", f"reid_jax/losses/{name}.py", *(f"tests/losses/{test}.py" for test in files))
 
 
 triplet, center, smoothing = (_of(name, "test_losses") for name in ("triplet", "center", "cross_entropy"))

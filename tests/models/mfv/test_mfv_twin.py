@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reid_jax import trees
 from reid_jax.models.mfv import mfv, transformer_extractor
 from tests.helpers import numpy_networks as twin
 
@@ -33,12 +32,11 @@ def network():
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), batch)
     variables = twin.random_variables(shapes)
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def outputs(variables, batch):
         found = model.apply(variables, batch, train=False)
         return found, model.describe(found).features
 
-    return variables, *outputs(variables, batch)
+    return variables, *twin.compiled(outputs)(variables, batch)
 
 
 def external_attention(x, p):
@@ -154,7 +152,7 @@ def test_self_attention_is_scaled_by_the_root_of_a_heads_width():
     weights = twin.softmax(np.einsum("bhtd,bhsd->bhts", query, key) / np.sqrt(4.0), axis=-1)
     mixed = np.einsum("bhts,bhsd->bthd", weights, value)
     wanted = np.einsum("bthd,hdc->btc", mixed, p["out"]["kernel"]) + p["out"]["bias"]
-    twin.close(module.apply(variables, x)[:, :, 0], wanted)
+    twin.close(twin.compiled(module.apply)(variables, x)[:, :, 0], wanted)
 
 
 def test_a_class_token_stands_first_and_positions_are_added():
@@ -164,7 +162,7 @@ def test_a_class_token_stands_first_and_positions_are_added():
     shapes = jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), x)
     variables = twin.random_variables(shapes, seed=5)
     p, s = variables["params"], variables["batch_stats"]
-    found, token = module.apply(variables, x, train=False)
+    found, token = twin.compiled(module.apply, train=False)(variables, x)
     stem = tfe(x, p, s, 0)
     tokens = (stem + p["pos_embed"]).reshape(2, 6, 4)
     tokens = layers(np.concatenate((np.tile(p["cls_token"], (2, 1, 1)), tokens), 1), p["transformer"], 1)
@@ -180,27 +178,30 @@ def test_the_grid_head_keeps_even_rows_and_columns_and_every_fourth_channel():
 
 def test_initial_values_are_those_of_the_recipe():
     """Levels, stems, memories and FFN: uniform in ±1 / sqrt(fan in); classifiers: normal of deviation 0.001."""
-    level = mfv.LevelTransform(4, 1)
-    kernel = level.init(jax.random.key(0), np.zeros((1, 4, 4, 16), np.float32), train=False)["params"]["block0"][
-        "conv2"
-    ]
+    level, ffn = mfv.LevelTransform(4, 1), transformer_extractor.FeedForward(8, 0.1)
+
+    def draw(key):
+        block = level.init(key, np.zeros((1, 4, 4, 16), np.float32), train=False)["params"]["block0"]
+        return block["conv2"]["kernel"], ffn.init(key, np.zeros((1, 50), np.float32), train=False)["params"]
+
+    kernel, p = twin.compiled(draw)(jax.random.key(0))
     bound = 1 / np.sqrt(3 * 3 * 4)
-    assert 0.9 * bound < np.abs(kernel["kernel"]).max() <= bound
-    ffn = transformer_extractor.FeedForward(8, 0.1)
-    p = ffn.init(jax.random.key(0), np.zeros((1, 50), np.float32), train=False)["params"]
+    assert 0.9 * bound < np.abs(kernel).max() <= bound
     for values, fan_in in ((p["fc0"]["kernel"], 50), (p["fc0"]["bias"], 50), (p["fc1"]["kernel"], 8)):
         assert 0.6 / np.sqrt(fan_in) < np.abs(values).max() <= 1 / np.sqrt(fan_in)
 
 
-@pytest.mark.parametrize(("rate", "train"), [(0.5, True), (0.5, False), (0.0, True)])
-def test_dropout_acts_in_training_alone(rate, train):
-    ffn = transformer_extractor.FeedForward(32, rate)
+def test_dropout_acts_in_training_alone():
+    ffn = transformer_extractor.FeedForward(32, 0.5)
     x = np.ones((2, 4), np.float32)
-    variables = ffn.init(jax.random.key(0), x, train=False)
-    plain = ffn.apply(variables, x, train=False)
-    found = ffn.apply(variables, x, train=train, rngs={"dropout": jax.random.key(1)})
-    assert bool(np.allclose(found, plain)) == (not train or rate == 0.0)
-    assert trees.count_parameters(variables["params"]) == 4 * 32 + 32 + 32 * 4 + 4
+
+    def run(key):
+        variables = ffn.init(key, x, train=False)
+        return [ffn.apply(variables, x, train=train, rngs={"dropout": key}) for train in (False, False, True)]
+
+    plain, again, dropped = twin.compiled(run)(jax.random.key(0))
+    np.testing.assert_array_equal(plain, again)
+    assert not np.allclose(plain, dropped)
 
 
 def test_the_class_token_is_the_descriptor_of_its_stage():
@@ -210,10 +211,7 @@ def test_the_class_token_is_the_descriptor_of_its_stage():
     variables = twin.random_variables(shapes)
     kept = lambda module, _: isinstance(module, transformer_extractor.TFE)
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    def run(variables, batch):
-        return model.apply(variables, batch, train=False, capture_intermediates=kept, mutable=["intermediates"])
-
+    run = twin.compiled(model.apply, train=False, capture_intermediates=kept, mutable=["intermediates"])
     outputs, seen = run(variables, batch)
     _, token = seen["intermediates"]["sdfa"]["tfe3"]["__call__"][0]
     np.testing.assert_array_equal(outputs["feature/t3"], token)

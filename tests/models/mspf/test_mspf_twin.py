@@ -125,7 +125,7 @@ def test_every_output_is_that_of_the_method(monkeypatch, options, kind, at, sam_
     batch = {"image": IMAGES}
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), batch)
     variables = twin.random_variables(shapes)
-    outputs = jax.jit(functools.partial(model.apply, train=False))(variables, batch)
+    outputs = twin.compiled(model.apply, train=False)(variables, batch)
     wanted, feature = expected(variables["params"], variables["batch_stats"], kind, at, sam_maps, patches)
     assert set(outputs) == set(wanted)
     attention = variables["params"]["osfa"]["attention3"]
@@ -188,10 +188,13 @@ def test_defaults_are_those_of_the_paper():
 def test_initial_values():
     """Position attention starts as the identity, CBAM's layers uniform, linear layers normal of deviation 0.01."""
     x = np.random.default_rng(2).normal(size=(1, 2, 2, 64)).astype(np.float32)
-    position = channel_spatial.PositionAttention()
-    variables = position.init(jax.random.key(0), x, train=False)
-    np.testing.assert_array_equal(position.apply(variables, x, train=False), x)
-    cbam = channel_spatial.MapAttention("channel").init(jax.random.key(0), x, train=False)["params"]["channel"]
+    position, gate = channel_spatial.PositionAttention(), channel_spatial.MapAttention("channel")
+
+    def draw(key):
+        same, _ = position.init_with_output(key, x, train=False)
+        return same, gate.init(key, x, train=False)["params"]["channel"], mspf._linear(key, (100, 50))
+
+    same, cbam, kernel = twin.compiled(draw)(jax.random.key(0))
+    np.testing.assert_array_equal(same, x)
     assert 0.9 / 8 < np.abs(cbam["fc1"]["kernel"]).max() <= 1 / 8
-    kernel = mspf._linear(jax.random.key(0), (100, 50))
     assert 0.009 < np.std(kernel) < 0.011

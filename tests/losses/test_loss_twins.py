@@ -1,0 +1,53 @@
+"""Where the gradient of a loss goes, by finite differences; and the defaults of every loss."""
+
+import inspect
+
+import jax
+import numpy as np
+import pytest
+
+from reid_jax import losses
+
+LABELS = np.array([0, 0, 1, 2])
+RNG = np.random.default_rng(0)
+FEATURES, OTHERS, CENTERS = (RNG.normal(size=shape).astype(np.float32) for shape in ((4, 3), (4, 3), (3, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays"),
+    [("center", (FEATURES, CENTERS)), ("contrastive", (FEATURES, OTHERS)), ("supcon", (FEATURES, OTHERS))],
+    ids=["center", "contrastive", "supcon"],
+)
+def test_gradients_reach_both_inputs_as_finite_differences_say(name, arrays):
+    loss = lambda *given: losses.LOSSES[name](*given, labels=LABELS)
+    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    for place, gradient in enumerate(compiled(*arrays)[1]):
+        direction = np.random.default_rng(place).normal(size=arrays[place].shape).astype(np.float32)
+        moved = [[x + sign * 1e-2 * direction * (at == place) for at, x in enumerate(arrays)] for sign in (1, -1)]
+        after, before = (float(compiled(*given)[0]) for given in moved)
+        wanted = (after - before) / 2e-2
+        assert float(np.sum(gradient * direction)) == pytest.approx(wanted, rel=2e-2, abs=2e-3)
+        assert abs(wanted) > 0.05
+
+
+def test_defaults_of_every_loss():
+    defaults = {
+        name: {
+            key: value.default
+            for key, value in inspect.signature(function).parameters.items()
+            if value.default is not inspect.Parameter.empty
+        }
+        for name, function in losses.LOSSES.items()
+    }
+    assert {name: options for name, options in defaults.items() if options} == {
+        "contrastive": {"temperature": 0.5, "weighted": True, "stop_weight": False, "mask_same_identity": False},
+        "cross_entropy": {"label_smoothing": 0.0},
+        "focal": {"alpha": 0.25, "gamma": 2.0},
+        "gaussian_divergence": {"mode": "mean"},
+        "generative_distillation": {"granularities": ("part",)},
+        "masked_patches": {"normalize": False},
+        "parsing": {"label_smoothing": 0.1},
+        "part_diversity": {"same_kind": ((1, 2), (4, 5), (6, 7))},
+        "supcon": {"temperature": 1.0},
+        "triplet": {"margin": 0.3, "normalize": False, "parts": False},
+    }
