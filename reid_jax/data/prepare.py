@@ -173,14 +173,16 @@ def prepare(
             origin=checked.source,
             manual=None if has_files else raw.expanduser(),
         )
-        dataset = records.open_folder(builders.title(name), built)
+        if not checked.content:
+            dataset = records.open_folder(builders.title(name), built)
+            checked.content = records.content_hash(dataset)
         if not has_files:
             checked.table, checked.warnings = _compare(name, dataset.splits(), module, options, strict_counts)
         facts = {
             "name": builders.title(name),
             "source": str(checked.source.resolve()) if checked.source else None,
             "listing": checked.listing,
-            "content": checked.content or records.content_hash(dataset),
+            "content": checked.content,
             "table": checked.table,
             "warnings": checked.warnings,
             "skipped": checked.skipped,
