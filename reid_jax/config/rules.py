@@ -142,7 +142,7 @@ ENTRIES = Rule(
     "a dictionary of dictionaries",
     lambda value: _is_mapping(value) and all(each is None or _is_mapping(each) for each in value.values()),
 )
-TEXTS = sequence(NAME, "a tuple of names")
+TEXTS = sequence(Rule("a name", lambda value: NAME.accepts(value) and len(value) <= 200), "a tuple of names")
 PATTERNS = sequence(Rule("a pattern", _is_pattern), "a tuple of regular expressions")
 FACTOR = number(0)
 PAIRS = sequence(Rule("a pair", _is_pair), "a tuple of (regular expression, number of at least 0) pairs")

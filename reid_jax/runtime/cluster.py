@@ -104,11 +104,9 @@ def _checked(source: str, given: Mapping[str, Any]) -> Cluster:
     """Returns the cluster of three values set by hand, after checking them."""
     missing = [name for name, value in given.items() if value in (None, "")]
     if missing:
-        present = [name for name in given if name not in missing]
-        raise UserError(
-            f"{' and '.join(present)} came without {' and '.join(missing)}; give all three, or none to let the "
-            "cluster's environment decide."
-        )
+        came = " and ".join(name for name in given if name not in missing)
+        fault = f"{came} came without {' and '.join(missing)}" if came else f"{missing[0]} came empty"
+        raise UserError(f"{fault}; give all three, or none to let the cluster's environment decide.")
     coordinator, count, index = given.values()
     try:
         count, index = int(count), int(index)
