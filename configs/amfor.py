@@ -7,15 +7,15 @@ Occluded-Duke and 62.8 for its baseline: most of the gain comes from the weights
 variants.
 
     python scripts/main.py --config configs/amfor.py                                 # demo: SynthPed, minutes on a CPU
-    python scripts/main.py --config configs/amfor.py:occluded_duke \
-        --config.init.weights=hap.pth                                                # the recipe, text bank learned
+    python scripts/main.py --config configs/amfor.py:occluded_duke                   # the recipe, text bank learned
     python scripts/main.py --config configs/amfor.py:occluded_duke,clip \
-        --config.init.weights=hap.pth --config.init.text_weights=clip.pth            # both stages, as the article
+        --config.init.text_weights=clip.pth                                          # both stages, as the article
     python scripts/main.py --config configs/amfor.py:amfor_b3                        # a row, here of the demo
     python scripts/main.py --config configs/amfor.py:pixel                           # also draws masked patches
 
-The part decoder and the mask generator learn from label files of body parts (datasets/README.md); without these files,
-use the variant `strips`.
+The recipe starts from HAP's weights (`reid-jax weights list` says where their file is); with
+`--config.init.weights=vit_base_imagenet` it starts from ImageNet weights. The part decoder and the mask generator learn
+from label files of body parts (datasets/README.md); without these files, use the variant `strips`.
 """
 
 from ml_collections import ConfigDict
@@ -37,6 +37,7 @@ def recipe() -> ConfigDict:
     config.system = "amfor"
     config.dtype = "auto"  # its parent trains in mixed precision
     config.model = {"name": "amfor", "size": "base", "stride": 11, "sie": "camera"}
+    config.init.weights = "hap_vit_base"
     config.init.text_weights = ""
     config.init.allow_missing = ("classifier", "sie_embed")
     config.data.maps = ("parts",)

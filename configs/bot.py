@@ -5,8 +5,7 @@ arXiv 1903.07071; with ImageNet weights 85.9 mAP / 94.5 Rank-1 on Market-1501 an
 (256 x 128, without re-ranking).
 
     python scripts/main.py --config configs/bot.py                                   # demo: SynthPed, minutes on a CPU
-    python scripts/main.py --config configs/bot.py:market1501 \
-        --config.init.weights=resnet50-19c8e357.pth                                  # the published recipe
+    python scripts/main.py --config configs/bot.py:market1501                        # the published recipe
 """
 
 from ml_collections import ConfigDict
@@ -20,6 +19,7 @@ def recipe() -> ConfigDict:
     config.system = "bot"
     config.dtype = "float32"  # the authors' code has no mixed precision
     config.model = {"name": "bot"}
+    config.init.weights = "resnet50_imagenet"
     config.losses = {
         "ce": {"loss": "cross_entropy", "on": "logits/b", "weight": 1.0, "label_smoothing": 0.1},
         "tri": {"loss": "triplet", "on": "feature/b", "weight": 1.0, "margin": 0.3},

@@ -9,8 +9,7 @@ One command runs all phases: a teacher on clean images, a student (from the same
 on the frozen features of both, and the alignment. The article gives no epochs for the first three; they are ours.
 
     python scripts/main.py --config configs/cfat.py                                  # demo: SynthPed, minutes on a CPU
-    python scripts/main.py --config configs/cfat.py:market1501 \
-        --config.init.weights=jx_vit_base_p16_224.pth                                # the published recipe
+    python scripts/main.py --config configs/cfat.py:market1501                       # the published recipe
     python scripts/main.py --config configs/cfat.py:market1501,cfat_coarse,augmix    # a row, under a fair policy
     python scripts/evaluate.py --run runs/cfat-demo --corruptions --rounds 10        # its scores under corruptions
 
@@ -41,6 +40,7 @@ def recipe() -> ConfigDict:
     config.system = "cfat"
     config.dtype = "float32"  # neither the article nor the notes on its code name mixed precision
     config.model = {"name": "cfat", "stride": 16, "sie": "camera", "jpm": False}
+    config.init.weights = "vit_base_imagenet"
     config.init.allow_missing = ("classifier", "sie_embed", "^bfg/")
     # Corruptions of training, read by the references below: which, whether drawn once per image or in every epoch, and
     # with what probability.

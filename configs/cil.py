@@ -9,8 +9,7 @@ apply to the main view alone; the consistency loss compares its class probabilit
 the same crop. The three views pass through the network as one batch.
 
     python scripts/main.py --config configs/cil.py                                   # demo: SynthPed, minutes on a CPU
-    python scripts/main.py --config configs/cil.py:market1501 \
-        --config.init.weights=resnet50-19c8e357.pth                                  # the published recipe
+    python scripts/main.py --config configs/cil.py:market1501                        # the published recipe
     python scripts/evaluate.py --run runs/cil-demo --corruptions --rounds 10         # its scores under corruptions
 """
 
@@ -25,6 +24,7 @@ def recipe() -> ConfigDict:
     config.system = "cil"
     config.dtype = "float32"  # no mixed precision is named
     config.model = {"name": "bot", "pooling": "gem", "test_feature": "feature"}
+    config.init.weights = "resnet50_imagenet"
     config.data.augment = {
         "flip": {"probability": 0.5},
         "pad_crop": {"pad": 10},

@@ -7,8 +7,7 @@ figures; the default follows the paper's text, the variant `mfv_release` is the 
 the published figures is open.
 
     python scripts/main.py --config configs/mfv.py                                   # demo: SynthPed, minutes on a CPU
-    python scripts/main.py --config configs/mfv.py:market1501 \
-        --config.init.weights=resnet50-19c8e357.pth                                  # the published recipe
+    python scripts/main.py --config configs/mfv.py:market1501                        # the published recipe
     python scripts/main.py --config configs/mfv.py:market1501,mfv_sdfa               # a row of the ablation table
 """
 
@@ -23,6 +22,7 @@ def recipe() -> ConfigDict:
     config.system = "mfv"
     config.dtype = "float32"  # the released code has no mixed precision
     config.model = {"name": "mfv"}
+    config.init.weights = "resnet50_imagenet"
     auxiliary = 0.5  # lambda of the staged supervision: loss weight of the first two stages
     for head, weight in (("b", 1.0), ("t1", auxiliary), ("t2", auxiliary), ("t3", 1.0)):
         config.losses[f"ce_{head}"] = {

@@ -7,8 +7,7 @@ re-ranking: Market-1501 88.42 / 95.82, DukeMTMC-reID 78.86 / 88.83, CUHK03-NP de
 and order of heads: those are ours or MGN's (see reid_jax/models/mgaf.py).
 
     python scripts/main.py --config configs/mgaf.py                                  # demo: SynthPed, minutes on a CPU
-    python scripts/main.py --config configs/mgaf.py:market1501 \
-        --config.init.weights=resnet50-19c8e357.pth                                  # the published recipe
+    python scripts/main.py --config configs/mgaf.py:market1501                       # the published recipe
     python scripts/main.py --config configs/mgaf.py:market1501,mgaf_g_p2             # a row of the ablation table
     python scripts/main.py --config configs/mgaf.py:market1501,mgaf_federated        # cameras as clients, rounds
 
@@ -54,6 +53,7 @@ def recipe() -> ConfigDict:
     config.system = "mgaf"
     config.dtype = "float32"  # the text names no mixed precision
     config.model = {"name": "mgaf"}
+    config.init.weights = "resnet50_imagenet"
     config.data.update({"height": 384, "width": 128, "interpolation": "bicubic"})
     # Every identity once per epoch, as in MGN's public recipe: 93 batches on Market-1501.
     config.data.sampler = {"name": "identity_epoch", "identities": 8, "images": 4}

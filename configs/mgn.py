@@ -6,8 +6,7 @@ DukeMTMC-reID (384 x 128, without re-ranking). The paper does not define the len
 images as there are. `mgn_public` is the recipe of the public PyTorch reimplementation, which MGAF's resembles.
 
     python scripts/main.py --config configs/mgn.py                                   # demo: SynthPed, minutes on a CPU
-    python scripts/main.py --config configs/mgn.py:market1501 \
-        --config.init.weights=resnet50-19c8e357.pth                                  # the published recipe
+    python scripts/main.py --config configs/mgn.py:market1501                        # the published recipe
 """
 
 from ml_collections import ConfigDict
@@ -24,6 +23,7 @@ def recipe() -> ConfigDict:
     config.system = "mgn"
     config.dtype = "float32"  # the paper names no mixed precision
     config.model = {"name": "mgn"}
+    config.init.weights = "resnet50_imagenet"
     config.data.update({"height": 384, "width": 128, "interpolation": "bicubic"})
     config.data.sampler = {"name": "image_epoch", "identities": 16, "images": 4}
     config.data.augment = {"flip": {"probability": 0.5}}

@@ -6,8 +6,7 @@ DukeMTMC-reID and +2.8 / +1.2 on CUHK03-NP labeled, and that two and four patche
 attention: 94.7 Rank-1 / 87.4 mAP on Market-1501.
 
     python scripts/main.py --config configs/mspf.py                                  # demo: SynthPed, minutes on a CPU
-    python scripts/main.py --config configs/mspf.py:market1501 \
-        --config.init.weights=osnet_x1_0_imagenet.pth                                # the published recipe
+    python scripts/main.py --config configs/mspf.py:market1501                       # the published recipe
     python scripts/main.py --config configs/mspf.py:market1501,mspf_p2               # a row of the ablation table
 
 The paper starts from a trained OSFA: train `:market1501,osfa` first, then `:market1501,mspf_from_osfa` with
@@ -27,6 +26,7 @@ def recipe() -> ConfigDict:
     config.system = "mspf"
     config.dtype = "float32"  # neither the text nor the parent's code names mixed precision
     config.model = {"name": "mspf"}
+    config.init.weights = "osnet_x1_0_imagenet"
     config.data.augment = {
         "flip": {"probability": 0.5},
         "erase": {"probability": 0.5, "area": (0.02, 0.4), "aspect": (0.3, 3.33), "tries": 100},

@@ -11,8 +11,7 @@ of torchreid's models with this recipe from ImageNet weights (flip only, Euclide
     x0_25    91.2 / 75.0    82.0 / 61.4
 
     python scripts/main.py --config configs/osnet.py                                 # demo: SynthPed, minutes on a CPU
-    python scripts/main.py --config configs/osnet.py:market1501 \
-        --config.init.weights=osnet_x1_0_imagenet.pth                                # the published recipe
+    python scripts/main.py --config configs/osnet.py:market1501                      # the published recipe
     python scripts/main.py --config configs/osnet.py:market1501,osnet_x0_25 ...      # another width
 """
 
@@ -30,6 +29,7 @@ def recipe() -> ConfigDict:
     config.system = "osnet"
     config.dtype = "float32"  # torchreid trains without mixed precision
     config.model = {"name": "osnet", "size": "x1_0", "kind": "plain"}
+    config.init.weights = "osnet_x1_0_imagenet"
     config.data.sampler = {"name": "shuffle", "batch_size": 64}
     config.data.augment = {"flip": {"probability": 0.5}}
     config.losses = {"ce": {"loss": "cross_entropy", "on": "logits/b", "weight": 1.0, "label_smoothing": 0.1}}
@@ -98,4 +98,8 @@ VARIANTS = {
 
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
-    return config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
+    config = config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
+    if config.init.weights:
+        kind = "" if config.model.kind == "plain" else f"{config.model.kind}_"
+        config.init.weights = f"osnet_{kind}{config.model.size}_imagenet"  # the file of this width and kind
+    return config

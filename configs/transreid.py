@@ -6,8 +6,7 @@ ImageNet weights of ViT-B/16 at 256 x 128 (mAP / Rank-1): MSMT17 67.4 / 85.3, Ma
 the rows of the tables are variants.
 
     python scripts/main.py --config configs/transreid.py                             # demo: SynthPed, minutes on a CPU
-    python scripts/main.py --config configs/transreid.py:market1501 \
-        --config.init.weights=jx_vit_base_p16_224.pth                                # the published recipe
+    python scripts/main.py --config configs/transreid.py:market1501                  # the published recipe
     python scripts/main.py --config configs/transreid.py:market1501,baseline         # a row, here the plain ViT
 """
 
@@ -25,6 +24,7 @@ def recipe() -> ConfigDict:
     config.dtype = "auto"  # the authors' code trains in mixed precision
     config.seed = 1234
     config.model = {"name": "transreid", "size": "base", "stride": 12, "sie": "camera", "jpm": True}
+    config.init.weights = "vit_base_imagenet"
     config.init.allow_missing = ("classifier", "sie_embed")
     config.data.interpolation = "bicubic"
     config.data.test_interpolation = "bilinear"
@@ -163,7 +163,18 @@ VARIANTS = {
     "cudnn": {"notes": "Fused attention kernel of cuDNN, for NVIDIA GPUs.", "model.attention_kernel": "cudnn"},
 }
 
+# What rows with another network than ViT-B/16 start from, as the released code does.
+WEIGHTS = {
+    "deit": "deit_base_distilled",
+    "deit_msmt17": "deit_base_distilled",
+    "deit_small": "deit_small_distilled",
+    "vit_small": "vit_small_imagenet",
+}
+
 
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
-    return config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
+    config = config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
+    for name in config.variants if config.init.weights else ():
+        config.init.weights = WEIGHTS.get(name, config.init.weights)
+    return config

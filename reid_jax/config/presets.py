@@ -34,6 +34,7 @@ DEMO: Overrides = {
     **DATASETS["synthped"],
     "notes": "A small network from scratch on SynthPed, minutes on two CPU cores.",
     "dtype": "auto",
+    "init.weights": "",
     "data.height": 128,
     "data.width": 64,
     "data.augment.pad_crop.pad": 4,

@@ -145,13 +145,14 @@ class Init(Section):
     """Initial values of the variables.
 
     Attributes:
-        weights: weights file; "" initializes randomly.
+        weights: weights file, or name of published weights (`reid_jax.weights.hub`); "scratch" or "" initializes
+            randomly.
         trained: run folder whose newest checkpoint is loaded after `weights`, by the names of its variables: a system
             that starts from another one.
         allow_missing: patterns of parameter paths that may be missing in the file or run, or have another shape there,
             such as classifiers of other identities.
         ignore: patterns of names in the file or run that are left out, such as modules that the model does not have.
-        text_weights: weights file of the text transformer, for models that have one.
+        text_weights: file, or name, of weights of the text transformer, for models that have one.
     """
 
     weights: str = key("", rules.TEXT)

@@ -1,12 +1,11 @@
 """Checks of a config before any data is prepared: names, options and values of everything that it names.
 
-Constructors check the same later, when they have data, devices and shapes. Here a misspelled loss or a missing weights
-file is found within a second instead of after the preparation of a data set.
+Constructors check the same later, when they have data, devices and shapes. Here a misspelled loss is found within a
+second instead of after the preparation of a data set; `initial_weights` does the same for weights files.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,6 @@ from reid_jax.data import options as options_lib
 from reid_jax.data import samplers, transforms
 from reid_jax.federated import federation_options
 from reid_jax.plugins import names
-from reid_jax.runs import folder as folder_lib
 from reid_jax.train import extras, objective, optimizer, schedules
 
 _STEPS = 100  # assumed steps of an epoch
@@ -47,27 +45,6 @@ def check(settings: config_lib.Settings) -> None:
     if settings.fed and settings.train.mode == "federated":
         option_values.check("fed", federation_options.Options, settings.fed)
         federation_options.Options.of(settings.fed)
-
-
-def check_files(settings: config_lib.Settings) -> None:
-    """Checks that the weights files exist from which a new run starts.
-
-    Raises:
-        UserError: one does not, the message names the key; or the run to start from is none.
-    """
-    if settings.init.trained:
-        folder_lib.RunFolder(settings.init.trained).read_config()
-    given = {"init.weights": settings.init.weights, "init.text_weights": settings.init.text_weights}
-    for name, phase in phases.resolve(settings):
-        for extra, options in phase.extras.items():
-            key = f"phases.{name}.extras.{extra}.weights" if name else f"extras.{extra}.weights"
-            given[key] = (options or {}).get("weights", "")
-    for key, path in given.items():
-        if isinstance(path, str) and path and not os.path.isfile(path):
-            kind = "a folder" if os.path.isdir(path) else "nothing"
-            raise errors.UserError(
-                f"expected a weights file as {key}, found {kind} at {rules.plain(path)}; give the path of the file."
-            )
 
 
 def _check_model(owner: str, model: Mapping[str, Any], options: Mapping[str, Any]) -> None:

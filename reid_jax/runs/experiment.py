@@ -24,11 +24,20 @@ from reid_jax.config import phases
 from reid_jax.data import checks, feature_set, records
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
-from reid_jax.runs import baselines, config_checks, further_descriptors, plan, results, starting_point
+from reid_jax.runs import (
+    baselines,
+    config_checks,
+    further_descriptors,
+    initial_weights,
+    plan,
+    results,
+    starting_point,
+)
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import mesh, processes
 from reid_jax.train import checkpoints, loop, metrics, overview, profiling, state
+from reid_jax.weights import hub
 
 LOG = logging.getLogger(__name__)
 
@@ -90,7 +99,7 @@ class Experiment:
         """
         variables = build.init_variables(self.model, self.settings, self.extractor.example_batch())
         if weights:
-            if self.settings.init.weights:
+            if not hub.is_scratch(self.settings.init.weights):
                 variables = self._load(variables, self.settings.init.weights)
             if self.settings.init.trained:
                 variables, report = starting_point.load_run(variables, self.settings.init)
@@ -98,8 +107,9 @@ class Experiment:
             variables = self._load_parts(variables)
         return state.create(mesh.replicate(variables, self.mesh))
 
-    def _load(self, variables: Mapping[str, Any], path: str) -> dict[str, Any]:
-        """Returns the variables after loading a weights file."""
+    def _load(self, variables: Mapping[str, Any], text: str) -> dict[str, Any]:
+        """Returns the variables after loading a weights file, or published weights by name."""
+        path = initial_weights.file(text)
         name, init = self.settings.model["name"], self.settings.init
         filled, report = models.load_weights(
             name, variables, path, model=self.model, allow_missing=init.allow_missing, ignore=init.ignore
@@ -110,8 +120,9 @@ class Experiment:
     def _load_parts(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Returns the variables after loading parts with separate files, such as a text transformer."""
         for key, read in models.part_loaders(self.settings.model["name"]).items():
-            path = getattr(self.settings.init, key)
-            if path:
+            text = getattr(self.settings.init, key)
+            if text:
+                path = initial_weights.file(text)
                 variables, report = read(variables, path)
                 LOG.info("%s from %s:\n%s", key.replace("_", " "), path, report)
         return variables
@@ -222,6 +233,7 @@ class Experiment:
             "content_hash": self.dataset.content,
             "config_hash": config_lib.config_hash(self.config),
             "baselines": {},
+            "started_from": initial_weights.description(self.settings),
         }
 
     def _resume(
@@ -239,8 +251,14 @@ class Experiment:
 
         found = saved.restore_newest(abstract_at, lambda meta: _check_same_data(meta, self.dataset))
         if found is None:
-            return initial, self.first_meta()
+            meta = self.first_meta()
+            LOG.info("start: %s", meta["started_from"])
+            if advice := initial_weights.scratch_advice(self.settings):
+                LOG.info("%s", advice)
+            return initial, meta
         at_step, restored, meta = found
+        if "started_from" in meta:
+            LOG.info("start: %s", meta["started_from"])
         LOG.info("resumed at step %d of %d", at_step, schedule[-1].last_step)
         return restored, {**meta, "step": at_step}
 
@@ -316,8 +334,11 @@ def evaluated_variables(train_state: state.TrainState) -> build.Variables:
 def _history(train_state: state.TrainState, schedule: list[loop.Phase], meta: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the entries of `result.json` that describe the training."""
     steps, seconds = int(jax.device_get(train_state.step)), meta["train_seconds"]
+    # Checkpoints of earlier versions do not say what their run started from.
+    start = {"started_from": meta["started_from"]} if "started_from" in meta else {}
     return {
         **meta["baselines"],
+        **start,
         "steps": steps,
         **{key: value for phase in schedule for key, value in phase.about.items()},
         "train_seconds": round(seconds, 1),

@@ -15,7 +15,7 @@ from reid_jax import config as config_lib
 from reid_jax import errors, file_io
 from reid_jax.config import files
 from reid_jax.plugins import record
-from reid_jax.runs import config_checks, experiment, results
+from reid_jax.runs import experiment, initial_weights, results
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import folder_lock, processes
@@ -61,7 +61,7 @@ def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_an
         if warning:
             LOG.warning("%s", warning)
         if mode != "eval" and not folder.has_checkpoint():
-            config_checks.check_files(settings_lib.of(config))
+            initial_weights.fetch(settings_lib.of(config))
         result = experiment.Experiment(config).run(folder, train=mode != "eval", evaluate=mode != "train")
     if processes.is_main() and result is not None:
         print(results.summary(result))

@@ -15,6 +15,7 @@ from reid_jax import config as config_lib
 from reid_jax import errors
 from reid_jax.config import option_values, phases
 from reid_jax.evaluation import distance_blocks, own_scores
+from reid_jax.weights import hub
 
 
 def of(config: ConfigDict | Mapping[str, Any]) -> config_lib.Settings:
@@ -36,7 +37,7 @@ def of(config: ConfigDict | Mapping[str, Any]) -> config_lib.Settings:
 def _check_text(settings: config_lib.Settings) -> None:
     """Raises a `UserError` if prompts would be learned for encoders without pretrained weights."""
     init = settings.init
-    if settings.model.get("text_source") == "clip" and not (init.weights and init.text_weights):
+    if settings.model.get("text_source") == "clip" and (hub.is_scratch(init.weights) or not init.text_weights):
         raise errors.UserError(
             "model.text_source='clip' learns prompts for a frozen image encoder and CLIP's text transformer; give the "
             "weights of both, init.weights and init.text_weights, or set model.text_source='learned'."

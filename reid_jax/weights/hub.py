@@ -237,11 +237,12 @@ def get(name: str, *, otherwise: str = "") -> pathlib.Path:
     return target
 
 
-def resolve(text: str, *, otherwise: str = "") -> pathlib.Path:
+def resolve(text: str, *, key: str = "", otherwise: str = "") -> pathlib.Path:
     """Returns the file that a user means: one that exists, or published weights by name.
 
     Args:
         text: path of a file, a key of `ENTRIES`, or the name of a published file.
+        key: where it was given ("init.weights"), for the sentence.
         otherwise: as in `get`.
 
     Raises:
@@ -253,14 +254,15 @@ def resolve(text: str, *, otherwise: str = "") -> pathlib.Path:
     name = name_of(text)
     if name is not None:
         return get(name, otherwise=otherwise)
-    if os.path.isdir(text):
-        raise errors.UserError(f"expected a weights file, {text} is a folder; give a file in it.")
-    if path.suffix in _ENDINGS or len(path.parts) > 1:
+    folder_given = os.path.isdir(text)
+    if folder_given or path.suffix in _ENDINGS or len(path.parts) > 1:
         raise errors.UserError(
-            f"expected a weights file, there is none at {file_io.shown(text)}; give its path, or a name of published "
-            f"weights (reid-jax weights list){otherwise}."
+            f"expected a weights file{f' as {key}' if key else ''}, found {'a folder' if folder_given else 'nothing'} at "
+            f"{file_io.shown(text)[:200]}; give the path of the file, or a name of published weights (reid-jax weights "
+            f"list){otherwise}."
         )
-    raise errors.unknown("weights", text[:80], ENTRIES)
+    unknown = str(errors.unknown(f"weights{f' ({key})' if key else ''}", text[:80], ENTRIES)).rstrip(".")
+    raise errors.UserError(f"{unknown}; give one of these or a file{otherwise}.")
 
 
 def label(text: str, path: str | os.PathLike[str]) -> str:

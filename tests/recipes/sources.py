@@ -27,7 +27,8 @@ COMMON: Pairs = (
     ("init.text_weights", "none needed"),
     ("init.trained", "none needed"),
     ("init.ignore", "none needed"),
-    ("init.*", "ours; the file is in the heading of the config"),
+    ("init.weights", "the file that the authors start from, by its name in reid_jax.weights.hub"),
+    ("init.*", "ours"),
     ("phase_order", "one phase"),
     ("monitors.*", "ours (not trained on)"),
     ("optimizer.clip_norm", "none in the recipe"),
@@ -179,6 +180,7 @@ SETTINGS: dict[str, Pairs] = {
         ("evals.flip", "mgaf.md §7 [MGN]"),
     ),
     "mspf": (
+        ("init.weights", "OSFA's own start; the paper starts from a trained OSFA"),
         ("dtype", "mspf.md §8 names no mixed precision"),
         ("data.height", "mspf.md §8 [paper]"),
         ("data.width", "mspf.md §8 [paper]"),
@@ -387,6 +389,7 @@ ROWS: dict[str, Pairs] = {
     ),
     "mgn": (("mgn_public", "mgaf.md §6 (public MGN recipe)"), ("mgn_average", "mgaf.md §3")),
     "mspf": (
+        ("init.weights", "OSFA's own start; the paper starts from a trained OSFA"),
         ("mspf", "mspf.md §9 [paper]"),
         ("mspf_p*", "mspf.md §9 [paper] table 5"),
         ("mspf_att_twice", "mspf.md §5 [design]"),

@@ -153,7 +153,7 @@ def test_commands_of_the_readme_on_image_files(tmp_path):
     assert code == 0, err
     assert "24" in out
     small = {key: value for key, value in tiny.BOT.items() if not isinstance(value, dict)}
-    small |= {"data.sampler.identities": 4, "data.sampler.images": 2, "data.root": root}
+    small |= {"data.sampler.identities": 4, "data.sampler.images": 2, "data.root": root, "init.weights": "scratch"}
     overrides = [f"--config.{key}={value}" for key, value in small.items()]
     arguments = ["--config=configs/bot.py:market1501", *overrides, f"--workdir={tmp_path / 'run'}"]
     code, out, err = tiny.finish(tiny.start(arguments, 1))
@@ -164,6 +164,8 @@ def test_commands_of_the_readme_on_image_files(tmp_path):
     assert (result["num_query"], result["num_gallery"], result["num_query_without_match"]) == (72, 75, 0)
     assert all(0 <= result[f"market1501/{score}"] <= 1 for score in SCORES)
     assert result["market1501/mAP"] > 0.05
+    assert result["started_from"] == "random weights (seed 0)"
+    assert "start: random weights (seed 0)\nall settings of the recipe are kept" in err
     assert re.search(r"00\d\d_c\ds1_\d{6}_00\.jpg", (tmp_path / "run" / "ranked_lists.html").read_text())
     # Log messages of libraries and the note of the demo are not shown.
     assert "Load dataset info" not in err

@@ -119,8 +119,8 @@ def test_a_file_is_fetched_into_the_folder_and_from_a_mirror(tmp_path, monkeypat
     ("text", "sentence"),
     [
         ("resnet50_imagnet", "unknown weights 'resnet50_imagnet'; did you mean 'resnet50_imagenet'"),
-        ("absent.pth", r"expected a weights file, there is none at absent\.pth; give its path, or a name"),
-        ("runs/mfv/none", "expected a weights file, there is none at runs/mfv/none"),
+        ("absent.pth", r"expected a weights file, found nothing at absent\.pth; give the path of the file, or a name"),
+        ("runs/mfv/none", "expected a weights file, found nothing at runs/mfv/none"),
         ("x" * 5000, r"^.{,1500}$"),
     ],
 )
@@ -130,7 +130,7 @@ def test_what_is_neither_file_nor_name_is_one_sentence(folders, text, sentence):
 
 
 def test_a_folder_is_no_file(folders, tmp_path):
-    with pytest.raises(errors.UserError, match="is a folder"):
+    with pytest.raises(errors.UserError, match="found a folder at"):
         hub.resolve(str(tmp_path))
     own = tmp_path / "own.npz"
     np.savez(own, a=np.zeros(1))
