@@ -254,10 +254,10 @@ def resolve(text: str, *, key: str = "", otherwise: str = "") -> pathlib.Path:
     name = name_of(text)
     if name is not None:
         return get(name, otherwise=otherwise)
-    folder_given = os.path.isdir(text)
-    if folder_given or path.suffix in _ENDINGS or len(path.parts) > 1:
+    found = "a folder" if os.path.isdir(text) else "nothing"
+    if found == "a folder" or path.suffix in _ENDINGS or len(path.parts) > 1:
         raise errors.UserError(
-            f"expected a weights file{f' as {key}' if key else ''}, found {'a folder' if folder_given else 'nothing'} at "
+            f"expected a weights file{f' as {key}' if key else ''}, found {found} at "
             f"{file_io.shown(text)[:200]}; give the path of the file, or a name of published weights (reid-jax weights "
             f"list){otherwise}."
         )
