@@ -389,7 +389,6 @@ ROWS: dict[str, Pairs] = {
     ),
     "mgn": (("mgn_public", "mgaf.md §6 (public MGN recipe)"), ("mgn_average", "mgaf.md §3")),
     "mspf": (
-        ("init.weights", "OSFA's own start; the paper starts from a trained OSFA"),
         ("mspf", "mspf.md §9 [paper]"),
         ("mspf_p*", "mspf.md §9 [paper] table 5"),
         ("mspf_att_twice", "mspf.md §5 [design]"),
