@@ -46,7 +46,8 @@ def test_gains_are_paired_by_seed(ablation_folder):
 
 def test_the_command_writes_csv_and_markdown(ablation_folder, tmp_path, capsys):
     toy = tmp_path / "toy.py"
-    toy.write_text("import ml_collections\n\ndef get_config(argument):\n    return ml_collections.ConfigDict()\n")
+    config = "ml_collections.ConfigDict({'train': {'epochs': 1.0}})"
+    toy.write_text(f"import ml_collections\n\ndef get_config(argument):\n    return {config}\n")
     arguments = [
         f"--config={toy}",
         "--rows=full,a",
