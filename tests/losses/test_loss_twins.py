@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from reid_jax import losses
+from reid_jax.losses import terms
 
 LABELS = np.array([0, 0, 1, 2])
 RNG = np.random.default_rng(0)
@@ -59,3 +60,15 @@ def test_absent_classes_have_no_part_in_the_smoothing():
     logs = logits[0, :2] - np.log(np.exp(logits[0, :2]).sum())
     found = losses.LOSSES["cross_entropy"](logits, labels=np.array([1]), label_smoothing=0.2)
     assert float(found) == pytest.approx(-0.8 * logs[1] - 0.2 * logs.mean())
+
+
+def test_a_term_weighs_one_unless_it_says_otherwise_and_belongs_to_its_turn():
+    values = {"a": np.ones((2, 3), np.float32), "b": np.zeros((2, 3), np.float32)}
+    plain = {"loss": "mean_squared", "on": ("a", "b")}
+    total, told = losses.evaluate_terms({"x": plain, "y": {**plain, "weight": 0.25}}, values)
+    assert float(total) == pytest.approx(1.25)
+    assert {name: float(value) for name, value in told.items()} == {"loss/x": 1.0, "loss/y": 1.0}
+    of_turns = {"x": {**plain, "turn": "first"}, "y": {**plain, "turn": "second"}, "both": plain, "off": None}
+    chosen = {turn: set(terms.of_turn(of_turns, turn, ("first", "second"))) for turn in ("first", "second")}
+    assert chosen == {"first": {"x", "both"}, "second": {"y", "both"}}
+    assert set(terms.of_turn({"x": plain}, "", ())) == {"x"}

@@ -2,12 +2,13 @@
 
 from tests.mutants import entries
 
+TWIN = "tests/models/test_baselines_twin.py"
 osnet = entries.group("osnet", "reid_jax/models/backbones/osnet.py", "tests/models/backbones/test_osnet.py")
-bot = entries.group("bot", "reid_jax/models/bot.py", "tests/models/test_bot.py")
-heads = entries.group("bot", "reid_jax/nn/heads.py", "tests/nn/test_heads.py")
+bot = entries.group("bot", "reid_jax/models/bot.py", TWIN, "tests/models/test_bot.py")
+heads = entries.group("bot", "reid_jax/nn/heads.py", TWIN, "tests/nn/test_heads.py")
 norm = entries.group("bot", "reid_jax/nn/norm.py", "tests/nn/test_norm.py")
 resnet = entries.group("bot", "reid_jax/models/backbones/resnet.py", "tests/models/backbones/test_resnet.py")
-transreid = entries.group("transreid", "reid_jax/models/transreid.py", "tests/models/test_transreid.py")
+transreid = entries.group("transreid", "reid_jax/models/transreid.py", TWIN, "tests/models/test_transreid.py")
 vit = entries.group("transreid", "reid_jax/models/backbones/vit.py", "tests/models/backbones/test_vit.py")
 
 MUTANTS = (
