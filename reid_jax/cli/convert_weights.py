@@ -18,7 +18,7 @@ from reid_jax import file_io, models, trees
 from reid_jax.cli import arguments, command_line
 from reid_jax.config import option_values, rules
 from reid_jax.plugins import names
-from reid_jax.weights import convert, torch_files
+from reid_jax.weights import convert, hub, torch_files
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--model", required=True, help=f"one of {', '.join(sorted(models.MODELS))}, or package.module:Name"
     )
-    parser.add_argument("--weights", required=True, help="a checkpoint of PyTorch, a safetensors or an .npz file")
+    parser.add_argument("--weights", required=True, help="a weights file, or a name of reid-jax weights list")
     parser.add_argument("--output", required=True, help="folder for weights.npz and report.txt")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="field of the model")
     parser.add_argument("--into", help="submodule that the file fills; detected for a bare residual network")
@@ -56,8 +56,9 @@ def _check(settings: argparse.Namespace) -> None:
     options = command_line.parse_options(settings.option)
     models.check_options(settings.model, list(options))
     option_values.check("--option", names.find("model", settings.model, models.MODELS), options)
-    arguments.existing_file("--weights", settings.weights, "a weights file")
+    arguments.path("--weights", settings.weights)
     arguments.new_folder("--output", settings.output)
+    settings.weights = str(hub.resolve(settings.weights, key="--weights"))
     rules.PATTERNS.check("--allow-missing", settings.allow_missing, "repair the pattern")
 
 

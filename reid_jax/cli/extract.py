@@ -1,6 +1,7 @@
 """Extracts the features of images with a model and writes them to a file (.npz).
 
     python scripts/extract.py --model bot --weights market_resnet50.pth --images photos --output features.npz
+    python scripts/extract.py --model osnet_x0_25 --weights osnet_x0_25_msmt17 --images photos --output features.npz
     python scripts/extract.py --run runs/mfv-demo --images data/market1501 --output market.npz
     python scripts/extract.py --run runs/mfv-demo --output features.npz         # the run's own data set
     python scripts/extract.py --list                                            # names of models
@@ -20,7 +21,7 @@ from typing import Any
 from reid_jax import errors
 from reid_jax.cli import arguments, command_line
 from reid_jax.config import sections
-from reid_jax.weights import zoo
+from reid_jax.weights import hub, zoo
 
 OF_MODEL = ("weights", "random_weights", "height", "width", "interpolation", "option")
 
@@ -32,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", metavar="NAME", help=f"one of {', '.join(zoo.ZOO)}, or package.module:Name; needs --weights"
     )
-    parser.add_argument("--weights", metavar="FILE", help="with --model: a checkpoint of PyTorch, safetensors or .npz")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="with --model: a weights file, or a name of reid-jax weights list"
+    )
     parser.add_argument("--random-weights", action="store_true", help="with --model: an untrained network, for trials")
     parser.add_argument(
         "--seed", type=arguments.whole(*arguments.SEED), default=0, help="with --random-weights (default: 0)"
@@ -74,8 +77,8 @@ def _check(args: argparse.Namespace) -> None:
             raise errors.UserError("--best needs --run; leave it out.")
         if bool(args.weights) == args.random_weights:
             raise errors.UserError(
-                f"model {args.model!r} needs --weights FILE (nothing is downloaded), or --random-weights for an "
-                "untrained network, one of the two."
+                f"model {args.model!r} needs --weights FILE or NAME (reid-jax weights list), or --random-weights for "
+                "an untrained network, one of the two."
             )
         if not args.images:
             raise errors.UserError("expected --images DIR, a folder of images or a data set; see --help.")
@@ -84,12 +87,14 @@ def _check(args: argparse.Namespace) -> None:
     if not args.output:
         raise errors.UserError("expected --output FILE, such as features.npz.")
     if args.weights is not None:
-        arguments.existing_file("--weights", args.weights, "a weights file")
+        arguments.path("--weights", args.weights)
     arguments.new_file("--output", args.output, (".npz",))
     arguments.one_of("--on-bad-image", args.on_bad_image, ("fail", "skip"))
     arguments.one_of("--interpolation", args.interpolation, sections.INTERPOLATIONS)
     arguments.one_of("--dtype", args.dtype, ("auto", "float32", "bfloat16"))
     command_line.parse_options(args.option)
+    if args.weights is not None:
+        args.weights = str(hub.resolve(args.weights, key="--weights"))
 
 
 def _overrides(args: argparse.Namespace) -> Mapping[str, Any]:

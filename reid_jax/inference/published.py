@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import pathlib
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ import numpy as np
 from reid_jax import build, models, trees
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.runtime import mesh as mesh_lib
-from reid_jax.weights import convert, zoo
+from reid_jax.weights import convert, hub, zoo
 
 LOG = logging.getLogger(__name__)
 
@@ -36,13 +35,15 @@ def from_weights(
 
     Args:
         name: a key of `zoo.ZOO`.
-        path: PyTorch, safetensors or npz file. Loading is strict except for classifiers of other identities.
+        path: PyTorch, safetensors or npz file, or a name of `reid_jax.weights.hub`. Loading is strict except for
+            classifiers of other identities.
         options: further fields of the model.
         overrides: dotted overrides of the config (`data.height`); None keeps a value.
 
     Raises:
         UserError: unknown model or field, unreadable file, or weights of another model.
     """
+    path = hub.resolve(str(path))
     known = models.options_of_weights(zoo.lookup(name).model["name"], path)
     settings = zoo.settings(name, {**known, **(options or {})}, overrides)
     mesh = mesh_lib.create_mesh()
@@ -50,7 +51,7 @@ def from_weights(
     extractor = extractor_lib.Extractor(build.build_model(settings, num_classes=1), settings, mesh)
     variables, report = _fill(extractor, zoo.lookup(name), path)
     LOG.info("weights from %s: %s", path, report)
-    extractor.origin = {"file": pathlib.Path(path).name, "sha256": _sha256(path)}
+    extractor.origin = {"file": path.name, "sha256": hub.sha256_of(path)}
     return extractor, mesh_lib.replicate(variables, mesh)
 
 
@@ -110,9 +111,3 @@ def _fill(
 
     flat = {name: concrete(leaf, name) for name, leaf in trees.flatten(variables).items()}
     return {"batch_stats": {}, **trees.unflatten(flat)}, report
-
-
-def _sha256(path: str | pathlib.Path) -> str:
-    """Returns the hash of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

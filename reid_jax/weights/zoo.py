@@ -1,7 +1,7 @@
 """Published models by name, for use without a training config: model options and preprocessing.
 
 A row is a published system as its authors test it; `settings` turns it into the settings that a run folder would hold,
-so that all later code treats both alike. Weights are files the user brings: nothing is downloaded.
+so that all later code treats both alike. Weights are files, see `reid_jax.weights.hub` for published ones.
 """
 
 from __future__ import annotations
