@@ -45,6 +45,8 @@ def _chain(bench: Bench, name: str, kind: str, numbers: list[int]) -> None:
             elif number == signal.SIGKILL:
                 fault.ended = "killed"
                 assert ended.code == -signal.SIGKILL, ended.err[-600:]
+            elif fresh and ended.code == -number and not ended.err:
+                fault.ended = "ended before the command began"  # no handler can be there yet
             else:
                 # A signal in the last instant finds a finished command.
                 bench.judge(fault, ended, SIGNALED | {0})
