@@ -12,7 +12,7 @@ WORKERS ?= 2
 comma := ,
 ALL_EXTRAS := dev$(if $(EXTRAS),$(comma)$(EXTRAS))
 
-.PHONY: env demo test floors mutants faults lint docs clean
+.PHONY: env demo test floors mutants faults fuzz lint docs clean
 
 env: $(STAMP)
 
@@ -40,6 +40,13 @@ mutants: env
 # small disks; results/faults.json.
 faults: env
 	$(BIN)/python -m tests.faults.run --jobs $(WORKERS)
+
+# Malformed inputs of every kind; tracebacks, hangs, memory and code run are counted. FAILURES=DIR keeps inputs that fail.
+SECONDS ?= 600
+INPUTS ?= 50000
+SEED ?= 0
+fuzz: env
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --inputs $(INPUTS) --seed $(SEED) $(if $(FAILURES),--failures $(FAILURES))
 
 lint: env
 	$(BIN)/ruff check .

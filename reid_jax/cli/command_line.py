@@ -178,7 +178,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise errors.UserError(f"{message}; {self.prog} --help lists the arguments.")
+        raise errors.UserError(f"{errors.reason(ValueError(message))}; {self.prog} --help lists the arguments.")
 
 
 def for_caller(doc: str) -> str:
