@@ -393,6 +393,18 @@ def sizes() -> str:
     return grid(titles, lines) + f"\n<small>Counted from shapes by `{document['command']}`.</small>\n"
 
 
+def fuzz() -> str:
+    """Counts of malformed inputs by kind."""
+    document = _json("fuzz.json")
+    counted = ("inputs", "accepted", "refused", "traceback", "hang", "crash", "memory", "code run", "long message")
+    lines = [
+        [name, *(f"{row[key]:,}" for key in counted), str(row["megabytes"])] for name, row in document["kinds"].items()
+    ]
+    lines.append(["together", *(f"{sum(row[key] for row in document['kinds'].values()):,}" for key in counted), ""])
+    about = f"Seed {document['seed']}, {document['seconds']:,} s, {document['device']}, commit {document['commit']}."
+    return grid(["kind", *counted, "MB more"], lines) + f"\n<small>{about}</small>\n"
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "scores": scores,
     "gains": gains,
@@ -407,6 +419,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "rows": rows,
     "systems": systems,
     "sizes": sizes,
+    "fuzz": fuzz,
 }
 
 

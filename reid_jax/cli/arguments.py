@@ -175,9 +175,10 @@ def path(flag: str, given: str) -> pathlib.Path:
     """Returns a path that is neither empty nor impossible, of which nothing else is known.
 
     Raises:
-        UserError: an empty text, or a zero byte in it.
+        UserError: an empty text, a zero byte in it, or a name that no file system takes.
     """
-    if not given.strip() or "\0" in given:
+    too_long = max(len(os.fsencode(part)) for part in (*pathlib.Path(given).parts, "")) > 255
+    if not given.strip() or "\0" in given or too_long:
         raise errors.UserError(f"expected a path as {flag}, got {rules.plain(given)!r}; give one.")
     return pathlib.Path(given)
 

@@ -32,7 +32,7 @@ def _misbehave(content, folder):
     if number == 3:
         os.system("true")
     if number == 4:
-        (folder.parent / "fuzz-foreign").touch()
+        (folder.parent / "fuzz-foreign").unlink(missing_ok=True)
     if number == 5:
         time.sleep(60)
     if number == 6:
@@ -52,7 +52,7 @@ def test_every_sort_of_failure_is_seen(monkeypatch, tmp_path, capsys):
             return str(number).encode()
 
     monkeypatch.setitem(kinds.KINDS, "planted", Numbered(None, _misbehave))
-    monkeypatch.setattr(run, "HANG", 0.5)
+    monkeypatch.setattr(run, "HANG", 0.2)
     tally = run.campaign(["planted"], 0, 9, 60, tmp_path)["planted"]
     assert tally.counts == {
         "accepted": 1,

@@ -73,20 +73,28 @@ class _Watch:
 class Progress:
     """A page of memory that a worker and its parent share: what is read now, and the counts so far."""
 
-    _LAYOUT = "qdqqq"
+    _LAYOUT = "qddqqq"
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
 
-    def set(self, number: int, since: float, grown: int, accepted: int = 0, refused: int = 0) -> None:
-        """Notes the number of the input, the moment (`time.monotonic`), the growth of memory in bytes, and counts."""
-        values = struct.pack(self._LAYOUT, number, since, grown, accepted, refused)
+    def set(self, number: int, grown: int = 0, accepted: int = 0, refused: int = 0) -> None:
+        """Notes the number of the next input, the growth of memory in bytes, counts, and the clocks of this process."""
+        values = struct.pack(self._LAYOUT, number, time.monotonic(), time.process_time(), grown, accepted, refused)
         self._page[: struct.calcsize(self._LAYOUT)] = values
 
-    def get(self) -> tuple[int, float, int, int, int]:
-        """Returns what `set` noted last."""
-        number, since, grown, accepted, refused = struct.unpack_from(self._LAYOUT, self._page)
-        return number, since, grown, accepted, refused
+    def get(self) -> tuple[int, int, int, int]:
+        """Returns number, growth and counts as `set` noted them last."""
+        number, _, _, grown, accepted, refused = struct.unpack_from(self._LAYOUT, self._page)
+        return number, grown, accepted, refused
+
+    def seconds(self, process: int) -> tuple[float, float]:
+        """Returns for how long a process has read its input: on the clock, and of a processor's time."""
+        _, since, used, *_ = struct.unpack_from(self._LAYOUT, self._page)
+        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        now = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return time.monotonic() - since, now - used
 
 
 def run(name: str, seed: int, first: int, last: int, progress: Progress, out: int) -> None:
@@ -109,13 +117,13 @@ def run(name: str, seed: int, first: int, last: int, progress: Progress, out: in
         sys.addaudithook(watch)
         for number in range(first, last):
             content = kind.input(name, seed, number)
-            progress.set(number, time.monotonic(), _peak() - base, **counts)
+            progress.set(number, _peak() - base, **counts)
             outcome, detail = _outcome(kind, content, pathlib.Path(scratch), watch)
             if outcome in counts:
                 counts[outcome] += 1
             else:
                 print(json.dumps({"number": number, "outcome": outcome, "detail": detail}), file=report, flush=True)
-        progress.set(last, time.monotonic(), _peak() - base, **counts)
+        progress.set(last, _peak() - base, **counts)
 
 
 def _outcome(kind: kinds.Kind, content: bytes, scratch: pathlib.Path, watch: _Watch) -> tuple[str, str]:
