@@ -58,6 +58,9 @@ def main(argv: list[str]) -> int:
     if args.name is None:
         raise errors.UserError(f"expected the name of a data set; known: {', '.join(builders.available())}.")
     arguments.one_of("--on-bad-image", args.on_bad_image, ("fail", "skip"))
+    for flag, given in (("--root", args.root), ("--source", args.source)):
+        if given is not None:
+            arguments.path(flag, given)
     if not args.check:
         arguments.new_folder("--root", args.root)
     options = command_line.parse_options(args.option)
