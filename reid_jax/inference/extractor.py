@@ -20,6 +20,7 @@ from reid_jax import build, errors
 from reid_jax import config as config_lib
 from reid_jax.data import feature_set as feature_set_lib
 from reid_jax.data import pipeline, records
+from reid_jax.inference import crops
 from reid_jax.ops.descriptors import Descriptor
 from reid_jax.runtime import mesh as mesh_lib
 
@@ -247,13 +248,19 @@ class Extractor:
         return {"image": image, "camid": np.zeros(1, np.int32), "label": np.zeros(1, np.int32)}
 
     def split(
-        self, variables: build.Variables, split: records.Split, *, progress: Callable[[int], None] | None = None
+        self,
+        variables: build.Variables,
+        split: records.Split,
+        *,
+        batch_size: int | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> Extracted:
         """Returns the features of all images of a split in data set order, identical on every process.
 
         Args:
             variables: `params` and `batch_stats`.
             split: the split.
+            batch_size: images per batch, a multiple of the number of devices; None is that of the config.
             progress: called with the number of images after each batch.
         """
 
@@ -263,23 +270,56 @@ class Extractor:
             return local
 
         share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        with pipeline.eval_batches(split, **self.size, batch_size=self.batch_size, **share) as batches:
+        with pipeline.eval_batches(split, **self.size, batch_size=batch_size or self.batch_size, **share) as batches:
             return extract_features(describe, batches, len(split), progress=progress)
 
-    def images(self, variables: build.Variables, images: Sequence[np.ndarray]) -> Extracted:
+    def images(
+        self,
+        variables: build.Variables,
+        images: np.ndarray | Sequence[np.ndarray],
+        boxes: Any = None,
+        *,
+        channels: str = "rgb",
+    ) -> Extracted:
         """Returns the features of images from an unknown camera.
+
+        A batch is padded to the next power of two, so that a few images cost little; each of these sizes is compiled
+        at its first use.
 
         Args:
             variables: `params` and `batch_stats`.
-            images: uint8 [H, W, 3] RGB, of any size.
+            images: uint8 images of any size: a list of crops, an array [N, H, W, 3], or one image; gray images and such
+                with transparency are converted, see `crops.as_images`.
+            boxes: [N, 4] left, top, right, bottom in pixels of the one image: the features are those of the crops.
+            channels: "rgb", or "bgr" for images of OpenCV.
+
+        Raises:
+            UserError: images or boxes of another type, shape or range, or empty ones.
         """
+        converted = crops.as_images(images, boxes, channels)
+        count = len(converted)
+        if not count:
+            return self._nothing(variables)
         split = records.Split(
             name="images",
             source=[
-                {"image": image, "pid": 0, "camid": -1, "filename": str(index)} for index, image in enumerate(images)
+                {"image": image, "pid": 0, "camid": -1, "filename": str(index)} for index, image in enumerate(converted)
             ],
-            pids=np.zeros(len(images), np.int32),
-            camids=np.full(len(images), -1, np.int32),
-            filenames=tuple(str(index) for index in range(len(images))),
+            pids=np.zeros(count, np.int32),
+            camids=np.full(count, -1, np.int32),
+            filenames=tuple(str(index) for index in range(count)),
         )
-        return self.split(variables, split)
+        padded = min(1 << (count - 1).bit_length(), self.batch_size)
+        return self.split(variables, split, batch_size=-(-padded // self.mesh.size) * self.mesh.size)
+
+    def _nothing(self, variables: build.Variables) -> Extracted:
+        """Returns the features of no image: arrays of the right width without rows."""
+        batch = {key: np.repeat(value, self.mesh.size, axis=0) for key, value in self.example_batch().items()}
+        described = jax.eval_shape(self._describe, variables, batch)
+        visibility = described.visibility
+        return Extracted(
+            np.zeros((0, *described.features.shape[1:]), np.float32),
+            None if visibility is None else np.zeros((0, *visibility.shape[1:]), np.float32),
+            0.0,
+            0.0,
+        )

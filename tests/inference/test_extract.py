@@ -17,11 +17,13 @@ from reid_jax.cli import extract
 from reid_jax.data import builders, image_io, prepare
 from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import image_files, ranking
+from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
 from reid_jax.inference import published, sources
 from reid_jax.models.backbones import resnet
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runs import trained
+from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import checkpoints, state
 from reid_jax.weights import convert, zoo
 
@@ -192,6 +194,26 @@ def test_a_backbone_of_the_zoo(resnet_weights, tmp_path):
     forward = jax.jit(lambda inner, pixels: backbone.apply(inner, pixels, train=False)["stage4"].mean((1, 2)))
     pooled = forward(inner, pixels.astype(np.float32))
     np.testing.assert_allclose(features, pooled / np.linalg.norm(pooled), atol=1e-5)
+    # A frame with boxes, in OpenCV's order of channels; the second box reaches outside and is the whole image.
+    frame = np.concatenate([np.zeros_like(image), image], axis=1)[:, :, ::-1]
+    found = extractor.images(variables, frame, [(0, 0, 16, 32), (16.0, -3.0, 40.0, 32.0)], channels="bgr")
+    np.testing.assert_allclose(found.features[1:], features, atol=1e-6)
+    assert np.abs(found.features[0] - features[0]).max() > 1e-2
+    nothing = extractor.images(variables, [])
+    assert nothing.features.shape == (0, features.shape[1])
+    assert nothing.visibility is None
+
+
+def test_few_images_cost_a_small_batch(monkeypatch):
+    """Batches are padded to the next power of two that the devices divide, up to the config's size."""
+    sizes = []
+    settings = zoo.settings("bot", TINY, {**SIZE, "evals.batch_size": 64})
+    extractor = extractor_lib.Extractor(build.build_model(settings, 1), settings, mesh_lib.create_mesh())
+    monkeypatch.setattr(extractor, "split", lambda variables, split, *, batch_size: sizes.append(batch_size))
+    devices = extractor.mesh.size
+    for count in (1, 2, 3, 5, 8, 9, 33, 64, 65, 200):
+        extractor.images({}, np.zeros((count, 4, 4, 3), np.uint8))
+    assert sizes == [max(size, devices) for size in (1, 2, 4, 8, 8, 16, 64, 64, 64, 64)]
 
 
 def test_raw_and_prepared_data_sets_give_a_feature_set(bot, market_folder, tmp_path):
