@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from reid_jax.models import bot, transreid
 from tests.helpers import numpy_networks as twin
@@ -67,3 +68,25 @@ def test_jigsaw_shifts_then_shuffles():
     assert [part[0, :, 0].tolist() for part in parts] == [shuffled[first : first + 3] for first in (0, 3, 6, 9)]
     plain = transreid.jigsaw(jax.numpy.asarray(tokens), parts=4, shift=5, groups=2, rearrangement=False)
     assert [part[0, :, 0].tolist() for part in plain] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+
+
+class Heads(transreid.TransReID):
+    """TransReID's heads alone."""
+
+    @nn.compact
+    def __call__(self, tokens, local):
+        return self._outputs(tokens, [local], False)
+
+
+def test_transreids_metric_losses_read_the_class_token_and_the_locals_before_their_necks():
+    tokens, local = (np.random.default_rng(3).normal(size=size).astype(np.float32) for size in ((2, 4, 3), (2, 3)))
+    module = Heads(num_classes=5)
+    variables = twin.random_variables(jax.eval_shape(module.init, jax.random.key(0), tokens, local))
+    found = twin.compiled(module.apply)(variables, tokens, local)
+    twin.close(found["tokens"], tokens[:, 1:])
+    for name, feature in (("g", tokens[:, 0]), ("1", local)):
+        p, s = variables["params"][f"head_{name}"], variables["batch_stats"][f"head_{name}"]
+        neck = twin.batch_norm(feature.astype(np.float64), p["bottleneck"], s["bottleneck"])
+        twin.close(found[f"feature/{name}"], feature)
+        twin.close(found[f"neck/{name}"], neck)
+        twin.close(found[f"logits/{name}"], twin.dense(neck, p["classifier"]))

@@ -4,11 +4,13 @@ from tests.mutants import entries
 
 _STEP = ("tests/train/test_step.py", "tests/train/test_passes.py", "tests/train/test_state.py")
 optimizer = entries.group("training", "reid_jax/train/optimizer.py", "tests/train/test_optimizer.py")
-schedules = entries.group("training", "reid_jax/train/schedules.py", "tests/train/test_schedules.py")
+schedules = entries.group(
+    "training", "reid_jax/train/schedules.py", "tests/train/test_extras_twin.py", "tests/train/test_schedules.py"
+)
 extras = entries.group("training", "reid_jax/train/extras.py", "tests/train/test_extras_twin.py", *_STEP)
 objective = entries.group("training", "reid_jax/train/objective.py", *_STEP)
 step = entries.group("training", "reid_jax/train/step.py", *_STEP)
-state = entries.group("training", "reid_jax/train/state.py", *_STEP)
+state = entries.group("training", "reid_jax/train/state.py", "tests/train/test_extras_twin.py", *_STEP)
 
 MUTANTS = (
     # ---- optimizer

@@ -1,9 +1,13 @@
 """Updates of extras, number by number, and their defaults."""
 
+import inspect
+
+import jax
 import numpy as np
+import optax
 import pytest
 
-from reid_jax.train import extras
+from reid_jax.train import extras, schedules, state
 
 OLD = {"params": {"w": np.array([1.0, 2.0])}, "batch_stats": {"mean": np.array([4.0])}}
 NEW = {"params": {"w": np.array([3.0, 0.0])}, "batch_stats": {"mean": np.array([0.0])}}
@@ -31,3 +35,24 @@ def test_centers_take_a_step_of_their_rate_times_their_scale_against_the_gradien
     frozen = extras.Centers(num_classes=2, dimension=2, trainable=False)
     assert frozen.differentiable is False
     assert frozen.update(value, None, NEW) is value
+
+
+def test_a_phase_begins_an_extra_again_only_where_it_restarts():
+    begun = state.create(OLD).replace(extra={"kept": NEW, "anew": NEW})
+    owned = {"kept": extras.MovingAverage(), "anew": extras.MovingAverage(restart=True)}
+    after = state.begin_phase(begun, optax.identity(), owned, jax.random.key(0))
+    assert after.extra["kept"] is NEW
+    np.testing.assert_array_equal(after.extra["anew"]["params"]["w"], OLD["params"]["w"])
+    other = state.begin_phase(begun, optax.identity(), {}, jax.random.key(0), start_from="extra/kept")
+    np.testing.assert_array_equal(other.params["w"], NEW["params"]["w"])
+
+
+def test_defaults_of_schedules():
+    defaults = {
+        name: {key: value.default for key, value in inspect.signature(function).parameters.items()}
+        for name, function in schedules.SCHEDULES.items()
+    }
+    assert {name: options["warmup_start"] for name, options in defaults.items()} == dict.fromkeys(defaults, 0.01)
+    assert (defaults["cosine"]["floor"], defaults["linear"]["floor"]) == (0.002, 0.0)
+    assert defaults["cosine"]["decay_from_warmup"] is False
+    assert defaults["multistep"]["factor"] == 0.1
