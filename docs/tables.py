@@ -405,7 +405,35 @@ def fuzz() -> str:
     return grid(["kind", *counted, "MB more"], lines) + f"\n<small>{about}</small>\n"
 
 
+def mutants(file: str) -> str:
+    """Deliberate mistakes by system: how many there are, how many no test notices, and before the last audit."""
+    result = _json(file)
+    before = result.get("before", {}).get("systems", {})
+    rows, keys = [], ("mutants", "survivors", "method", "method_survivors")
+    for system, counts in result["systems"].items():
+        old = before.get(system)
+        earlier = f"{old['survivors']} of {old['mutants']}" if old else "-"
+        rows.append([system, *(str(counts[key]) for key in keys), earlier])
+    total = [str(sum(counts[key] for counts in result["systems"].values())) for key in keys]
+    old = [sum(counts[key] for counts in before.values()) for key in ("survivors", "mutants")]
+    rows.append(["**all**", *total, f"{old[0]} of {old[1]}" if before else "-"])
+    titles = ("system", "mistakes", "not noticed", "of the method", "not noticed", "not noticed before")
+    about = f"<small>Commit {result['commit']}"
+    about += (
+        f"; before: commit {result['before']['commit']}, a part of the list.</small>\n" if before else ".</small>\n"
+    )
+    return grid(titles, rows) + "\n" + about
+
+
+def survivors(file: str) -> str:
+    """The mistakes that no test notices."""
+    rows = [[row["system"], row["what"], f"`{row['file']}`", row["level"]] for row in _json(file)["survivors"]]
+    return grid(("system", "mistake", "file", "level"), rows) if rows else "None.\n"
+
+
 TABLES: dict[str, Callable[..., str]] = {
+    "mutants": mutants,
+    "survivors": survivors,
     "scores": scores,
     "gains": gains,
     "statements": statements,
