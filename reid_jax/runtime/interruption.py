@@ -162,6 +162,10 @@ def _end_if_late(number: int, arrivals: tuple[float, ...]) -> None:
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Hook for what leaves the main thread, for example an interruption while modules are imported."""
+    if threading.current_thread() is not threading.main_thread():
+        # A library in another language prints here what its own threads met (tensorstore after a failed write); its
+        # caller in the main thread gets an error, too.
+        return
     if _state.received is not None:
         end(_state.received)
     sys.__excepthook__(kind, error, trace)

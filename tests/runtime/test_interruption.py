@@ -64,6 +64,22 @@ def test_one_sentence_wherever_the_signal_falls(moment):
         assert err.strip() == f"{word}; run the same command again to continue."
 
 
+def test_what_a_library_prints_from_its_own_threads_is_not_shown():
+    process = start("""
+        import threading
+        def work():  # as C code does with an exception that it cannot pass on
+            try:
+                raise RuntimeError("Event loop is closed")
+            except RuntimeError as error:
+                sys.excepthook(type(error), error, error.__traceback__)
+        thread = threading.Thread(target=work); thread.start(); thread.join()
+        raise KeyError("a defect in the main thread is shown")
+    """)
+    _, err = process.communicate(timeout=20)
+    assert "Event loop" not in err
+    assert "a defect in the main thread is shown" in err
+
+
 NOTICE = """
     stops = []
     with interruption.notice(stops.append):
