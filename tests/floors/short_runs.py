@@ -3,8 +3,9 @@
     python -m tests.floors.short_runs --seeds 0 1 2          # measures them, for the table FLOORS
     python -m tests.floors.short_runs --systems mfv bot
 
-A floor is a share of the color histogram's mAP on the same images, well below what was measured with any seed: it tells
-a system that learns from one that does not, and nothing finer.
+A floor is a share of the color histogram's mAP on the same images (23 %; 10 % on AMFOR's occluded ones). It is a sixth
+below the lowest of two measured seeds, a quarter below a single one: it tells a system that learns from one that does
+not, and nothing finer. Within the minute CFAT and TransReID stay below the histogram, which their full demos pass.
 """
 
 from __future__ import annotations
@@ -29,14 +30,13 @@ class Short(NamedTuple):
     Attributes:
         epochs: in place of the demo's.
         share: the least mAP, as a share of the color histogram's.
-        measured: mAP in per cent of the seeds that the share was chosen by; the histogram has 23.1, on occluded images
-            (AMFOR) 9.4.
+        measured: mAP in per cent by seed, by which the share was chosen.
         overrides: further changes of the demo.
     """
 
     epochs: float
     share: float
-    measured: tuple[float, ...] = ()
+    measured: dict[int, float]
     overrides: tuple[tuple[str, Any], ...] = ()
 
 
@@ -45,16 +45,12 @@ SMALL = (("data.height", 64), ("data.width", 32), ("data.augment.pad_crop.pad", 
 STRIPES = (("data.height", 96), *SMALL[1:])  # six rows of the last map, for two and for three stripes
 
 SHORT: dict[str, Short] = {
-    "mfv": Short(3.0, 1.0),
-    "amfor": Short(5.0, 1.0),
-    "mgaf": Short(6.0, 1.0, overrides=STRIPES),
-    "mspf": Short(6.0, 1.0, overrides=SMALL),
-    "cfat": Short(4.0, 1.0, overrides=SMALL),
-    "bot": Short(5.0, 1.0, overrides=SMALL),
-    "osnet": Short(8.0, 1.0, overrides=SMALL),
-    "transreid": Short(16.0, 1.0, overrides=SMALL),
-    "mgn": Short(6.0, 1.0, overrides=STRIPES),
-    "cil": Short(5.0, 1.0, overrides=SMALL),
+    "mfv": Short(3.0, 1.0, {0: 28.7, 1: 32.4}),
+    "amfor": Short(5.0, 0.8, {0: 11.8}),
+    "mgaf": Short(6.0, 0.8, {0: 25.1}, STRIPES),
+    "cfat": Short(4.0, 0.6, {0: 19.5}, SMALL),
+    "bot": Short(5.0, 1.25, {1: 39.8}, SMALL),
+    "transreid": Short(8.0, 0.55, {0: 17.2}, SMALL),
 }
 
 
