@@ -5,7 +5,7 @@
 
 A floor is a share of the color histogram's mAP on the same images (23 %; 10 % on AMFOR's occluded ones). It is a sixth
 below the lowest of two measured seeds, a quarter below a single one: it tells a system that learns from one that does
-not, and nothing finer. Within the minute CFAT and TransReID stay below the histogram; CFAT's full demo reaches twice it.
+not, and nothing finer. Within the minute CFAT and TransReID stay below the histogram; CFAT's full demo does not.
 """
 
 from __future__ import annotations
