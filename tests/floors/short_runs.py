@@ -47,7 +47,7 @@ STRIPES = (("data.height", 96), *SMALL[1:])  # six rows of the last map, for two
 SHORT: dict[str, Short] = {
     "mfv": Short(3.0, 1.0, {0: 28.7, 1: 32.4}),
     "amfor": Short(5.0, 0.8, {0: 11.8}),
-    "mgaf": Short(6.0, 0.8, {0: 25.1}, STRIPES),
+    "mgaf": Short(6.0, 0.8, {0: 25.1, 1: 25.1}, STRIPES),
     "cfat": Short(4.0, 0.6, {0: 19.5}, SMALL),
     "bot": Short(5.0, 1.25, {1: 39.8}, SMALL),
     "transreid": Short(8.0, 0.55, {0: 17.2}, SMALL),
