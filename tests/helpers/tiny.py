@@ -76,7 +76,7 @@ CHANCE: dict[str, Any] = {
 def config(
     root: pathlib.Path, name: str = "bot:synthped", base: Mapping[str, Any] = CHANCE, **overrides: Any
 ) -> ConfigDict:
-    """Returns the config of a run from scratch: preset, `base`, and `overrides`, whose keys have `__` in place of the dot."""
+    """Returns the config from scratch: preset, `base`, and `overrides` (keys have `__` in place of the dot)."""
     run_config = files.load_config(str(ROOT / "configs" / name.replace(":", ".py:", 1)))
     config_lib.override(run_config, {"init.weights": "", **base, "data.root": str(root)})
     config_lib.override(run_config, {key.replace("__", "."): value for key, value in overrides.items()})
