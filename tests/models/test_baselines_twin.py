@@ -8,6 +8,7 @@ import pytest
 from flax import linen as nn
 
 from reid_jax.models import bot, transreid
+from reid_jax.models.backbones import vit
 from tests.helpers import numpy_networks as twin
 
 IMAGES = np.random.default_rng(1).normal(size=(2, 64, 32, 3)).astype(np.float32)
@@ -54,6 +55,7 @@ def test_defaults_are_the_published_ones():
     assert (model.sie, model.sie_weight, model.positions) == ("none", 3.0, True)
     assert (model.jpm, model.shift, model.shuffle_groups, model.parts, model.rearrange) == (False, 5, 2, 4, True)
     assert model.test_feature == "feature"
+    assert vit.layer_norm("norm", float).epsilon == 1e-6
     base = bot.BoT(num_classes=2)
     assert (base.size, base.width, base.last_stride, base.stem_relu) == ("resnet50", 64, 1, False)
     assert (base.pooling, base.test_feature) == ("average", "neck")

@@ -9,7 +9,7 @@ heads = entries.group("bot", "reid_jax/nn/heads.py", TWIN, "tests/nn/test_heads.
 norm = entries.group("bot", "reid_jax/nn/norm.py", "tests/nn/test_norm.py")
 resnet = entries.group("bot", "reid_jax/models/backbones/resnet.py", "tests/models/backbones/test_resnet.py")
 transreid = entries.group("transreid", "reid_jax/models/transreid.py", TWIN, "tests/models/test_transreid.py")
-vit = entries.group("transreid", "reid_jax/models/backbones/vit.py", "tests/models/backbones/test_vit.py")
+vit = entries.group("transreid", "reid_jax/models/backbones/vit.py", TWIN, "tests/models/backbones/test_vit.py")
 
 MUTANTS = (
     # ---- OSNet
