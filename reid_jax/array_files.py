@@ -170,11 +170,12 @@ def kind(start: bytes) -> str:
     Returns:
         "zip", "pickle", "safetensors", "npy", or the description of another kind of file; "" for an unknown one.
     """
+    # First, because the length of its header, which safetensors begins with, may look like the start of another kind.
+    if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40:
+        return "safetensors"
     for begins, name in _KINDS:
         if start.startswith(begins):
             return name
-    if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40:
-        return "safetensors"
     return "a tar archive" if start[257:262] == b"ustar" else ""
 
 

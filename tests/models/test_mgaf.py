@@ -230,7 +230,7 @@ def test_names_of_the_public_reimplementation_both_ways():
     model = mgaf.MGN(**{**TINY, "depths": (1, 1, 6, 2)}, global_ce_input="reduced")
     rng = np.random.default_rng(0)
     wanted = shapes(model, size=(96, 32))[1]
-    variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), wanted)
+    variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), wanted)
     theirs = convert.to_torch(variables, mgaf.TORCH_EXPORT_RULES)
     for name in (
         "backone.0.weight",

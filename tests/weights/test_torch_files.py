@@ -143,6 +143,17 @@ def test_truncation_anywhere_is_one_sentence(tmp_path, write):
             torch_files.read_weights(cut)
 
 
+def test_safetensors_whose_first_byte_is_that_of_a_pickle(tmp_path):
+    """The file begins with the length of its header: 128 for instance, whose byte is a pickle's first."""
+    path = tmp_path / "w.safetensors"
+    for length in range(0, 256, 8):
+        safetensors.numpy.save_file({"a": VALUES}, path, metadata={"note": length * "x"})
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    np.testing.assert_array_equal(torch_files.read_weights(path)["a"], VALUES)
+
+
 def test_other_kinds_of_files(tmp_path):
     arrays = {"module.a.weight": VALUES.reshape(4, 6)}
     safetensors.numpy.save_file(arrays, tmp_path / "w.safetensors")
