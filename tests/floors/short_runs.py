@@ -49,7 +49,7 @@ SHORT: dict[str, Short] = {
     "amfor": Short(5.0, 0.8, {0: 11.8}),
     "mgaf": Short(6.0, 0.8, {0: 25.1, 1: 25.1}, STRIPES),
     "cfat": Short(4.0, 0.6, {0: 19.5}, SMALL),
-    "bot": Short(5.0, 1.25, {1: 39.8}, SMALL),
+    "bot": Short(5.0, 1.25, {0: 36.6, 1: 39.8}, SMALL),
     "transreid": Short(8.0, 0.55, {0: 17.2}, SMALL),
 }
 
