@@ -193,7 +193,7 @@ _KINDS = (
 
 
 def load_npz(path: str | os.PathLike[str], expected: str, remedy: str) -> dict[str, np.ndarray]:
-    """Reads all arrays of a user's `.npz` file, told by its content and not by its name.
+    """Reads all arrays of a user's `.npz` file; the content decides what it is, not the name.
 
     Args:
         path: the file.

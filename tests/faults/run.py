@@ -2,7 +2,7 @@
 
     python -m tests.faults.run                                  # all kinds; writes results/faults.json
     python -m tests.faults.run --only kills,signals --seed 7    # some kinds, other moments; nothing is written
-    python -m tests.faults.run --output /tmp/faults.json
+    python -m tests.faults.run --output faults.json
 
 Each fault must end in one sentence or be survived: exit code 2 (130 or 143 after a signal), no traceback, nothing
 half-written; the same command afterwards must end like a run that nothing has disturbed, bit for bit. Exit code 0 means
