@@ -69,7 +69,7 @@ def install() -> None:
         signal.signal(number, _handle)
     sys.excepthook = _uncaught
     threading.excepthook = _quiet(threading.excepthook)
-    sys.unraisablehook = _quiet(sys.unraisablehook)
+    sys.unraisablehook = _quiet(_of_main_thread(sys.unraisablehook))
 
 
 def received() -> int | None:
@@ -161,14 +161,21 @@ def _end_if_late(number: int, arrivals: tuple[float, ...]) -> None:
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Hook for what leaves the main thread, for example an interruption while modules are imported."""
+    """Hook for what leaves the main thread, such as an interruption during an import; other threads: see below."""
     if threading.current_thread() is not threading.main_thread():
-        # A library in another language prints here what its own threads met (tensorstore after a failed write); its
-        # caller in the main thread gets an error, too.
         return
     if _state.received is not None:
         end(_state.received)
     sys.__excepthook__(kind, error, trace)
+
+
+def _of_main_thread(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Returns a hook that says nothing of other threads.
+
+    A library in another language reports there what its own threads met (tensorstore after a failed write, at any time
+    up to the end of the process); its caller in the main thread gets an error, too.
+    """
+    return lambda event: hook(event) if threading.current_thread() is threading.main_thread() else None
 
 
 def _quiet(hook: Callable[[Any], object]) -> Callable[[Any], object]:

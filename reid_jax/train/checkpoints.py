@@ -26,6 +26,7 @@ import os
 import pathlib
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -44,6 +45,7 @@ from reid_jax.train.integrity import META, STATE
 LOG = logging.getLogger(__name__)
 
 # Newest checkpoints that are kept: a damaged one has a predecessor.
+REMOVALS = 20  # attempts, a tenth of a second apart
 KEPT = 2
 
 
@@ -232,9 +234,15 @@ class Checkpoints:
             raise file_io.cannot_write(self.directory, "a checkpoint to", _system_error(error)) from error
 
     def _remove_unfinished(self) -> None:
-        if processes.is_main():
+        """Removes unfinished folders; again where a background thread that was still writing made one anew."""
+        if not processes.is_main():
+            return
+        for _ in range(REMOVALS):
             for folder in integrity.unfinished(self.directory):
                 shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(0.1)
+            if not integrity.unfinished(self.directory):
+                return
 
     def __enter__(self) -> Checkpoints:
         return self
