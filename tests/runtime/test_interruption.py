@@ -67,11 +67,15 @@ def test_one_sentence_wherever_the_signal_falls(moment):
 def test_what_a_library_prints_from_its_own_threads_is_not_shown():
     process = start("""
         import threading
-        def work():  # as C code does with an exception that it cannot pass on
+        class Lost:  # C code does the same with an exception that it cannot pass on
+            def __del__(self):
+                raise RuntimeError("Event loop is closed")
+        def work():
             try:
                 raise RuntimeError("Event loop is closed")
             except RuntimeError as error:
                 sys.excepthook(type(error), error, error.__traceback__)
+            Lost()
         thread = threading.Thread(target=work); thread.start(); thread.join()
         raise KeyError("a defect in the main thread is shown")
     """)
