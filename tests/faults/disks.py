@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pathlib
 import resource
 import shutil
+import subprocess
+from collections.abc import Callable
 
 from PIL import Image
 
@@ -137,9 +141,20 @@ def vanished(bench: Bench) -> None:
             command = bench.start(bench.train(run))
             if moment != "before":
                 processes.wait_for(moment, command, run, bench.chance("read-only", moment), bench.last_step)
-                # A file system with open files does not become read-only: only its folder does.
-                remount(f"nr_inodes={len(list(disk.rglob('*'))) + 1}")
+                _allow_no_new_files(disk, remount)
             ended = command.wait()
             bench.judge(fault, ended, {0, 2})
             remount("rw,nr_inodes=100000")
             bench.resume(fault, run)
+
+
+def _allow_no_new_files(disk: pathlib.Path, remount: Callable[[str], None]) -> None:
+    """Limits a disk to the files it has: one with open files cannot be made read-only.
+
+    The command goes on making files, so that a count may be too small by the time it is set: then it is taken again.
+    """
+    for _ in range(50):
+        with contextlib.suppress(subprocess.CalledProcessError):
+            remount(f"nr_inodes={len(list(disk.rglob('*'))) + 1}")
+            return
+    raise AssertionError(f"the number of files on {disk} could not be limited")
