@@ -405,6 +405,19 @@ def fuzz() -> str:
     return grid(["kind", *counted, "MB more"], lines) + f"\n<small>{about}</small>\n"
 
 
+def faults() -> str:
+    """Faults by kind: how many, how the commands ended, and how many ended wrongly."""
+    document = _json("faults.json")
+    wrong = [each.partition(": ")[0] for each in document["wrong"]]
+    lines = [
+        [kind, str(count), ", ".join(f"{n} {end}" for end, n in document["ends"][kind].items()), str(wrong.count(kind))]
+        for kind, count in document["by_kind"].items()
+    ]
+    lines.append(["together", str(document["faults"]), "", str(len(wrong))])
+    about = f"Seed {document['seed']}, {document['seconds']:,} s, {document['device']}, commit {document['commit']}."
+    return grid(["kind", "faults", "ended", "wrong"], lines) + f"\n<small>{about}</small>\n"
+
+
 def mutants(file: str) -> str:
     """Deliberate mistakes by system: how many there are, how many no test notices, and before the last audit."""
     result = _json(file)
@@ -448,6 +461,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "systems": systems,
     "sizes": sizes,
     "fuzz": fuzz,
+    "faults": faults,
 }
 
 
