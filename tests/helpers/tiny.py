@@ -26,6 +26,7 @@ SMALL = {
     "data.width": 32,
     "data.sampler": {"name": "identity_groups", "identities": 4, "images": 2},
     "evals.ranked_lists": 4,
+    "evals.baselines": False,  # the demos have them; a test that reads them asks for them
     "log.every_steps": 1,
 }
 # Rounding should stay rounding, for runs on different devices are compared. So Adam's quotient g / (sqrt(v) + epsilon)

@@ -33,8 +33,8 @@ pytestmark = pytest.mark.slow
 
 FIRST, LOSSES, NORMS, VARIABLES = 1e-5, 1e-4, 2e-2, 2e-5
 # Three steps an epoch.
-SLOWLY = {"optimizer__name": "sgd", "optimizer__epsilon": None, "optimizer__learning_rate": 1e-5, "train__epochs": 2.0}
-STEPS = 6
+SLOWLY = {"optimizer__name": "sgd", "optimizer__epsilon": None, "optimizer__learning_rate": 1e-5, "train__epochs": 1.0}
+STEPS = 3
 TIMES = ("time", "images_per_second", "data_wait_percent")
 
 
