@@ -151,18 +151,7 @@ def prepare(
         bad = "skip" if check_only else on_bad_image
         checked = _check_files(name, module, raw, options, bad, strict_counts, check_only, progress)
     if check_only:
-        seconds = time.monotonic() - started
-        return PreparationReport(
-            name=name,
-            path=None,
-            source=str(checked.source or "the generator"),
-            table=checked.table,
-            warnings=tuple(checked.warnings),
-            skipped=tuple(checked.skipped),
-            seconds=seconds,
-            existed=False,
-            details=checked.details,
-        )
+        return _report_of_check(checked, name, time.monotonic() - started)
     with staging.temporary_folder(folder) as temporary:
         built = record_writing.build(
             name,
@@ -178,21 +167,7 @@ def prepare(
             checked.content = records.content_hash(dataset)
         if not has_files:
             checked.table, checked.warnings = _compare(name, dataset.splits(), module, options, strict_counts)
-        facts = {
-            "name": builders.title(name),
-            "source": str(checked.source.resolve()) if checked.source else None,
-            "listing": checked.listing,
-            "content": checked.content,
-            "table": checked.table,
-            "warnings": checked.warnings,
-            "skipped": checked.skipped,
-            "seconds": round(time.monotonic() - started, 2),
-            "options": options,
-            "files": {path.name: path.stat().st_size for path in sorted(built.iterdir())},
-        }
-        if checked.files is not None:
-            checked.files.save(built)
-        file_io.write_json(built / records.REPORT_FILE, facts, "the report of the preparation")
+        _save_report(built, checked, name, options, time.monotonic() - started)
         _move(built, target, force)
     return dataclasses.replace(_report_of(name, target), existed=False)
 
@@ -210,6 +185,40 @@ class _Checked:
     warnings: list[str] = dataclasses.field(default_factory=list)
     skipped: list[str] = dataclasses.field(default_factory=list)
     details: str = ""
+
+
+def _report_of_check(checked: _Checked, name: str, seconds: float) -> PreparationReport:
+    """Returns the report of a check that wrote nothing."""
+    return PreparationReport(
+        name=name,
+        path=None,
+        source=str(checked.source or "the generator"),
+        table=checked.table,
+        warnings=tuple(checked.warnings),
+        skipped=tuple(checked.skipped),
+        seconds=seconds,
+        existed=False,
+        details=checked.details,
+    )
+
+
+def _save_report(built: pathlib.Path, checked: _Checked, name: str, options: Mapping[str, Any], seconds: float) -> None:
+    """Writes what is known of a preparation beside its records: sources, hashes, counts, warnings."""
+    facts = {
+        "name": builders.title(name),
+        "source": str(checked.source.resolve()) if checked.source else None,
+        "listing": checked.listing,
+        "content": checked.content,
+        "table": checked.table,
+        "warnings": checked.warnings,
+        "skipped": checked.skipped,
+        "seconds": round(seconds, 2),
+        "options": options,
+        "files": {path.name: path.stat().st_size for path in sorted(built.iterdir())},
+    }
+    if checked.files is not None:
+        checked.files.save(built)
+    file_io.write_json(built / records.REPORT_FILE, facts, "the report of the preparation")
 
 
 def _check_files(
