@@ -10,8 +10,12 @@ import math
 import numpy as np
 
 
+def _array(p, name, default):
+    return np.asarray(p.get(name, default), np.float64)
+
+
 def dense(x, p):
-    return x @ np.asarray(p["kernel"], np.float64) + (np.asarray(p["bias"], np.float64) if "bias" in p else 0.0)
+    return x @ np.asarray(p["kernel"], np.float64) + _array(p, "bias", 0.0)
 
 
 def layer_norm(x, p, epsilon):
@@ -25,7 +29,7 @@ def batch_norm(x, p, statistics=None, epsilon=1e-5):
     axes = tuple(range(x.ndim - 1))
     mean = x.mean(axis=axes) if statistics is None else np.asarray(statistics["mean"], np.float64)
     variance = ((x - mean) ** 2).mean(axis=axes) if statistics is None else np.asarray(statistics["var"], np.float64)
-    return (x - mean) / np.sqrt(variance + epsilon) * np.asarray(p["scale"], np.float64) + p.get("bias", 0.0)
+    return (x - mean) / np.sqrt(variance + epsilon) * _array(p, "scale", 1.0) + _array(p, "bias", 0.0)
 
 
 def softmax(x, axis=-1):

@@ -13,8 +13,7 @@ import jax
 import numpy as np
 
 from reid_jax import trees
-
-_erf = np.vectorize(math.erf)
+from tests.helpers.numpy_layers import batch_norm, dense, gelu, layer_norm, softmax  # noqa: F401, as parts of this module
 
 
 def random_variables(shapes, seed=0):
@@ -55,35 +54,11 @@ def sigmoid(x):
     return 1.0 / (1.0 + np.exp(-x))
 
 
-def gelu(x):
-    """The exact one."""
-    return 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0)))
-
-
-def softmax(x, axis):
-    e = np.exp(x - x.max(axis=axis, keepdims=True))
-    return e / e.sum(axis=axis, keepdims=True)
-
-
 def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 # ---- layers ---------------------------------------------------------------------------------------------------------
-
-
-def dense(x, p):
-    return x @ p["kernel"].astype(np.float64) + p.get("bias", 0.0)
-
-
-def batch_norm(x, p, s):
-    """Running statistics; 1e-5 is added to the variance."""
-    return (x - s["mean"]) / np.sqrt(s["var"].astype(np.float64) + 1e-5) * p.get("scale", 1.0) + p.get("bias", 0.0)
-
-
-def layer_norm(x, p, epsilon):
-    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-    return (x - mean) / np.sqrt(variance + epsilon) * p["scale"] + p["bias"]
 
 
 def conv(x, p, stride=1, groups=1):

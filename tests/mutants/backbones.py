@@ -3,7 +3,8 @@
 from tests.mutants import entries
 
 TWIN = "tests/models/test_baselines_twin.py"
-osnet = entries.group("osnet", "reid_jax/models/backbones/osnet.py", "tests/models/backbones/test_osnet.py")
+OSNET = ("tests/models/backbones/test_osnet_twin.py", "tests/models/backbones/test_osnet.py")
+osnet = entries.group("osnet", "reid_jax/models/backbones/osnet.py", *OSNET)
 bot = entries.group("bot", "reid_jax/models/bot.py", TWIN, "tests/models/test_bot.py")
 heads = entries.group("bot", "reid_jax/nn/heads.py", TWIN, "tests/nn/test_heads.py")
 norm = entries.group("bot", "reid_jax/nn/norm.py", "tests/nn/test_norm.py")
