@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
 class UserError(Exception):
     """Error in the user's input (files, names, settings), not in this package.
 
-    Commands print the message without a traceback and exit with code 2 (`reid_jax.cli.command_line.run`).
+    Commands print the message without a traceback and exit with code 2 (`reid_jax.cli.command_line.run`). A word of the
+    message longer than `LONGEST_WORD` characters (a value that was given, never one of ours) keeps its ends alone.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_LONG_WORD.sub(lambda word: f"{word[0][:200]}...{word[0][-60:]}", message))
+
+
+# Longer than most systems' longest file name, so that a path of a few folders stands whole.
+LONGEST_WORD = 1000
+_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
