@@ -14,8 +14,8 @@ variants.
     python scripts/main.py --config configs/amfor.py:pixel                           # also draws masked patches
 
 The recipe starts from HAP's weights (`reid-jax weights list` says where their file is); with
-`--config.init.weights=vit_base_imagenet` it starts from ImageNet weights. The part decoder and the mask generator learn
-from label files of body parts (datasets/README.md); without these files, use the variant `strips`.
+`--config.init.weights=vit_base_imagenet` (or `mae_vit_base`) it starts from ImageNet weights. The part decoder and the
+mask generator learn from label files of body parts (datasets/README.md); without these files, use the variant `strips`.
 """
 
 from ml_collections import ConfigDict

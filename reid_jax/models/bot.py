@@ -75,7 +75,10 @@ class BoT(nn.Module):
         return {"map/stage4": stage4.astype(jnp.float32), **heads.head_outputs("b", feature, neck, logits)}
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
-        """Returns the test feature [B, D] at unit length: the neck's output, to be compared by cosine (section 3.6)."""
+        """Returns the test feature [B, D] at unit length, before or after the neck (see `test_feature`).
+
+        The paper compares the neck's output by cosine (section 3.6).
+        """
         if self.test_feature not in ("neck", "feature"):
             raise errors.unknown("test feature", self.test_feature, ("neck", "feature"))
         return descriptors.Descriptor(distances.normalize_rows(outputs[f"{self.test_feature}/b"]))

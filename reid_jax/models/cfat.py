@@ -228,7 +228,7 @@ class CFAT(transreid.TransReID):
         return jnp.asarray(logits)
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
-        """Returns the test feature at unit length; see `test_feature`."""
+        """Returns the test feature at unit length: before the neck, after it, or the mean token (`test_feature`)."""
         if self.test_feature not in TEST_FEATURES:
             raise errors.unknown("test feature (test_feature)", self.test_feature, TEST_FEATURES)
         if self.test_feature == "patch_mean":

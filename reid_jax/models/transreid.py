@@ -213,7 +213,7 @@ class TransReID(nn.Module):
         return jnp.concatenate((outputs[f"{kind}/g"], *locals_), axis=-1)
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
-        """Returns the test feature at unit length, see `joined`."""
+        """Returns the test feature at unit length: the global one and, with JPM, a quarter of each local one."""
         if self.test_feature not in TEST_FEATURES:
             raise errors.unknown("test feature", self.test_feature, TEST_FEATURES)
         return descriptors.Descriptor(distances.normalize_rows(self.joined(outputs, self.test_feature)))

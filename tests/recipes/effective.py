@@ -82,6 +82,7 @@ def _of_settings(main: config_lib.Settings) -> Rows:
     found["schedule"] = _schedule(main.schedule)
     for section in ("init", "train", "evals", "checkpoint", "log"):
         found |= {f"{section}.{key}": value for key, value in getattr(main, section).as_dict().items()}
+    found["evals.compared"] = compared(main.model["name"])
     for section in ("fed", "corruption"):
         found |= {f"{section}.{key}": value for key, value in getattr(main, section).items()}
     return found
@@ -138,6 +139,12 @@ def model_options(model: Mapping[str, Any]) -> dict[str, Any]:
     elif options.get("size") in osnet.SIZES:
         options["channels"] = osnet.SIZES[options["size"]]
     return {key: stands_for.get(key) if value is None else value for key, value in options.items()}
+
+
+def compared(model: str) -> str:
+    """Returns what a model gives to the evaluation, by the first sentence of its method `describe`."""
+    about = inspect.getdoc(models.MODELS[model].describe) or ""
+    return " ".join(about.split("\n\n")[0].split()).removeprefix("Returns ").removesuffix(".").replace("`", "")
 
 
 def _listed(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
