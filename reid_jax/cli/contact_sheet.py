@@ -13,9 +13,11 @@ import argparse
 
 import cv2
 
-from reid_jax import errors
+from reid_jax import errors, file_io
 from reid_jax.cli import arguments, command_line
 from reid_jax.data import image_grid, prepare
+
+MOST_PIXELS = 65_500  # of the encoders for a side
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,8 +59,13 @@ def main(argv: list[str]) -> int:
         height=args.height,
         parts=args.parts,
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(output), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
-        raise errors.UserError(f"could not write {output}; choose another --output.")
+    if max(sheet.shape) > MOST_PIXELS:
+        raise errors.UserError(
+            f"expected a sheet of at most {MOST_PIXELS:,} pixels a side, it has {sheet.shape[1]:,} x "
+            f"{sheet.shape[0]:,}; lower --identities, --images-per-camera or --height."
+        )
+    _, data = cv2.imencode(output.suffix.lower(), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    file_io.make_folder(output.parent, "the folder of --output")
+    file_io.write_bytes(output, data.tobytes(), "the contact sheet")
     print(f"{output}: {sheet.shape[1]}x{sheet.shape[0]} pixels")
     return 0

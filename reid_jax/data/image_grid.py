@@ -14,6 +14,7 @@ from reid_jax.data import image_io, records
 BACKGROUND = 255
 MARGIN = 3  # pixels around each image
 LABEL = 16  # height of a line of text
+FONT, FONT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.38
 
 # Colors of part labels 1…8: head, left and right arm, torso, left and right leg, left and right foot.
 PART_COLORS = np.array(
@@ -54,7 +55,7 @@ def draw(
     height: int = 192,
     parts: bool = False,
 ) -> np.ndarray:
-    """Draws the contact sheet of a split.
+    """Draws the contact sheet of a split: a title, a header for each camera, a row for each identity.
 
     Args:
         split: the images to show.
@@ -70,11 +71,10 @@ def draw(
     Raises:
         UserError: there is nothing to show, or part masks are requested of a data set that has none.
     """
-    pids = [int(pid) for pid in np.unique(split.pids)[first : first + identities]]
+    people = np.unique(split.pids)
+    pids = [int(pid) for pid in people[first : first + identities]]
     if not pids:
-        raise errors.UserError(
-            f"{split.name} has {len(np.unique(split.pids))} identities, skipping {first} leaves none; skip fewer."
-        )
+        raise errors.UserError(f"{split.name} has {len(people)} identities, skipping {first} leaves none; skip fewer.")
     camids = [int(camid) for camid in np.unique(split.camids)]
     pictures = {}
     for pid in pids:
@@ -83,22 +83,48 @@ def draw(
             pictures[pid, camid] = [_picture(split.source[int(index)], height, parts, split.name) for index in chosen]
     width = max(picture.shape[1] for row in pictures.values() for picture in row)
     cell_height, cell_width = height + 2 * MARGIN, width + 2 * MARGIN
+    group = images_per_camera * cell_width
+    title = f"{split.name}: {len(pids)} of {len(people)} identities"
+    headers = _headers(camids, group - 2 * MARGIN)
+    names = [_identity(split, pid) for pid in pids]
     sheet = np.full(
-        (LABEL + len(pids) * (cell_height + LABEL), len(camids) * images_per_camera * cell_width, 3),
+        (
+            2 * LABEL + len(pids) * (cell_height + LABEL),
+            max(len(camids) * group, *(_width(text) + 2 * MARGIN for text in (title, *names))),
+            3,
+        ),
         BACKGROUND,
         np.uint8,
     )
-    for column, camid in enumerate(camids):
-        _write(sheet, f"camera {camid}", column * images_per_camera * cell_width + MARGIN, LABEL - 4)
+    _write(sheet, title, MARGIN, LABEL - 4)
+    for column, header in enumerate(headers):
+        _write(sheet, header, column * group + MARGIN, 2 * LABEL - 4)
     for row, pid in enumerate(pids):
-        top = LABEL + row * (cell_height + LABEL)
-        _write(sheet, f"identity {pid}", MARGIN, top + LABEL - 4)
+        top = 2 * LABEL + row * (cell_height + LABEL)
+        _write(sheet, names[row], MARGIN, top + LABEL - 4)
         for column, camid in enumerate(camids):
             for place, picture in enumerate(pictures[pid, camid]):
-                left = (column * images_per_camera + place) * cell_width + MARGIN
+                left = column * group + place * cell_width + MARGIN
                 y = top + LABEL + MARGIN
                 sheet[y : y + height, left : left + picture.shape[1]] = picture
     return sheet
+
+
+def _headers(camids: Sequence[int], width: int) -> list[str]:
+    """Returns the texts above the cameras' columns, all in the longest form that fits into a width in pixels."""
+    for form in ("camera {}", "cam {}", "c{}", "{}"):
+        texts = [form.format("?" if camid < 0 else camid) for camid in camids]
+        if max(map(_width, texts)) <= width:
+            return texts
+    return texts
+
+
+def _identity(split: records.Split, pid: int) -> str:
+    """Returns the text above an identity's row, with the name that the user's folder or table gives it."""
+    name = split.people.get(pid, "")
+    # OpenCV draws letters of ASCII alone.
+    name = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in name[:60])
+    return "junk" if pid < 0 else f"identity {pid}{f': {name}' if name and name != str(pid) else ''}"
 
 
 def _picture(element: dict[str, Any], height: int, parts: bool, name: str) -> np.ndarray:
@@ -115,7 +141,12 @@ def _picture(element: dict[str, Any], height: int, parts: bool, name: str) -> np
 
 
 def _write(sheet: np.ndarray, text: str, x: int, y: int) -> None:
-    cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (60, 60, 60), 1, cv2.LINE_AA)
+    cv2.putText(sheet, text, (x, y), FONT, FONT_SIZE, (60, 60, 60), 1, cv2.LINE_AA)
+
+
+def _width(text: str) -> int:
+    """Returns the width of a text in pixels."""
+    return int(cv2.getTextSize(text, FONT, FONT_SIZE, 1)[0][0])
 
 
 def as_split(name: str, elements: Sequence[Any]) -> records.Split:

@@ -17,10 +17,38 @@ def split() -> records.Split:
 def test_sheet_has_a_row_per_identity_and_columns_per_camera(split):
     sheet = image_grid.draw(split, identities=3, images_per_camera=2, height=128)
     cell_height, cell_width = 128 + 2 * image_grid.MARGIN, 64 + 2 * image_grid.MARGIN
-    assert sheet.shape == (image_grid.LABEL + 3 * (cell_height + image_grid.LABEL), 3 * 2 * cell_width, 3)
+    assert sheet.shape == (2 * image_grid.LABEL + 3 * (cell_height + image_grid.LABEL), 3 * 2 * cell_width, 3)
     first = int(np.flatnonzero((split.pids == np.unique(split.pids)[0]) & (split.camids == 0))[0])
-    top, left = 2 * image_grid.LABEL + image_grid.MARGIN, image_grid.MARGIN
+    top, left = 3 * image_grid.LABEL + image_grid.MARGIN, image_grid.MARGIN
     np.testing.assert_array_equal(sheet[top : top + 128, left : left + 64], split.source[first]["image"])
+
+
+def written(monkeypatch, split, **options) -> list[tuple[str, int]]:
+    """The texts of a sheet with the column in pixels at which each begins."""
+    texts: list[tuple[str, int]] = []
+    monkeypatch.setattr(image_grid, "_write", lambda sheet, text, x, y: texts.append((text, x)))
+    sheet = image_grid.draw(split, **options)
+    assert all(x + image_grid._width(text) <= sheet.shape[1] for text, x in texts), "a text is cut off"
+    return texts
+
+
+@pytest.mark.parametrize(("height", "header"), [(192, "camera 1"), (64, "cam 1"), (20, "1")])
+def test_headers_fit_over_their_columns(split, monkeypatch, height, header):
+    texts = written(monkeypatch, split, identities=1, images_per_camera=1, height=height)
+    (title, _), *headers, _ = texts
+    assert title == "synthped/train: 1 of 8 identities"
+    assert header in dict(headers)
+    for (text, x), (_, following) in zip(headers, headers[1:], strict=False):
+        assert x + image_grid._width(text) < following
+
+
+def test_people_go_by_their_own_names_and_junk_by_its_name(split, monkeypatch):
+    pids = np.array([-1, 0, 7])
+    people = {0: "anna", 7: "José"}
+    source = [split.source[row] for row in range(3)]
+    named = records.Split("own/query", source, pids, np.full(3, -1), split.filenames[:3], people=people)
+    texts = dict(written(monkeypatch, named, height=64))
+    assert {"junk", "identity 0: anna", "identity 7: Jos?", "camera ?"} <= set(texts)
 
 
 def test_parts_are_tinted_and_background_is_not(split):
