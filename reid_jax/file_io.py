@@ -54,18 +54,46 @@ def write(path: str | os.PathLike[str], fill: Callable[[BinaryIO], object], what
             with target.open("wb") as stream:
                 fill(stream)
             return
-        beside = _beside(target)
-        try:
-            with beside.open("xb") as file:
-                fill(file)
-                file.flush()
-                _to_disk(file.fileno())
-            beside.replace(target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                beside.unlink()
-            raise
-        _folder_to_disk(target.parent)
+        with _taking_place_of(target) as beside, beside.open("xb") as file:
+            fill(file)
+            file.flush()
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], what: str = "the file") -> Iterator[pathlib.Path]:
+    """Yields the path of a new file that takes the place of `path` when the block ends without an exception.
+
+    For content that is written by path, such as a memory-mapped array; otherwise see `write`. The folder must exist.
+
+    Args:
+        path: the file, whose content stays as it is until then.
+        what: noun with article for the message.
+
+    Raises:
+        UserError: the block, or the renaming, met an error of the disk.
+    """
+    with _sentence_for(path, what):
+        target = pathlib.Path(os.path.realpath(path))
+        if not _is_replaceable(target):
+            raise OSError(errno.EINVAL, "a device or a pipe", str(target))
+        with _taking_place_of(target) as beside:
+            yield beside
+
+
+@contextlib.contextmanager
+def _taking_place_of(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a new name in the same folder; brings that file to the disk and renames it, or removes it on an error."""
+    beside = _beside(target)
+    try:
+        yield beside
+        with beside.open("r+b") as file:
+            _to_disk(file.fileno())
+        beside.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+    _folder_to_disk(target.parent)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes, what: str = "the file") -> None:

@@ -48,6 +48,26 @@ def test_an_interrupted_write_leaves_the_old_content(tmp_path, error):
         )
 
 
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyError("x")])
+def test_a_file_written_by_path_replaces_the_old_one_when_it_is_whole(tmp_path, error):
+    path = tmp_path / "decoded.npy"
+    path.write_text("old")
+    with pytest.raises(errors.UserError if isinstance(error, OSError) else KeyError), file_io.replacing(path) as new:
+        new.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    with file_io.replacing(path) as new:
+        new.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["decoded.npy"]
+    with (
+        pytest.raises(errors.UserError, match="cannot write the cache /dev/null"),
+        file_io.replacing("/dev/null", "the cache"),
+    ):
+        pass
+
+
 def test_links_and_devices_are_written_through(tmp_path):
     (tmp_path / "real").write_text("old")
     (tmp_path / "link").symlink_to("real")

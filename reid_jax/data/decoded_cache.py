@@ -8,18 +8,18 @@ the training images of Market-1501 at 256 x 128.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import pathlib
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from reid_jax import errors
+from reid_jax import file_io
 from reid_jax.data import records, transforms
 
 LOG = logging.getLogger(__name__)
@@ -75,15 +75,11 @@ def open_or_create(
     shapes = {"image": (*shape, 3), **dict.fromkeys(maps, shape)}
     paths = {name: folder / f"{split.name.rsplit('/', 1)[-1]}-{key}-{name}.npy" for name in shapes}
     if not all(_is_complete(paths[name], shapes[name]) for name in shapes):
-        LOG.info("decoding %d images of %s into %s", len(split), split.name, folder)
-        try:
-            _create(paths, shapes, lambda index: resize(decode(index)), threads)
-        except OSError as error:
-            needed = sum(int(np.prod(size)) for size in shapes.values()) / 2**20
-            raise errors.UserError(
-                f"decoded images cannot be written to {folder} ({error}; {needed:.0f} MB are needed); free some "
-                'space, or use data.cache="auto".'
-            ) from error
+        megabytes = sum(int(np.prod(size)) for size in shapes.values()) / 2**20
+        LOG.info("decoding %d images of %s into %s (%.0f MB)", len(split), split.name, folder, megabytes)
+        file_io.make_folder(folder, "the folder of decoded images")
+        what = f'the decoded images ({megabytes:.0f} MB; data.cache="auto" writes none)'
+        _create(paths, shapes, lambda index: resize(decode(index)), threads, what)
     return DecodedImages(paths)
 
 
@@ -108,14 +104,15 @@ def _create(
     shapes: dict[str, tuple[int, ...]],
     read: Callable[[int], Element],
     threads: int,
+    what: str,
 ) -> None:
-    part = {name: path.with_name(f".{path.name}.{uuid.uuid4().hex}.part") for name, path in paths.items()}
-    try:
+    """Writes the arrays of all images; `what` names them in an error's message."""
+    with contextlib.ExitStack() as stack:
         arrays = {}
-        for name, path in part.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            arrays[name] = np.lib.format.open_memmap(path, "w+", np.uint8, shapes[name])
-            _reserve(path)
+        for name, path in paths.items():
+            part = stack.enter_context(file_io.replacing(path, what))
+            arrays[name] = np.lib.format.open_memmap(part, "w+", np.uint8, shapes[name])
+            _reserve(part)
 
         def fill(index: int) -> None:
             element = read(index)
@@ -125,12 +122,8 @@ def _create(
         with concurrent.futures.ThreadPoolExecutor(max(1, threads)) as pool:
             for _ in pool.map(fill, range(shapes["image"][0])):
                 pass
-        for name, array in arrays.items():
+        for array in arrays.values():
             array.flush()
-            os.replace(part[name], paths[name])
-    finally:
-        for path in part.values():
-            path.unlink(missing_ok=True)
 
 
 def _reserve(path: pathlib.Path) -> None:

@@ -271,7 +271,7 @@ def test_evaluation_of_fewer_images_than_processes():
         ({"process_index": 2, "process_count": 2}, "process index 2"),
         ({"cache": "disc"}, "did you mean 'disk'"),
         ({"cache": "disk"}, "needs a folder"),
-        ({"cache": "disk", "cache_folder": "/dev/null/no"}, "cannot be written"),
+        ({"cache": "disk", "cache_folder": "/dev/null/no"}, "cannot write the folder of decoded images"),
         ({"cache": "memory", "workers": 1}, "workers=0"),
         ({"cache": "memory", "augment": {"jitter": {}, "order": ("jitter", "resize")}}, "begin with the resize"),
         ({"interpolation": "bilinar"}, "did you mean 'bilinear'"),
