@@ -52,9 +52,14 @@ def test_an_interrupted_write_leaves_the_old_content(tmp_path, error):
 def test_a_file_written_by_path_replaces_the_old_one_when_it_is_whole(tmp_path, error):
     path = tmp_path / "decoded.npy"
     path.write_text("old")
-    with pytest.raises(errors.UserError if isinstance(error, OSError) else KeyError), file_io.replacing(path) as new:
-        new.write_text("half")
-        raise error
+
+    def fail():
+        with file_io.replacing(path) as new:
+            new.write_text("half")
+            raise error
+
+    with pytest.raises(errors.UserError if isinstance(error, OSError) else KeyError):
+        fail()
     assert path.read_text() == "old"
     with file_io.replacing(path) as new:
         new.write_text("new")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -84,7 +84,7 @@ def _config_program(config: ConfigDict, batch: int | None, classes: int) -> prog
                 f"expected a batch of whole identities of {images} images, got {batch}; give a multiple of {images}."
             )
         config.data.sampler.identities = batch // images
-    run = experiment.Experiment(config, generated_dataset(classes))
+    run = experiment.Experiment(config, generated_dataset(classes, maps=config.data.maps))
     example = jax.tree.map(np.asarray, run.preprocess(run.extractor.example_batch()))
     variables = programs.random_variables(run.model, example)
     train_state = state.create(mesh.replicate(variables, run.mesh))
@@ -99,9 +99,20 @@ def _config_program(config: ConfigDict, batch: int | None, classes: int) -> prog
     )
 
 
-def generated_dataset(classes: int, images: int = 4) -> records.ReIDDataset:
-    """Returns a data set in memory with `classes` identities of `images` images each; few images are repeated."""
-    stored = input_speed.generated_split(64).source
+def generated_dataset(classes: int, images: int = 4, maps: Sequence[str] = ()) -> records.ReIDDataset:
+    """Returns a data set in memory with `classes` identities of `images` images each; few images are repeated.
+
+    Args:
+        classes: number of training identities.
+        images: training images of each.
+        maps: names of per-pixel maps, which hold eight bands from head to feet on a background of 0.
+    """
+    height, width = 128, 64
+    bands = np.zeros((height, width), np.uint8)
+    bands[8:-8, 16:-16] = 1 + np.arange(height - 16)[:, None] * 8 // (height - 16)
+    stored = [
+        {**element, **dict.fromkeys(maps, bands)} for element in input_speed.generated_split(64, height, width).source
+    ]
 
     def split(name: str, people: int, each: int, camera: int) -> records.Split:
         count = people * each

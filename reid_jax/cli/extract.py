@@ -6,9 +6,9 @@
     python scripts/extract.py --run runs/mfv-demo --output features.npz         # the run's own data set
     python scripts/extract.py --list                                            # names of models
 
-A folder of images gives `features` and `names`. A data set (the layout of any builder in datasets/, a folder with
-query/ and gallery/, a CSV file, or a prepared folder) gives query and gallery features, ready for scripts/evaluate.py.
-Size, interpolation and normalization are the model's own and are written into `meta`.
+A folder of images, or one image, gives `features` and `names`. A data set (the layout of any builder in datasets/, a
+folder with query/ and gallery/, a CSV file, or a prepared folder) gives query and gallery features, ready for
+scripts/evaluate.py. Size, interpolation and normalization are the model's own and are written into `meta`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="with --model: a field of it"
     )
-    parser.add_argument("--images", metavar="DIR", help="folder of images or data set; default: the run's data set")
+    parser.add_argument(
+        "--images", metavar="PATH", help="folder of images, one image, or data set; default: the run's data set"
+    )
     parser.add_argument("--dataset", metavar="NAME", help="read --images as this data set; 'plain': as images alone")
     parser.add_argument("--on-bad-image", default="fail", help="fail: stop and name it (default); skip: leave it out")
     parser.add_argument("--output", metavar="FILE", help="the features file, ending in .npz")
@@ -81,9 +83,9 @@ def _check(args: argparse.Namespace) -> None:
                 "an untrained network, one of the two."
             )
         if not args.images:
-            raise errors.UserError("expected --images DIR, a folder of images or a data set; see --help.")
+            raise errors.UserError("expected --images PATH, a folder of images, an image or a data set; see --help.")
     if args.dataset and not args.images:
-        raise errors.UserError("--dataset says how to read --images DIR, which was not given; add it.")
+        raise errors.UserError("--dataset says how to read --images PATH, which was not given; add it.")
     if not args.output:
         raise errors.UserError("expected --output FILE, such as features.npz.")
     if args.weights is not None:

@@ -104,11 +104,11 @@ class Source:
 
 
 def open_source(path: str | pathlib.Path, *, dataset: str | None = None, on_bad_image: str = "fail") -> Source:
-    """Returns the images of a folder; detects whether it is a data set.
+    """Returns the images of a folder, or one image; detects whether a folder is a data set.
 
     Args:
-        path: a folder of images (searched recursively), the raw folder of a data set (or the CSV file of
-            `reid_folder`), or a prepared folder.
+        path: a folder of images (searched recursively), one image file, the raw folder of a data set (or the CSV file
+            of `reid_folder`), or a prepared folder.
         dataset: a name of `builders.available()`, or `PLAIN` for images without identities; None detects it.
         on_bad_image: "fail" or "skip", for files that cannot be decoded.
 
@@ -121,7 +121,7 @@ def open_source(path: str | pathlib.Path, *, dataset: str | None = None, on_bad_
     if dataset not in (None, PLAIN, *builders.available()):
         raise errors.unknown("data set", str(dataset), [PLAIN, *builders.available()])
     if not path.exists():
-        raise errors.UserError(f"expected a folder of images, there is no {path}; give --images DIR.")
+        raise errors.UserError(f"expected an image or a folder of images, there is no {path}; give --images PATH.")
     if dataset != PLAIN:
         if (prepared := _prepared(path)) is not None:
             return _open_prepared(prepared, dataset)
@@ -154,6 +154,13 @@ def _open_prepared(path: pathlib.Path, expected: str | None) -> Source:
 def _detect(path: pathlib.Path) -> str | None:
     """Returns the data set with the layout of a folder, None for plain images."""
     if path.is_file():
+        if image_names.is_image(path.name):
+            return None
+        if path.suffix.lower() != ".csv":
+            raise errors.UserError(
+                f"expected a folder of images, an image ({', '.join(image_names.SUFFIXES)}) or a CSV file, got the "
+                f"file {file_io.shown(path)}; give another --images PATH."
+            )
         return "reid_folder"
     fitting = [name for name in builders.available() if builders.fits(name, path)]
     # Data sets with the same layout differ in their file names or in the published counts.
@@ -227,11 +234,12 @@ def of_dataset(dataset: records.ReIDDataset, kind: str = "") -> Source:
 
 
 def _open_plain(path: pathlib.Path, on_bad_image: str) -> Source:
-    """Returns the source of all image files in a folder, sorted by relative path."""
+    """Returns the source of one image file, or of all in a folder, sorted by relative path."""
     if path.is_file():
-        raise errors.UserError(f"expected a folder of images, {path} is a file; give its folder.")
-    with file_io.reading(path, "a folder of images", "give another --images DIR"):
-        there = image_names.walk(path)
+        folder, there = path.parent, image_names.Listing((path.name,), (), ())
+    else:
+        with file_io.reading(path, "a folder of images", "give another --images DIR"):
+            folder, there = path, image_names.walk(path)
     names = tuple(sorted(there.images))
     if not names:
         shown = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
@@ -239,14 +247,14 @@ def _open_plain(path: pathlib.Path, on_bad_image: str) -> Source:
             f"expected images ({', '.join(image_names.SUFFIXES)}) in {path}, found none (there: {shown}); give another "
             "--images DIR."
         )
-    builders.refuse_unreadable_names(names, path)
+    builders.refuse_unreadable_names(names, folder)
     unknown = np.full(len(names), -1, np.int32)
-    files = Files([path / name for name in names], names, on_bad_image)
+    files = Files([folder / name for name in names], names, on_bad_image)
     split = records.Split("images", files, unknown, unknown, names)
     notes = [f"the link {name} leads to a folder above it and is not followed" for name in there.loops]
     if there.others:
         notes.append(f"{len(there.others)} other files are not read, such as {file_io.shown(there.others[0])}")
-    return Source("plain images", "", {"images": split}, os.path.abspath(path), tuple(notes))
+    return Source("plain images", "", {"images": split}, os.path.abspath(folder), tuple(notes))
 
 
 def load_image(path: str | pathlib.Path) -> np.ndarray:

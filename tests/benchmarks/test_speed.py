@@ -11,6 +11,8 @@ from reid_jax.benchmarks import model_speed, programs, subjects, tables
 from reid_jax.benchmarks.torch import counterparts
 from reid_jax.cli import benchmark as benchmark_cli
 from reid_jax.config import files
+from reid_jax.data import pipeline
+from reid_jax.runs import settings
 
 TINY = [
     "--option=size=resnet18",
@@ -61,6 +63,19 @@ def test_a_config_is_timed_with_its_own_step(root, script):
     assert row["images_per_s"] > 0
     with pytest.raises(errors.UserError, match="a multiple of 2"):
         model_speed.measure("train", [subject], [7])
+
+
+def test_generated_images_have_what_the_demos_read():
+    """AMFOR's step reads body parts; the images of `benchmark.py train --config` must have them in every system."""
+    for name in files.packaged():
+        data = settings.of(files.load_config(name)).data
+        split = subjects.generated_dataset(16, maps=data.maps).split("train")
+        options = {key: getattr(data, key) for key in ("sampler", "maps", "height", "width", "interpolation")}
+        with pipeline.train_batches(split, split.pids - 1, seed=0, cache="none", threads=0, **options) as batches:
+            batch = next(batches)
+        assert set(data.maps) <= set(batch), name
+        if data.maps:
+            assert set(np.unique(batch["parts"])) == set(range(9))
 
 
 def test_input_and_ranking_are_measured(script, tmp_path, capsys):

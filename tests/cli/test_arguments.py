@@ -144,7 +144,7 @@ CASES = [
     ("extract", (*EXTRACT, "--weights=FILE"), "one of the two"),
     ("extract", ("--model=bot", "--weights=NOTHING", *EXTRACT[2:]), "expected a weights file as --weights"),
     ("extract", ("--model=bott", *EXTRACT[1:]), "did you mean 'bot'"),
-    ("extract", (*EXTRACT, "--images=NOTHING"), "expected a folder of images, there is no"),
+    ("extract", (*EXTRACT, "--images=NOTHING"), "expected an image or a folder of images, there is no"),
     ("extract", (*EXTRACT, "--output=NOTHING.txt"), "expected --output to end in .npz"),
     ("extract", (*EXTRACT, "--output=FOLDER"), "expected --output to end in .npz"),
     ("extract", (*EXTRACT, "--output=BELOW.npz"), "lies below the file"),

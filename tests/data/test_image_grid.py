@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -38,7 +40,7 @@ def test_headers_fit_over_their_columns(split, monkeypatch, height, header):
     (title, _), *headers, _ = texts
     assert title == "synthped/train: 1 of 8 identities"
     assert header in dict(headers)
-    for (text, x), (_, following) in zip(headers, headers[1:], strict=False):
+    for (text, x), (_, following) in itertools.pairwise(headers):
         assert x + image_grid._width(text) < following
 
 

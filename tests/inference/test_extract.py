@@ -90,6 +90,17 @@ def photos(tmp_path):
 NAMES = ["a.PNG", "b.jpg", "e.webp", "sub/c.bmp", "sub/deep/d.tif"]
 
 
+def test_one_image_is_a_source(photos):
+    """A file is described like a folder that holds it alone; a CSV file stays a data set."""
+    for dataset in (None, sources.PLAIN):
+        source = sources.open_source(photos / "sub" / "c.bmp", dataset=dataset)
+        (split,) = source.splits.values()
+        assert (source.kind, split.filenames, source.root) == ("plain images", ("c.bmp",), str(photos / "sub"))
+        assert split.source[0]["image"].shape == (42, 20, 3)
+    with pytest.raises(errors.UserError, match=r"expected .* an image .* or a CSV file"):
+        sources.open_source(photos / "notes.txt")
+
+
 def test_command_extracts_a_plain_folder(weights, bot, photos, tmp_path, capsys):
     output = tmp_path / "new" / "features.npz"
     arguments = ["--model=bot", f"--weights={weights}", f"--images={photos}", f"--output={output}", "--batch-size=8"]
@@ -382,7 +393,7 @@ ERRORS = {
     "two weights": (("--model=bot", "--weights=w", "--random-weights", "--images=."), "one of the two"),
     "model": (("--model=bott", "--random-weights"), "unknown model 'bott'; did you mean 'bot'?"),
     "no such weights": (("--model=bot", "--weights=no.pth", "--images=.", "--output=f.npz"), "found nothing at no.pth"),
-    "no images": (("--model=bot", "--random-weights", "--output=f.npz"), "expected --images DIR"),
+    "no images": (("--model=bot", "--random-weights", "--output=f.npz"), "expected --images PATH"),
     "no such images": (("--model=bot", "--random-weights", "--images=no", "--output=f.npz"), "there is no no"),
     "empty folder": (("--model=bot", "--random-weights", "--images=.", "--output=f.npz"), "expected images"),
     "no output": (("--model=bot", "--random-weights", "--images=."), "expected --output FILE"),
