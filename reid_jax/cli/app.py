@@ -27,6 +27,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check-resume": ("check_resume", "kills and resumes a run and compares it with an undisturbed one"),
 }
 
+# These compile programs and keep them for the next start; `benchmark` does where asked, for it measures compilation.
+KEEPING = ("train", "evaluate", "extract", "ablate", "check-resume")
+
 
 def run(command: str) -> None:
     """Runs a subcommand with the arguments of this process and ends the process.
@@ -38,6 +41,8 @@ def run(command: str) -> None:
     # Imported here, after the handlers are in place: loading the libraries takes a second.
     from reid_jax.cli import command_line
 
+    # Before the command's module is loaded, for JAX reads its environment when it is imported.
+    command_line.keep_programs(by_default=command in KEEPING)
     module = command_line.load(f"reid_jax.cli.{COMMANDS[command][0]}")
     if command == "train":
         command_line.run_with_config(module.main, module.__doc__)

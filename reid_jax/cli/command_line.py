@@ -26,7 +26,7 @@ from reid_jax import config as config_lib
 from reid_jax import errors
 from reid_jax.cli import failures
 from reid_jax.config import files, rules
-from reid_jax.runtime import allocator, interruption
+from reid_jax.runtime import allocator, compilation, interruption
 
 USER_MISTAKE = 2
 HELP_FLAGS = {"-h", "-?", "--help", "-help"}
@@ -47,6 +47,23 @@ def load(module: str) -> ModuleType:
     if code:
         _exit(code)
     return loaded[0]
+
+
+def keep_programs(by_default: bool = True) -> None:
+    """Takes `--compilation_cache` out of the arguments of this process and keeps compiled programs as it says.
+
+    Args:
+        by_default: whether they are kept without the flag.
+    """
+
+    def attempt() -> None:
+        given, sys.argv[1:] = compilation.taken_from(sys.argv[1:])
+        if given is not None or (by_default and not HELP_FLAGS & set(sys.argv)):
+            compilation.keep(given)
+
+    code = _guarded(attempt)
+    if code:
+        _exit(code)
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -173,10 +190,19 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
     A mistake in the arguments is a `UserError`, one sentence instead of the usage and a sentence.
     """
-    return _Parser(description=for_caller(doc or ""), formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = _Parser(description=for_caller(doc or ""), formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument(compilation.FLAG, metavar="off|FOLDER", help=compilation.HELP)  # read by `keep_programs`
+    return made
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses arguments, and then says where compiled programs are kept."""
+        parsed = super().parse_args(args, namespace)
+        if compilation.notice():
+            print(compilation.notice(), file=sys.stderr)
+        return parsed
+
     def error(self, message: str) -> NoReturn:
         raise errors.UserError(f"{errors.reason(ValueError(message))}; {self.prog} --help lists the arguments.")
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
 from reid_jax.cli import failures
+from reid_jax.runtime import compilation
 
 flags.DEFINE_string("workdir", None, "Run folder (default: runs/<system>-<preset>[-<variant>...]).")
 flags.DEFINE_enum(
@@ -29,6 +30,7 @@ flags.DEFINE_bool("print_config", False, "Print the resolved config as JSON and 
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for several processes started by hand.")
 flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
 flags.DEFINE_integer("process_id", None, "Number of this process, from 0, with --coordinator.")
+flags.DEFINE_string("compilation_cache", None, compilation.HELP)  # read by `command_line.keep_programs`
 
 
 def main(config: ConfigDict) -> int:

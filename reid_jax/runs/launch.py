@@ -18,7 +18,7 @@ from reid_jax.plugins import record
 from reid_jax.runs import experiment, initial_weights, results
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runs import settings as settings_lib
-from reid_jax.runtime import folder_lock, processes
+from reid_jax.runtime import compilation, folder_lock, processes
 from reid_jax.train import metrics
 
 LOG = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_an
         return 0
     with _claimed(folder, config), metrics.log_to(folder.path, active=processes.is_main()):
         LOG.info("%s", _headline(config, folder))
+        if compilation.notice():
+            LOG.info("%s", compilation.notice())
         if warning:
             LOG.warning("%s", warning)
         if mode != "eval" and not folder.has_checkpoint():
