@@ -81,26 +81,62 @@ def make_preprocess(settings: sections.Preprocess) -> Callable[..., dict[str, ja
     return preprocess
 
 
-def init_variables(model: Any, settings: config_lib.Settings, batch: Mapping[str, Any]) -> dict[str, Any]:
+def initializer(model: Any, settings: config_lib.Settings, batch: Mapping[str, Any]) -> Callable[[jax.Array], Any]:
+    """Returns the compiled function from a random key to initial variables, `jax.jit(model.init)` with its options.
+
+    `jax.eval_shape` of it gives the shapes without compiling, and its trace serves the first call as well.
+
+    Args:
+        model: the model.
+        settings: `preprocess` is used.
+        batch: a batch of one image, for shapes; shapes suffice.
+    """
+    preprocess = make_preprocess(settings.preprocess)
+
+    def init(key: jax.Array) -> Any:
+        params_key, dropout_key = jax.random.split(key)
+        zeros = {name: jnp.zeros(value.shape, value.dtype) for name, value in batch.items()}
+        return model.init({"params": params_key, "dropout": dropout_key}, preprocess(zeros), train=False)
+
+    # Hundreds of random draws that run once: optimizing the program would dominate the start-up of a small run.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(init, compiler_options=quick)
+
+
+def init_variables(
+    model: Any,
+    settings: config_lib.Settings,
+    batch: Mapping[str, Any],
+    initialize: Callable[[jax.Array], Any] | None = None,
+) -> dict[str, Any]:
     """Returns randomly initialized variables; they depend on the seed and not on the number of devices.
 
     Args:
         model: the model.
         settings: `seed` and `preprocess` are used.
         batch: a batch of one image, for shapes.
+        initialize: `initializer` of these; None makes one.
 
     Raises:
         UserError: the model has variables in an unknown collection.
     """
-    preprocess = make_preprocess(settings.preprocess)
+    initialize = initialize or initializer(model, settings, batch)
+    return _collections(initialize(jax.random.key(settings.seed)))
 
-    def init(key: jax.Array) -> Any:
-        params_key, dropout_key = jax.random.split(key)
-        return model.init({"params": params_key, "dropout": dropout_key}, preprocess(batch), train=False)
 
-    # Hundreds of random draws that run once: optimizing the program would dominate the start-up of a small run.
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    variables = jax.jit(init, compiler_options=quick)(jax.random.key(settings.seed))
+def variable_shapes(
+    model: Any,
+    settings: config_lib.Settings,
+    batch: Mapping[str, Any],
+    initialize: Callable[[jax.Array], Any] | None = None,
+) -> dict[str, Any]:
+    """Returns the shapes of the variables of `init_variables`, by tracing alone."""
+    key = jax.eval_shape(lambda: jax.random.key(settings.seed))
+    return _collections(jax.eval_shape(initialize or initializer(model, settings, batch), key))
+
+
+def _collections(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the collections that a state keeps."""
     # Intermediates that a module sowed are not part of the state.
     unknown = set(variables) - {"params", "batch_stats", "constants", "intermediates"}
     if unknown:

@@ -66,7 +66,7 @@ def client_node(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -
 def serve(run_config: Mapping[str, Any], rounds: flower.Rounds) -> None:
     """Runs the server: claims the run folder, runs the rounds, saves and evaluates the result."""
     config = config_of(run_config)
-    folder = folder_lib.RunFolder(str(run_config.get("workdir") or launch.default_workdir(config)))
+    folder = folder_lib.RunFolder(str(run_config.get("workdir") or folder_lib.default_path(config)))
     file_io.make_folder(folder.path, "the run folder")
     with folder_lock.held(folder.path):
         folder.claim(config)

@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
 from reid_jax.cli import failures
-from reid_jax.runtime import compilation
+from reid_jax.runs import start_files
+from reid_jax.runtime import cluster, compilation
 
 flags.DEFINE_string("workdir", None, "Run folder (default: runs/<system>-<preset>[-<variant>...]).")
 flags.DEFINE_enum(
@@ -43,7 +44,10 @@ def main(config: ConfigDict) -> int:
     if given.print_config:
         print(config_lib.to_json(config))
         return 0
-    # Imported here because loading JAX takes seconds: a misspelled flag or `--print_config` is answered before.
+    if cluster.detect(given.coordinator, given.num_processes, given.process_id) is None:
+        start_files.check(config, given.workdir, given.mode)
+    # Imported here because loading JAX takes seconds: a misspelled flag, a value out of range, missing weights and
+    # `--print_config` are answered before.
     from reid_jax.runs import launch
     from reid_jax.runtime import processes
 

@@ -95,4 +95,5 @@ def _check_optimizer(owner: str, settings: config_lib.Settings) -> None:
     # Durations in steps fit or not, depending on the data.
     if not any(str(key).endswith("_steps") for key in schedule):
         steps = max(1, round(settings.train.epochs * _STEPS))
+        schedule, _ = schedules.fitted(schedule, steps, _STEPS)
         schedules.build(schedule, settings.optimizer.learning_rate, 1.0, steps, _STEPS)

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from reid_jax import build, errors, losses, models, trees
+from reid_jax import build, errors, losses, trees
 from reid_jax import config as config_lib
 from reid_jax.config import phases
 from reid_jax.data import checks, feature_set, records
@@ -37,7 +37,6 @@ from reid_jax.runs import folder as folder_lib
 from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import mesh, processes
 from reid_jax.train import checkpoints, loop, metrics, overview, profiling, state
-from reid_jax.weights import hub
 
 LOG = logging.getLogger(__name__)
 
@@ -77,6 +76,7 @@ class Experiment:
         self.model = build.build_model(self.settings, self.num_classes, self.num_cameras)
         self.preprocess = build.make_preprocess(self.settings.preprocess)
         self.extractor = extractor_lib.Extractor(self.model, self.settings, self.mesh)
+        self._initialize = build.initializer(self.model, self.settings, self.extractor.example_batch())
         self.further = further_descriptors.extractors(self.settings, self.num_classes, self.num_cameras, self.mesh)
         self.plan = plan.Plan(
             self.settings,
@@ -97,35 +97,32 @@ class Experiment:
         Args:
             weights: whether to load the weights that the config names; False if a checkpoint is restored afterwards.
         """
-        variables = build.init_variables(self.model, self.settings, self.extractor.example_batch())
+        variables = build.init_variables(self.model, self.settings, self.extractor.example_batch(), self._initialize)
         if weights:
-            if not hub.is_scratch(self.settings.init.weights):
-                variables = self._load(variables, self.settings.init.weights)
-            if self.settings.init.trained:
-                variables, report = starting_point.load_run(variables, self.settings.init)
-                LOG.info("variables of the run %s:\n%s", self.settings.init.trained, report)
-            variables = self._load_parts(variables)
+            variables = starting_point.fill(variables, self.settings, self.model)
         return state.create(mesh.replicate(variables, self.mesh))
+
+    def initial_shapes(self) -> state.TrainState:
+        """Returns the shapes of `initial_state`; nothing is computed or compiled."""
+        example = self.extractor.example_batch()
+        variables = build.variable_shapes(self.model, self.settings, example, self._initialize)
+        shapes: state.TrainState = jax.eval_shape(state.create, variables)
+        return shapes
+
+    def rehearse(self, first_step: int = 0) -> list[loop.Phase]:
+        """Returns the phases after tracing the train step of each that remains, see `plan.Plan.rehearse`.
+
+        Raises:
+            UserError: settings that do not fit each other, the model, the data or the devices.
+        """
+        shapes = self.initial_shapes()
+        schedule = self.phases(shapes.variables)
+        self.plan.rehearse(shapes, schedule, first_step)
+        return schedule
 
     def _load(self, variables: Mapping[str, Any], text: str) -> dict[str, Any]:
         """Returns the variables after loading a weights file, or published weights by name."""
-        path = initial_weights.file(text)
-        name, init = self.settings.model["name"], self.settings.init
-        filled, report = models.load_weights(
-            name, variables, path, model=self.model, allow_missing=init.allow_missing, ignore=init.ignore
-        )
-        LOG.info("weights from %s:\n%s", path, report)
-        return filled
-
-    def _load_parts(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """Returns the variables after loading parts with separate files, such as a text transformer."""
-        for key, read in models.part_loaders(self.settings.model["name"]).items():
-            text = getattr(self.settings.init, key)
-            if text:
-                path = initial_weights.file(text)
-                variables, report = read(variables, path)
-                LOG.info("%s from %s:\n%s", key.replace("_", " "), path, report)
-        return variables
+        return starting_point.load_file(variables, self.settings, self.model, text)
 
     def phases(self, variables: build.Variables) -> list[loop.Phase]:
         """Returns the phases of the run, see `plan.Plan.phases`."""
@@ -191,11 +188,11 @@ class Experiment:
             best_metric=f"{self.dataset.name}/mAP",
             keep_best=self.settings.checkpoint.keep_best,
         )
+        # By shapes first: what does not fit is found before anything is compiled.
+        schedule = self.rehearse(saved.latest_step() or 0) if train else None
         initial = self.initial_state(weights=saved.latest_step() is None)
         LOG.info("%s", overview.parameter_overview(initial.params))
-        schedule = self.phases(initial.variables)
-        if train:
-            self.plan.rehearse(initial, schedule, saved.latest_step() or 0)
+        schedule = schedule or self.phases(initial.variables)
         train_state, meta = self._resume(saved, initial, schedule)
         if not train and not meta["step"]:
             raise errors.UserError(

@@ -26,6 +26,12 @@ from reid_jax import errors, file_io
 from reid_jax.plugins import record
 
 
+def default_path(config: ConfigDict) -> str:
+    """Returns `runs/<system>-<preset>[-<variant>...]`, with the seed if it is not 0."""
+    parts = [config.system, config.preset, *config.variants, *([f"seed{config.seed}"] if config.seed else [])]
+    return str(pathlib.Path("runs") / "-".join(parts))
+
+
 class RunFolder:
     """Paths and JSON files of a run folder.
 
@@ -78,6 +84,18 @@ class RunFolder:
     def has_checkpoint(self) -> bool:
         """Returns whether the folder has a checkpoint."""
         return self.checkpoints.is_dir() and any(entry.name.isdigit() for entry in self.checkpoints.iterdir())
+
+    def check_trained(self) -> None:
+        """Checks that this is a run folder with a checkpoint.
+
+        Raises:
+            UserError: it is not.
+        """
+        self.read_config()
+        if not self.has_checkpoint():
+            raise errors.UserError(
+                f"expected a run with a checkpoint at {self.path}, it has none; train it first, or give another."
+            )
 
     def discard_untrained(self, made: Sequence[pathlib.Path]) -> None:
         """Removes the folder if its run ended before the first step was logged.

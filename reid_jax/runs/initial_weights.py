@@ -5,12 +5,11 @@ from __future__ import annotations
 import pathlib
 
 from reid_jax import config as config_lib
-from reid_jax.config import phases
 from reid_jax.runs import folder as folder_lib
+from reid_jax.runs import start_files
 from reid_jax.runtime import processes
+from reid_jax.train import checkpoints
 from reid_jax.weights import hub
-
-_SCRATCH = ", or start from random weights with --config.init.weights=scratch"
 
 
 def file(text: str, *, key: str = "", otherwise: str = "") -> pathlib.Path:
@@ -37,31 +36,32 @@ def fetch(settings: config_lib.Settings) -> None:
         UserError: one cannot be had, the sentence says which file belongs where, and how to start from scratch; or the
             run to start from is none.
     """
-    if settings.init.trained:
-        folder_lib.RunFolder(settings.init.trained).read_config()
-    if not hub.is_scratch(settings.init.weights):
-        file(settings.init.weights, key="init.weights", otherwise=_SCRATCH)
-    if settings.init.text_weights:
-        file(settings.init.text_weights, key="init.text_weights")
-    for name, phase in phases.resolve(settings):
-        for extra, options in phase.extras.items():
-            text = (options or {}).get("weights", "")
-            if isinstance(text, str) and text:
-                file(text, key=f"phases.{name}.extras.{extra}.weights" if name else f"extras.{extra}.weights")
+    start_files.look(settings)
+    for key, text, otherwise in start_files.named(settings):
+        file(text, key=key, otherwise=otherwise)
 
 
 def description(settings: config_lib.Settings) -> str:
     """Returns what a run starts from, for its log and `result.json`: name, file and hash, or random weights."""
     init = settings.init
-    if hub.is_scratch(init.weights):
+    if start_files.is_run(init.weights):
+        start = _run(init.weights)
+    elif hub.is_scratch(init.weights):
         start = f"random weights (seed {settings.seed})"
     else:
         start = hub.label(init.weights, hub.resolve(init.weights))
     if init.trained:
-        start = f"the run {init.trained}, before it {start}"
+        start = f"{_run(init.trained)}, before it {start}"
     if init.text_weights:
         start += f"; text transformer: {hub.label(init.text_weights, hub.resolve(init.text_weights))}"
     return start
+
+
+def _run(path: str) -> str:
+    """Returns a run as a start: its folder, its newest step, and the hash of its config."""
+    config = folder_lib.RunFolder(path).read_config()
+    step = checkpoints.newest_step(folder_lib.RunFolder(path).checkpoints)
+    return f"the run {path} (step {step}, config {config_lib.config_hash(config)})"
 
 
 def scratch_advice(settings: config_lib.Settings) -> str:

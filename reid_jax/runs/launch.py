@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,19 +14,12 @@ from reid_jax import config as config_lib
 from reid_jax import errors, file_io
 from reid_jax.config import files
 from reid_jax.plugins import record
-from reid_jax.runs import experiment, initial_weights, results
+from reid_jax.runs import experiment, results, start_checks
 from reid_jax.runs import folder as folder_lib
-from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import compilation, folder_lock, processes
 from reid_jax.train import metrics
 
 LOG = logging.getLogger(__name__)
-
-
-def default_workdir(config: ConfigDict) -> str:
-    """Returns `runs/<system>-<preset>[-<variant>...]`, with the seed if it is not 0."""
-    parts = [config.system, config.preset, *config.variants, *([f"seed{config.seed}"] if config.seed else [])]
-    return str(pathlib.Path("runs") / "-".join(parts))
 
 
 def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_and_eval") -> int:
@@ -45,7 +37,7 @@ def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_an
     """
     metrics.quiet_libraries()
     config = _with_code(config)
-    folder = folder_lib.RunFolder(workdir or default_workdir(config))
+    folder = folder_lib.RunFolder(workdir or folder_lib.default_path(config))
     if mode == "eval":
         folder.read_config()
     processes.agree("the config", config_lib.config_hash(config))
@@ -63,7 +55,7 @@ def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_an
         if warning:
             LOG.warning("%s", warning)
         if mode != "eval" and not folder.has_checkpoint():
-            initial_weights.fetch(settings_lib.of(config))
+            start_checks.check(config)
         result = experiment.Experiment(config).run(folder, train=mode != "eval", evaluate=mode != "train")
     if processes.is_main() and result is not None:
         print(results.summary(result))

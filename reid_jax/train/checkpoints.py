@@ -343,6 +343,18 @@ def newest_step(directory: str | pathlib.Path) -> int | None:
     return integrity.newest_readable(pathlib.Path(directory))
 
 
+def newest_meta(directory: str | pathlib.Path) -> dict[str, Any]:
+    """Returns the `meta` of the newest checkpoint that can be read.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = pathlib.Path(directory) / str(_choose(pathlib.Path(directory), newest_step(directory)))
+    with integrity.reading(folder):
+        meta: dict[str, Any] = _read_meta(folder)["meta"]
+        return meta
+
+
 def best_step(directory: str | pathlib.Path) -> int | None:
     """Returns the stored step with the highest score (the later of equals), `None` if no step has a score."""
     scored = []

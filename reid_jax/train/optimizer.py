@@ -201,6 +201,9 @@ def build(
     direction = function(**_options(str(name), function, given))
 
     groups = _assign(params, multipliers, decays, frozen)
+    schedule_config, note = schedules.fitted(schedule_config, total_steps, steps_per_epoch)
+    if note:
+        logger.warning("%s", note)
     by_factor = {
         factor: schedules.build(schedule_config, base_lr, factor, total_steps, steps_per_epoch)
         for factor in sorted({1.0, *groups["multipliers"].values()}, key=lambda factor: (factor != 1, factor))

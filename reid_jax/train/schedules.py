@@ -86,6 +86,15 @@ def _warmed_up(xp: Any, position: Any, after: Any, rate: float, warmup: int, fir
     return xp.where(position < warmup, first * (1 - part) + rate * part, after)
 
 
+def _check_warmup(warmup: int, total: int) -> None:
+    """Raises a `UserError` if nothing is left of a schedule after its warm-up."""
+    if warmup >= total:
+        raise UserError(
+            f"schedule.warmup_epochs (or warmup_steps) must be shorter than the schedule, but is {warmup} of {total} "
+            "steps; lower it, or raise schedule.total_epochs or train.epochs."
+        )
+
+
 def constant(
     xp: Any, position: Any, base: float, rate: float, *, total: int, warmup: int = 0, warmup_start: float = 0.01
 ) -> Any:
@@ -143,8 +152,7 @@ def cosine(
     end of the warm-up lies slightly below its maximum. `decay_from_warmup=True` counts from the end of the warm-up (the
     textbook form).
     """
-    if warmup >= total:
-        raise UserError(f"the warm-up ({warmup} steps) must be shorter than the schedule ({total} steps).")
+    _check_warmup(warmup, total)
     begin = warmup if decay_from_warmup else 0
     part = (position - begin) / (total - begin)
     low = floor * base
@@ -164,8 +172,7 @@ def linear(
     floor: float = 0.0,
 ) -> Any:
     """Returns a linear decay from the group's rate at the end of the warm-up to `floor` times the base rate."""
-    if warmup >= total:
-        raise UserError(f"the warm-up ({warmup} steps) must be shorter than the schedule ({total} steps).")
+    _check_warmup(warmup, total)
     part = (position - warmup) / (total - warmup)
     low = floor * base
     value = xp.where(part < 1, rate + (low - rate) * part, low)
@@ -216,6 +223,37 @@ class Schedule:
         if self.table is None:
             return float(self.formula(np, np.float64(step)))
         return float(self.table[min(int(step) // self.steps_per_epoch, len(self.table) - 1)])
+
+
+def fitted(config: Mapping[str, Any], total_steps: int, steps_per_epoch: int) -> tuple[dict[str, Any], str]:
+    """Returns the schedule of a config for a run, with a shorter warm-up where the run is no longer than it.
+
+    A formula that decays over the whole run (`cosine`, `linear`) has no meaning there, and a trial run of an epoch or
+    two is common: its warm-up becomes half the run. Schedules of their own length (`total_epochs`) stay as they are.
+
+    Args:
+        config: see `build`.
+        total_steps: steps of the run (or phase).
+        steps_per_epoch: steps in one epoch.
+
+    Returns:
+        The config, and a sentence about the change for the log, "" without one.
+    """
+    given = dict(config)
+    given |= dict(given.pop("options", None) or {})
+    known = SCHEDULES.get(str(given.get("name")))
+    whole = all(given.get(f"total_{unit}") is None for unit in ("epochs", "steps"))
+    warmup = duration(given, "warmup", steps_per_epoch, 0)
+    if known not in (cosine, linear) or not whole or not isinstance(warmup, int) or warmup < max(total_steps, 1):
+        return given, ""
+    key = "warmup_steps" if given.get("warmup_epochs") is None else "warmup_epochs"
+    asked = given.pop(key)
+    given["warmup_steps"] = total_steps // 2
+    epochs = total_steps / steps_per_epoch
+    return given, (
+        f"schedule.{key}={asked:g} is no shorter than the run ({epochs:g} epochs, {total_steps} steps): the warm-up is "
+        f"shortened to half of it, {total_steps // 2} steps."
+    )
 
 
 def build(

@@ -46,13 +46,14 @@ class _CutError(Exception):
     """The connection ended early; the next attempt continues."""
 
 
-def fetch(url: str, target: pathlib.Path, *, sha256: str = "") -> None:
+def fetch(url: str, target: pathlib.Path, *, sha256: str = "", token: str = "") -> None:
     """Downloads a file to a folder that exists. Of several processes that want it, one downloads and the others wait.
 
     Args:
         url: `http` or `https`; redirects are followed, but not from `https` to `http`.
         target: the file; it appears when it is whole and has the hash.
         sha256: the expected hash or its first digits; a hash that Hugging Face sends with the file is compared as well.
+        token: the user's token for this server, "" for none; redirects to other servers go without it.
 
     Raises:
         TransferError: the server cannot be reached, does not have the file, or sent another one.
@@ -65,7 +66,7 @@ def fetch(url: str, target: pathlib.Path, *, sha256: str = "") -> None:
                 part.unlink()
             return
         LOG.info("fetching %s from %s", target.name, _host(url))
-        transfer = _Transfer(url, part, file)
+        transfer = _Transfer(url, part, file, token)
         try:
             published = transfer.run()
             _compare(file, [one for one in (sha256, published) if one], url)
@@ -83,8 +84,8 @@ def fetch(url: str, target: pathlib.Path, *, sha256: str = "") -> None:
 class _Transfer:
     """The attempts to complete one unfinished file."""
 
-    def __init__(self, url: str, part: pathlib.Path, file: IO[bytes]) -> None:
-        self.url, self.part, self.file = url, part, file
+    def __init__(self, url: str, part: pathlib.Path, file: IO[bytes], token: str = "") -> None:
+        self.url, self.part, self.file, self.token = url, part, file, token
         self.version_file = part.with_name(f"{part.name}.version")
         self.published = ""
         self.version = ""
@@ -134,6 +135,8 @@ class _Transfer:
     def _attempt(self) -> None:
         """Reads from the server until its end."""
         request = urllib.request.Request(self.url, headers={"User-Agent": "reid_jax", "Accept-Encoding": "identity"})
+        if self.token:
+            request.add_unredirected_header("Authorization", f"Bearer {self.token}")
         if self._size() and self.version:
             request.add_header("Range", f"bytes={self._size()}-")
             request.add_header("If-Range", self.version)

@@ -2,15 +2,17 @@
 
     path = hub.get("resnet50_imagenet")     # from the folder of weights, or from its publisher
 
-A file is looked for in `folder()` and in the folders where torchvision and torchreid keep theirs, and fetched from its
-publisher otherwise (`reid_jax.weights.download`). A file whose publisher names a hash is compared with it on every use.
-Two environment variables: `REID_JAX_WEIGHTS` is the folder (default `~/.cache/reid_jax/weights`), and with
-`REID_JAX_OFFLINE=1` (or Hugging Face's `HF_HUB_OFFLINE=1`) nothing is fetched. `REID_JAX_WEIGHTS_MIRROR` names a server
-that has the files under their names, for clusters without a way to the publishers.
+A file is looked for in `folder()` and in the folders where torchvision, torchreid and Hugging Face's client keep
+theirs, and fetched from its publisher otherwise (`reid_jax.weights.download`). A file whose publisher names a hash is
+compared with it on every use. Environment variables: `REID_JAX_WEIGHTS` is the folder (`~/.cache/reid_jax/weights`
+without it), and with `REID_JAX_OFFLINE=1` nothing is fetched. `REID_JAX_WEIGHTS_MIRROR` names a server that has the
+files under their names, for clusters without a way to the publishers. Those of Hugging Face's client mean the same
+here: `HF_HUB_OFFLINE`, `HF_ENDPOINT`, `HF_TOKEN`, and for its cache `HF_HOME` and `HF_HUB_CACHE`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -208,7 +210,7 @@ def locate(name: str) -> pathlib.Path | None:
         if path.is_file():
             _check(path, entry)
             return path
-    return None
+    return _in_hugging_face_cache(entry)
 
 
 def get(name: str, *, otherwise: str = "") -> pathlib.Path:
@@ -222,31 +224,73 @@ def get(name: str, *, otherwise: str = "") -> pathlib.Path:
         UserError: no such name, the file cannot be fetched, or it has another hash than the published one.
     """
     entry = _entry(name)
-    found = locate(name)
+    found = look(name, otherwise=otherwise)
     if found is not None:
         return found
-    by_hand = f"put the file {entry.file} from {entry.url or entry.page} into {folder()}{otherwise}"
-    mirror = os.environ.get(MIRROR, "").rstrip("/")
-    url = f"{mirror}/{entry.file}" if mirror else entry.url
-    if offline():
-        variable = OFFLINE if os.environ.get(OFFLINE) else "HF_HUB_OFFLINE"
-        raise errors.UserError(
-            f"the weights {name!r} are not on this machine and {variable} forbids to fetch them; {by_hand}."
-        )
-    if not url:
-        raise errors.UserError(
-            f"the weights {name!r} are not on this machine and {entry.publisher} has no direct link to them; {by_hand}."
-        )
     target = file_io.make_folder(folder(), f"the folder of weights ({FOLDER})") / entry.file
     try:
-        download.fetch(url, target, sha256=entry.sha256)
+        download.fetch(_address(entry), target, sha256=entry.sha256, token=_token(entry))
     except download.TransferError as error:
-        raise errors.UserError(f"the weights {name!r} cannot be fetched: {error}; {by_hand}.") from error
+        raise errors.UserError(
+            f"the weights {name!r} cannot be fetched: {error}; {_by_hand(entry, otherwise)}."
+        ) from error
     return target
 
 
+def look(name: str, *, otherwise: str = "") -> pathlib.Path | None:
+    """Returns the file of published weights on this machine, `None` where it would be fetched now.
+
+    Args:
+        name: a key of `ENTRIES`.
+        otherwise: see `get`.
+
+    Raises:
+        UserError: no such name, the file is neither here nor may be fetched, or it has another hash than the published
+            one.
+    """
+    entry = _entry(name)
+    found = locate(name)
+    if found is not None:
+        return found
+    if offline():
+        variable = OFFLINE if os.environ.get(OFFLINE) else "HF_HUB_OFFLINE"
+        raise errors.UserError(
+            f"the weights {name!r} are not on this machine and {variable} forbids to fetch them; "
+            f"{_by_hand(entry, otherwise)}."
+        )
+    if not _address(entry):
+        raise errors.UserError(
+            f"the weights {name!r} are not on this machine and {entry.publisher} has no direct link to them; "
+            f"{_by_hand(entry, otherwise)}."
+        )
+    return None
+
+
+def _address(entry: Entry) -> str:
+    """Returns where a file is fetched from: the mirror, the environment's Hugging Face endpoint, or its publisher."""
+    mirror = os.environ.get(MIRROR, "").rstrip("/")
+    if mirror:
+        return f"{mirror}/{entry.file}"
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
+    if endpoint and entry.url.startswith(_HUGGING_FACE):
+        return f"{endpoint}/{entry.url.removeprefix(_HUGGING_FACE)}"
+    return entry.url
+
+
+def _token(entry: Entry) -> str:
+    """Returns the user's token for Hugging Face (`HF_TOKEN`), "" for files of others."""
+    if os.environ.get(MIRROR) or not entry.url.startswith(_HUGGING_FACE):
+        return ""
+    token = os.environ.get("HF_TOKEN", "").strip()
+    return token if token.isascii() and token.isprintable() else ""
+
+
+def _by_hand(entry: Entry, otherwise: str) -> str:
+    return f"put the file {entry.file} from {entry.url or entry.page} into {folder()}{otherwise}"
+
+
 def resolve(text: str, *, key: str = "", otherwise: str = "") -> pathlib.Path:
-    """Returns the file that a user means: one that exists, or published weights by name.
+    """Returns the file that a user means: one that exists, or published weights by name, which are fetched.
 
     Args:
         text: path of a file, a key of `ENTRIES`, or the name of a published file.
@@ -256,12 +300,29 @@ def resolve(text: str, *, key: str = "", otherwise: str = "") -> pathlib.Path:
     Raises:
         UserError: there is no such file and no such name, or the file cannot be had.
     """
+    name = _name_or_file(text, key, otherwise)
+    return pathlib.Path(text) if name is None else get(name, otherwise=otherwise)
+
+
+def check(text: str, *, key: str = "", otherwise: str = "") -> None:
+    """Checks a value of `resolve` without fetching anything.
+
+    Raises:
+        UserError: there is no such file and no such name, or the file is not here and cannot be fetched.
+    """
+    name = _name_or_file(text, key, otherwise)
+    if name is not None:
+        look(name, otherwise=otherwise)
+
+
+def _name_or_file(text: str, key: str, otherwise: str) -> str | None:
+    """Returns the name of published weights, `None` for a file that exists; see `resolve`."""
     path = pathlib.Path(text)
     if os.path.isfile(text):  # also answers for a text that can be no file name
-        return path
+        return None
     name = name_of(text)
     if name is not None:
-        return get(name, otherwise=otherwise)
+        return name
     found = "a folder" if os.path.isdir(text) else "nothing"
     if found == "a folder" or path.suffix in _ENDINGS or len(path.parts) > 1:
         raise errors.UserError(
@@ -302,6 +363,23 @@ def _entry(name: str) -> Entry:
     if name not in ENTRIES:
         raise errors.unknown("weights", name, ENTRIES)
     return ENTRIES[name]
+
+
+def _in_hugging_face_cache(entry: Entry) -> pathlib.Path | None:
+    """Returns the file in the cache that `huggingface_hub` keeps (`HF_HUB_CACHE`, `HF_HOME`), if it is there."""
+    if not entry.url.startswith(_HUGGING_FACE):
+        return None
+    owner, repository, _, revision, file = entry.url.removeprefix(_HUGGING_FACE).split("/", 4)
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
+    kept = pathlib.Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+    model = kept / f"models--{owner}--{repository}"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        commit = (model / "refs" / revision).read_text(encoding="ascii").strip()
+        path = model / "snapshots" / commit / file
+        if commit.isalnum() and path.is_file():
+            return path
+    return None
 
 
 def _other_folders(environment: Mapping[str, str] = os.environ) -> tuple[pathlib.Path, ...]:

@@ -21,6 +21,7 @@ class Server:
         redirects: path to (place, headers).
         ranges: whether `Range` is honored.
         requests: (path, value of `Range` or "") of each request.
+        tokens: value of `Authorization` or "" of each request.
     """
 
     def __init__(self, port: int) -> None:
@@ -33,6 +34,7 @@ class Server:
         self.redirects: dict[str, tuple[str, dict[str, str]]] = {}
         self.ranges = True
         self.requests: list[tuple[str, str]] = []
+        self.tokens: list[str] = []
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -42,6 +44,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         state, path = self.state, self.path
         asked = self.headers.get("Range") or ""
         state.requests.append((path, asked))
+        state.tokens.append(self.headers.get("Authorization") or "")
         if state.codes:
             self.send_error(state.codes.pop(0))
             return

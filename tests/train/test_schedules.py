@@ -175,6 +175,25 @@ def test_mistakes_are_named(config, message):
         build(config, 0.1)
 
 
+@pytest.mark.parametrize("name", ["warmup_cosine", "linear"])
+def test_a_run_no_longer_than_its_warm_up_gets_a_shorter_one(name):
+    config = {"name": name, "warmup_epochs": 5, "warmup_start": 0.0, "granularity": "step"}
+    changed, note = schedules.fitted(config, 20, 10)
+    assert note == (
+        "schedule.warmup_epochs=5 is no shorter than the run (2 epochs, 20 steps): the warm-up is shortened to half of "
+        "it, 10 steps."
+    )
+    short = schedules.build(changed, 0.1, 1.0, 20, 10)
+    assert [short.exact(step) for step in (0, 5)] == [0.0, 0.05]
+    assert 0.04 < short.exact(10) <= 0.1 * (1 + 1e-12)
+    assert schedules.fitted(config, 60, 10) == (config, "")  # longer runs keep theirs
+    assert schedules.fitted({**config, "total_epochs": 4}, 20, 10)[1] == ""  # so do schedules of their own length
+    step = {"name": "multistep", "warmup_epochs": 5}
+    assert schedules.fitted(step, 20, 10) == (step, "")  # a part of a stepwise schedule is what it is
+    with pytest.raises(UserError, match=r"schedule\.warmup_epochs \(or warmup_steps\) must be .* 50 of 40 steps"):
+        schedules.build({**config, "total_epochs": 4}, 0.1, 1.0, 20, 10)
+
+
 def test_options_may_stand_apart_and_a_warm_up_may_be_none_on_purpose():
     config = {"name": "warmup_multistep", "options": {"warmup_epochs": 0, "milestones_epochs": (1,), "factor": 0.5}}
     np.testing.assert_allclose(per_epoch(build(config, 1.0), [0, 1]), [1, 0.5])

@@ -115,6 +115,44 @@ def test_a_file_is_fetched_into_the_folder_and_from_a_mirror(tmp_path, monkeypat
     assert sorted(path.name for path in (tmp_path / "new/weights").iterdir()) == ["a.pth", "osnet_x0_25_imagenet.pth"]
 
 
+def test_the_variables_of_hugging_faces_client_mean_the_same_here(tmp_path, monkeypatch):
+    monkeypatch.setenv(hub.FOLDER, str(tmp_path / "weights"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    for name in (hub.OFFLINE, hub.MIRROR, "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    with file_server.serving() as server, file_server.serving() as storage:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        there = "/timm/resnet50.a1_in1k/resolve/main/model.safetensors"
+        server.redirects[there] = (f"{storage.url}/blob", {"X-Linked-Etag": hashlib.sha256(CONTENT).hexdigest()})
+        storage.files["/blob"] = CONTENT
+        assert hub.get("resnet50_a1").read_bytes() == CONTENT
+        # The token is for the server that it belongs to, not for where that one leads.
+        assert server.tokens == ["Bearer hf_secret"]
+        assert storage.tokens == [""]
+        monkeypatch.setitem(hub.ENTRIES, "a", entry(url=f"{storage.url}/blob"))
+        hub.get("a")
+        assert storage.tokens == ["", ""]
+    (tmp_path / "weights" / "resnet50.a1_in1k.safetensors").unlink()
+    model = tmp_path / "hf/hub/models--timm--resnet50.a1_in1k"
+    kept = model / "snapshots/0123abcd/model.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(CONTENT)
+    assert hub.locate("resnet50_a1") is None
+    (model / "refs").mkdir()
+    (model / "refs/main").write_text("0123abcd")
+    assert hub.get("resnet50_a1") == kept
+
+
+def test_a_check_fetches_nothing(folders):
+    hub.check("resnet50_imagenet")  # it could be fetched
+    with pytest.raises(errors.UserError, match="no direct link"):
+        hub.check("hap_vit_base")
+    with pytest.raises(errors.UserError, match="did you mean 'resnet50_imagenet'"):
+        hub.check("resnet50_imagnet")
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

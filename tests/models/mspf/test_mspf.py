@@ -527,14 +527,14 @@ def test_mspf_starts_from_a_trained_osfa(monkeypatch):
     osfa = jax.tree.map(lambda leaf: np.full(leaf.shape, 7, np.float32), shapes(**_without_name(parent))[1])
     monkeypatch.setattr(starting_point.folder_lib.RunFolder, "read_config", lambda self: None)
     monkeypatch.setattr(starting_point.checkpoints, "restore_variables", lambda *_, **__: (osfa, {}))
-    filled, report = starting_point.load_run(shapes()[1], dataclasses.replace(init, trained="runs/osfa"))
+    filled, report = starting_point.load_run(shapes()[1], "runs/osfa", init)
     loaded = {path for path, leaf in trees.flatten(filled).items() if isinstance(leaf, np.ndarray)}
     rest = {path.split("/", 1)[1] for path in set(trees.flatten(filled)) - loaded}
     assert {"params/osfa/conv1/conv/kernel", "batch_stats/osfa/conv5/bn/mean", "params/neck_l/scale"} <= loaded
     assert all(path.startswith(("mpf/", "neck_g/", "classifier_g/", "osfa/attention")) for path in rest)
     assert not report.named("extra")
     with pytest.raises(errors.UserError, match="attention"):
-        starting_point.load_run(shapes()[1], dataclasses.replace(init, ignore=()))
+        starting_point.load_run(shapes()[1], "runs/osfa", dataclasses.replace(init, ignore=()))
 
 
 def _without_name(options: dict[str, Any]) -> dict[str, Any]:

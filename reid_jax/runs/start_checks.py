@@ -1,0 +1,39 @@
+"""Checks at the start of a new run: cheap ones first, all of them before data is prepared or a program is compiled.
+
+The order is that of their cost: names and ranges of the config, presence of weights, their fit to the model's shapes,
+and, where a data set would be prepared first, a rehearsal of the train step on a stand-in for it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import jax
+from ml_collections import ConfigDict
+
+from reid_jax.data import records
+from reid_jax.runs import config_checks, experiment, initial_weights, stand_in, starting_point
+from reid_jax.runs import settings as settings_lib
+
+
+def check(config: ConfigDict) -> None:
+    """Checks everything of a new run that can be checked without its data. A collective.
+
+    Raises:
+        UserError: a mistake in the config, or weights that are missing or do not fit.
+    """
+    settings = settings_lib.of(config)
+    config_checks.check(settings)
+    initial_weights.fetch(settings)
+    starting_point.check(settings)
+    if jax.process_count() == 1 and (drawn := stand_in.dataset(settings)) is not None:
+        _rehearse(config, drawn)
+
+
+def _rehearse(config: ConfigDict, drawn: records.ReIDDataset) -> None:
+    """Traces the train step of every phase on a stand-in for the data set; its log lines would be those of the run."""
+    logging.disable(logging.WARNING)
+    try:
+        experiment.Experiment(config, drawn).rehearse()
+    finally:
+        logging.disable(logging.NOTSET)
