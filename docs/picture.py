@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import pathlib
 import re
 import sys
@@ -25,20 +26,25 @@ SIZE = (72, 144)
 GAP, FRAME, MARGIN = 8, 4, 14
 COLORS = {"query": (37, 99, 168), "right": (31, 146, 84), "wrong": (207, 59, 54)}
 
-CARD = re.compile(r'<article class="card"[^>]*data-ap="([\d.]+)"[^>]*data-text="(\S+)[^"]*">(.*?)</article>', re.DOTALL)
-FIGURE = re.compile(r'<figure class="(query|right|wrong)[^"]*"[^>]*><img src="data:image/\w+;base64,([^"]+)"')
+DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
 Pictures = list[tuple[str, Image.Image]]
 
 
 def cards(page: str) -> list[tuple[float, str, Pictures]]:
-    """Average precision, identity and pictures (query first) of every query on the page."""
+    """Average precision, identity and pictures (query first) of every scored query on the page."""
+    data = json.loads(DATA.findall(page)[0])
+
+    def picture(number: int) -> Image.Image:
+        return Image.open(io.BytesIO(base64.b64decode(data["pictures"][number]))).convert("RGB")
+
     found = []
-    for precision, identity, body in CARD.findall(page):
-        pictures = [
-            (kind, Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")) for kind, data in FIGURE.findall(body)
-        ]
-        found.append((float(precision), identity, pictures))
+    for query in data["queries"]:
+        shown = [data["gallery"][place]["picture"] for place in query["gallery"]]
+        kinds = [("wrong", "right")[int(right)] for right in query["right"]]
+        if query["ap"] is not None and min(query["picture"], *shown) >= 0:
+            answers = [(kind, picture(number)) for kind, number in zip(kinds, shown, strict=True)]
+            found.append((query["ap"], query["identity"], [("query", picture(query["picture"])), *answers]))
     return found
 
 

@@ -24,7 +24,7 @@ from reid_jax import errors, file_io
 from reid_jax.cli import arguments, command_line
 from reid_jax.data import image_io
 from reid_jax.data.feature_set import FeatureSet
-from reid_jax.evaluation import distance_blocks, image_files, own_scores, ranking, report, suite
+from reid_jax.evaluation import distance_blocks, image_files, own_scores, ranking, report, suite, thumbnails
 
 # Options of the plain evaluation that the corrupted one does not have.
 PLAIN_ONLY = ("rerank", "expand", "verification", "exact_verification", "single_shot", "score", "html")
@@ -112,12 +112,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--html", metavar="FILE", help="write the page of ranked lists")
     parser.add_argument(
+        "--queries",
+        type=arguments.whole(1, 100_000),
+        metavar="N",
+        help="with --html: the N/2 worst queries and a spread of the others (default: all)",
+    )
+    parser.add_argument(
         "--images", metavar="DIR", help="with --html: folder of the images (default: recorded in the features)"
     )
     return parser
 
 
-def _sources(args: argparse.Namespace) -> tuple[dict[str, FeatureSet], report.LoadImage | None]:
+def _sources(args: argparse.Namespace) -> tuple[dict[str, FeatureSet], thumbnails.LoadImage | None]:
     """Returns feature sets by name and, for the page, a function that loads their images."""
     if args.run:
         from reid_jax.runs import trained  # models and data: only where a model runs
@@ -149,6 +155,8 @@ def _check(args: argparse.Namespace) -> None:
         raise errors.UserError("--best needs --run DIR: a features file holds one checkpoint's features.")
     if args.images and not args.html:
         raise errors.UserError("--images is for the page of ranked lists: add --html FILE, or leave it out.")
+    if args.queries is not None and not args.html:
+        raise errors.UserError("--queries is for the page of ranked lists: add --html FILE, or leave it out.")
     if args.alpha is not None and not args.expand:
         raise errors.UserError("--alpha is the exponent of query expansion: add --expand N, or leave it out.")
     if args.metric is not None:
@@ -263,5 +271,5 @@ def main(argv: list[str]) -> int:
     if args.output:
         _write(args.output, suite.merge(reports))
     if args.html and load_image is not None:
-        print(report.write_ranked_lists(args.html, reports[0].feature_set, reports[0].plain, load_image))
+        print(report.write_page(args.html, reports[0], load_image, max_queries=args.queries))
     return 0

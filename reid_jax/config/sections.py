@@ -225,7 +225,7 @@ class Evals(Section):
         batch_size: images per batch.
         same_camera_filter: whether gallery images with the query's identity and camera are excluded.
         baselines: whether the untrained network and features without learning are evaluated before training.
-        ranked_lists: number of queries on the page of ranked lists; 0 writes no page.
+        ranked_lists: maximum number of queries on the page of ranked lists, the worst among them; 0 writes no page.
         corruption_rounds: rounds of the final evaluation with randomly corrupted queries, gallery, or both; 0 skips it.
         datasets: presets of further data sets to evaluate on.
         scores: `package.module:name` of the user's own scores, `(FeatureSet, RankingResult) -> {name: value}`.
@@ -242,7 +242,7 @@ class Evals(Section):
     batch_size: int = key(64, COUNT)
     same_camera_filter: bool = key(True, rules.FLAG)
     baselines: bool = key(False, rules.FLAG)
-    ranked_lists: int = key(40, rules.whole(0, 100_000))
+    ranked_lists: int = key(5_000, rules.whole(0, 100_000))
     corruption_rounds: int = key(0, rules.whole(0, 10_000))
     datasets: tuple[str, ...] = key((), rules.TEXTS)
     scores: tuple[str, ...] = key((), rules.TEXTS)

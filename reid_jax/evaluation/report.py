@@ -1,31 +1,32 @@
 """The page of ranked lists: a self-contained HTML file that shows where a system succeeds and where it fails.
 
-Images are embedded, so the file can be sent by mail or opened anywhere.
+All queries are data of a small script in the page (`ranked_lists.js`), which searches, sorts and draws them while the
+reader scrolls. Every picture is embedded once, within the budget of `thumbnails`, so that the file can be sent by mail
+or opened anywhere.
 """
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import dataclasses
-import html
-import io
+import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from reid_jax import file_io
+from reid_jax import errors, file_io
+from reid_jax.data import camera_labels
 from reid_jax.data.feature_set import JUNK_ID, UNKNOWN_CAMERA, FeatureSet
-from reid_jax.evaluation import charts, distance_blocks
+from reid_jax.evaluation import charts, distance_blocks, suite, thumbnails, verification, web_pages
 from reid_jax.evaluation.ranking import RankingResult
+from reid_jax.evaluation.thumbnails import LoadImage
 
-LoadImage = Callable[[str, int], np.ndarray]
 DistanceRows = Callable[[np.ndarray], np.ndarray]
 
-_THUMBNAIL = (96, 192)  # largest width and height in pixels
-_QUALITY = 82
 _TEMPLATE = pathlib.Path(__file__).with_name("ranked_lists.html")
+_BLOCK = 256  # queries whose distances are in memory at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,37 +68,69 @@ def ranked_lists(
         distance_rows: maps query rows [n] to distances [n, gallery] (junk included), for instance re-ranked;
             None computes them from the features.
     """
+    rows_of, reported = (
+        _from_features(feature_set, result.metric) if distance_rows is None else (distance_rows, _as_given)
+    )
+    lists = []
+    for first in range(0, len(queries), _BLOCK):
+        block = queries[first : first + _BLOCK]
+        for number, distances in zip(block, rows_of(block), strict=True):
+            lists.append(_ranked(feature_set, result, int(number), distances, top, reported))
+    return lists
+
+
+def _as_given(distances: np.ndarray) -> np.ndarray:
+    return distances.astype(np.float64)
+
+
+def _from_features(feature_set: FeatureSet, metric: str) -> tuple[DistanceRows, DistanceRows]:
+    """Returns the function that maps query rows to distances, and the one from these to what is reported."""
+    query, gallery = distance_blocks.prepare_both(feature_set, metric)
     slots = feature_set.query_features.ndim == 3
-    if distance_rows is None:
-        query, gallery = distance_blocks.prepare_both(feature_set, result.metric)
-        matrix, scale = distance_blocks.pairwise(query.take(queries), gallery), query.scale
-    else:
-        matrix, scale = distance_rows(queries), 1.0
-    junk = (feature_set.gallery_ids == JUNK_ID) & (result.num_gallery < feature_set.num_gallery)
-    out = []
-    for row, number in zip(matrix, queries, strict=True):
-        same = feature_set.gallery_ids == feature_set.query_ids[number]
-        camera = feature_set.query_cams[number]
-        left_out = junk
-        if result.same_camera_filter and camera != UNKNOWN_CAMERA:
-            left_out = junk | (same & (feature_set.gallery_cams == camera))
-        order = np.argsort(row, kind="stable")
-        order = order[~left_out[order]]
-        hits = order[same[order]]
-        shown = order[:top]
-        chosen = np.append(shown, hits[:1])
-        values = row[chosen].astype(np.float64)
-        if distance_rows is None:
-            values = distance_blocks.readable(row[chosen], result.metric, slots, scale)
-        first = (int(hits[0]), float(values[-1])) if len(hits) else (-1, float("nan"))
-        out.append(RankedList(int(number), shown, values[: len(shown)], same[shown], *first))
-    return out
+    reported = functools.partial(distance_blocks.readable, metric=metric, slots=slots, scale=query.scale)
+    return lambda rows: distance_blocks.pairwise(query.take(rows), gallery), reported
+
+
+def _ranked(
+    feature_set: FeatureSet,
+    result: RankingResult,
+    query: int,
+    distances: np.ndarray,
+    top: int,
+    reported: Callable[[np.ndarray], np.ndarray],
+) -> RankedList:
+    """Returns the ranked list of one query from its distances [gallery]."""
+    left_out = (feature_set.gallery_ids == JUNK_ID) & (result.num_gallery < feature_set.num_gallery)
+    same = feature_set.gallery_ids == feature_set.query_ids[query]
+    camera = feature_set.query_cams[query]
+    if result.same_camera_filter and camera != UNKNOWN_CAMERA:
+        left_out = left_out | (same & (feature_set.gallery_cams == camera))
+    shown = _nearest(distances, np.flatnonzero(~left_out), top)
+    hits = np.flatnonzero(same & ~left_out)
+    first = hits[np.argmin(distances[hits])] if len(hits) else -1  # of equal ones the first in the gallery
+    distance = float(reported(distances[[first]])[0]) if len(hits) else float("nan")
+    return RankedList(query, shown, reported(distances[shown]), same[shown], int(first), distance)
+
+
+def _nearest(distances: np.ndarray, kept: np.ndarray, count: int) -> np.ndarray:
+    """Returns the `count` nearest of some gallery rows, nearest first, ties in gallery order."""
+    values = distances[kept]
+    if count < len(kept):
+        inside = np.flatnonzero(values <= np.partition(values, count - 1)[count - 1])
+        kept, values = kept[inside], values[inside]
+    nearest: np.ndarray = kept[np.argsort(values, kind="stable")[:count]]
+    return nearest
 
 
 def choose_queries(result: RankingResult, count: int) -> np.ndarray:
-    """Returns query rows to show, lowest AP first: half of them the lowest, the others spread evenly up to the best."""
+    """Returns query rows to show, lowest AP first; queries that are not scored stand at the end.
+
+    Where there are more than `count`, half are those with the lowest AP, the others are spread evenly up to the best.
+    """
     valid = np.flatnonzero(~np.isnan(result.ap))
     order = valid[np.argsort(result.ap[valid], kind="stable")]
+    if len(result.ap) <= count:
+        return np.concatenate([order, np.flatnonzero(np.isnan(result.ap))])
     if len(order) <= count:
         return order
     worst = count // 2
@@ -106,16 +139,43 @@ def choose_queries(result: RankingResult, count: int) -> np.ndarray:
     return chosen
 
 
+def about(feature_set: FeatureSet, run: str = "", step: int | None = None) -> dict[str, str]:
+    """Returns run, model, weights and date for the headline of a page.
+
+    Args:
+        feature_set: its meta data say which model made it; other programs may leave them out.
+        run: name of the run; by default that of the meta data.
+        step: step of the checkpoint; by default that of the meta data.
+    """
+    meta = feature_set.meta
+    model = meta.get("model")
+    name = model.get("name") if isinstance(model, dict) else model
+    weights = meta.get("weights")
+    origin: Mapping[str, Any] = weights if isinstance(weights, dict) else {"file": weights}
+    at_step = origin.get("step") if step is None else step
+    return {
+        "run": str(run or origin.get("run") or ""),
+        "step": "" if at_step is None else str(at_step),
+        "model": str(name or meta.get("system") or ""),
+        "weights": str(origin.get("file") or ""),
+        "made": web_pages.today(),
+    }
+
+
 def write_ranked_lists(
     path: str | pathlib.Path,
     feature_set: FeatureSet,
     result: RankingResult,
     load_image: LoadImage,
     *,
+    verified: verification.VerificationResult | None = None,
     top: int = 10,
-    max_queries: int = 100,
+    max_queries: int | None = None,
     title: str | None = None,
+    facts: Mapping[str, str] | None = None,
     distance_rows: DistanceRows | None = None,
+    budget: int = thumbnails.BUDGET,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> pathlib.Path:
     """Writes the page and returns its path.
 
@@ -124,68 +184,78 @@ def write_ranked_lists(
         feature_set: what was ranked.
         result: its scores.
         load_image: maps ("query" | "gallery", row) to uint8 [H, W, 3].
+        verified: distances of all pairs and their threshold; None leaves that chart out.
         top: images shown per query.
-        max_queries: queries shown, see `choose_queries`.
+        max_queries: queries on the page, see `choose_queries`; None shows all.
         title: headline; the name of the data set by default.
+        facts: run, model and date below the headline; by default `about(feature_set)`.
         distance_rows: see `ranked_lists`.
+        budget: bytes of all pictures; the lists beyond it, those with the highest AP, have names only.
+        progress: called with the number of pictures done and of all.
 
-    Returns:
-        The path.
+    Raises:
+        UserError: an image cannot be read, or the file cannot be written.
     """
     path = pathlib.Path(path)
-    queries = choose_queries(result, max_queries)
+    queries = choose_queries(result, result.num_query if max_queries is None else max_queries)
     lists = ranked_lists(feature_set, result, queries, top=top, distance_rows=distance_rows)
-    thumbnails: dict[tuple[str, int], str] = {}
-
-    def picture(side: str, row: int) -> str:
-        key = (side, row)
-        if key not in thumbnails:
-            thumbnails[key] = _data_uri(load_image(side, row))
-        return thumbnails[key]
-
-    cards = [_card(one, number, feature_set, result, picture) for number, one in enumerate(lists)]
-    dataset = str(feature_set.meta.get("dataset") or "Ranked lists")
-    page = _TEMPLATE.read_text(encoding="utf-8")
-    for key, value in {
-        "TITLE": html.escape(title or dataset),
-        "TILES": _tiles(result),
-        "PROTOCOL": _protocol(feature_set, result, len(lists)),
-        "CMC": charts.cmc_curve(result.cmc),
-        "HISTOGRAM": charts.ap_histogram(result.ap),
-        "CARDS": "\n".join(cards),
-    }.items():
-        page = page.replace(f"<!--{key}-->", value)
+    data, pictures = _data(lists, feature_set, result, load_image, budget, progress)
+    name = title or str(feature_set.meta.get("dataset") or "Ranked lists")
+    about_it = about(feature_set) if facts is None else facts
+    page = web_pages.fill(
+        _TEMPLATE,
+        {
+            "TITLE": web_pages.escaped(" · ".join(filter(None, (name, about_it.get("run"))))),
+            "ABOUT": web_pages.facts(about_it),
+            "TILES": web_pages.tiles(
+                {"mAP": result.mAP, **{f"Rank-{rank}": result.rank(rank) for rank in (1, 5, 10)}, "mINP": result.mINP}
+            ),
+            "PROTOCOL": _protocol(feature_set, result, len(lists), pictures),
+            "CMC": charts.cmc_curve(result.cmc),
+            "HISTOGRAM": charts.ap_histogram(result.ap),
+            "DISTANCES": "" if verified is None else _distances(verified),
+            "DATA": web_pages.data_block(data),
+        },
+        script=_TEMPLATE.with_suffix(".js"),
+    )
     file_io.make_folder(path.parent, "the folder of the page")
     file_io.write_text(path, page, "the page of ranked lists")
     return path
 
 
-def _data_uri(image: np.ndarray) -> str:
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    # The browser enlarges small images; large ones are reduced here, with a good filter.
-    picture.thumbnail(_THUMBNAIL, Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+def write_page(path: str | pathlib.Path, measured: suite.Report, load_image: LoadImage, **options: Any) -> pathlib.Path:
+    """Writes the page of an evaluation report, see `write_ranked_lists`; the distances of pairs are always shown.
+
+    Args:
+        path: the HTML file.
+        measured: its plain ranking is shown.
+        load_image: maps ("query" | "gallery", row) to uint8 [H, W, 3].
+        **options: further arguments of `write_ranked_lists`.
+    """
+    verified, ranked = measured.verified, measured.plain
+    if verified is None:
+        # A set with pairs of one kind only has ranked lists, but no threshold.
+        with contextlib.suppress(errors.UserError):
+            verified = verification.verify(
+                measured.feature_set, metric=ranked.metric, same_camera_filter=ranked.same_camera_filter
+            )
+    return write_ranked_lists(path, measured.feature_set, ranked, load_image, verified=verified, **options)
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _tiles(result: RankingResult) -> str:
-    values = [("mAP", result.mAP), ("Rank-1", result.rank(1)), ("Rank-5", result.rank(5))]
-    values += [("Rank-10", result.rank(10)), ("mINP", result.mINP)]
-    return "".join(
-        f'<div class="tile"><span class="value">{_percent(value)}<small>%</small></span><span>{name}</span></div>'
-        for name, value in values
+def _distances(verified: verification.VerificationResult) -> str:
+    chart = charts.distance_histogram(verified.histogram, verified.eer, verified.eer_threshold)
+    return (
+        f'<section class="panel"><h2>Distances of all compared pairs</h2>{chart}<ul class="legend">'
+        f'<li class="same"><span class="key"></span><span>same person ({verified.num_same:,})</span></li>'
+        f'<li class="different"><span class="key dashed"></span><span>two persons ({verified.num_different:,})</span>'
+        "</li></ul></section>"
     )
 
 
-def _protocol(feature_set: FeatureSet, result: RankingResult, shown: int) -> str:
+def _protocol(feature_set: FeatureSet, result: RankingResult, shown: int, pictures: thumbnails.Thumbnails) -> str:
     slots = feature_set.query_features.ndim == 3
     measure = {"euclidean": "Euclidean distance", "cosine": "cosine distance (1 &minus; cos)"}.get(
-        result.metric, result.metric
+        result.metric, web_pages.escaped(result.metric)
     )
     if slots:
         measure += f", mean over {feature_set.query_features.shape[1]} slots"
@@ -203,62 +273,94 @@ def _protocol(feature_set: FeatureSet, result: RankingResult, shown: int) -> str
         notes.append(f"{junk:,} junk images (identity &minus;1) are left out")
     if result.num_query_without_match:
         notes.append(f"{result.num_query_without_match:,} queries without a correct gallery image are not scored")
-    scored = result.num_query - result.num_query_without_match
-    if shown < scored:
-        notes.append(f"{shown} of {scored:,} scored queries are shown: the worst, and others spread up to the best")
+    if shown < result.num_query:
+        notes.append(
+            f"<b>{shown:,} of {result.num_query:,} queries are on this page</b>: the worst, and others spread up to "
+            "the best"
+        )
+    if pictures.full:
+        notes.append("the pictures of the lists with the highest AP are left out, to bound the size of this file")
     return "".join(f"<li>{note}</li>" for note in notes)
-
-
-def _camera(number: int) -> str:
-    return "camera unknown" if number == UNKNOWN_CAMERA else f"camera {number}"
 
 
 def _number(value: float) -> str:
     return "∞" if np.isinf(value) else f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
 
 
-def _answer(
-    feature_set: FeatureSet, row: int, distance: float, rank: int, correct: bool, uri: str, extra: str = ""
-) -> str:
-    mark, word = ("✓", "right") if correct else ("✗", "wrong")
-    number, camera = int(feature_set.gallery_ids[row]), int(feature_set.gallery_cams[row])
-    # In data sets that number people from 0, identity 0 is a person, and there are queries of it.
-    distractor = number == 0 and not (feature_set.query_ids == 0).any()
-    person = html.escape(feature_set.person(number))
-    identity = "distractor" if distractor else "junk" if number == JUNK_ID else person or f"id {number}"
-    name = html.escape(feature_set.gallery_names[row])
-    return (
-        f'<figure class="{word}{extra}" title="{name}&#10;{identity}, {_camera(camera)}">'
-        f'<img src="{uri}" alt="rank {rank}, {word}, {identity}" loading="lazy">'
-        f'<span class="rank">{rank}</span><span class="mark">{mark}</span>'
-        f"<figcaption><b>{_number(distance)}</b><span>{identity}</span><span>{_camera(camera)}</span></figcaption>"
-        "</figure>"
+def _data(
+    lists: Sequence[RankedList],
+    feature_set: FeatureSet,
+    result: RankingResult,
+    load_image: LoadImage,
+    budget: int,
+    progress: Callable[[int, int], object],
+) -> tuple[dict[str, Any], thumbnails.Thumbnails]:
+    """Returns queries, gallery images and pictures for `ranked_lists.js`, and the pictures."""
+    late = {one.query for one in lists if one.first_correct >= 0 and one.first_correct not in one.gallery}
+    rows = dict.fromkeys(
+        int(row) for one in lists for row in (*one.gallery, *([one.first_correct] * (one.query in late)))
     )
+    places = {row: place for place, row in enumerate(rows)}
+    total, done = len(lists) + len(rows), 0
 
+    def count() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
 
-def _card(
-    one: RankedList, number: int, feature_set: FeatureSet, result: RankingResult, picture: Callable[[str, int], str]
-) -> str:
-    row = one.query
-    name = html.escape(feature_set.query_names[row])
-    identity = html.escape(feature_set.person(int(feature_set.query_ids[row]))) or str(int(feature_set.query_ids[row]))
-    first = int(result.first_hit[row]) + 1
-    answers = [
-        _answer(feature_set, int(item), float(distance), rank, bool(correct), picture("gallery", int(item)))
-        for rank, (item, distance, correct) in enumerate(zip(one.gallery, one.distances, one.correct, strict=True), 1)
+    pictures = thumbnails.Thumbnails(load_image, total, budget=budget, progress=count)
+    cameras = camera_labels.of(
+        (*feature_set.query_names, *feature_set.gallery_names),
+        np.concatenate([feature_set.query_cams, feature_set.gallery_cams]),
+    )
+    queries = []
+    for one in lists:
+        queries.append(_query(one, feature_set, result, cameras, places, one.query in late))
+        # In the order of the page, so that it is the last lists whose pictures are left out.
+        queries[-1]["picture"] = pictures.number("query", one.query)
+        for row in (*one.gallery, *([one.first_correct] * (one.query in late))):
+            pictures.number("gallery", int(row))
+    gallery = [
+        {
+            "name": web_pages.plain(feature_set.gallery_names[row]),
+            "person": _gallery_person(feature_set, row),
+            "camera": cameras[int(feature_set.gallery_cams[row])],
+            "picture": pictures.number("gallery", row),
+        }
+        for row in rows
     ]
-    if first > len(one.gallery) and one.first_correct >= 0:
-        uri = picture("gallery", one.first_correct)
-        answers.append(_answer(feature_set, one.first_correct, one.first_distance, first, True, uri, " later"))
+    return {"queries": queries, "gallery": gallery, "pictures": pictures.texts}, pictures
+
+
+def _query(
+    one: RankedList,
+    feature_set: FeatureSet,
+    result: RankingResult,
+    cameras: Mapping[int, str],
+    places: Mapping[int, int],
+    late: bool,
+) -> dict[str, Any]:
+    row, identity = one.query, int(feature_set.query_ids[one.query])
     ap = float(result.ap[row])
-    relevant = int(result.num_relevant[row])
-    return (
-        f'<article class="card" data-number="{number}" data-row="{row}" data-ap="{ap:.6f}" data-first="{first}" '
-        f'data-text="{identity.lower()} {name.lower()}"><div class="facts">'
-        f'<figure class="query" title="{name}"><img src="{picture("query", row)}" alt="query, identity {identity}" '
-        'loading="lazy"></figure><dl>'
-        f"<dt>AP</dt><dd>{_percent(ap)} %</dd><dt>first hit</dt><dd>rank {first}</dd>"
-        f"<dt>correct</dt><dd>{relevant} in gallery</dd>"
-        f"<dt>identity</dt><dd>{identity}</dd><dt>camera</dt><dd>{_camera(int(feature_set.query_cams[row]))[7:]}</dd>"
-        f'<dt>file</dt><dd class="name">{name}</dd></dl></div><div class="answers">{"".join(answers)}</div></article>'
-    )
+    later = [places[one.first_correct], _number(one.first_distance)] if late else None
+    return {
+        "row": row,
+        "name": web_pages.plain(feature_set.query_names[row]),
+        "identity": web_pages.plain(feature_set.person(identity) or identity),
+        "camera": cameras[int(feature_set.query_cams[row])],
+        "ap": None if np.isnan(ap) else round(ap, 6),
+        "first": int(result.first_hit[row]) + 1,
+        "correct": int(result.num_relevant[row]),
+        "gallery": [places[int(item)] for item in one.gallery],
+        "distances": [_number(float(value)) for value in one.distances],
+        "right": "".join("1" if right else "0" for right in one.correct),
+        "later": later,
+    }
+
+
+def _gallery_person(feature_set: FeatureSet, row: int) -> str:
+    number = int(feature_set.gallery_ids[row])
+    # In data sets that number people from 0, identity 0 is a person, and there are queries of it.
+    if number == 0 and not (feature_set.query_ids == 0).any():
+        return "distractor"
+    return "junk" if number == JUNK_ID else web_pages.plain(feature_set.person(number) or f"id {number}")

@@ -25,6 +25,22 @@ _BINS = 2**18
 _QUERY_BLOCK, _GALLERY_BLOCK = 512, 4096
 _DIFFERENT, _SAME, _LEFT_OUT = 0, 1, 2
 _ROC_POINTS = 512
+_DRAWN_BINS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Histogram:
+    """Distances of the pairs, coarse enough to be drawn, without infinite ones (descriptors with nothing in common).
+
+    Attributes:
+        edges: [n + 1] distances as usually reported.
+        same: [n] number of same-person pairs.
+        different: [n] number of other pairs.
+    """
+
+    edges: np.ndarray
+    same: np.ndarray
+    different: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +73,7 @@ class VerificationResult:
         num_different: number of pairs of two persons.
         exact: whether distances were sorted rather than counted in bins.
         resolution: width of a histogram bin at the EER threshold; 0 where exact.
+        histogram: distances of both kinds of pairs.
     """
 
     auc: float
@@ -69,6 +86,7 @@ class VerificationResult:
     num_different: int
     exact: bool
     resolution: float
+    histogram: Histogram
 
     def as_dict(self, prefix: str = "") -> dict[str, float | int]:
         """Returns the results by name: `<prefix>/auc`, `eer`, `eer_threshold`, `tpr_at_fpr_1e-3`, ..."""
@@ -111,6 +129,7 @@ def verify(
     query, gallery = distance_blocks.prepare_both(feature_set, metric)
     slots = query.visibility is not None
     blocks = functools.partial(_blocks, feature_set, query, gallery, same_camera_filter)
+    quote = functools.partial(distance_blocks.readable, metric=metric, slots=slots, scale=query.scale)
     if exact:
         _refuse_too_large(query.num_rows, gallery.num_rows)
         same, different = _collect(blocks())
@@ -118,15 +137,18 @@ def verify(
         curve = _exact_curve(same, different)
         between = _thresholds(same, different, rates)
         edges = None
+        histogram = _drawn((same, different), (None, None), quote)
     else:
         low, high = (0.0, _upper_bound(query, gallery)) if query.measure is None else _range(blocks(), query.measure)
         edges = np.linspace(low, high, bins + 1)
         same, different = _histograms(blocks(), edges)
         curve = _histogram_curve(same, different, edges)
         between = []
+        # No distance reaches the last bin, except of descriptors that have nothing in common.
+        centers = (edges[:-2] + edges[1:-1]) / 2
+        histogram = _drawn((centers, centers), (same[:-1], different[:-1]), quote)
     _refuse_one_sided(curve, same_camera_filter)
-    quote = functools.partial(distance_blocks.readable, metric=metric, slots=slots, scale=query.scale)
-    return _result(curve, rates, between, quote, edges)
+    return _result(curve, rates, between, quote, edges, histogram)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +166,7 @@ def _result(
     between: list[float],
     quote: Callable[[np.ndarray], np.ndarray],
     edges: np.ndarray | None,
+    histogram: Histogram,
 ) -> VerificationResult:
     num_same, num_different = int(curve.same[-1]), int(curve.different[-1])
     true_positive, false_positive = curve.same / num_same, curve.different / num_different
@@ -169,7 +192,32 @@ def _result(
         num_different=num_different,
         exact=edges is None,
         resolution=resolution,
+        histogram=histogram,
     )
+
+
+def _drawn(
+    distances: tuple[np.ndarray, np.ndarray],
+    counts: tuple[np.ndarray, np.ndarray] | tuple[None, None],
+    quote: Callable[[np.ndarray], np.ndarray],
+) -> Histogram:
+    """Returns the histogram in equal steps of what is reported.
+
+    Args:
+        distances: of same-person pairs and of other pairs.
+        counts: number of pairs at each of these distances; None stands for one each.
+        quote: maps distances to what is reported.
+    """
+    sides = []
+    for side, count in zip(distances, counts, strict=True):
+        reported, weights = quote(side), np.ones(len(side), np.int64) if count is None else count
+        kept = np.isfinite(reported) & (weights > 0)
+        sides.append((reported[kept], weights[kept]))
+    together = np.concatenate([reported for reported, _ in sides])
+    low, high = (float(together.min()), float(together.max())) if len(together) else (0.0, 1.0)
+    edges = np.linspace(low, max(high, low + 1e-6), _DRAWN_BINS + 1)
+    same, different = (np.histogram(reported, edges, weights=weights)[0] for reported, weights in sides)
+    return Histogram(edges, same.astype(np.int64), different.astype(np.int64))
 
 
 def _equal_error(curve: _Curve, true_positive: np.ndarray, false_positive: np.ndarray) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from reid_jax.runs import folder as folder_lib
 from reid_jax.runtime import processes, provenance
 
 LOG = logging.getLogger(__name__)
+_EVERY_SECONDS = 10.0  # between two lines about pictures
 
 
 class Evaluated(Protocol):
@@ -80,7 +81,8 @@ def finish(
     if processes.is_main():
         folder.check_present()
         if settings.evals.ranked_lists:
-            write_page(folder.ranked_lists, measured, dataset, settings.evals.ranked_lists)
+            about = report.about(measured.feature_set, folder.path.resolve().name, history["steps"])
+            write_page(folder.ranked_lists, measured, dataset, settings.evals.ranked_lists, about)
         if drawn is not None:
             drawn.write(folder.reconstructions)
         if complete:
@@ -156,7 +158,9 @@ def rank(features: feature_set.FeatureSet, evals: sections.Evals) -> ranking.Ran
     return ranking.evaluate(features, metric=evals.metric, ap=evals.ap, same_camera_filter=evals.same_camera_filter)
 
 
-def write_page(path: pathlib.Path, measured: suite.Report, dataset: records.ReIDDataset, queries: int) -> None:
+def write_page(
+    path: pathlib.Path, measured: suite.Report, dataset: records.ReIDDataset, queries: int, facts: Mapping[str, str]
+) -> None:
     """Writes the page of ranked lists: each query with its ten nearest gallery images, framed by correctness.
 
     Args:
@@ -164,13 +168,23 @@ def write_page(path: pathlib.Path, measured: suite.Report, dataset: records.ReID
         measured: evaluation report.
         dataset: data set with the images.
         queries: maximum number of queries.
+        facts: run, model and date.
     """
-    report.write_ranked_lists(
+    said = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > _EVERY_SECONDS:
+            said = time.monotonic()
+            LOG.info("page of ranked lists: picture %d of %d", done, total)
+
+    report.write_page(
         path,
-        measured.feature_set,
-        measured.plain,
+        measured,
         lambda side, index: dataset.split(side).image(index),
         max_queries=queries,
+        facts=facts,
+        progress=progress,
     )
 
 

@@ -92,7 +92,7 @@ def features_of_run(
     settings = settings_of(path, **evals)
     extractor, variables = from_run(path, best=best)
     opened = build.evaluation_data(settings, dataset)
-    meta = {**features_lib.feature_meta(settings), "dataset": opened.name}
+    meta = {**features_lib.feature_meta(settings), "dataset": opened.name, "weights": extractor.origin}
     return features_lib.describe_dataset(extractor, variables, opened, meta), opened, settings
 
 

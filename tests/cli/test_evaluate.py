@@ -121,7 +121,7 @@ def test_page(run, tmp_path):
         Image.new("RGB", (4, 8)).save(tmp_path / f"{name}.png")
     code, _, _ = run("--features", tmp_path / "f.npz", "--html", tmp_path / "page.html", "--images", tmp_path)
     assert code == 0
-    assert (tmp_path / "page.html").read_text().count('class="card"') == 2
+    assert (tmp_path / "page.html").read_text().count('"correct":') == 2
 
 
 def test_mistakes_end_with_one_sentence_and_code_2(run, toy, tmp_path):

@@ -65,6 +65,14 @@ def test_histograms_are_close_to_exact():
     assert (curve[0][0], curve[1][0], curve[0][-1], curve[1][-1]) == (0, 0, 1, 1)
     area = np.sum(np.diff(curve[0]) * (curve[1][1:] + curve[1][:-1]) / 2)
     assert area == pytest.approx(binned.auc, abs=1e-3)
+    distance, same = pairs(features)
+    for result in (exact, binned):
+        drawn = result.histogram
+        assert (drawn.same.sum(), drawn.different.sum()) == (result.num_same, result.num_different)
+        np.testing.assert_allclose(drawn.edges[[0, -1]], [distance.min(), distance.max()], atol=0.02)
+        for got, want in ((drawn.same, distance[same]), (drawn.different, distance[~same])):
+            # Pairs near an edge may lie on either side of it.
+            assert np.abs(np.cumsum(got) - np.cumsum(np.histogram(want, drawn.edges)[0])).max() <= 0.02 * len(want)
     assert binned.as_dict("toy/verification")["toy/verification/tpr_at_fpr_1e-3"] == binned.points[3].true_positive_rate
 
 
