@@ -91,6 +91,26 @@ def names(flag: str, given: str, known: Iterable[str] | None = None) -> list[str
     return values
 
 
+def steps(flag: str, given: str, most: int) -> tuple[int, int]:
+    """Returns the first and the last of a range of steps, FROM:TO, counted from 1.
+
+    Raises:
+        UserError: another text, a range that ends before it begins, or one of more than `most` steps.
+    """
+    first, _, last = given.partition(":")
+    # `isdecimal` is also true of other scripts' digits; eighteen digits are beyond any run.
+    if not (first.isascii() and first.isdecimal() and last.isascii() and last.isdecimal() and len(given) < 38):
+        raise errors.UserError(
+            f"expected {flag} as FROM:TO, such as 20:25, got {rules.plain(given)!r}; give two steps."
+        )
+    low, high = int(first), int(last)
+    if not 1 <= low <= high < low + most:
+        raise errors.UserError(
+            f"expected {flag} as FROM:TO of 1 to {most} steps counted from 1, got {given}; give others."
+        )
+    return low, high
+
+
 def one_of(flag: str, given: str | None, known: Sequence[str]) -> None:
     """Raises a `UserError` for a value that is not among the known ones; None is no value."""
     if given is not None and given not in known:

@@ -16,9 +16,13 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
-from reid_jax.cli import failures
+from reid_jax import errors
+from reid_jax.cli import arguments, failures
 from reid_jax.runs import start_files
 from reid_jax.runtime import cluster, compilation
+
+# The trace of a step has some megabytes, and a viewer opens few hundred.
+MOST_PROFILED = 100
 
 flags.DEFINE_string("workdir", None, "Run folder (default: runs/<system>-<preset>[-<variant>...]).")
 flags.DEFINE_enum(
@@ -31,6 +35,9 @@ flags.DEFINE_bool("print_config", False, "Print the resolved config as JSON and 
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for several processes started by hand.")
 flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
 flags.DEFINE_integer("process_id", None, "Number of this process, from 0, with --coordinator.")
+flags.DEFINE_string(
+    "profile", None, "FROM:TO, steps from 1: records them into the run folder, for TensorBoard or Perfetto."
+)
 flags.DEFINE_string("compilation_cache", None, compilation.HELP)  # read by `command_line.keep_programs`
 
 
@@ -44,6 +51,7 @@ def main(config: ConfigDict) -> int:
     if given.print_config:
         print(config_lib.to_json(config))
         return 0
+    profile = None if given.profile is None else _steps(given.profile, given.mode)
     if cluster.detect(given.coordinator, given.num_processes, given.process_id) is None:
         start_files.check(config, given.workdir, given.mode)
     # Imported here because loading JAX takes seconds: a misspelled flag, a value out of range, missing weights and
@@ -52,4 +60,13 @@ def main(config: ConfigDict) -> int:
     from reid_jax.runtime import processes
 
     with processes.session(given.coordinator, given.num_processes, given.process_id, explain=failures.explain):
-        return launch.run(config, workdir=given.workdir, mode=given.mode)
+        return launch.run(config, workdir=given.workdir, mode=given.mode, profile=profile)
+
+
+def _steps(text: str, mode: str) -> tuple[int, int]:
+    """Returns the steps that `--profile` names; raises a `UserError` for others."""
+    if mode == "eval":
+        raise errors.UserError(
+            "expected --profile with training steps, got --mode=eval, which has none; leave one out."
+        )
+    return arguments.steps("--profile", text, MOST_PROFILED)

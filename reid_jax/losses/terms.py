@@ -103,7 +103,8 @@ def evaluate_terms(
         if term is None:
             continue
         weight = term.get("weight", 1.0)
-        value, details = _evaluate(name, term, values)
+        with jax.named_scope(f"loss_{name}"):
+            value, details = _evaluate(name, term, values)
         if isinstance(weight, (int, float)) and weight == 0:
             value = jax.lax.stop_gradient(value)
         else:

@@ -167,19 +167,28 @@ class Experiment:
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 
-    def run(self, folder: folder_lib.RunFolder, *, train: bool = True, evaluate: bool = True) -> dict[str, Any] | None:
+    def run(
+        self,
+        folder: folder_lib.RunFolder,
+        *,
+        train: bool = True,
+        evaluate: bool = True,
+        profile: profiling.Steps | None = None,
+    ) -> dict[str, Any] | None:
         """Trains from the newest checkpoint or the initial state, evaluates, and writes the results.
 
         Args:
             folder: run folder that this config has claimed.
             train: whether to train; False evaluates the newest checkpoint only.
             evaluate: whether to evaluate at the end.
+            profile: steps that the profiler records; None for `log.profile_steps`.
 
         Returns:
             The content of `result.json`, None without evaluation.
 
         Raises:
-            UserError: there is no checkpoint to evaluate, it was trained on other data, or there is nothing to learn.
+            UserError: there is no checkpoint to evaluate, it was trained on other data, there is nothing to learn, or
+                the steps to record are not among those of the run.
         """
         if train:
             self._check_identities()
@@ -189,7 +198,10 @@ class Experiment:
             keep_best=self.settings.checkpoint.keep_best,
         )
         # By shapes first: what does not fit is found before anything is compiled.
-        schedule = self.rehearse(saved.latest_step() or 0) if train else None
+        begun = saved.latest_step() or 0
+        schedule = self.rehearse(begun) if train else None
+        if schedule is not None and profile is not None:
+            profiling.check(profile, begun, schedule[-1].last_step)
         initial = self.initial_state(weights=saved.latest_step() is None)
         LOG.info("%s", overview.parameter_overview(initial.params))
         schedule = schedule or self.phases(initial.variables)
@@ -203,7 +215,8 @@ class Experiment:
         parameters = trees.count_parameters(initial.params)
         del initial
         if train and meta["step"] < schedule[-1].last_step:
-            train_state = self._train(folder, saved, schedule, train_state, meta)
+            recorded = profile or profiling.after_warm_up(self.settings.log.profile_steps, meta["step"])
+            train_state = self._train(folder, saved, schedule, train_state, meta, recorded)
         saved.close()
         if not evaluate:
             return None
@@ -266,6 +279,7 @@ class Experiment:
         schedule: list[loop.Phase],
         train_state: state.TrainState,
         meta: dict[str, Any],
+        recorded: profiling.Steps | None,
     ) -> state.TrainState:
         """Returns the state after training; adds the duration to `meta`."""
         started, before = time.perf_counter(), meta["train_seconds"]
@@ -282,7 +296,7 @@ class Experiment:
             checkpoints=saved,
             evaluate=self.scores if self.settings.evals.every_epochs else None,
             meta=current_meta,
-            profile=profiling.Profile(folder.path, self.settings.log.profile_steps),
+            profile=profiling.Profile(folder.path, recorded),
         )
         try:
             train_state = trainer.run(train_state, meta["step"])

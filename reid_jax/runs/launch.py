@@ -17,12 +17,18 @@ from reid_jax.plugins import record
 from reid_jax.runs import experiment, results, start_checks
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runtime import compilation, folder_lock, processes
-from reid_jax.train import metrics
+from reid_jax.train import metrics, profiling
 
 LOG = logging.getLogger(__name__)
 
 
-def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_and_eval") -> int:
+def run(
+    config: ConfigDict,
+    *,
+    workdir: str | None = None,
+    mode: str = "train_and_eval",
+    profile: tuple[int, int] | None = None,
+) -> int:
     """Runs an experiment in a folder and returns the exit code 0; the same call resumes an interrupted run.
 
     A complete run is not repeated: its scores are printed.
@@ -31,6 +37,7 @@ def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_an
         config: resolved config.
         workdir: run folder; None names it after system, preset and variants.
         mode: "train" stops after training, "eval" evaluates the newest checkpoint, "train_and_eval" does both.
+        profile: first and last step, from 1, that the profiler records into the folder; None records none.
 
     Raises:
         UserError: invalid config or data, or a folder that belongs to another run.
@@ -56,7 +63,12 @@ def run(config: ConfigDict, *, workdir: str | None = None, mode: str = "train_an
             LOG.warning("%s", warning)
         if mode != "eval" and not folder.has_checkpoint():
             start_checks.check(config)
-        result = experiment.Experiment(config).run(folder, train=mode != "eval", evaluate=mode != "train")
+        result = experiment.Experiment(config).run(
+            folder,
+            train=mode != "eval",
+            evaluate=mode != "train",
+            profile=None if profile is None else profiling.Steps(*profile),
+        )
     if processes.is_main() and result is not None:
         print(results.summary(result))
         files = "result.json, " if folder.result.is_file() else ""

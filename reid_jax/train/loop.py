@@ -185,10 +185,11 @@ class Loop:
                 window.waited += time.perf_counter() - asked
                 window.images += phase.batch_size
                 if self.profile is not None:
-                    self.profile.before_step()
-                state, metrics = phase.step(state, mesh_lib.to_global(batch, self.mesh))
+                    self.profile.before_step(step)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    state, metrics = phase.step(state, mesh_lib.to_global(batch, self.mesh))
                 if self.profile is not None:
-                    self.profile.after_step(metrics)
+                    self.profile.after_step(step, metrics)
                 window.losses.append((step, metrics["loss"]))
                 if len(window.losses) > RUN_AHEAD:
                     jax.block_until_ready(window.losses[-1 - RUN_AHEAD][1])

@@ -113,10 +113,11 @@ def make_update(
         else:
             (loss, (batch_stats, metrics)), grads = accumulated(objective, state, batch, key)
         param_grads, extra_grads = grads
-        updates, opt_state = optimizer.update(param_grads, state.opt_state, state.params)
-        state = state.replace(
-            params=optax.apply_updates(state.params, updates), batch_stats=batch_stats, opt_state=opt_state
-        )
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(param_grads, state.opt_state, state.params)
+            state = state.replace(
+                params=optax.apply_updates(state.params, updates), batch_stats=batch_stats, opt_state=opt_state
+            )
         extra = {
             name: extras[name].update(value, extra_grads.get(name), state.variables) if name in extras else value
             for name, value in state.extra.items()
