@@ -115,10 +115,21 @@ class Experiment:
         Raises:
             UserError: settings that do not fit each other, the model, the data or the devices.
         """
+        self.plan.check_batches()
         shapes = self.initial_shapes()
         schedule = self.phases(shapes.variables)
         self.plan.rehearse(shapes, schedule, first_step)
         return schedule
+
+    def outline(self) -> None:
+        """Traces the losses of every phase, see `plan.Plan.outline`.
+
+        Raises:
+            UserError: as `rehearse`, but for what only gradients and updates can find.
+        """
+        self.plan.check_batches()
+        shapes = self.initial_shapes()
+        self.plan.outline(shapes, self.phases(shapes.variables))
 
     def _load(self, variables: Mapping[str, Any], text: str) -> dict[str, Any]:
         """Returns the variables after loading a weights file, or published weights by name."""

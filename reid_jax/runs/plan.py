@@ -146,6 +146,20 @@ class Plan:
             ),
         )
 
+    def check_batches(self) -> None:
+        """Checks that the sampler of every phase fits the data and the devices, without tracing anything.
+
+        Raises:
+            UserError: more identities or images than there are, or a batch that cannot be split evenly.
+        """
+        if federated_phase.is_federated(self.settings):
+            return
+        for _, settings in phases_lib.resolve(self.settings):
+            sampler = samplers.build(settings.data.sampler, self.labels, settings.seed)
+            self._check_batch(sampler.batch_size)
+            group_size = settings.data.sampler.get("images", 1)
+            step.check_micro_batches(sampler.batch_size, settings.train.accumulate, group_size)
+
     def _check_batch(self, images: int) -> None:
         """Raises a `UserError` if the batch cannot be split evenly over the devices."""
         if images % self.mesh.size:
@@ -232,6 +246,26 @@ class Plan:
             }
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract)
             jax.eval_shape(phase.step, abstract, batch)
+
+    def outline(self, initial: state.TrainState, schedule: list[loop.Phase]) -> None:
+        """Traces the losses of every joint phase alone, half the time of `rehearse` and with most of its errors.
+
+        Args:
+            initial: shapes of the state before the first step.
+            schedule: all phases.
+
+        Raises:
+            UserError: an output, a view or an array of the batch that a loss or a pass names and that does not exist.
+        """
+        abstract, key = initial, jax.eval_shape(lambda: jax.random.key(0))
+        for phase, (_, settings) in zip(schedule, phases_lib.resolve(self.settings), strict=True):
+            abstract = jax.eval_shape(phase.begin, abstract)
+            if phase.example is None:
+                continue
+            batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), phase.example())
+            for turn in settings.train.turns or ("",):
+                terms = losses.of_turn(settings.losses, turn, settings.train.turns)
+                jax.eval_shape(self._objective(settings, terms), abstract.variables, abstract.extra, batch, key)
 
 
 def state_at(initial: state.TrainState, schedule: list[loop.Phase], at_step: int) -> state.TrainState:

@@ -1,7 +1,7 @@
 """Checks at the start of a new run: cheap ones first, all of them before data is prepared or a program is compiled.
 
 The order is that of their cost: names and ranges of the config, presence of weights, their fit to the model's shapes,
-and, where a data set would be prepared first, a rehearsal of the train step on a stand-in for it.
+and, where a data set would be prepared first, a trace of the losses on a stand-in for it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def check(config: ConfigDict) -> None:
 
 
 def _rehearse(config: ConfigDict, drawn: records.ReIDDataset) -> None:
-    """Traces the train step of every phase on a stand-in for the data set; its log lines would be those of the run."""
+    """Traces the losses of every phase on a stand-in for the data set, without the log lines, which the run repeats."""
     logging.disable(logging.WARNING)
     try:
-        experiment.Experiment(config, drawn).rehearse()
+        experiment.Experiment(config, drawn).outline()
     finally:
         logging.disable(logging.NOTSET)

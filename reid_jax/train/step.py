@@ -140,11 +140,16 @@ def make_update(
     return update
 
 
-def _split(x: jax.Array, parts: int, group_size: int) -> jax.Array:
-    """Splits [B, ...] into [parts, B / parts, ...]; identities are distributed in turn and not divided."""
-    if x.shape[0] % (parts * group_size):
+def check_micro_batches(images: int, parts: int, group_size: int) -> None:
+    """Raises a `UserError` unless a batch of some images can be split into parts of whole identities."""
+    if images % (parts * group_size):
         raise errors.UserError(
             f"expected a batch divisible into {parts} micro-batches of whole identities of {group_size} images, "
-            f"got {x.shape[0]} images; change train.accumulate or data.sampler."
+            f"got {images} images; change train.accumulate or data.sampler."
         )
+
+
+def _split(x: jax.Array, parts: int, group_size: int) -> jax.Array:
+    """Splits [B, ...] into [parts, B / parts, ...]; identities are distributed in turn and not divided."""
+    check_micro_batches(x.shape[0], parts, group_size)
     return rearrange(x, "(p n k) ... -> n (p k) ...", n=parts, k=group_size)
