@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "contact-sheet": ("contact_sheet", "draws images of a data set on one sheet"),
     "evaluate": ("evaluate", "computes CMC, mAP and mINP from a run or a features file"),
     "extract": ("extract", "writes the features of images to a file"),
-    "weights": ("weights", "lists published weights and fetches their files"),
+    "weights": ("weights", "lists published weights, fetches their files, exports those of a run"),
     "convert-weights": ("convert_weights", "converts published weights"),
     "benchmark": ("benchmark", "measures speed and memory"),
     "ablate": ("ablate", "runs the rows of an ablation table"),

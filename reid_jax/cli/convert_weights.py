@@ -1,14 +1,16 @@
 """Converts published weights into this package's format, strictly, and reports every key.
 
     python scripts/convert_weights.py --model mfv --weights FILE.pth --output DIR
+    python scripts/convert_weights.py --model bot --weights resnet50_imagenet --output DIR
 
 A bare residual network's file fills the model's `backbone`; the report then lists the backbone alone.
-Writes DIR/weights.npz (arrays by path, "params/..." and "batch_stats/...") and DIR/report.txt.
+Writes DIR/weights.npz (arrays by path, "params/..." and "batch_stats/...") and DIR/report.txt, a line for every key.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import pathlib
 
 import jax
@@ -17,15 +19,14 @@ import numpy as np
 from reid_jax import file_io, models, trees
 from reid_jax.cli import arguments, command_line
 from reid_jax.config import option_values, rules
-from reid_jax.plugins import names
-from reid_jax.weights import convert, hub, torch_files
+from reid_jax.weights import convert, hub, torch_files, zoo
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Returns the arguments of the command."""
     parser = command_line.parser(__doc__)
     parser.add_argument(
-        "--model", required=True, help=f"one of {', '.join(sorted(models.MODELS))}, or package.module:Name"
+        "--model", required=True, help="a model (names: reid-jax extract --list), or package.module:Name"
     )
     parser.add_argument("--weights", required=True, help="a weights file, or a name of reid-jax weights list")
     parser.add_argument("--output", required=True, help="folder for weights.npz and report.txt")
@@ -41,21 +42,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--height",
         type=arguments.whole(*arguments.PIXELS),
-        default=256,
-        help="input height of the model (default: 256)",
+        help="rows of the model's images (default: the model's own, mostly 256)",
     )
     parser.add_argument(
-        "--width", type=arguments.whole(*arguments.PIXELS), default=128, help="input width (default: 128)"
+        "--width", type=arguments.whole(*arguments.PIXELS), help="columns (default: the model's own, mostly 128)"
     )
+    parser.add_argument("--verbose", action="store_true", help="print the line of every key, as in report.txt")
     return parser.parse_args(argv)
 
 
 def _check(settings: argparse.Namespace) -> None:
     """Raises a `UserError` for arguments that can be refused before the file is read."""
-    models.check_options(settings.model, [])
+    name = zoo.lookup(settings.model).model["name"]
     options = command_line.parse_options(settings.option)
-    models.check_options(settings.model, list(options))
-    option_values.check("--option", names.find("model", settings.model, models.MODELS), options)
+    models.check_options(name, list(options))
+    option_values.check("--option", models.constructor(name), options)
     arguments.path("--weights", settings.weights)
     arguments.new_folder("--output", settings.output)
     settings.weights = str(hub.resolve(settings.weights, key="--weights"))
@@ -72,39 +73,72 @@ def classes_in(path: str) -> int:
     return rows[0] if rows else 1
 
 
-def main(argv: list[str]) -> int:
-    """Converts the file and returns the exit code; nothing is written for weights that do not fit."""
-    settings = parse(argv)
-    _check(settings)
-    sizes = {"image_size": (settings.height, settings.width)} if "image_size" in models.fields(settings.model) else {}
-    found = models.options_of_weights(settings.model, settings.weights)
-    options = {**sizes, **found, **command_line.parse_options(settings.option)}
+def _load(
+    settings: argparse.Namespace,
+) -> tuple[dict[str, np.ndarray], convert.Report, dict[str, object], int]:
+    """Returns the loaded arrays by path, the report, the model's options, and the number of the model's arrays.
+
+    Raises:
+        UserError: weights of another model.
+    """
+    entry = zoo.lookup(settings.model)
+    name, fixed = entry.model["name"], {key: value for key, value in entry.model.items() if key != "name"}
+    height, width = settings.height or entry.height, settings.width or entry.width
+    sizes = {"image_size": (height, width)} if "image_size" in models.fields(name) else {}
+    found = models.options_of_weights(name, settings.weights)
+    options = {**fixed, **sizes, **found, **command_line.parse_options(settings.option)}
     options.setdefault("num_classes", classes_in(settings.weights))
-    model = models.build(settings.model, **options)
+    model = models.build(name, **options)
     batch = {
-        "image": jax.ShapeDtypeStruct((2, settings.height, settings.width, 3), np.float32),
+        "image": jax.ShapeDtypeStruct((2, height, width, 3), np.float32),
         "camid": jax.ShapeDtypeStruct((2,), np.int32),
     }
     keys = jax.eval_shape(lambda: {"params": jax.random.key(0), "dropout": jax.random.key(1)})
     shapes = jax.eval_shape(lambda keys, batch: model.init(keys, batch, train=False), keys, batch)
-    try:
-        variables, report = models.load_weights(
-            settings.model,
-            shapes,
-            settings.weights,
-            model=model,
-            into=settings.into,
-            allow_missing=settings.allow_missing,
-        )
-    except convert.ConversionError as error:
-        print(error.report.table())
-        raise
-    print(report.table())
-    output = pathlib.Path(settings.output)
+    variables, report = models.load_weights(
+        name,
+        shapes,
+        settings.weights,
+        model=model,
+        into=settings.into or entry.submodule or None,
+        allow_missing=settings.allow_missing,
+    )
     flat = trees.flatten(variables)
     arrays = {path: leaf for path, leaf in flat.items() if not isinstance(leaf, jax.ShapeDtypeStruct)}
-    meta = {"model": settings.model, "options": options, "source": pathlib.Path(settings.weights).name}
-    convert.save_npz(output / "weights.npz", trees.unflatten(arrays), meta)
+    return arrays, report, options, len(flat)
+
+
+def _summary(report: convert.Report) -> str:
+    """Returns a line for each outcome with its reason, and the number of keys that had it."""
+    counts = collections.Counter(
+        (entry.fate, entry.detail if entry.fate == "ignored" else "") for entry in report.entries
+    )
+    words = {"ignored": "left out", "missing": "not in the file, as allowed", "misfit": "of another shape, as allowed"}
+    lines = [
+        f"  {count:>6,} {words.get(fate, fate)}{f': {reason}' if reason else ''}"
+        for (fate, reason), count in counts.items()
+    ]
+    return "\n".join([*lines, *(f"  {note}" for note in report.notes)])
+
+
+def main(argv: list[str]) -> int:
+    """Converts the file and returns the exit code; nothing is written for weights that do not fit."""
+    settings = parse(argv)
+    _check(settings)
+    try:
+        arrays, report, options, wanted = _load(settings)
+    except convert.ConversionError as error:
+        if settings.verbose:
+            print(error.report.table())
+        raise
+    source = pathlib.Path(settings.weights).name
+    print(f"{source} in {settings.model}:\n{_summary(report)}")
+    if settings.verbose:
+        print(report.table())
+    output = pathlib.Path(settings.output)
+    meta = {"model": settings.model, "options": options, "source": source}
+    convert.save(output / "weights.npz", trees.unflatten(arrays), meta)
     file_io.write_text(output / "report.txt", report.table() + "\n", "the report")
-    print(f"wrote {output / 'weights.npz'}: {len(arrays)} of the model's {len(flat)} arrays")
+    print(f"wrote {output / 'weights.npz'}: {len(arrays):,} of the model's {wanted:,} arrays")
+    print(f"wrote {output / 'report.txt'}: a line for every key")
     return 0

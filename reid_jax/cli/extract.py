@@ -115,7 +115,7 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     if args.list:
         for name, entry in zoo.ZOO.items():
-            print(f"{name:<14}{entry.height}x{entry.width}  {entry.metric:<11}{entry.notes}")
+            print(f"{name:<22}{entry.height}x{entry.width}  {entry.metric:<11}{entry.notes}")
         return 0
     _check(args)
 

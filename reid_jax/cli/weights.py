@@ -1,12 +1,14 @@
-"""Lists published weights and brings their files onto this machine.
+"""Lists published weights, brings their files onto this machine, and writes those of a run to a file.
 
     python scripts/weights.py list                              # names, sources, licenses, what is here
     python scripts/weights.py get resnet50_imagenet             # fetches the file and prints its path
     python scripts/weights.py get resnet50_imagenet --offline   # only looks on this machine
+    python scripts/weights.py export runs/mfv-demo mfv.npz      # a trained model; .safetensors for other programs
 
 A name stands wherever a weights file does: --config.init.weights=NAME, --weights NAME. Files are kept in
 ~/.cache/reid_jax/weights, or where the environment variable REID_JAX_WEIGHTS says; those that torchvision and torchreid
-keep are found as well. With REID_JAX_OFFLINE=1 nothing is fetched.
+keep are found as well. With REID_JAX_OFFLINE=1 nothing is fetched. Another run starts from an exported file, or from
+the run folder itself, with --config.init.weights=FILE.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ import os
 import sys
 
 from reid_jax import errors
-from reid_jax.cli import command_line
-from reid_jax.weights import hub
+from reid_jax.cli import arguments, command_line
+from reid_jax.weights import hub, weight_tables
 
 
 def _listing() -> str:
@@ -39,13 +41,37 @@ def _listing() -> str:
     return "\n".join([*lines, "", f"folder: {hub.folder()}"])
 
 
-def main(arguments: list[str]) -> int:
+def _export(names: list[str], best: bool) -> None:
+    """Writes the variables of a run to a file."""
+    if len(names) != 2:
+        raise errors.UserError(
+            f"expected a run folder and a file after export, got {len(names) or 'nothing'}"
+            f"{' names' if len(names) > 1 else ' name' if names else ''}; for example export runs/mfv-demo mfv.npz."
+        )
+    run, output = names
+    arguments.existing_folder("the run", run, "a run folder")
+    arguments.new_file("the output", output, weight_tables.ENDINGS)
+    from reid_jax.runs import weights_export  # loads JAX
+
+    print(weights_export.write(run, output, best=best))
+    print(output)
+
+
+def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
     parser = command_line.parser(__doc__)
-    parser.add_argument("action", choices=("list", "get"), help="what to do")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="with get: one or more names of the list")
+    parser.add_argument("action", choices=("list", "get", "export"), help="what to do")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="get: names of the list; export: run folder and file")
     parser.add_argument("--offline", action="store_true", help="with get: fetch nothing, look on this machine only")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--best", action="store_true", help="with export: the checkpoint with the best mAP")
+    args = parser.parse_args(argv)
+    if args.best and args.action != "export":
+        raise errors.UserError("--best is for export, which takes the newest checkpoint otherwise; leave it out.")
+    if args.offline and args.action != "get":
+        raise errors.UserError("--offline is for get; leave it out.")
+    if args.action == "export":
+        _export(args.names, args.best)
+        return 0
     if args.action == "list":
         if args.names:
             raise errors.UserError(f"list takes no name, got {args.names[0][:80]!r}; leave it out.")

@@ -1,7 +1,8 @@
 """The table of models by name, and how to build a model from a name and options.
 
-A config names a model by its key in `MODELS`, or by path: `model.name="my_project.nets:Tiny"`. Such a model of your own
-is a Flax module (or a function that returns one) that fulfills the contract of every model here:
+A config names a model by its key in `MODELS`, whose fields it then sets, by a row of `weights.zoo` ("osnet_x0_5"),
+whose fields it starts from, or by path: `model.name="my_project.nets:Tiny"`. All commands know the same names. A model
+of your own is a Flax module (or a function that returns one) that fulfills the contract of every model here:
 
     init(rngs, batch, train=False)       Flax's; the collections are `params`, `batch_stats` and `constants` (what is
                                          saved and used, and changed by no step)
@@ -53,7 +54,7 @@ from reid_jax.models.backbones import osnet
 from reid_jax.models.mfv import mfv
 from reid_jax.models.mspf import mspf
 from reid_jax.plugins import names
-from reid_jax.weights import convert, torch_files
+from reid_jax.weights import convert, torch_files, zoo
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "amfor": amfor.AMFOR,
@@ -66,13 +67,18 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "osnet": osnet.OSNet,
     "transreid": transreid.TransReID,
 }
+# All names; rows of the zoo whose name is not that of a class stand for the class with their fields.
+NAMED: dict[str, Callable[..., nn.Module]] = {
+    **{name: MODELS[entry.model["name"]] for name, entry in zoo.ZOO.items()},
+    **MODELS,
+}
 
 
 def build(name: str, **options: Any) -> nn.Module:
     """Builds a model by its name.
 
     Args:
-        name: a key of `MODELS`, or `package.module:Name`.
+        name: a key of `NAMED`, or `package.module:Name`.
         **options: fields of the model.
 
     Raises:
@@ -80,17 +86,25 @@ def build(name: str, **options: Any) -> nn.Module:
             default is missing, or what the name stands for does not fulfill the contract of a model.
     """
     check_options(name, options)
-    parameters = inspect.signature(_constructor(name)).parameters
+    options = {**preset(name), **options}
+    parameters = inspect.signature(constructor(name)).parameters
     for option in fields(name):
         if parameters[option].default is inspect.Parameter.empty and option not in options:
             raise errors.UserError(f"model {name!r} needs the option {option!r}, which was not given; add it.")
-    model = _constructor(name)(**options)
+    model = constructor(name)(**options)
     if not isinstance(model, nn.Module) or not callable(getattr(model, "describe", None)):
         raise errors.UserError(
             f"expected the model {name!r} to be a Flax module (flax.linen) with a method describe(outputs), got "
             f"{type(model).__name__}; see reid_jax.models for what a model needs."
         )
     return model
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Returns the fields that a name stands for beside its class: {} for classes and models of the user's own."""
+    if name in MODELS or name not in zoo.ZOO:
+        return {}
+    return {field: value for field, value in zoo.ZOO[name].model.items() if field != "name"}
 
 
 def check_options(name: str, options: Iterable[str]) -> None:
@@ -112,7 +126,7 @@ def fields(name: str) -> list[str]:
         UserError: no such model.
     """
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(_constructor(name)).parameters
+    parameters = inspect.signature(constructor(name)).parameters
     return [option for option, one in parameters.items() if one.kind in named and option not in ("parent", "name")]
 
 
@@ -175,7 +189,7 @@ def load_weights(
     """Fills a model's variables from a weights file by the model's own table of published names, strictly.
 
     Args:
-        name: a key of `MODELS`, or `package.module:Name`.
+        name: a key of `NAMED`, or `package.module:Name`.
         variables: variables of that model; arrays or shapes.
         path: PyTorch, safetensors or npz file; a file of the backbone alone fills the backbone (in several places where
             the model's module has `backbone_parts`).
@@ -208,23 +222,27 @@ def load_weights(
     )
 
 
-def _constructor(name: str) -> Callable[..., nn.Module]:
-    """Returns the class, or the function, that builds a model."""
-    constructor = names.find("model", name, MODELS)
-    if not callable(constructor):
+def constructor(name: str) -> Callable[..., nn.Module]:
+    """Returns the class, or the function, that builds a model.
+
+    Raises:
+        UserError: no such model, or a path that leads to something else.
+    """
+    found = names.find("model", name, NAMED)
+    if not callable(found):
         raise errors.UserError(
             f"expected the model {name!r} to be a Flax module or a function that returns one, got "
-            f"{type(constructor).__name__}; see reid_jax.models for what a model needs."
+            f"{type(found).__name__}; see reid_jax.models for what a model needs."
         )
-    return constructor
+    return found
 
 
 def _home(name: str) -> types.ModuleType | None:
     """Returns the Python module in which a model stands."""
-    return inspect.getmodule(_constructor(name))
+    return inspect.getmodule(constructor(name))
 
 
 def _takes_any(name: str) -> bool:
     """Returns whether a model is built by a function with `**options`."""
-    parameters = inspect.signature(_constructor(name)).parameters.values()
+    parameters = inspect.signature(constructor(name)).parameters.values()
     return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)

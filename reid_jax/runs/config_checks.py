@@ -53,7 +53,7 @@ def _check_model(owner: str, model: Mapping[str, Any], options: Mapping[str, Any
         raise errors.UserError("expected model.name to name a model, it is empty; set it in the config.")
     given = {key: value for key, value in options.items() if key != "name"}
     models.check_options(name, list(given))
-    option_values.check(owner, names.find("model", name, models.MODELS), given)
+    option_values.check(owner, models.constructor(name), given)
 
 
 def _check_term(owner: str, name: str, term: Mapping[str, Any]) -> None:

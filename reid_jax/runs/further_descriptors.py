@@ -16,7 +16,6 @@ from reid_jax.data import feature_set, records
 from reid_jax.evaluation import ranking, robustness
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
-from reid_jax.plugins import names
 
 # Second parts of the keys of `result.json` that mean something else.
 TAKEN = ("baseline", "reconstruction", "rerank", "rounds", "unweighted", "verification", *robustness.PROTOCOLS)
@@ -44,7 +43,7 @@ def extractors(
                 f"{name.replace('/', '_')}_feature."
             )
         models.check_options(settings.model["name"], list(options))
-        model_class = names.find("model", settings.model["name"], models.MODELS)
+        model_class = models.constructor(settings.model["name"])
         option_values.check(f"evals.descriptors.{name}", model_class, options)
         changed = dataclasses.replace(settings, model={**settings.model, **options})
         model = build.build_model(changed, num_classes, num_cameras)

@@ -323,7 +323,7 @@ def load_file(
     """Puts the arrays of a file into variables; see `load_into`.
 
     Args:
-        path: a weights file that `torch_files.read_weights` reads, or one of `save_npz`.
+        path: a weights file that `torch_files.read_weights` reads, or one of `save`.
         variables: as in `load_into`.
         rules: renames of the whole model's published names; not used where the file fills a submodule.
         ignore: (pattern, reason) of names to leave out, in addition to `IGNORED`.
@@ -379,9 +379,30 @@ def to_torch(variables: Variables, rules: Sequence[Rule] = ()) -> dict[str, np.n
     return result
 
 
-def save_npz(path: str | os.PathLike[str], variables: Variables, meta: Mapping[str, Any] | None = None) -> None:
-    """Writes arrays by our own path ("params/...") and `meta` as JSON text, see `file_io.write`."""
-    arrays = {name: np.asarray(value) for name, value in trees.flatten(variables).items()}
-    text = np.asarray(json.dumps(dict(meta or {}), sort_keys=True))
+def save(path: str | os.PathLike[str], variables: Variables, meta: Mapping[str, Any] | None = None) -> None:
+    """Writes a weights file: arrays by our own path ("params/...") and `meta` as JSON text.
+
+    Args:
+        path: ends in ".npz" or ".safetensors", which says the format; its folder is made where it is absent.
+        variables: arrays.
+        meta: description of the weights, as JSON values.
+
+    Raises:
+        UserError: another ending, or a file that cannot be written.
+    """
+    arrays = {name: np.asarray(value, order="C") for name, value in trees.flatten(variables).items()}
+    text = json.dumps(dict(meta or {}), sort_keys=True)
+    ending = pathlib.Path(path).suffix.lower()
+    if ending not in weight_tables.ENDINGS:
+        known = " or ".join(weight_tables.ENDINGS)
+        raise errors.UserError(
+            f"expected a weights file to end in {known}, got {file_io.shown(path)}; name another."
+        )
     file_io.make_folder(pathlib.Path(path).parent, "the folder of the weights")
-    file_io.write(path, lambda file: np.savez(file, allow_pickle=False, **{**arrays, "meta": text}), "the weights file")
+    if ending == ".safetensors":
+        import safetensors.numpy
+
+        file_io.write_bytes(path, safetensors.numpy.save(arrays, {"meta": text}), "the weights file")
+        return
+    table = {**arrays, "meta": np.asarray(text)}
+    file_io.write(path, lambda file: np.savez(file, allow_pickle=False, **table), "the weights file")

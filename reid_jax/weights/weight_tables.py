@@ -14,6 +14,7 @@ import numpy as np
 
 from reid_jax import errors, file_io
 
+ENDINGS = (".npz", ".safetensors")  # of files that `convert.save` writes
 # Keys under which recipes save the weights; the first that is there is taken.
 KEYS = (
     "state_dict",

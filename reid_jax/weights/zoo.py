@@ -69,7 +69,8 @@ ZOO: dict[str, Entry] = {
         interpolation="bicubic",
     ),
     "mgn": Entry(
-        model={"name": "mgn", "global_ce_input": "reduced"},
+        # The public code's classifiers read another vector; test features are the same, and classifiers are left out.
+        model={"name": "mgn"},
         metric="cosine",
         notes="MGN as its public PyTorch reimplementation has it (max pooling, 2048 numbers); that code's files and "
         "files of scripts/convert_weights.py.",
@@ -88,10 +89,12 @@ ZOO: dict[str, Entry] = {
         )
         for suffix, title, fields, height in (
             ("", "TransReID, ViT-B/16 without overlap", {"sie": "camera", "jpm": True}, 256),
-            ("_stride12", "TransReID*, ViT-B/16 with step 12", {"sie": "camera", "jpm": True, "stride": 12}, 256),
+            ("_star", "TransReID*, ViT-B/16 with step 12", {"sie": "camera", "jpm": True, "stride": 12}, 256),
+            ("_stride12", "the same as transreid_star", {"sie": "camera", "jpm": True, "stride": 12}, 256),
             ("_stride11", "TransReID*, ViT-B/16 with step 11", {"sie": "camera", "jpm": True, "stride": 11}, 256),
             ("_384", "TransReID at 384 x 128", {"sie": "camera", "jpm": True}, 384),
-            ("_stride12_384", "TransReID* at 384 x 128", {"sie": "camera", "jpm": True, "stride": 12}, 384),
+            ("_star_384", "TransReID* at 384 x 128", {"sie": "camera", "jpm": True, "stride": 12}, 384),
+            ("_stride12_384", "the same as transreid_star_384", {"sie": "camera", "jpm": True, "stride": 12}, 384),
             ("_baseline", "the ViT-B/16 baseline of TransReID", {}, 256),
         )
     },
@@ -108,6 +111,26 @@ ZOO: dict[str, Entry] = {
         metric="cosine",
         notes="The student of CFAT, class token. Files of this package; of the authors' files (no license) those of "
         "student and generator in one.",
+    ),
+    "cil": Entry(
+        model={"name": "bot", "pooling": "gem", "test_feature": "feature"},
+        metric="cosine",
+        notes="CIL, ResNet-50 with generalized mean pooling, before the neck; files of this package.",
+    ),
+    "mspf": Entry(
+        model={"name": "mspf"},
+        metric="euclidean",
+        notes="MSPF with patches of two levels; files of this package. No weights of it are published.",
+    ),
+    "osfa": Entry(
+        model={"name": "mspf", "mpf_patches": (), "attention": "spatial_channel", "attention_kind": "osfa"},
+        metric="euclidean",
+        notes="OSFA, MSPF's parent; files of this package.",
+    ),
+    "osnet": Entry(
+        model={"name": "osnet"},
+        metric="euclidean",
+        notes="The same as osnet_x1_0.",
     ),
     "amfor": Entry(
         # Labels of body parts matter in training only; strips need no files.

@@ -151,7 +151,7 @@ def test_weights_of_a_model_by_path_follow_its_own_tables(own, tmp_path):
     assert len(report.named("loaded")) == 2
     assert list(models.part_loaders(name)) == ["text_weights"]
     # Files of this package come back, too.
-    convert.save_npz(tmp_path / "ours.npz", variables)
+    convert.save(tmp_path / "ours.npz", variables)
     plain = models.build(name, num_classes=5, width=6, scale=1.0)
     back, _ = models.load_weights(name, initial(plain)[0], tmp_path / "ours.npz", model=plain)
     assert trees.flatten(back).keys() == trees.flatten(variables).keys()

@@ -1,5 +1,8 @@
 """Published names to our paths and back; every key has a fate; wrong weights are refused with a count."""
 
+import os
+import stat
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,12 +69,12 @@ def test_round_trip_over_pytorch_names_is_exact():
 def test_own_format_round_trip_also_into_a_submodule(tmp_path):
     variables = _variables()
     path = tmp_path / "weights.npz"
-    convert.save_npz(path, variables, {"model": "x"})
+    convert.save(path, variables, {"model": "x"})
     assert [one.name for one in tmp_path.iterdir()] == ["weights.npz"]
     loaded, _ = convert.load_file(path, _blank(variables))
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
     backbone = {name: tree["backbone"] for name, tree in variables.items()}
-    convert.save_npz(path, backbone)
+    convert.save(path, backbone)
     loaded, report = convert.load_file(path, _blank(variables), into="backbone")
     jax.tree.map(np.testing.assert_array_equal, loaded["params"]["backbone"], variables["params"]["backbone"])
     assert not loaded["params"]["classifier"]["kernel"].any()
@@ -152,7 +155,17 @@ def test_script_fills_the_backbone_from_a_torchvision_file(tmp_path, root, capsy
         arguments += ["--option", option]
     script.main(arguments)
     printed = capsys.readouterr().out
-    assert all(name in printed for name in weights)
+    counters = sum("num_batches" in name for name in weights)
+    assert f"resnet.npz in bot:\n  {len(weights) - counters - 2:>6,} loaded\n" in printed
+    assert f"{counters:>6,} left out: counter that nothing reads\n" in printed
+    assert not any(name in printed for name in weights)
+    report = (tmp_path / "out" / "report.txt").read_text()
+    assert all(name in report for name in weights)
+    script.main([*arguments, "--verbose"])
+    assert report in capsys.readouterr().out
+    mask = os.umask(0)
+    os.umask(mask)
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask for path in (tmp_path / "out").iterdir())
     with np.load(tmp_path / "out" / "weights.npz") as archive:
         kernel = archive["params/backbone/layer1_0/conv2/kernel"]
         np.testing.assert_array_equal(kernel, weights["layer1.0.conv2.weight"].transpose(2, 3, 1, 0))
@@ -167,6 +180,7 @@ def test_script_fills_the_backbone_from_a_torchvision_file(tmp_path, root, capsy
     assert isinstance(flat["params/head_b/classifier/kernel"], jax.ShapeDtypeStruct)
     with pytest.raises(errors.UserError, match="are not those of this model"):
         script.main([*arguments[:-2], "--option", "width=4", "--output", str(tmp_path / "never")])
+    assert not capsys.readouterr().out  # the error stands alone
     assert not (tmp_path / "never").exists()
     with pytest.raises(errors.UserError, match="did you mean 'width'"):
         script.main([*arguments, "--option", "widht=4"])

@@ -537,5 +537,20 @@ def test_mspf_starts_from_a_trained_osfa(monkeypatch):
         starting_point.load_run(shapes()[1], "runs/osfa", dataclasses.replace(init, ignore=()))
 
 
+def test_mspf_starts_from_the_file_of_a_trained_osfa(tmp_path):
+    init = config.Settings.of(config.to_dict(config_of("market1501,mspf_from_osfa"))).init
+    parent = config_of("market1501,osfa").model.to_dict()
+    osfa = jax.tree.map(lambda leaf: np.full(leaf.shape, 7, np.float32), shapes(**_without_name(parent))[1])
+    convert.save(tmp_path / "osfa.npz", osfa)
+    model, blank = shapes()
+    options = {"model": model, "allow_missing": init.allow_missing, "ignore": init.ignore}
+    filled, _ = models.load_weights("mspf", blank, tmp_path / "osfa.npz", **options)
+    loaded = {path for path, leaf in trees.flatten(filled).items() if isinstance(leaf, np.ndarray)}
+    assert {"params/osfa/conv1/conv/kernel", "batch_stats/osfa/conv5/bn/mean", "params/neck_l/scale"} <= loaded
+    assert not any(path.split("/")[1] in ("mpf", "neck_g") for path in loaded)
+    with pytest.raises(errors.UserError, match="attention"):
+        models.load_weights("mspf", blank, tmp_path / "osfa.npz", allow_missing=init.allow_missing)
+
+
 def _without_name(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key != "name"}
