@@ -395,9 +395,7 @@ def save(path: str | os.PathLike[str], variables: Variables, meta: Mapping[str, 
     ending = pathlib.Path(path).suffix.lower()
     if ending not in weight_tables.ENDINGS:
         known = " or ".join(weight_tables.ENDINGS)
-        raise errors.UserError(
-            f"expected a weights file to end in {known}, got {file_io.shown(path)}; name another."
-        )
+        raise errors.UserError(f"expected a weights file to end in {known}, got {file_io.shown(path)}; name another.")
     file_io.make_folder(pathlib.Path(path).parent, "the folder of the weights")
     if ending == ".safetensors":
         import safetensors.numpy
