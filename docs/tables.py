@@ -431,10 +431,11 @@ def mutants(file: str) -> str:
     old = [sum(counts[key] for counts in before.values()) for key in ("survivors", "mutants")]
     rows.append(["**all**", *total, f"{old[0]} of {old[1]}" if before else "-"])
     titles = ("system", "mistakes", "not noticed", "of the method", "not noticed", "not noticed before")
-    about = f"<small>Commit {result['commit']}"
-    about += (
-        f"; before: commit {result['before']['commit']}, a part of the list.</small>\n" if before else ".</small>\n"
-    )
+    commits: dict[str, list[str]] = {}
+    for system, counts in before.items():
+        commits.setdefault(counts["commit"], []).append(system)
+    earlier = "; ".join(f"{commit} ({', '.join(systems)})" for commit, systems in commits.items())
+    about = f"<small>Commit {result['commit']}{'; before: ' + earlier if before else ''}.</small>\n"
     return grid(titles, rows) + "\n" + about
 
 

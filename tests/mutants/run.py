@@ -2,12 +2,16 @@
 
     python -m tests.mutants.run                            # all lists; writes results/mutants.json
     python -m tests.mutants.run --only mfv,losses --output -    # some systems, or files; on the screen alone
-    python -m tests.mutants.run --commit 864b434 --output before.json    # against the files and tests of a commit
+    python -m tests.mutants.run --only mgaf --commit 864b434 --as-before --tests tests/models/test_mgaf.py tests/config
     python -m tests.mutants.run --lists more.py            # another list, kept outside the repository
 
 Every worker has a copy of the tree. For each mistake it writes one file of the copy, runs the named tests with `-x` in
 a process forked from one that has imported jax, and restores the file. A mistake that no test notices *survives*.
 Programs come from the suite's compilation cache, so that a mistake costs the seconds of its own tests.
+
+With `--commit` it does so with the files and tests of a commit, whose tests may have other names: an entry's tests are
+then the files among them that the commit has, and those of `--tests`. Entries whose text that commit does not have once
+are left out of the counts.
 """
 
 from __future__ import annotations
@@ -37,10 +41,12 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 OUTPUT = ROOT / "results" / "mutants.json"
-# A mistake may turn a test into a long one; whatever is not over by then has noticed something.
+# A mistake may turn a test into a long one; whatever is not over by then, or after three times the time that the tests
+# took without it, has noticed something.
 TIMEOUT = 240.0
 USAGE, NOTHING = 4, 5  # exit codes of pytest: no such test
 NOTICED = ("noticed", "over time")
+NOT_RUN = ("does not apply", "tests fail without it")
 
 
 def lists(extra: Sequence[str] = ()) -> list[Any]:
@@ -90,7 +96,9 @@ class _FirstFailure:
             self.path.write_text(report.nodeid)
 
 
-def run_tests(tree: pathlib.Path, tests: Sequence[str], log: pathlib.Path) -> tuple[int | None, str, float]:
+def run_tests(
+    tree: pathlib.Path, tests: Sequence[str], log: pathlib.Path, limit: float = TIMEOUT
+) -> tuple[int | None, str, float]:
     """Runs tests of a copy in a forked process.
 
     Returns:
@@ -112,7 +120,7 @@ def run_tests(tree: pathlib.Path, tests: Sequence[str], log: pathlib.Path) -> tu
             if done:
                 child = 0
                 return os.waitstatus_to_exitcode(status), failure.read_text() if failure.exists() else "", seconds
-            if seconds > TIMEOUT:
+            if seconds > limit:
                 return None, "", seconds
             time.sleep(0.05)
     finally:
@@ -166,9 +174,20 @@ def preload() -> None:
             continue
 
 
+def tests_of_commit(mutants: Sequence[Any], tree: pathlib.Path, further: Sequence[str]) -> list[Any]:
+    """Returns the mutants with the test files that a commit's tree has in place of their own, and further ones."""
+    changed = []
+    for mutant in mutants:
+        files = dict.fromkeys([*(test.split("::")[0] for test in mutant.tests), *further])
+        there = tuple(file for file in files if (tree / file.split("::")[0]).exists())
+        changed.append(mutant._replace(tests=there))
+    return changed
+
+
 def evaluate(mutants: Sequence[Any], tree: pathlib.Path, log: pathlib.Path) -> Iterator[dict[str, Any]]:
     """Applies the mutants to a copy and yields what became of each."""
     sound: dict[tuple[str, ...], str] = {}
+    limits: dict[tuple[str, ...], float] = {}
     for mutant in mutants:
         path = tree / mutant.file
         record: dict[str, Any] = {**mutant._asdict(), "result": "survived", "by": "", "seconds": 0.0}
@@ -181,7 +200,8 @@ def evaluate(mutants: Sequence[Any], tree: pathlib.Path, log: pathlib.Path) -> I
             yield record
             continue
         if tests not in sound:
-            code, name, seconds = run_tests(tree, tests, log)
+            code, name, seconds = run_tests(tree, tests, log, 4 * TIMEOUT)
+            limits[tests] = max(TIMEOUT, 3 * seconds)
             sound[tests] = "" if code == 0 else (name or log.read_text()[-400:] or f"exit code {code}")
             print(f"    {' '.join(tests)}: {'pass' if code == 0 else sound[tests]} ({seconds:.0f} s)", flush=True)
         if sound[tests]:
@@ -191,7 +211,7 @@ def evaluate(mutants: Sequence[Any], tree: pathlib.Path, log: pathlib.Path) -> I
         path.write_text(mutant.apply(before))
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))
         try:
-            code, name, seconds = run_tests(tree, tests, log)
+            code, name, seconds = run_tests(tree, tests, log, limits[tests])
         finally:
             path.write_text(before)
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -220,6 +240,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--match", default="", help="part of the description")
     parser.add_argument("--lists", nargs="*", default=[], help="further lists")
     parser.add_argument("--commit", default="", help="apply to this commit's files and tests")
+    parser.add_argument("--tests", nargs="*", default=[], help="with --commit: further tests to run for every mistake")
     parser.add_argument("--output", default=str(OUTPUT), help="result file; - for none")
     parser.add_argument("--as-before", action="store_true", help="write the counts as those before, for comparison")
     parser.add_argument("--workers", type=int, default=1)
@@ -240,11 +261,13 @@ def main(arguments: Sequence[str]) -> int:
         random.Random(0).shuffle(mutants)
     deadline = time.monotonic() + 60 * given.minutes if given.minutes else math.inf
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        records = _spread(mutants, pathlib.Path(folder).resolve(), given.commit, given.workers, deadline)
+        records = _spread(mutants, pathlib.Path(folder).resolve(), given, deadline)
     records.sort(key=lambda record: (record["system"], record["file"], record["what"]))
     for record in records:
         if record["result"] not in NOTICED:
             print(f"{record['result']}: {record['system']}: {record['what']} ({record['file']}) {record['by']}")
+    if given.commit:
+        records = [record for record in records if record["result"] not in NOT_RUN]
     alive = sum(record["result"] not in NOTICED for record in records)
     print(f"{len(records)} mistakes, {len(records) - alive} noticed, {alive} not.")
     if given.output != "-":
@@ -253,14 +276,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _spread(
-    mutants: Sequence[Any], folder: pathlib.Path, commit: str, workers: int, deadline: float
+    mutants: Sequence[Any], folder: pathlib.Path, given: argparse.Namespace, deadline: float
 ) -> list[dict[str, Any]]:
     """Distributes the mutants over worker processes, each with a copy of its own."""
     children = []
+    workers: int = given.workers
     for number in range(workers):
         tree = folder / f"tree{number}"
         tree.mkdir()
-        copy_tree(tree, commit)
+        copy_tree(tree, given.commit)
+        if given.commit:
+            mutants = tests_of_commit(mutants, tree, given.tests)
         part = mutants[len(mutants) * number // workers : len(mutants) * (number + 1) // workers]
         child = os.fork()
         if not child:
@@ -289,14 +315,25 @@ def _spread(
 
 
 def _write(path: pathlib.Path, records: Sequence[dict[str, Any]], commit: str, as_before: bool) -> None:
-    """Writes counts and survivors; the other of the two parts of the file, before and after, stays as it is."""
+    """Writes counts and survivors.
+
+    The other of the two parts of the file, before and after, stays as it is, and of the counts before those of the
+    systems that were not run.
+    """
     words = ["git", "-C", str(ROOT), "rev-parse", "--short", commit or "HEAD"]
     commit = subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
     content = json.loads(path.read_text()) if path.is_file() else {}
     keys = ("system", "file", "what", "level", "result")
     alive = [{key: record[key] for key in keys} for record in records if record["result"] not in NOTICED]
-    part = {"commit": commit, "systems": summary(records), "survivors": alive}
-    content = {**content, "before": part} if as_before else {**part, "before": content.get("before", {})}
+    counts = summary(records)
+    before = content.get("before", {"systems": {}, "survivors": []})
+    if as_before:
+        systems = {name: {**row, "commit": commit} for name, row in counts.items()}
+        kept = [row for row in before["survivors"] if row["system"] not in counts]
+        systems = dict(sorted({**before["systems"], **systems}.items()))
+        content = {**content, "before": {"systems": systems, "survivors": kept + alive}}
+    else:
+        content = {"commit": commit, "systems": counts, "survivors": alive, "before": before}
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
