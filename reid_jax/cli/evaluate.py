@@ -1,10 +1,12 @@
-"""Prints CMC, mAP and mINP of features files or of a trained run.
+"""Prints CMC, mAP and mINP of features files, of a trained run, or of published weights on a data set.
 
     python scripts/evaluate.py --features features.npz
     python scripts/evaluate.py --features features.npz --rerank --verification --output result.json
     python scripts/evaluate.py --features market.npz msmt17.npz --metric cosine --ap trapezoid
     python scripts/evaluate.py --features features.npz --html page.html --images data/market1501
     python scripts/evaluate.py --run runs/mfv-demo --rerank --html page.html
+    python scripts/evaluate.py --weights osnet_x0_25_msmt17 --images data/market1501
+    python scripts/evaluate.py --model bot --weights market_resnet50.pth --images data/market1501
     python scripts/evaluate.py --run runs/mfv-demo --corruptions --rounds 10 --output robustness.json
     python scripts/evaluate.py --run runs/mfv-demo --corruptions --families noise blur --severities 3
 
@@ -22,9 +24,11 @@ import numpy as np
 
 from reid_jax import errors, file_io
 from reid_jax.cli import arguments, command_line
+from reid_jax.config import rules
 from reid_jax.data import image_io
 from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import distance_blocks, image_files, own_scores, ranking, report, suite, thumbnails
+from reid_jax.weights import hub, zoo
 
 # Options of the plain evaluation that the corrupted one does not have.
 PLAIN_ONLY = ("rerank", "expand", "verification", "exact_verification", "single_shot", "score", "html")
@@ -35,8 +39,20 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--features", nargs="+", metavar="FILE", help="features files (.npz), one per test set")
     source.add_argument("--run", metavar="DIR", help="run folder: its newest checkpoint, on its own data set")
+    source.add_argument(
+        "--weights", metavar="FILE", help="a weights file, or a name of reid-jax weights list, on --images DIR"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="with --weights: its model (names: reid-jax extract --list), or package.module:Name",
+    )
     parser.add_argument("--best", action="store_true", help="with --run: the checkpoint with the best mAP instead")
-    parser.add_argument("--dataset", metavar="PRESET", help="with --run: another data set than the run's own")
+    parser.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="with --run: another data set than its own; with --weights: how to read --images",
+    )
     parser.add_argument(
         "--metric",
         help=f"{', '.join(distance_blocks.METRICS)} or package.module:Name; default: what the features were made for",
@@ -118,17 +134,24 @@ def _parser() -> argparse.ArgumentParser:
         help="with --html: the N/2 worst queries and a spread of the others (default: all)",
     )
     parser.add_argument(
-        "--images", metavar="DIR", help="with --html: folder of the images (default: recorded in the features)"
+        "--images",
+        metavar="DIR",
+        help="with --weights: a data set with query and gallery; with --html: folder of the images (default: recorded "
+        "in the features)",
     )
     return parser
 
 
 def _sources(args: argparse.Namespace) -> tuple[dict[str, FeatureSet], thumbnails.LoadImage | None]:
     """Returns feature sets by name and, for the page, a function that loads their images."""
-    if args.run:
-        from reid_jax.runs import trained  # models and data: only where a model runs
+    if args.run or args.weights:
+        from reid_jax.inference import published  # models and data: only where a model runs
+        from reid_jax.runs import trained
 
-        features, dataset, _ = trained.features_of_run(args.run, best=args.best, dataset=args.dataset)
+        if args.run:
+            features, dataset, _ = trained.features_of_run(args.run, best=args.best, dataset=args.dataset)
+        else:
+            features, dataset = published.evaluation_features(args.model, args.weights, args.images, args.dataset)
 
         def load(side: str, row: int) -> np.ndarray:
             split = getattr(dataset, side)
@@ -153,7 +176,8 @@ def _check(args: argparse.Namespace) -> None:
         raise errors.UserError("--html draws one test set: give one features file with it.")
     if args.best and not args.run:
         raise errors.UserError("--best needs --run DIR: a features file holds one checkpoint's features.")
-    if args.images and not args.html:
+    _check_weights(args)
+    if args.images and not args.html and not args.weights:
         raise errors.UserError("--images is for the page of ranked lists: add --html FILE, or leave it out.")
     if args.queries is not None and not args.html:
         raise errors.UserError("--queries is for the page of ranked lists: add --html FILE, or leave it out.")
@@ -164,8 +188,8 @@ def _check(args: argparse.Namespace) -> None:
     own_scores.find(args.score)
     if args.ap not in ranking.AP_RULES:
         raise errors.unknown("AP rule", args.ap, ranking.AP_RULES)
-    if args.dataset and not args.run:
-        raise errors.UserError("--dataset needs --run DIR: a features file holds one data set.")
+    if args.dataset and args.features:
+        raise errors.UserError("--dataset needs --run DIR or --weights FILE: a features file holds one data set.")
     if args.corruptions and not args.run:
         raise errors.UserError("--corruptions needs --run DIR: corrupted images have to go through a model.")
     if args.corruptions and any(getattr(args, name) for name in PLAIN_ONLY):
@@ -176,6 +200,25 @@ def _check(args: argparse.Namespace) -> None:
             "--families, --types, --severities and --frost-dir choose corruptions: add --corruptions."
         )
     _check_paths(args)
+
+
+def _check_weights(args: argparse.Namespace) -> None:
+    """Raises a `UserError` for arguments that do not go with --weights, and fills in the model of published weights."""
+    if not args.weights:
+        if args.model:
+            raise errors.UserError("--model needs --weights FILE or NAME, which was not given; add it.")
+        return
+    arguments.path("--weights", args.weights)
+    args.model = args.model or zoo.of_weights(args.weights)
+    if not args.model:
+        raise errors.UserError(
+            f"expected --model NAME with --weights {rules.plain(args.weights)}, whose model its name does not say; "
+            "reid-jax extract --list shows the names."
+        )
+    zoo.lookup(args.model)
+    if not args.images:
+        raise errors.UserError("expected --images DIR with --weights, a data set with query and gallery; add it.")
+    hub.check(args.weights, key="--weights")
 
 
 def _check_paths(args: argparse.Namespace) -> None:

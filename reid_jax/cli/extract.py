@@ -1,7 +1,7 @@
 """Extracts the features of images with a model and writes them to a file (.npz).
 
     python scripts/extract.py --model bot --weights market_resnet50.pth --images photos --output features.npz
-    python scripts/extract.py --model osnet_x0_25 --weights osnet_x0_25_msmt17 --images photos --output features.npz
+    python scripts/extract.py --weights osnet_x0_25_msmt17 --images photos --output features.npz  # published, by name
     python scripts/extract.py --run runs/mfv-demo --images data/market1501 --output market.npz
     python scripts/extract.py --run runs/mfv-demo --output features.npz         # the run's own data set
     python scripts/extract.py --list                                            # names of models
@@ -66,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises a `UserError` for arguments that can be refused before JAX is loaded, which takes seconds."""
+    if args.weights and not args.run and not args.model:
+        args.model = zoo.of_weights(args.weights)
     if bool(args.run) == bool(args.model):
         raise errors.UserError("expected either --run DIR or --model NAME with --weights FILE; see --help.")
     if args.run:

@@ -16,8 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from reid_jax import build, models, trees
+from reid_jax import build, errors, models, trees
+from reid_jax.data import feature_set, records
 from reid_jax.inference import extractor as extractor_lib
+from reid_jax.inference import features, sources
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.weights import convert, hub, zoo
 
@@ -53,6 +55,35 @@ def from_weights(
     LOG.info("weights from %s: %s", path, report)
     extractor.origin = {"file": path.name, "sha256": hub.sha256_of(path)}
     return extractor, mesh_lib.replicate(variables, mesh)
+
+
+def evaluation_features(
+    name: str, weights: str, images: str | pathlib.Path, dataset: str | None = None
+) -> tuple[feature_set.FeatureSet, records.ReIDDataset]:
+    """Returns the features of a data set's query and gallery by a model with weights from a file, and the data set.
+
+    Args:
+        name: a key of `zoo.ZOO`.
+        weights: see `from_weights`.
+        images: raw or prepared folder of a data set with query and gallery.
+        dataset: how to read it; None detects that.
+
+    Raises:
+        UserError: as `from_weights`, or images without query and gallery.
+    """
+    source = sources.open_source(images, dataset=dataset)
+    if "query" not in source.splits:
+        raise errors.UserError(
+            f"expected a data set with query and gallery as --images, found {source.kind} at {images}; extract.py "
+            "writes features of images alone."
+        )
+    extractor, variables = from_weights(name, weights)
+    opened = records.ReIDDataset(source.dataset, query=source.splits["query"], gallery=source.splits["gallery"])
+    meta = {**features.feature_meta(extractor.settings), "dataset": source.dataset, "weights": extractor.origin}
+    described = features.describe_dataset(extractor, variables, opened, {**meta, "source": source.root})
+    for sentence in (*source.notes, *source.warnings()):
+        LOG.warning("warning: %s.", sentence.rstrip("."))
+    return described, opened
 
 
 def from_seed(

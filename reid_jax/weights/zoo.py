@@ -13,6 +13,7 @@ from typing import Any
 from reid_jax import config as config_lib
 from reid_jax import errors
 from reid_jax.plugins import names
+from reid_jax.weights import hub
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +178,17 @@ def lookup(name: str) -> Entry:
     if name not in ZOO:
         raise errors.unknown("model", name, [*ZOO, "package.module:Name"])
     return ZOO[name]
+
+
+def of_weights(text: str) -> str:
+    """Returns the model that published weights are for, the row that their name begins with ("osnet_x0_25_msmt17").
+
+    Args:
+        text: a name of `reid_jax.weights.hub` or a published file; "" is returned for others, and for weights of a
+            network that has no row.
+    """
+    weights = hub.name_of(text) or ""
+    return max((name for name in ZOO if weights.startswith(f"{name}_")), key=len, default="")
 
 
 def settings(

@@ -99,7 +99,7 @@ CASES = [
     ("convert-weights", (*CONVERT, "--option==3"), "expected an option as key=value"),
     ("convert-weights", (*CONVERT, "--allow-missing=("), "--allow-missing must be a tuple of regular expressions"),
     ("convert-weights", (*CONVERT, "--height=-1"), "expected a whole number from 1 to 16384"),
-    ("evaluate", (), "one of the arguments --features --run is required"),
+    ("evaluate", (), "one of the arguments --features --run --weights is required"),
     ("evaluate", ("--features", "FILE.npz", "--run", "FOLDER"), "not allowed with argument"),
     ("evaluate", ("--features", "NOTHING"), "expected a features file (.npz) as --features, found nothing"),
     ("evaluate", ("--features", "FOLDER"), "expected a features file (.npz) as --features, found a folder"),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from reid_jax import build, errors, models, trees
 from reid_jax import config as config_lib
-from reid_jax.cli import extract
+from reid_jax.cli import evaluate, extract
 from reid_jax.data import builders, image_io, prepare
 from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import image_files, ranking
@@ -256,6 +256,30 @@ def test_raw_and_prepared_data_sets_give_a_feature_set(bot, market_folder, tmp_p
     assert again.metric == "euclidean"
     with pytest.raises(errors.UserError, match="contains the prepared data set 'market1501'"):
         sources.open_source(tmp_path / "prepared" / "market1501", dataset="reid_folder")
+
+
+def test_published_weights_are_evaluated_like_their_features(bot, market_folder, photos, tmp_path, monkeypatch, capsys):
+    features_lib.write_features(*bot, sources.open_source(market_folder), tmp_path / "f.npz")
+    monkeypatch.setattr(published, "from_weights", lambda name, weights: {("bot", "w.npz"): bot}[name, weights])
+    (tmp_path / "w.npz").touch()
+    monkeypatch.chdir(tmp_path)
+    given = ["--weights=w.npz", "--model=bot", f"--images={market_folder}"]
+    assert evaluate.main([*given, "--output=direct.json"]) == 0
+    assert evaluate.main(["--features=f.npz", "--output=file.json"]) == 0
+    direct, through_file = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("direct", "file"))
+    assert direct == through_file
+    assert evaluate.main([*given, "--html=page.html"]) == 0
+    assert "data:image" in (tmp_path / "page.html").read_text()
+    capsys.readouterr()
+    for arguments, sentence in (
+        (["--weights=w.npz", f"--images={market_folder}"], "expected --model NAME with --weights w.npz"),
+        (["--weights=w.npz", "--model=bot"], "expected --images DIR with --weights"),
+        ([*given[:2], f"--images={photos}"], "expected a data set with query and gallery as --images, found plain"),
+        (["--features=f.npz", "--model=bot"], "--model needs --weights"),
+        (["--weights=w.pth", "--model=bot", f"--images={photos}"], "as --weights, found nothing"),
+    ):
+        with pytest.raises(errors.UserError, match=sentence):
+            evaluate.main(arguments)
 
 
 def test_own_images_keep_names_paths_and_people(bot, photos, tmp_path):
