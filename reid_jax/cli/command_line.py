@@ -23,7 +23,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from reid_jax import config as config_lib
-from reid_jax import errors
+from reid_jax import errors, progress
 from reid_jax.cli import failures
 from reid_jax.config import files, rules
 from reid_jax.runtime import allocator, compilation, interruption
@@ -168,6 +168,7 @@ def _prepare_process() -> None:
     interruption.install()
     logging.get_absl_handler().setFormatter(std_logging.Formatter("%(message)s"))
     allocator.keep_freed_memory()
+    progress.show()
     if not {"", str(pathlib.Path.cwd())} & set(sys.path):
         sys.path.append(str(pathlib.Path.cwd()))
 

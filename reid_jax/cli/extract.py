@@ -14,7 +14,6 @@ scripts/evaluate.py. Size, interpolation and normalization are the model's own a
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -145,9 +144,7 @@ def main(argv: list[str]) -> int:
     print(f"{source.kind}: {counts}")
     for note in source.notes:
         print(f"warning: {note.rstrip('.')}.")
-    outcome = features.write_features(
-        extractor, variables, source, output, metric=args.metric, progress=sys.stderr.isatty()
-    )
+    outcome = features.write_features(extractor, variables, source, output, metric=args.metric)
     print(outcome.text())
     print(output)
     return 0

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import sys
 
 from reid_jax import errors
 from reid_jax.cli import arguments, command_line
@@ -75,7 +74,6 @@ def main(argv: list[str]) -> int:
         strict_counts=args.strict_counts,
         force=args.force,
         check_only=args.check,
-        progress=sys.stderr.isatty(),
         **options,
     )
     print(report.text())

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import image_io, records
+from reid_jax.data import camera_labels, image_io, records
 
 BACKGROUND = 255
 MARGIN = 3  # pixels around each image
@@ -85,7 +85,8 @@ def draw(
     cell_height, cell_width = height + 2 * MARGIN, width + 2 * MARGIN
     group = images_per_camera * cell_width
     title = f"{split.name}: {len(pids)} of {len(people)} identities"
-    headers = _headers(camids, group - 2 * MARGIN)
+    labels = camera_labels.of(split.filenames, split.camids)
+    headers = _headers([labels[camid] for camid in camids], group - 2 * MARGIN)
     names = [_identity(split, pid) for pid in pids]
     sheet = np.full(
         (
@@ -110,10 +111,10 @@ def draw(
     return sheet
 
 
-def _headers(camids: Sequence[int], width: int) -> list[str]:
+def _headers(cameras: Sequence[str], width: int) -> list[str]:
     """Returns the texts above the cameras' columns, all in the longest form that fits into a width in pixels."""
     for form in ("camera {}", "cam {}", "c{}", "{}"):
-        texts = [form.format("?" if camid < 0 else camid) for camid in camids]
+        texts = [form.format(camera.replace(camera_labels.UNKNOWN, "?")) for camera in cameras]
         if max(map(_width, texts)) <= width:
             return texts
     return texts

@@ -6,18 +6,17 @@ temporary name and renamed at the end, so that it is complete whenever it exists
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import pathlib
 import time
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from reid_jax import errors, file_io
+from reid_jax import errors, file_io, progress
 from reid_jax.data import builders, checks, record_writing, records, source_files, staging, user_datasets
 from reid_jax.plugins import names
 
@@ -108,7 +107,6 @@ def prepare(
     strict_counts: bool = False,
     force: bool = False,
     check_only: bool = False,
-    progress: bool = False,
     **options: Any,
 ) -> PreparationReport:
     """Prepares a data set; returns at once where it is prepared already.
@@ -122,7 +120,6 @@ def prepare(
         strict_counts: stop where counts differ from the published ones, instead of warning.
         force: prepare again and replace the prepared folder.
         check_only: check everything and write nothing.
-        progress: show a progress bar on stderr while images are checked.
         **options: the data set's options (`catalog.Entry.options`).
 
     Returns:
@@ -149,7 +146,7 @@ def prepare(
     if has_files:
         # A check reports everything, damaged images included, and stops at none of them.
         bad = "skip" if check_only else on_bad_image
-        checked = _check_files(name, module, raw, options, bad, strict_counts, check_only, progress)
+        checked = _check_files(name, module, raw, options, bad, strict_counts, check_only)
     if check_only:
         return _report_of_check(checked, name, time.monotonic() - started)
     with staging.temporary_folder(folder) as temporary:
@@ -161,15 +158,22 @@ def prepare(
             rows=checked.rows,
             origin=checked.source,
             manual=None if has_files else raw.expanduser(),
+            images=_images(checked.rows or builders.published(name, module, options)),
         )
         if not checked.content:
             dataset = records.open_folder(builders.title(name), built)
-            checked.content = records.content_hash(dataset)
+            with progress.waiting("hashing the records"):
+                checked.content = records.content_hash(dataset)
         if not has_files:
             checked.table, checked.warnings = _compare(name, dataset.splits(), module, options, strict_counts)
         _save_report(built, checked, name, options, time.monotonic() - started)
         _move(built, target, force)
     return dataclasses.replace(_report_of(name, target), existed=False)
+
+
+def _images(splits: Mapping[str, Any]) -> int | None:
+    """Returns the number of images of rows or published counts; None where there are none."""
+    return sum(rows["images"] if isinstance(rows, Mapping) else len(rows) for rows in splits.values()) or None
 
 
 @dataclasses.dataclass
@@ -229,13 +233,12 @@ def _check_files(
     on_bad_image: str,
     strict_counts: bool,
     describe: bool,
-    progress: bool,
 ) -> _Checked:
     """Reads the lists of a data set, decodes every image and compares the counts; see `prepare`."""
     source, rows = builders.read(name, module, raw, options)
     _refuse_other_data_set(name, rows, source, builders.published(name, module, options))
     listing = _listing_hash(name, rows)
-    inspection = _inspect_images(rows, progress)
+    inspection = _inspect_images(rows)
     details = ""
     if describe:
         details = checks.describe(_as_splits(name, rows), inspection, getattr(module, "DISJOINT_IDENTITIES", False))
@@ -281,9 +284,9 @@ def _refuse_other_data_set(
             )
 
 
-def _inspect_images(rows: Mapping[str, Sequence[Any]], progress: bool) -> checks.Inspection:
+def _inspect_images(rows: Mapping[str, Sequence[Any]]) -> checks.Inspection:
     paths = [row.path for listed in rows.values() for row in listed]
-    with _bar(len(paths), progress) as advance:
+    with progress.bar("checking images", len(paths), "images") as advance:
         return checks.inspect_images(paths, progress=advance)
 
 
@@ -305,14 +308,6 @@ def _without_bad_images(
         if not listed:
             raise errors.UserError(f"none of the {len(rows[split])} images of the {split} split can be read.")
     return kept, [bad[position] for position in sorted(bad)]
-
-
-@contextlib.contextmanager
-def _bar(total: int, shown: bool) -> Iterator[Any]:
-    import tqdm
-
-    with tqdm.tqdm(total=total, desc="checking images", unit=" images", disable=not shown, leave=False) as bar:
-        yield bar.update
 
 
 def _as_splits(name: str, rows: Mapping[str, Sequence[Any]]) -> dict[str, records.Split]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from reid_jax import errors
+from reid_jax import errors, progress
 from reid_jax.data import builders
 
 
@@ -22,6 +23,7 @@ def build(
     rows: Mapping[str, Sequence[Any]] | None = None,
     origin: pathlib.Path | None = None,
     manual: pathlib.Path | None = None,
+    images: int | None = None,
 ) -> pathlib.Path:
     """Runs the builder of a data set and returns the folder it wrote, below `folder`.
 
@@ -33,6 +35,7 @@ def build(
         rows: rows of every split, where the source files were listed and checked before.
         origin: the source of the rows.
         manual: the folder of the raw files of a builder that reads them itself.
+        images: number of images, for the progress shown; None where it is not known.
 
     Raises:
         UserError: the builder does not store what training reads.
@@ -51,9 +54,28 @@ def build(
         if rows is not None:
             builder.rows, builder.origin = rows, origin
         settings = tfds.download.DownloadConfig(compute_stats="skip", manual_dir=manual_dir)
-        builder.download_and_prepare(download_config=settings)
+        with progress.bar("writing records", images, "images") as advance:
+            _count_examples(builder, advance)
+            builder.download_and_prepare(download_config=settings)
     _check_schema(name, builder.info)
     return pathlib.Path(builder.data_dir)
+
+
+def _count_examples(builder: Any, advance: Callable[[int], None]) -> None:
+    """Makes a builder report every example that it makes; the bars of TFDS do not say how many are left."""
+    split_generators = builder._split_generators
+
+    def counted(examples: Iterator[Any]) -> Iterator[Any]:
+        for example in examples:
+            yield example
+            advance(1)
+
+    @functools.wraps(split_generators)  # TFDS looks at its arguments
+    def counting(*args: Any, **options: Any) -> Any:
+        made = split_generators(*args, **options)
+        return {name: counted(each) if isinstance(each, Iterator) else each for name, each in made.items()}
+
+    builder._split_generators = counting
 
 
 def _check_schema(name: str, info: Any) -> None:

@@ -19,11 +19,13 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from reid_jax import progress
 from reid_jax.evaluation import candidates, distance_blocks, own_metrics
 
 Array = distance_blocks.Array
 
 _COMPARED_AT_ONCE = 16  # gallery rows per inner step on CPU: the running counts stay in registers that long
+_AHEAD = 3  # tiles that the device may run ahead of the progress shown
 _CHUNK_BYTES = 2**25  # of gallery features on a device at a time
 _WIDEST = 512  # candidates of a query beyond which sorting a row beats comparing all of it with each of them
 _SMALLEST = np.finfo(np.float32).tiny
@@ -208,11 +210,18 @@ def stream_counts(
         return jax.device_put(tree, everywhere)
 
     counts = [put(np.zeros(tile.places.shape, np.int32)) for tile in tiles]
-    for chunk in _chunks(gallery, gallery_ids, gallery_block, mesh):
-        for number, tile in enumerate(tiles):
-            side = put(query.take(tile.rows).pad(len(tile.ids)))
-            counts[number] = counter(counts[number], chunk, side, put((tile.ids, tile.places, threshold[number])))
-        jax.block_until_ready(counts)  # before the next chunk replaces it in memory
+    left = gallery.num_rows
+    distances = left * sum(len(tile.rows) for tile in tiles)
+    with progress.bar("ranking", distances, "distances", scaled=True) as advance:
+        for chunk in _chunks(gallery, gallery_ids, gallery_block, mesh):
+            for number, tile in enumerate(tiles):
+                side = put(query.take(tile.rows).pad(len(tile.ids)))
+                counts[number] = counter(counts[number], chunk, side, put((tile.ids, tile.places, threshold[number])))
+                if number >= _AHEAD:
+                    jax.block_until_ready(counts[number - _AHEAD])
+                advance(len(tile.rows) * min(left, chunk.ids.size))
+            jax.block_until_ready(counts)  # before the next chunk replaces it in memory
+            left -= chunk.ids.size
     found = [np.asarray(count) for count in counts]
     if query.measure is not None and any((count[:, : len(tile.rows)] < 0).any() for count, tile in zip(found, tiles)):
         raise own_metrics.not_finite(query.measure)

@@ -28,7 +28,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from reid_jax import errors
+from reid_jax import errors, progress
 from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import feature_scaling, own_metrics
 from reid_jax.plugins import names
@@ -456,17 +456,20 @@ def nearest(
         np.full(query_block, -np.inf, np.float32),
     )
     best: list[Any] = [None] * len(starts)
-    for column in range(0, gallery.num_rows, gallery_block):
-        chunk = gallery.take(slice(column, column + gallery_block))
-        full = chunk.num_rows == gallery_block
-        chunk = _everywhere(chunk.pad(gallery_block), mesh)
-        bounds = np.int32(column), np.int32(gallery.num_rows)
-        for number, row in enumerate(starts):
-            part = _placed(query.take(slice(row, row + query_block)).pad(query_block), mesh)
-            before = _placed(nothing, mesh) if best[number] is None else best[number]
-            best[number] = _nearest_in_chunk(before, chunk, *bounds, part, k, full)
-            if number >= _AHEAD:
-                jax.block_until_ready(best[number - _AHEAD])
+    distances = query.num_rows * gallery.num_rows
+    with progress.bar("nearest neighbors", distances, "distances", scaled=True) as advance:
+        for column in range(0, gallery.num_rows, gallery_block):
+            chunk = gallery.take(slice(column, column + gallery_block))
+            columns, full = chunk.num_rows, chunk.num_rows == gallery_block
+            chunk = _everywhere(chunk.pad(gallery_block), mesh)
+            bounds = np.int32(column), np.int32(gallery.num_rows)
+            for number, row in enumerate(starts):
+                part = query.take(slice(row, row + query_block))
+                before = _placed(nothing, mesh) if best[number] is None else best[number]
+                best[number] = _nearest_in_chunk(before, chunk, *bounds, _placed(part.pad(query_block), mesh), k, full)
+                if number >= _AHEAD:
+                    jax.block_until_ready(best[number - _AHEAD])
+                advance(part.num_rows * columns)
     joined = (np.concatenate([np.asarray(part[i]) for part in best]) for i in range(3))
     values, rows, farthest = (array[: query.num_rows] for array in joined)
     own_metrics.refuse_not_finite(query.measure, values, farthest)

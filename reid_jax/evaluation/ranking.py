@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from reid_jax import errors
+from reid_jax import errors, progress
 from reid_jax.data.feature_set import JUNK_ID, FeatureSet
 from reid_jax.evaluation import candidates, counting, distance_blocks
 
@@ -286,11 +286,13 @@ def rank_metrics_from_rows(
     def rows_of(rows: np.ndarray) -> np.ndarray:
         return _comparable(np.asarray(distance_rows(rows)))
 
-    for tile in table.tiles(query_block):
-        if counting.is_wide(tile):
-            scores.add(tile, *counting.counts_by_sorting(tile, rows_of, table.gallery_ids))
-        else:
-            scores.add(tile, *counting.counts_from_matrix(tile, rows_of(tile.rows), table.gallery_ids))
+    with progress.bar("ranking", len(table.query_ids), "queries") as advance:
+        for tile in table.tiles(query_block):
+            if counting.is_wide(tile):
+                scores.add(tile, *counting.counts_by_sorting(tile, rows_of, table.gallery_ids))
+            else:
+                scores.add(tile, *counting.counts_from_matrix(tile, rows_of(tile.rows), table.gallery_ids))
+            advance(len(tile.rows))
     return scores.result(metric, max_rank)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from reid_jax import errors, file_io
+from reid_jax import errors, file_io, progress
 from reid_jax.data import camera_labels
 from reid_jax.data.feature_set import JUNK_ID, UNKNOWN_CAMERA, FeatureSet
 from reid_jax.evaluation import charts, distance_blocks, suite, thumbnails, verification, web_pages
@@ -175,7 +175,6 @@ def write_ranked_lists(
     facts: Mapping[str, str] | None = None,
     distance_rows: DistanceRows | None = None,
     budget: int = thumbnails.BUDGET,
-    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> pathlib.Path:
     """Writes the page and returns its path.
 
@@ -191,7 +190,6 @@ def write_ranked_lists(
         facts: run, model and date below the headline; by default `about(feature_set)`.
         distance_rows: see `ranked_lists`.
         budget: bytes of all pictures; the lists beyond it, those with the highest AP, have names only.
-        progress: called with the number of pictures done and of all.
 
     Raises:
         UserError: an image cannot be read, or the file cannot be written.
@@ -199,7 +197,7 @@ def write_ranked_lists(
     path = pathlib.Path(path)
     queries = choose_queries(result, result.num_query if max_queries is None else max_queries)
     lists = ranked_lists(feature_set, result, queries, top=top, distance_rows=distance_rows)
-    data, pictures = _data(lists, feature_set, result, load_image, budget, progress)
+    data, pictures = _data(lists, feature_set, result, load_image, budget)
     name = title or str(feature_set.meta.get("dataset") or "Ranked lists")
     about_it = about(feature_set) if facts is None else facts
     page = web_pages.fill(
@@ -293,7 +291,6 @@ def _data(
     result: RankingResult,
     load_image: LoadImage,
     budget: int,
-    progress: Callable[[int, int], object],
 ) -> tuple[dict[str, Any], thumbnails.Thumbnails]:
     """Returns queries, gallery images and pictures for `ranked_lists.js`, and the pictures."""
     late = {one.query for one in lists if one.first_correct >= 0 and one.first_correct not in one.gallery}
@@ -301,25 +298,20 @@ def _data(
         int(row) for one in lists for row in (*one.gallery, *([one.first_correct] * (one.query in late)))
     )
     places = {row: place for place, row in enumerate(rows)}
-    total, done = len(lists) + len(rows), 0
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        progress(done, total)
-
-    pictures = thumbnails.Thumbnails(load_image, total, budget=budget, progress=count)
     cameras = camera_labels.of(
         (*feature_set.query_names, *feature_set.gallery_names),
         np.concatenate([feature_set.query_cams, feature_set.gallery_cams]),
     )
+    total = len(lists) + len(rows)
     queries = []
-    for one in lists:
-        queries.append(_query(one, feature_set, result, cameras, places, one.query in late))
-        # In the order of the page, so that it is the last lists whose pictures are left out.
-        queries[-1]["picture"] = pictures.number("query", one.query)
-        for row in (*one.gallery, *([one.first_correct] * (one.query in late))):
-            pictures.number("gallery", int(row))
+    with progress.bar("page of ranked lists", total, "pictures") as advance:
+        pictures = thumbnails.Thumbnails(load_image, total, budget=budget, progress=lambda: advance(1))
+        for one in lists:
+            queries.append(_query(one, feature_set, result, cameras, places, one.query in late))
+            # In the order of the page, so that it is the last lists whose pictures are left out.
+            queries[-1]["picture"] = pictures.number("query", one.query)
+            for row in (*one.gallery, *([one.first_correct] * (one.query in late))):
+                pictures.number("gallery", int(row))
     gallery = [
         {
             "name": web_pages.plain(feature_set.gallery_names[row]),

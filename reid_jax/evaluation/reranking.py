@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from reid_jax import errors
+from reid_jax import errors, progress
 from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import distance_blocks, ranking, sparse
 
@@ -239,15 +239,19 @@ def _refuse_too_large(query: distance_blocks.Side, gallery: distance_blocks.Side
         )
 
 
-def _blocks(count: int, size: int) -> Iterator[np.ndarray]:
-    for first in range(0, count, size):
-        yield np.arange(first, min(first + size, count))
+def _blocks(count: int, size: int, what: str) -> Iterator[np.ndarray]:
+    """Yields the numbers of images in blocks, and shows progress."""
+    with progress.bar(what, count, "images") as advance:
+        for first in range(0, count, size):
+            rows = np.arange(first, min(first + size, count))
+            yield rows
+            advance(len(rows))
 
 
 def _reciprocal(rank: np.ndarray) -> np.ndarray:
     """Returns [N, k] whether an image is among the k nearest of each of its k nearest."""
     out = np.empty(rank.shape, bool)
-    for rows in _blocks(len(rank), 4 * _ROWS_AT_ONCE):
+    for rows in _blocks(len(rank), 4 * _ROWS_AT_ONCE, "re-ranking: reciprocal neighbors"):
         out[rows] = (rank[rank[rows]] == rows[:, None, None]).any(axis=2)
     return out
 
@@ -263,7 +267,7 @@ def _encode(side: distance_blocks.Side, near: distance_blocks.Neighbors, k1: int
     member = np.zeros((_ROWS_AT_ONCE, count), bool)
     known = np.full((_ROWS_AT_ONCE, count), np.nan, np.float32)
     builder = sparse.Builder(count)
-    for rows in _blocks(count, _ROWS_AT_ONCE):
+    for rows in _blocks(count, _ROWS_AT_ONCE, "re-ranking: encoding"):
         local = np.arange(len(rows))[:, None]
         owner, place = np.nonzero(mutual[rows])
         candidate = rank[rows][owner, place]
@@ -290,7 +294,7 @@ def _average(encodings: sparse.Rows, neighbors: np.ndarray) -> sparse.Rows:
     """Returns the mean encoding of each image's nearest images, itself included (local query expansion)."""
     builder = sparse.Builder(encodings.width)
     size = neighbors.shape[1]
-    for rows in _blocks(len(neighbors), _ROWS_AT_ONCE):
+    for rows in _blocks(len(neighbors), _ROWS_AT_ONCE, "re-ranking: averaging"):
         entry, source = encodings.entries(neighbors[rows].reshape(-1))
         key = (source // size).astype(np.int64) * encodings.width + encodings.columns[entry]
         unique, inverse = np.unique(key, return_inverse=True)

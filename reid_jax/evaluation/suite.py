@@ -103,7 +103,13 @@ class Report:
         return values
 
 
-def run(name: str, feature_set: FeatureSet, protocol: Protocol, mesh: Mesh | None = None) -> Report:
+def run(
+    name: str,
+    feature_set: FeatureSet,
+    protocol: Protocol,
+    mesh: Mesh | None = None,
+    plain: ranking.RankingResult | None = None,
+) -> Report:
     """Returns the report of one feature set: all that the protocol asks for.
 
     Args:
@@ -111,6 +117,7 @@ def run(name: str, feature_set: FeatureSet, protocol: Protocol, mesh: Mesh | Non
         feature_set: descriptors, identities and cameras.
         protocol: what to measure.
         mesh: devices to spread the gallery over.
+        plain: the ranking of these features by this protocol, where it is known; it is not computed again.
 
     Raises:
         UserError: an unknown metric, rule or score, or a feature set that cannot be scored.
@@ -122,7 +129,8 @@ def run(name: str, feature_set: FeatureSet, protocol: Protocol, mesh: Mesh | Non
         feature_set = expansion.expand_queries(
             feature_set, neighbors=protocol.expand, alpha=protocol.alpha, metric=protocol.metric
         )
-    plain = ranking.evaluate(feature_set, mesh=mesh, **ranked)
+        plain = None
+    plain = ranking.evaluate(feature_set, mesh=mesh, **ranked) if plain is None else plain
     unweighted = reranked = verified = single_shot = None
     if feature_set.query_visibility is not None:
         everything = dataclasses.replace(feature_set, query_visibility=None, gallery_visibility=None)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reid_jax import errors
+from reid_jax import errors, progress
 from reid_jax.data.feature_set import UNKNOWN_CAMERA, FeatureSet
 from reid_jax.evaluation import distance_blocks, own_metrics, reranking
 
@@ -366,10 +366,13 @@ def _blocks(
             labels = (ids[rows], cams[rows], np.ones(len(ids[rows]), bool))
             yield side.take(rows).pad(size), tuple(distance_blocks.pad_rows(label, size) for label in labels)
 
-    for gallery_part in cut(gallery, feature_set.gallery_ids, feature_set.gallery_cams, gallery_block):
-        gallery_part = jax.device_put(gallery_part)
-        for query_part in cut(query, feature_set.query_ids, feature_set.query_cams, query_block):
-            yield _block(*gallery_part, *query_part, same_camera_filter)
+    blocks = -(-query.num_rows // query_block) * -(-gallery.num_rows // gallery_block)
+    with progress.bar("verification", blocks, "blocks of pairs") as advance:
+        for gallery_part in cut(gallery, feature_set.gallery_ids, feature_set.gallery_cams, gallery_block):
+            gallery_part = jax.device_put(gallery_part)
+            for query_part in cut(query, feature_set.query_ids, feature_set.query_cams, query_block):
+                yield _block(*gallery_part, *query_part, same_camera_filter)
+                advance(1)
 
 
 def _refuse_one_sided(curve: _Curve, same_camera_filter: bool) -> None:

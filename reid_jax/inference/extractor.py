@@ -18,6 +18,7 @@ import numpy as np
 
 from reid_jax import build, errors
 from reid_jax import config as config_lib
+from reid_jax import progress as progress_lib
 from reid_jax.data import feature_set as feature_set_lib
 from reid_jax.data import pipeline, records
 from reid_jax.inference import crops
@@ -45,8 +46,8 @@ class Extracted:
     Attributes:
         features: [N, D] or [N, S, D] float32.
         visibility: [N, S] float32 or None.
-        images_per_second: throughput from the second batch on, without compilation; 0 if there was only one batch.
-        seconds: total time with compilation.
+        images_per_second: all images over `seconds`.
+        seconds: wall time from the first image read to the last feature, without compilation.
     """
 
     features: np.ndarray
@@ -79,6 +80,7 @@ def extract_features(
     batches: Iterable[Batch],
     num_images: int,
     *,
+    compile: Callable[[Batch], object] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Extracted:
     """Returns the descriptors of all images in data set order.
@@ -89,6 +91,7 @@ def extract_features(
             [B] bool, and further inputs of the model. With several processes, each yields its own share of the images
             in the same number of batches.
         num_images: number of images in the split.
+        compile: called once with the inputs of the first batch; its time does not count.
         progress: called with the number of images after each batch.
 
     Returns:
@@ -100,31 +103,29 @@ def extract_features(
     started = time.perf_counter()
     waiting: collections.deque[tuple[np.ndarray, Descriptor]] = collections.deque()
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
-    timed_images, first_done = 0, 0.0
 
     def fetch() -> None:
-        nonlocal first_done, timed_images
         index, descriptor = waiting.popleft()
         keep = index >= 0
         features, visibility = jax.device_get((descriptor.features, descriptor.visibility))
         features = np.asarray(features, np.float32)[keep]
         found.append((index[keep], features, None if visibility is None else np.asarray(visibility, np.float32)[keep]))
-        if len(found) == 1:
-            first_done = time.perf_counter()
-        else:
-            timed_images += int(keep.sum())
         if progress is not None:
             progress(int(keep.sum()))
 
     for batch in batches:
         index = np.where(np.asarray(batch["mask"], bool), np.asarray(batch["index"]), -1).astype(np.int64)
         inputs = {key: value for key, value in batch.items() if key not in ("index", "mask")}
+        if compile is not None:
+            before = time.perf_counter()
+            compile(inputs)
+            started, compile = started + time.perf_counter() - before, None
         waiting.append((index, describe(inputs)))
         if len(waiting) > _IN_FLIGHT:
             fetch()
     while waiting:
         fetch()
-    ended = time.perf_counter()
+    seconds = time.perf_counter() - started
     if not found:
         raise errors.UserError("expected at least one batch of images, got no batch: check that the split has images.")
     index, features, visibility = _joined(found)
@@ -133,8 +134,8 @@ def extract_features(
     return Extracted(
         features[order],
         None if visibility is None else visibility[order],
-        timed_images / (ended - first_done) if timed_images else 0.0,
-        ended - started,
+        num_images / seconds,
+        seconds,
     )
 
 
@@ -241,6 +242,13 @@ class Extractor:
             return (flip_average(once) if evals.flip else once)(preprocess(batch))
 
         self._describe = jax.jit(describe, out_shardings=mesh_lib.sharded(mesh))
+        self._compiled: set[tuple[int, ...]] = set()
+        self._timed_images, self._timed_seconds = 0, 0.0
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Throughput over all images so far, without compilation; None before the first."""
+        return self._timed_images / self._timed_seconds if self._timed_images else None
 
     def example_batch(self) -> dict[str, np.ndarray]:
         """Returns a batch of one black image, for shapes."""
@@ -261,7 +269,7 @@ class Extractor:
             variables: `params` and `batch_stats`.
             split: the split.
             batch_size: images per batch, a multiple of the number of devices; None is that of the config.
-            progress: called with the number of images after each batch.
+            progress: called with the number of images after each batch, in place of a bar.
         """
 
         def describe(batch: Mapping[str, np.ndarray]) -> Descriptor:
@@ -269,9 +277,22 @@ class Extractor:
             local: Descriptor = jax.tree.map(mesh_lib.local_rows, described)
             return local
 
+        def compile(batch: Mapping[str, np.ndarray]) -> None:
+            # The call that follows finds the compiled program.
+            if batch["image"].shape not in self._compiled:
+                with progress_lib.waiting("compiling the model"):
+                    self._describe.lower(variables, mesh_lib.to_global(dict(batch), self.mesh)).compile()
+                self._compiled.add(batch["image"].shape)
+
         share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        with pipeline.eval_batches(split, **self.size, batch_size=batch_size or self.batch_size, **share) as batches:
-            return extract_features(describe, batches, len(split), progress=progress)
+        with (
+            pipeline.eval_batches(split, **self.size, batch_size=batch_size or self.batch_size, **share) as batches,
+            progress_lib.bar(f"features of {split.name}", -(-len(split) // jax.process_count()), "images") as advance,
+        ):
+            extracted = extract_features(describe, batches, len(split), compile=compile, progress=progress or advance)
+        self._timed_images += len(split)
+        self._timed_seconds += extracted.seconds
+        return extracted
 
     def images(
         self,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from reid_jax import build, errors, file_io
 from reid_jax import config as config_lib
@@ -33,17 +31,14 @@ class Outcome:
         shape: shape of an image's features.
         skipped: a sentence for each image that was skipped.
         warnings: sentences about the images that make scores wrong.
-        images_per_second: throughput on the largest split from its second batch on; over everything if there was only
-            one batch.
-        compiling: whether the throughput includes compilation.
-        seconds: total time with compilation.
+        images_per_second: throughput over all images, without compilation.
+        seconds: total time with compilation and the writing of the file.
     """
 
     images: dict[str, int]
     shape: tuple[int, ...]
     skipped: tuple[str, ...]
     images_per_second: float
-    compiling: bool
     seconds: float
     warnings: tuple[str, ...] = ()
 
@@ -53,8 +48,7 @@ class Outcome:
         size = " x ".join(map(str, self.shape))
         lines = [f"warning: skipped: {sentence}" for sentence in self.skipped]
         lines += [f"warning: {sentence}" for sentence in self.warnings]
-        speed = f"{self.images_per_second:.1f} images/s{' (compilation included)' if self.compiling else ''}"
-        return "\n".join([*lines, f"{counts}: {size} values each, {speed}"])
+        return "\n".join([*lines, f"{counts}: {size} values each, {self.images_per_second:.4g} images/s"])
 
 
 def check_output(path: str | pathlib.Path) -> pathlib.Path:
@@ -77,7 +71,6 @@ def write_features(
     output: str | pathlib.Path,
     *,
     metric: str | None = None,
-    progress: bool = False,
 ) -> Outcome:
     """Extracts the features of a source and writes the features file atomically.
 
@@ -90,7 +83,6 @@ def write_features(
         source: images.
         output: path of the `.npz` file.
         metric: metric to record in place of the model's own.
-        progress: whether to show a progress bar on stderr.
 
     Raises:
         UserError: an image cannot be read, all images were skipped, or the file cannot be written.
@@ -100,15 +92,14 @@ def write_features(
     described: dict[str, extractor_lib.Extracted] = {}
     kept: dict[str, np.ndarray] = {}
     skipped: list[str] = []
-    with _bar(sum(map(len, source.splits.values())), progress) as advance:
-        for name, split in source.splits.items():
-            extracted = extractor.split(variables, split, progress=advance)
-            bad = getattr(split.source, "bad", {})
-            skipped += [bad[position] for position in sorted(bad)]
-            kept[name] = np.setdiff1d(np.arange(len(split)), np.fromiter(bad, np.int64, len(bad)))
-            if not len(kept[name]):
-                raise errors.UserError(f"none of the {len(split)} images of {split.name} can be read ({skipped[-1]})")
-            described[name] = _rows(extracted, kept[name])
+    for name, split in source.splits.items():
+        extracted = extractor.split(variables, split)
+        bad = getattr(split.source, "bad", {})
+        skipped += [bad[position] for position in sorted(bad)]
+        kept[name] = np.setdiff1d(np.arange(len(split)), np.fromiter(bad, np.int64, len(bad)))
+        if not len(kept[name]):
+            raise errors.UserError(f"none of the {len(split)} images of {split.name} can be read ({skipped[-1]})")
+        described[name] = _rows(extracted, kept[name])
     features = {name: extracted.features for name, extracted in described.items()}
     meta = _meta(extractor, source, features, metric)
     if "images" in described:
@@ -129,13 +120,12 @@ def write_features(
     seconds = time.perf_counter() - started
     counts = {name: len(rows) for name, rows in kept.items()}
     shape = next(iter(features.values())).shape[1:]
-    speed = max(described.values(), key=lambda extracted: len(extracted.features)).images_per_second
+    read = sum(map(len, source.splits.values()))
     return Outcome(
         counts,
         shape,
         tuple(skipped),
-        speed or sum(counts.values()) / seconds,
-        compiling=not speed,
+        read / sum(extracted.seconds for extracted in described.values()),
         seconds=seconds,
         warnings=tuple(source.warnings()),
     )
@@ -171,13 +161,6 @@ def _meta(
         "device": provenance.device_name(),
         "commit": provenance.commit(),
     }
-
-
-@contextlib.contextmanager
-def _bar(total: int, shown: bool) -> Iterator[Callable[[int], Any]]:
-    """Yields a function that advances a progress bar."""
-    with tqdm.tqdm(total=total, desc="describing", unit=" images", disable=not shown, leave=False) as bar:
-        yield bar.update
 
 
 def describe_dataset(

@@ -36,7 +36,7 @@ from reid_jax.runs import (
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import mesh, processes
-from reid_jax.train import checkpoints, loop, metrics, overview, profiling, state
+from reid_jax.train import checkpoints, loop, metrics, overview, profiling, state, step_line
 
 LOG = logging.getLogger(__name__)
 
@@ -77,6 +77,8 @@ class Experiment:
         self.preprocess = build.make_preprocess(self.settings.preprocess)
         self.extractor = extractor_lib.Extractor(self.model, self.settings, self.mesh)
         self._initialize = build.initializer(self.model, self.settings, self.extractor.example_batch())
+        self._last_step = 0
+        self._kept: dict[str, results.Evaluation] = {}  # of the last step, by data set
         self.further = further_descriptors.extractors(self.settings, self.num_classes, self.num_cameras, self.mesh)
         self.plan = plan.Plan(
             self.settings,
@@ -141,10 +143,17 @@ class Experiment:
 
     # ---- evaluation -------------------------------------------------------------------------------------------------
 
-    def features(self, variables: build.Variables) -> feature_set.FeatureSet:
-        """Returns the features of query and gallery."""
+    def features(self, variables: build.Variables, dataset: records.ReIDDataset) -> feature_set.FeatureSet:
+        """Returns the features of query and gallery of a data set."""
         meta = features_lib.feature_meta(self.settings)
-        return features_lib.describe_dataset(self.extractor, variables, self.dataset, meta)
+        return features_lib.describe_dataset(self.extractor, variables, dataset, meta)
+
+    def evaluation(self, variables: build.Variables, dataset: records.ReIDDataset) -> results.Evaluation:
+        """Returns features and ranking of a data set; those of the last step are kept, see `scores`."""
+        if dataset.name not in self._kept:
+            features = self.features(variables, dataset)
+            return results.Evaluation(features, results.rank(features, self.settings.evals))
+        return self._kept.pop(dataset.name)
 
     def scores(self, train_state: state.TrainState, at_step: int) -> dict[str, float]:
         """Returns the scores of an evaluation during training by name, identical on every process.
@@ -154,21 +163,24 @@ class Experiment:
             at_step: its step, for the log.
         """
         started = time.perf_counter()
-        evals = self.settings.evals
         variables = evaluated_variables(train_state)
-        named = results.rank(self.features(variables), evals).scores(self.dataset.name)
-        shown = ", ".join(f"{name.split('/', 1)[1]} {100 * value:.2f} %" for name, value in named.items())
-        LOG.info("step %d: %s (%.1f s)", at_step, shown, time.perf_counter() - started)
-        meta = features_lib.feature_meta(self.settings)
-        for other in self.others:
-            features = features_lib.describe_dataset(self.extractor, variables, other, meta)
-            named |= results.rank(features, evals).scores(other.name)
+        named: dict[str, float] = {}
+        for tested in (self.dataset, *self.others):
+            evaluated = self.evaluation(variables, tested)
+            if at_step == self._last_step:
+                # The final evaluation is this one; features of earlier steps would only take memory.
+                self._kept[tested.name] = evaluated
+            scores = evaluated.ranking.scores(tested.name)
+            shown = ", ".join(f"{name.split('/', 1)[1]} {100 * value:.2f} %" for name, value in scores.items())
+            on = f" on {tested.name}" if tested is not self.dataset else ""
+            LOG.info("step %d%s: %s (%.1f s)", at_step, on, shown, time.perf_counter() - started)
+            named |= scores
         return named
 
     def baselines(self, initial: state.TrainState) -> dict[str, float]:
         """Returns the scores of the baselines by name: untrained network, raw pixels, color histogram."""
         evals = self.settings.evals
-        ranked = {"untrained": results.rank(self.features(initial.variables), evals)}
+        ranked = {"untrained": results.rank(self.features(initial.variables, self.dataset), evals)}
         for name, describe in baselines.SIMPLE_FEATURES.items():
             ranked[name] = results.rank(baselines.extract_simple(describe, self.dataset, self.extractor.size), evals)
         prefix = f"{self.dataset.name}/baseline"
@@ -216,6 +228,7 @@ class Experiment:
         initial = self.initial_state(weights=saved.latest_step() is None)
         LOG.info("%s", overview.parameter_overview(initial.params))
         schedule = schedule or self.phases(initial.variables)
+        self._last_step = schedule[-1].last_step
         train_state, meta = self._resume(saved, initial, schedule)
         if not train and not meta["step"]:
             raise errors.UserError(
@@ -248,6 +261,7 @@ class Experiment:
         return {
             "step": 0,
             "train_seconds": 0.0,
+            "timed_images": 0,
             "num_classes": self.num_classes,
             "num_cameras": self.num_cameras,
             "index_hash": self.dataset.index_hash(),
@@ -292,11 +306,13 @@ class Experiment:
         meta: dict[str, Any],
         recorded: profiling.Steps | None,
     ) -> state.TrainState:
-        """Returns the state after training; adds the duration to `meta`."""
-        started, before = time.perf_counter(), meta["train_seconds"]
+        """Returns the state after training; adds images and seconds of the timed steps to `meta`."""
+        # Checkpoints of earlier versions have no count of timed images.
+        images = meta.get("timed_images", plan.images_until(meta["step"], schedule))
+        pace = step_line.Pace(images, meta["train_seconds"])
 
         def current_meta() -> dict[str, Any]:
-            return {**meta, "train_seconds": before + time.perf_counter() - started}
+            return {**meta, "train_seconds": pace.seconds, "timed_images": pace.images}
 
         writer = metrics.MetricWriter(folder.path, resume_step=meta["step"], active=processes.is_main())
         trainer = loop.Loop(
@@ -308,6 +324,7 @@ class Experiment:
             evaluate=self.scores if self.settings.evals.every_epochs else None,
             meta=current_meta,
             profile=profiling.Profile(folder.path, recorded),
+            pace=pace,
         )
         try:
             train_state = trainer.run(train_state, meta["step"])
@@ -356,6 +373,8 @@ def evaluated_variables(train_state: state.TrainState) -> build.Variables:
 def _history(train_state: state.TrainState, schedule: list[loop.Phase], meta: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the entries of `result.json` that describe the training."""
     steps, seconds = int(jax.device_get(train_state.step)), meta["train_seconds"]
+    images = meta.get("timed_images", plan.images_until(steps, schedule))
+    speed = step_line.Pace(images, seconds).images_per_second
     # Checkpoints of earlier versions do not say what their run started from.
     start = {"started_from": meta["started_from"]} if "started_from" in meta else {}
     return {
@@ -364,5 +383,5 @@ def _history(train_state: state.TrainState, schedule: list[loop.Phase], meta: Ma
         "steps": steps,
         **{key: value for phase in schedule for key, value in phase.about.items()},
         "train_seconds": round(seconds, 1),
-        "images_per_second": round(plan.images_until(steps, schedule) / max(seconds, 1e-9), 1),
+        "images_per_second": None if speed is None else round(speed, 1),
     }

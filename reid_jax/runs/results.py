@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pathlib
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from reid_jax import build
@@ -20,7 +20,6 @@ from reid_jax.runs import folder as folder_lib
 from reid_jax.runtime import processes, provenance
 
 LOG = logging.getLogger(__name__)
-_EVERY_SECONDS = 10.0  # between two lines about pictures
 
 
 class Evaluated(Protocol):
@@ -34,8 +33,16 @@ class Evaluated(Protocol):
     extractor: extractor_lib.Extractor
     further: dict[str, extractor_lib.Extractor]
 
-    def features(self, variables: build.Variables) -> feature_set.FeatureSet:
-        """Returns the features of query and gallery."""
+    def evaluation(self, variables: build.Variables, dataset: records.ReIDDataset) -> Evaluation:
+        """Returns the features and the ranking of a data set, those of the last step where it was evaluated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Features of a data set's query and gallery, and their ranking."""
+
+    features: feature_set.FeatureSet
+    ranking: ranking.RankingResult
 
 
 def finish(
@@ -56,21 +63,19 @@ def finish(
         complete: whether training is complete; `result.json` is written only then, because it marks a complete run.
     """
     settings, dataset = run.settings, run.dataset
-    started = time.perf_counter()
-    features = run.features(variables)
-    seconds = time.perf_counter() - started
+    evaluated = run.evaluation(variables, dataset)
     drawn = drawn_patches.evaluate(run.model, variables, dataset, settings)
     drawn_scores = {} if drawn is None else drawn.scores()
-    measured = suite.run(dataset.name, features, protocol(settings.evals))
+    measured = suite.run(dataset.name, evaluated.features, protocol(settings.evals), plain=evaluated.ranking)
     result = {
         "dataset": dataset.name,
-        **corrupted_scores(run, variables, features),
+        **corrupted_scores(run, variables, evaluated.features),
         **measured.flat(),
         **further_descriptors.scores(run.further, variables, dataset),
-        **measure_others(run.extractor, variables, run.others, settings),
+        **measure_others(run, variables),
         **{f"{dataset.name}/reconstruction/{name}": value for name, value in drawn_scores.items()},
         **history,
-        "extract_images_per_second": round((features.num_query + features.num_gallery) / seconds, 1),
+        "extract_images_per_second": round(run.extractor.images_per_second or 0.0, 1),
         "seed": settings.seed,
         "config_hash": config_lib.config_hash(run.config),
         "index_hash": dataset.index_hash(),
@@ -124,18 +129,14 @@ def corrupted_scores(run: Evaluated, variables: build.Variables, clean: feature_
     ).as_dict()
 
 
-def measure_others(
-    extractor: extractor_lib.Extractor,
-    variables: build.Variables,
-    others: Sequence[records.ReIDDataset],
-    settings: config_lib.Settings,
-) -> dict[str, Any]:
+def measure_others(run: Evaluated, variables: build.Variables) -> dict[str, Any]:
     """Returns the scores on further data sets; the keys start with the names of the data sets."""
     values: dict[str, Any] = {}
-    meta = features_lib.feature_meta(settings)
-    for other in others:
-        features = features_lib.describe_dataset(extractor, variables, other, meta)
-        measured = suite.run(other.name, features, protocol(settings.evals)).flat()
+    for other in run.others:
+        evaluated = run.evaluation(variables, other)
+        measured = suite.run(
+            other.name, evaluated.features, protocol(run.settings.evals), plain=evaluated.ranking
+        ).flat()
         # Keys without a data set's name are reserved for the run's own data set.
         values |= {key: value for key, value in measured.items() if key.startswith(f"{other.name}/")}
     return values
@@ -170,21 +171,12 @@ def write_page(
         queries: maximum number of queries.
         facts: run, model and date.
     """
-    said = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > _EVERY_SECONDS:
-            said = time.monotonic()
-            LOG.info("page of ranked lists: picture %d of %d", done, total)
-
     report.write_page(
         path,
         measured,
         lambda side, index: dataset.split(side).image(index),
         max_queries=queries,
         facts=facts,
-        progress=progress,
     )
 
 

@@ -19,12 +19,12 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from reid_jax import errors
+from reid_jax import errors, progress
 from reid_jax.runtime import interruption, processes
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import checkpoints as checkpoints_lib
 from reid_jax.train import metrics as metrics_lib
-from reid_jax.train import profiling
+from reid_jax.train import profiling, step_line
 from reid_jax.train import state as state_lib
 
 LOG = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ LOG = logging.getLogger(__name__)
 RUN_AHEAD = 2
 # Consecutive log lines with a triplet loss at its margin after which the embedding counts as collapsed.
 COLLAPSE_PATIENCE = 3
+_NOTHING = contextlib.nullcontext()
 
 
 class Batches(Protocol):
@@ -93,7 +94,7 @@ class NonFiniteLoss(errors.UserError):
 
 @dataclasses.dataclass
 class _Window:
-    """Losses and times since the last log."""
+    """Losses and times since the last event."""
 
     losses: list[tuple[int, jax.Array]] = dataclasses.field(default_factory=list)
     images: int = 0
@@ -111,6 +112,11 @@ class _Window:
                 )
         self.losses.clear()
 
+    @property
+    def seconds(self) -> float:
+        """Wall time since the window began; of its steps alone after `check`, which waits for them."""
+        return time.perf_counter() - self.began
+
 
 class Loop:
     """Runs the phases of a run; see the module's docstring.
@@ -124,6 +130,7 @@ class Loop:
         evaluate: `(state, step) -> {name: fraction}`, the same on every process; None disables evaluation.
         meta: returns what a checkpoint stores in addition to the state; called at each.
         profile: records some steps; None records none.
+        pace: images and seconds of the steps before a resume; counts on.
     """
 
     def __init__(
@@ -137,22 +144,24 @@ class Loop:
         evaluate: Callable[[state_lib.TrainState, int], dict[str, float]] | None = None,
         meta: Callable[[], dict[str, Any]] = dict,
         profile: profiling.Profile | None = None,
+        pace: step_line.Pace | None = None,
     ) -> None:
         self.mesh, self.phases, self.every = mesh, phases, every
         self.writer, self.checkpoints, self.evaluate = writer, checkpoints, evaluate
         self.meta, self.profile = meta, profile
+        self.pace = step_line.Pace() if pace is None else pace
         self.last_step = phases[-1].last_step
         self._at_margin: dict[str, int] = {}
         self._terminate = False
 
     def run(self, state: state_lib.TrainState, first_step: int) -> state_lib.TrainState:
         """Trains from `first_step` to the end and returns the final state."""
-        progress = metrics_lib.Progress(self.last_step, initial=first_step)
+        line = step_line.StepLine(self.last_step, initial=first_step)
         try:
             with self._saving_on_termination():
                 for phase in self.phases:
                     if first_step < phase.last_step:
-                        state = self._run_phase(phase, state, max(first_step, phase.first_step), progress)
+                        state = self._run_phase(phase, state, max(first_step, phase.first_step), line)
         except (RuntimeError, ValueError, OSError) as error:
             # No waiting here: after the failure of a peer the last checkpoint cannot be completed.
             raise processes.peer_failure(error) or error from error
@@ -160,7 +169,7 @@ class Loop:
             self._finish_saving()
             raise
         finally:
-            progress.close()
+            line.close()
             if self.profile is not None:
                 self.profile.close()
         self._finish_saving()
@@ -171,7 +180,7 @@ class Loop:
             self.checkpoints.wait()
 
     def _run_phase(
-        self, phase: Phase, state: state_lib.TrainState, first_step: int, progress: metrics_lib.Progress
+        self, phase: Phase, state: state_lib.TrainState, first_step: int, line: step_line.StepLine
     ) -> state_lib.TrainState:
         if first_step == phase.first_step:
             state = mesh_lib.replicate(phase.begin(state), self.mesh)
@@ -184,22 +193,30 @@ class Loop:
                 batch = next(stream)
                 window.waited += time.perf_counter() - asked
                 window.images += phase.batch_size
-                if self.profile is not None:
-                    self.profile.before_step(step)
-                with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                    state, metrics = phase.step(state, mesh_lib.to_global(batch, self.mesh))
-                if self.profile is not None:
-                    self.profile.after_step(step, metrics)
-                window.losses.append((step, metrics["loss"]))
-                if len(window.losses) > RUN_AHEAD:
-                    jax.block_until_ready(window.losses[-1 - RUN_AHEAD][1])
-                if step == first_step + 1:
-                    # The first step here compiles, after a resume as well; timing starts after it.
-                    window.check()
-                    LOG.info("first step%s compiled and done in %.1f s", _of(phase), time.perf_counter() - window.began)
+                first = step == first_step + 1
+                with progress.waiting(f"compiling the train step{_of(phase)}", end=False) if first else _NOTHING:
+                    state, metrics = self._step(phase, state, batch, step)
+                    window.losses.append((step, metrics["loss"]))
+                    if len(window.losses) > RUN_AHEAD:
+                        jax.block_until_ready(window.losses[-1 - RUN_AHEAD][1])
+                    if first:
+                        # The first step here compiles, after a resume as well; timing starts after it.
+                        window.check()
+                if first:
+                    LOG.info("first step%s compiled and done in %.1f s", _of(phase), window.seconds)
                     window = _Window()
-                window = self._after_step(phase, state, step, metrics, window, progress)
+                window = self._after_step(phase, state, step, metrics, window, line)
         return state
+
+    def _step(self, phase: Phase, state: state_lib.TrainState, batch: Mapping[str, np.ndarray], step: int) -> Any:
+        """Returns state and metrics after one step, perhaps before the device is done with it."""
+        if self.profile is not None:
+            self.profile.before_step(step)
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            state, metrics = phase.step(state, mesh_lib.to_global(batch, self.mesh))
+        if self.profile is not None:
+            self.profile.after_step(step, metrics)
+        return state, metrics
 
     def _after_step(
         self,
@@ -208,28 +225,28 @@ class Loop:
         step: int,
         metrics: dict[str, jax.Array],
         window: _Window,
-        progress: metrics_lib.Progress,
+        line: step_line.StepLine,
     ) -> _Window:
         """Logs, evaluates and saves, in this order and if due; returns the window to continue with."""
         last = step == self.last_step
         due = {name: _due(step, getattr(self.every, name), last) for name in ("log", "evaluate", "save")}
+        if not any(due.values()) and not self._terminate:
+            line.update(step)
+            return window
+        window.check()
+        self.pace.add(window.images, window.seconds)
         if due["log"]:
-            window.check()
-            self._log(phase, step, metrics, window, progress)
-            window = _Window()
-        progress.update(step)
+            self._log(phase, step, metrics, window, line)
+        line.update(step)
         scores: dict[str, float] = {}
         if due["evaluate"] and self.evaluate is not None:
-            window.check()
             scores = self.evaluate(state, step)
             self.writer.write(step, scores)
-            window = _Window()
         if self.checkpoints is not None and (due["save"] or self._terminate):
-            window.check()
             self.checkpoints.save(step, state, {**self.meta(), "phase": phase.name}, scores or None)
         if self._terminate:
             raise errors.UserError(f"asked to stop at step {step}; saved there, the same command continues from it.")
-        return window
+        return _Window()
 
     def _log(
         self,
@@ -237,14 +254,15 @@ class Loop:
         step: int,
         metrics: dict[str, jax.Array],
         window: _Window,
-        progress: metrics_lib.Progress,
+        line: step_line.StepLine,
     ) -> None:
-        elapsed = time.perf_counter() - window.began
         fetched = {name: float(value) for name, value in jax.device_get(metrics).items()}
         rates = phase.learning_rates(step - phase.first_step - 1)
-        timing = {}
+        timing: dict[str, float] = {}
+        if (speed := self.pace.images_per_second) is not None:
+            timing["images_per_second"] = speed
         if window.images:
-            timing = {"images_per_second": window.images / elapsed, "data_wait_percent": 100 * window.waited / elapsed}
+            timing["data_wait_percent"] = 100 * window.waited / window.seconds
         record = {
             "epoch": (step - phase.first_step) / phase.steps_per_epoch,
             **fetched,
@@ -252,7 +270,7 @@ class Loop:
             **timing,
         }
         self.writer.write(step, record)
-        progress.show(step, record)
+        line.show(step, record)
         self._watch_collapse(phase, step, fetched)
 
     def _watch_collapse(self, phase: Phase, step: int, metrics: Mapping[str, float]) -> None:

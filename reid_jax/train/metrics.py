@@ -1,4 +1,4 @@
-"""Output of a run: `metrics.jsonl`, TensorBoard events, the progress bar, `log.txt`.
+"""Output of a run: `metrics.jsonl`, TensorBoard events, `log.txt`.
 
 Only the main process writes. After a kill and a resume `metrics.jsonl` equals that of an uninterrupted run: lines of
 steps that are trained again are dropped first, and so is an incomplete last line. The writers of clu import TensorFlow,
@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import numpy as np
 import tqdm
 
-from reid_jax import errors, file_io
+from reid_jax import errors, file_io, progress
 
 logger = logging.getLogger(__name__)
 
@@ -190,111 +190,6 @@ def _plain(value: Any) -> Any:
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
-class Progress:
-    """Progress of a run: a bar on a terminal, elsewhere a line of the log every few seconds.
-
-    Args:
-        total: the last step.
-        initial: the step it starts from.
-        active: whether this process shows anything.
-        every_seconds: without a terminal, least time between two lines.
-        stream: where the bar goes, standard error when `None`.
-    """
-
-    def __init__(
-        self,
-        total: int,
-        initial: int = 0,
-        *,
-        active: bool | None = None,
-        every_seconds: float = 10.0,
-        stream: TextIO | None = None,
-    ) -> None:
-        self.total, self.every_seconds = total, every_seconds
-        stream = sys.stderr if stream is None else stream
-        self._active = _is_main() if active is None else active
-        self._step = self._first = initial
-        self._began: float | None = None
-        self._shown = -math.inf
-        self._bar: tqdm.tqdm | None = None
-        if self._active and stream.isatty():
-            # `smoothing` low: the estimate follows the whole run, evaluations included.
-            self._bar = tqdm.tqdm(
-                total=total, initial=initial, file=stream, unit="step", smoothing=0.05, dynamic_ncols=True, leave=True
-            )
-
-    def update(self, step: int) -> None:
-        """Records that `step` is done."""
-        if self._began is None:
-            # The first step compiles; the estimate starts after it.
-            self._began, self._first = time.monotonic(), step
-        if self._bar is not None:
-            self._bar.update(step - self._step)
-        self._step = step
-
-    def show(self, step: int, values: Mapping[str, Any]) -> None:
-        """Shows loss, learning rate, images per second and the share of time spent waiting for data.
-
-        Args:
-            step: number of steps so far.
-            values: what is written to `metrics.jsonl` for this step.
-        """
-        if not self._active:
-            return
-        if self._bar is not None:
-            self._bar.set_postfix_str(", ".join(_parts(values)), refresh=False)
-            return
-        now = time.monotonic()
-        if now - self._shown < self.every_seconds and step < self.total:
-            return
-        self._shown = now
-        logger.info("step %d/%d%s  %s", step, self.total, self._remaining(step, now), "  ".join(_parts(values)))
-
-    def _remaining(self, step: int, now: float) -> str:
-        if self._began is None or step <= self._first or step >= self.total:
-            return ""
-        return f" (~{duration((now - self._began) / (step - self._first) * (self.total - step))} left)"
-
-    def close(self) -> None:
-        """Ends the bar and its line."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
-def _parts(values: Mapping[str, Any]) -> list[str]:
-    """Returns the numbers of a progress line as text."""
-    formats = {
-        "loss": "loss {:.4f}",
-        "learning_rate": "lr {:.2e}",
-        "images_per_second": "{:.0f} images/s",
-        "data_wait_percent": "data wait {:.0f} %",
-    }
-    return [text.format(float(values[name])) for name, text in formats.items() if values.get(name) is not None]
-
-
-def duration(seconds: float) -> str:
-    """Returns a duration as text.
-
-    >>> duration(42.2), duration(3700), duration(200000)
-    ('42 s', '1 h 01 min', '2 d 7 h')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def _is_main() -> bool:
-    from reid_jax.runtime import processes  # here, so that a reader of metrics alone starts no device
-
-    return processes.is_main()
-
-
 # ---- logging ------------------------------------------------------------------------------------------------------
 
 
@@ -377,6 +272,8 @@ def log_to(workdir: str | os.PathLike[str], active: bool = True, level: int = lo
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(True)
+    shown = progress.is_shown()
+    progress.show(active)
     try:
         yield
     except BaseException as error:
@@ -385,6 +282,7 @@ def log_to(workdir: str | os.PathLike[str], active: bool = True, level: int = lo
             root.error("ended by %s: %s", type(error).__name__, error, exc_info=True)
         raise
     finally:
+        progress.show(shown)
         logging.captureWarnings(False)
         root.handlers[:] = before[1]
         root.setLevel(before[0])

@@ -12,10 +12,10 @@ import pytest
 
 from reid_jax import errors
 from reid_jax.data import prepare
-from reid_jax.runs import launch
+from reid_jax.runs import experiment, launch
 from reid_jax.runs import trained as trained_lib
 from reid_jax.runtime import mesh
-from reid_jax.train import checkpoints, metrics
+from reid_jax.train import checkpoints, metrics, step_line
 from tests.helpers import market_folder, tiny
 
 pytestmark = pytest.mark.slow
@@ -120,6 +120,7 @@ def test_incomplete_run_can_be_evaluated_and_then_completed(tmp_path, monkeypatc
         data__sampler={"name": "identity_groups", "identities": 8, "images": 2},
         train__epochs=4.0,
         checkpoint__every_steps=1,
+        evals__every_epochs=2.0,
     )
     workdir = tmp_path / "run"
 
@@ -127,7 +128,7 @@ def test_incomplete_run_can_be_evaluated_and_then_completed(tmp_path, monkeypatc
         raise errors.UserError("power failure")
 
     with monkeypatch.context() as patch:
-        patch.setattr(metrics.Progress, "show", lambda self, step, values: broken() if step == 4 else None)
+        patch.setattr(step_line.StepLine, "show", lambda self, step, values: broken() if step == 4 else None)
         with pytest.raises(errors.UserError, match="power failure"):
             launch.run(config, workdir=str(workdir))
     assert checkpoints.steps(workdir / "checkpoints") == [2, 3]
@@ -135,10 +136,23 @@ def test_incomplete_run_can_be_evaluated_and_then_completed(tmp_path, monkeypatc
     assert "trained" in capsys.readouterr().out
     assert not (workdir / "result.json").exists()
     assert (workdir / "ranked_lists.html").exists()
+    described = []
+    features = experiment.Experiment.features
+    monkeypatch.setattr(
+        experiment.Experiment, "features", lambda *given: described.append(given[2].name) or features(*given)
+    )
     assert launch.run(config, workdir=str(workdir)) == 0
     result = json.loads((workdir / "result.json").read_text())
     assert result["steps"] == 12
-    assert [line["step"] for line in metrics.read(workdir)] == list(range(1, 13))
+    lines = metrics.read(workdir)
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
+    # The evaluation of the last step is the final one: query and gallery were described after steps 6 and 12 alone.
+    assert described == ["synthped"] * 2
+    assert lines[-1]["synthped/mAP"] == result["synthped/mAP"]
+    # Screen, metrics and result agree on the speed, which is that of all steps but the first after each start.
+    assert round(lines[-2]["images_per_second"], 1) == result["images_per_second"]
+    _, meta = checkpoints.restore_variables(workdir / "checkpoints")
+    assert meta["timed_images"] == 16 * (12 - 2)
 
 
 def test_commands_of_the_readme_on_image_files(tmp_path):

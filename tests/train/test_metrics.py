@@ -1,7 +1,5 @@
-"""The metrics file across kills and resumes, event files, the progress bar and the log."""
+"""The metrics file across kills and resumes, event files, and the log."""
 
-import doctest
-import io
 import json
 import logging
 import math
@@ -29,11 +27,6 @@ def train(folder, first, last, resume_step=None):
 
 def without_time(records):
     return [{name: value for name, value in record.items() if name != "time"} for record in records]
-
-
-def test_docstring_examples():
-    assert doctest.testmod(metrics).failed == 0
-    assert metrics.duration(125) == "2 min 05 s"
 
 
 def test_every_number_becomes_json(tmp_path):
@@ -118,56 +111,7 @@ def test_tensorboard_reads_the_same_numbers(tmp_path):
     assert found == {("loss", step): step / 4 for step in (1, 2, 3, 4)}
 
 
-# ---- progress and log ------------------------------------------------------------------------------------------
-
-VALUES = {"loss": 1.25, "learning_rate": 4e-4, "images_per_second": 812.3, "data_wait_percent": 3.4, "loss/ce": 1.0}
-
-
-def test_progress_without_a_terminal_is_a_line_now_and_then(caplog):
-    progress = metrics.Progress(100, initial=10, every_seconds=3600, stream=io.StringIO())
-    with caplog.at_level(logging.INFO):
-        for step in range(11, 101):
-            progress.update(step)
-            progress.show(step, VALUES)
-        progress.close()
-    first, last = (record.message for record in caplog.records)
-    assert first == "step 11/100  loss 1.2500  lr 4.00e-04  812 images/s  data wait 3 %"
-    assert last.startswith("step 100/100  loss")
-
-
-def test_progress_estimates_from_the_second_step_on(caplog, monkeypatch):
-    clock = iter([100.0, 130.0])
-    monkeypatch.setattr(metrics.time, "monotonic", lambda: next(clock))
-    progress = metrics.Progress(100, every_seconds=0, stream=io.StringIO())
-    with caplog.at_level(logging.INFO):
-        progress.update(1)  # at 100 s, after compiling
-        progress.update(31)
-        progress.show(31, {"loss": 1.0})  # at 130 s: one step a second
-    assert caplog.records[0].message == "step 31/100 (~1 min 09 s left)  loss 1.0000"
-
-
-def test_progress_on_a_terminal_is_a_bar():
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    stream = Terminal()
-    progress = metrics.Progress(20, initial=5, stream=stream)
-    for step in range(6, 21):
-        progress.update(step)
-        progress.show(step, VALUES)
-    progress.close()
-    assert "20/20" in stream.getvalue()
-    assert "images/s" in stream.getvalue()
-
-
-def test_other_processes_show_nothing(caplog):
-    progress = metrics.Progress(10, active=False)
-    with caplog.at_level(logging.INFO):
-        progress.update(10)
-        progress.show(10, VALUES)
-        progress.close()
-    assert not caplog.records
+# ---- log ------------------------------------------------------------------------------------------------------
 
 
 def test_the_log_goes_to_the_file_and_the_terminal(tmp_path, capsys):
