@@ -102,7 +102,7 @@ def test_augmix_operations():
     assert len(augmentations.OPERATIONS) == 9
     assert not set(augmentations.OPERATIONS) & set(corruptions.CORRUPTIONS)
     np.testing.assert_array_equal(run("posterize", 0.3), image & 0b11100000)  # 4 - int(1.2) = 3 bits stay
-    np.testing.assert_array_equal(run("solarize", 0.5), np.where(image < 128, image, 255 - image))
+    np.testing.assert_array_equal(run("solarize", 0.25), np.where(image < 192, image, 255 - image))
     moved = run("translate_x", 0.5)  # by int(0.5 * 24 / 3) = 4 pixels in either direction
     assert np.array_equal(moved[:, 4:], image[:, :-4]) or np.array_equal(moved[:, :-4], image[:, 4:])
     moved = run("translate_y", 0.25)
@@ -162,6 +162,11 @@ def test_occluders_stand_in_corners():
         alone = {key: value for key, value in element.items() if key != "donor"}
         assert always("occlude")(alone, np.random.default_rng(seed))["image"].shape == (48, 24, 3)
     assert len(corners) >= 3
+    # A patch more than twice as tall as wide stands over the whole height, any other lies over the whole width.
+    for aspect, whole in ((4.0, 0), (1.0, 1)):
+        hidden = always("occlude", area=(0.1, 0.1), aspect=(aspect, aspect))(element, np.random.default_rng(0))["parts"]
+        assert (hidden == 0).all(axis=whole).any()
+        assert not (hidden == 0).all(axis=1 - whole).any()
 
 
 # ---- corruption in training
@@ -264,13 +269,20 @@ def test_throughput_rows():
 
 def test_augmix_blends_the_image_with_its_chains(monkeypatch):
     """`(1 - m) x + m sum_i w_i chain_i(x)`: on average half of two operations, each on what the one before left."""
-    brighter = lambda image, strength, rng: image + np.uint8(10)
+    strengths = []
+
+    def brighter(image, strength, rng):
+        strengths.append(strength)
+        return image + np.uint8(10)
+
     monkeypatch.setattr(augmentations, "OPERATIONS", dict.fromkeys(augmentations.OPERATIONS, brighter))
     image, rng = np.full((1, 1, 3), 100, np.uint8), np.random.default_rng(0)
     added = [int(augmentations.AugMix()({"image": image}, rng)["image"][0, 0, 0]) - 100 for _ in range(600)]
     assert np.mean(added) == pytest.approx(0.5 * 2 * 10, abs=0.8)
     assert min(added) <= 2
     assert 25 <= max(added) <= 30
+    # Strengths are drawn from U(0.1, severity) / 10, severity 3.
+    assert np.quantile(strengths, [0, 0.5, 1]) == pytest.approx([0.01, 0.155, 0.3], abs=0.01)
 
 
 def test_a_soft_region_is_a_third_noise_of_the_range_of_the_image(monkeypatch):

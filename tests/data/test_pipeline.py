@@ -203,6 +203,10 @@ def test_views_are_independent_or_shared(split, expected):
         bright = batch["image_jittered"].mean((1, 2, 3)) / np.maximum(alone["image"].mean((1, 2, 3)), 1)
         assert (np.abs(bright - 1) < 0.31).all()
     assert any(batch["erase_box_default"].any() for batch in run)
+    # What does not move the picture is drawn anew for each view and each step.
+    assert any((batch["erase_box_default"] != batch["erase_box"]).any() for batch in run)
+    boxes = np.stack([batch["erase_box"] for batch in run])  # [steps, rows, 4]
+    assert (boxes != boxes[:1]).any()
     with pytest.raises(errors.UserError, match="did you mean 'geometry'"):
         collect(split, views={"same": {"geomtry": "shared"}})
     with pytest.raises(errors.UserError, match="view geometry"):
@@ -245,6 +249,7 @@ def test_evaluation_covers_each_image_once(size, count):
     assert not mask[size:].any()
     camids = np.concatenate([batch["camid"] for batch in joined])
     np.testing.assert_array_equal(camids[mask], split.camids)
+    assert (camids[~mask] == -1).all()  # no camera, which is not the first camera
     pixels = np.concatenate([batch["image"] for batch in joined])
     assert pixels.shape == (40, 32, 16, 3)
     assert pixels.dtype == np.uint8

@@ -68,6 +68,23 @@ def test_groups_use_no_image_twice_in_an_epoch():
         assert (counts[enough] == 1).all()
 
 
+def test_groups_and_orders_are_drawn_in_each_epoch():
+    """Which images form a group, which repeat, and which identities meet differ between epochs."""
+    labels = np.repeat(np.arange(9), (2 * K,) * 7 + (2, K)).astype(np.int32)
+    groups = build("identity_groups", labels)
+    together, short = set(), set()
+    for step in range(6 * groups.batches_per_epoch):
+        for row in groups.indices(step).reshape(P, K):
+            together |= {frozenset(row.tolist())} if labels[row[0]] == 0 else set()
+            short |= {tuple(sorted(row.tolist()))} if labels[row[0]] == 7 else set()
+    assert len(together) > 4  # two groups each in six epochs
+    assert any(len(set(row)) == 1 for row in short)  # with replacement: one of two images may fill a group
+    once = build("identity_epoch", labels)
+    meet = {frozenset(labels[once.indices(step)].tolist()) for step in range(6 * once.batches_per_epoch)}
+    assert len(meet) > 6
+    assert set.union(*map(set, meet)) == set(range(9))  # nobody is left out of every epoch
+
+
 def test_groups_follow_the_published_draw_until_they_must_not():
     # Unless an identity must be drawn, all identities are equally likely in the first batch, whatever their size.
     labels = make_labels((3, 30, 12, 12, 12, 12, 12, 12, 12, 12))

@@ -134,6 +134,13 @@ def test_erase_follows_its_distribution(log_aspect, mean, median):
     assert places.max() > 0.99
 
 
+def test_erase_reaches_every_place_with_its_probability():
+    boxes, _, _ = draw_boxes(transforms.Erase(area=(0.25, 0.25), aspect=(1.0, 1.0)), 2, 2, 100)
+    assert {tuple(box[:2]) for box in boxes.tolist()} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    seldom, rng = transforms.Erase(probability=0.1), np.random.default_rng(0)
+    assert np.mean([seldom(make_element(), rng)["erase_box"].any() for _ in range(400)]) == pytest.approx(0.1, abs=0.05)
+
+
 def test_erase_stays_inside_and_gives_up():
     boxes, heights, widths = draw_boxes(transforms.Erase(), 256, 128, 1000)
     assert (boxes[:, 2] <= 256).all()
@@ -218,6 +225,10 @@ def test_geometry_can_be_shared():
         first = plain(make_element(), np.random.default_rng(seed), np.random.default_rng(99 + seed))
         second = jittered(make_element(), np.random.default_rng(seed + 1), np.random.default_rng(99 + seed))
         np.testing.assert_array_equal(first["parts"], second["parts"])
+    # Erasing hides, it does not move: views have boxes of their own.
+    erasing = transforms.build_chain({"erase": ALL["erase"]}, 32, 16)
+    boxes = [erasing(make_element(), np.random.default_rng(s), np.random.default_rng(9))["erase_box"] for s in (0, 1)]
+    assert (boxes[0] != boxes[1]).any()
 
 
 @pytest.mark.parametrize(

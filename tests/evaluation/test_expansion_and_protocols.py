@@ -46,6 +46,10 @@ def test_expansion_helps_noisy_queries_and_ignores_junk():
     expanded = expansion.expand_queries(features, neighbors=4, alpha=2, gallery_too=True)
     assert ranking.evaluate(expanded).mAP > before
     assert expanded.num_gallery == 80
+    # With one neighbor, a gallery image becomes the mean of itself and the nearest other one.
+    line = FeatureSet([[0.0]], [[0.0], [1.0], [4.0]], [1], [1, 1, 2], [0], [1, 2, 1])
+    twice = expansion.expand_queries(line, neighbors=1, gallery_too=True, metric="euclidean").gallery_features
+    np.testing.assert_allclose(twice[:, 0], [0.5, 0.5, 2.5])
     with pytest.raises(errors.UserError, match=r"size of the gallery \(80\)"):
         expansion.expand_queries(features, neighbors=81)
 
