@@ -14,6 +14,7 @@ from reid_jax.cli import command_line
 from reid_jax.cli import evaluate as evaluate_cli
 from reid_jax.data import image_io, records
 from reid_jax.data.corruptions import sampling
+from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import published_robustness, ranking, robustness
 from reid_jax.inference import extractor, features
 from reid_jax.runs import baselines, folder, trained
@@ -90,6 +91,18 @@ def test_protocols_and_passes(dataset, measured):
     repeated = describe(robustness.corrupted_dataset(dataset, sampling.Selection(), round_=1, seed=4))
     assert digest(repeated.query_features) == digest(query)
     assert digest(describe(dataset).query_features) == digest(clean.query_features)
+
+
+def test_a_side_is_replaced_with_its_visibility():
+    labels = ([1], [1, 2], [0], [1, 1])
+    make = lambda value: FeatureSet(
+        *(np.full((1, 2, 3), value), np.full((2, 2, 3), value), *labels),
+        query_visibility=np.full((1, 2), value),
+        gallery_visibility=np.full((2, 2), value),
+    )
+    mixed = robustness._combine(make(0.0), make(1.0), ("gallery",))
+    values = (mixed.query_features, mixed.query_visibility, mixed.gallery_features, mixed.gallery_visibility)
+    assert [float(value.min()) for value in values] == [float(value.max()) for value in values] == [0, 0, 1, 1]
 
 
 def test_numbers_and_table(measured):

@@ -6,6 +6,7 @@ import numpy as np
 from reid_jax import config as config_lib
 from reid_jax.config import files
 from reid_jax.federated import phase
+from reid_jax.ops import descriptors
 from reid_jax.runtime import mesh as mesh_lib
 from tests.federated import test_rounds as base
 from tests.train import toy
@@ -36,6 +37,23 @@ def test_rates_fall_after_the_named_shares_of_the_rounds(root):
         updates, _ = optimizer.update(ones, at, params)
         size = float(np.abs(updates["classifier"]["bias"]).max())
         np.testing.assert_allclose(size, 10.0 ** -sum(number >= drop for drop in (5, 8)), rtol=1e-3)
+
+
+def test_distances_of_cdw_are_of_features_in_test_mode(root):
+    run_config = files.load_config(f"{root}/configs/mgaf.py:demo,mgaf_fed_cdw")
+    config_lib.override(run_config, {"data.sampler": base.SAMPLER})
+    settings = config_lib.Settings.of(config_lib.to_dict(run_config))
+    mesh, model = mesh_lib.create_mesh(jax.devices()[:1]), toy.Toy()
+    variables = toy.initial_state(model, mesh).variables
+    describe = lambda outputs: descriptors.Descriptor(outputs["logits"])
+    nothing = lambda *_: None
+    planned = phase.phase(
+        *(settings, base.split(), base.LABELS, toy.objective_of(model), describe, variables),
+        *(mesh, nothing, nothing, {}),
+    )
+    images = {"image": base.IMAGES[:4]}
+    expected = model.apply(variables, images, train=False)["logits"]
+    np.testing.assert_allclose(planned.step._features_of(variables, images), expected, rtol=1e-5)
 
 
 def params_of(params):

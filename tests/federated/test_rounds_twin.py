@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from reid_jax.federated import clients as clients_lib
 from reid_jax.federated import federation_options as options_lib
 from reid_jax.federated import rounds as rounds_lib
 from reid_jax.runtime import mesh as mesh_lib
-from reid_jax.train import optimizer
+from reid_jax.train import optimizer, step
 from tests.federated import test_rounds as base
 from tests.helpers import numpy_networks as twin
 from tests.train import toy
@@ -140,7 +142,12 @@ def test_defaults_and_the_schedule_of_the_rounds():
 def test_what_stays_on_a_client():
     """Classifiers (FedPav); with local normalization its gains and shifts, too, not its statistics alone (FedBN)."""
     variables = {
-        "params": {"embed": {"kernel": 0}, "neck": {"scale": 0, "bias": 0}, "classifier_g": {"kernel": 0}},
+        "params": {
+            "embed": {"kernel": 0},
+            "reduction_g": {"kernel": 0},
+            "neck": {"scale": 0, "bias": 0},
+            "classifier_g": {"kernel": 0},
+        },
         "batch_stats": {"neck": {"mean": 0, "var": 0}},
     }
     neck = {"params/neck/scale", "params/neck/bias", "batch_stats/neck/mean", "batch_stats/neck/var"}
@@ -159,12 +166,29 @@ def test_running_statistics_are_averaged_with_the_parameters_and_classifiers_are
     assert {"batch_stats/neck/mean", "batch_stats/neck/var", "params/neck/scale"} < made.averaged
 
 
+def test_weights_go_by_images_and_keys_by_client_and_step(monkeypatch):
+    """Not by identities: the second camera has as many people as the others, and half of their images."""
+    kept = (base.CAMERAS != 1) | (np.arange(len(base.LABELS)) % 4 < 2)
+    made, _ = base.rounds_of(base.plan(base.LABELS[kept], base.CAMERAS[kept]), mesh_lib.create_mesh(jax.devices()[:1]))
+    np.testing.assert_allclose(made._weights(0), [0.4, 0.2, 0.4], rtol=1e-6)
+    monkeypatch.setattr(rounds_lib.step_lib, "make_update", lambda *_: lambda local, batch, key: key)
+    drawn = set()
+    for seed, at in ((3, 0), (3, 1), (4, 0)):
+        client = {"seed": np.uint32(seed), "classes": np.ones(toy.CLASSES, bool)}
+        key = made._update_client({}, types.SimpleNamespace(step=np.int32(at)), client, None)
+        assert jax.random.key_data(key).tolist() == jax.random.key_data(step.step_key(seed, np.int32(at))).tolist()
+        drawn.add(tuple(jax.random.key_data(key).tolist()))
+    assert len(drawn) == 3
+
+
 def test_clients_draw_other_numbers_and_have_their_own_classes():
     federation = base.plan(clients="shard", num_clients=3)
     assert len({client.seed for client in federation.clients}) == 3
     seen = np.stack([client.classes for client in federation.clients])
     assert np.all(seen.sum(axis=0) == 1)
     assert sorted(seen.sum(axis=1)) == [2, 3, 3]
+    shards = {base.plan(clients="shard", seed=seed).clients[0].classes.tobytes() for seed in range(4)}
+    assert len(shards) > 1  # divided at random
     rounds = [base.plan(fraction=0.67).participants(number).tolist() for number in range(8)]
     assert len({tuple(chosen) for chosen in rounds}) > 1
     of_round = lambda number: clients_lib.SlotSampler(federation).indices(number * federation.steps)

@@ -42,6 +42,8 @@ def test_initial_values_have_pytorch_spread():
     shape = (3, 3, 32, 64)
     assert float(initializers.kaiming_fan_out(key, shape).std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
     assert float(initializers.kaiming_fan_in(key, shape).std()) == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.02)
+    for normal in (initializers.kaiming_fan_out, initializers.kaiming_fan_in):
+        assert float(jnp.abs(normal(key, shape)).max() / normal(key, shape).std()) > 3.5  # not truncated
     bound = (9 * 32) ** -0.5
     uniform = initializers.torch_default(key, shape)
     assert float(jnp.abs(uniform).max()) == pytest.approx(bound, rel=0.01)

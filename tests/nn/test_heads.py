@@ -23,6 +23,11 @@ def test_bnneck_has_no_shift_and_no_classifier_bias():
     named = heads.head_outputs("b", feature, neck, logits)
     assert set(named) == {"feature/b", "neck/b", "logits/b"}
     assert named["neck/b"] is neck
+    assert all(named[f"{kind}/b"] is one for kind, one in (("feature", feature), ("logits", logits)))
+    # It begins small, and the identity loss reaches the encoder through it.
+    assert 0 < float(jnp.abs(variables["params"]["classifier"]["kernel"]).max()) < 0.005
+    through = jax.grad(lambda x: jnp.sum(model.apply(variables, x, train=False)[1]))(feature.astype(jnp.float32))
+    assert float(jnp.abs(through).min()) > 0
 
 
 @pytest.mark.parametrize(("kind", "parameters"), [("average", 0), ("max", 0), ("gem", 1)])
@@ -37,6 +42,9 @@ def test_global_pool(kind, parameters):
         "gem": np.mean(np.asarray(maps) ** 3, (1, 2)) ** (1 / 3),
     }
     np.testing.assert_allclose(value, expected[kind], rtol=1e-5)
+    # GeM learns its power: a larger one gives larger values.
+    slope = jax.grad(lambda variables: jnp.sum(global_pool.GlobalPool(kind).apply(variables, maps)))(variables)
+    assert all(float(one[0]) > 0 for one in jax.tree.leaves(slope))
 
 
 def test_unknown_pooling_is_named():

@@ -14,6 +14,15 @@ def vectors() -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(7, 33)).astype(np.float32), rng.normal(size=(5, 33)).astype(np.float32)
 
 
+def test_the_shortest_vectors_get_unit_length():
+    x = np.float32([[3e-9, 4e-9], [0, 0]])
+    np.testing.assert_allclose(distances.normalize_rows(x), [[0.6, 0.8], [0, 0]], rtol=1e-5)
+    # The gradient moves a vector across, not along itself.
+    np.testing.assert_allclose(
+        jax.grad(lambda x: distances.normalize_rows(x)[0, 0])(np.float32([[3, 4]])), [[0.128, -0.096]], rtol=1e-5
+    )
+
+
 def test_distances_equal_numpy(vectors):
     x, y = (v.astype(np.float64) for v in vectors)
     squared = ((x[:, None] - y[None]) ** 2).sum(-1)
