@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prepare-dataset": ("prepare_dataset", "turns published files or your own images into a prepared data set"),
     "contact-sheet": ("contact_sheet", "draws images of a data set on one sheet"),
     "evaluate": ("evaluate", "computes CMC, mAP and mINP from a run or a features file"),
+    "training-report": ("training_report", "writes the report of a run from its folder"),
     "extract": ("extract", "writes the features of images to a file"),
     "weights": ("weights", "lists published weights, fetches their files, exports those of a run"),
     "convert-weights": ("convert_weights", "converts published weights"),

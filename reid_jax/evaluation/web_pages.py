@@ -13,6 +13,7 @@ import html
 import json
 import pathlib
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,6 +77,18 @@ def tiles(values: Mapping[str, float]) -> str:
 
 
 def today() -> str:
-    """Returns the date for a headline, such as "28 November 2026, 10:30 UTC"."""
-    now = datetime.datetime.now(datetime.UTC)
-    return f"{now.day} {now:%B %Y, %H:%M} UTC"
+    """Returns the date for a headline, see `moment`."""
+    return moment(time.time())
+
+
+def moment(seconds: float) -> str:
+    """Returns a time since 1970 as text, such as "28 November 2026, 10:30 UTC"; empty where no calendar has it.
+
+    >>> moment(0.0)
+    '1 January 1970, 00:00 UTC'
+    """
+    try:
+        date = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    except (ValueError, OverflowError, OSError):
+        return ""
+    return f"{date.day} {date:%B %Y, %H:%M} UTC"

@@ -7,6 +7,7 @@ A run folder contains:
     checkpoints/         the two newest and the best
     result.json          final scores as fractions; it exists only if the run is complete
     ranked_lists.html    page of ranked lists
+    report.html          curves, scores and config on a page
     reconstructions.png  for models that reconstruct hidden patches
     log.txt              log
 """
@@ -45,6 +46,7 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.checkpoints = self.path / "checkpoints"
         self.ranked_lists = self.path / "ranked_lists.html"
+        self.report = self.path / "report.html"
         self.reconstructions = self.path / "reconstructions.png"
 
     def claim(self, config: ConfigDict) -> None:

@@ -14,7 +14,7 @@ from reid_jax import config as config_lib
 from reid_jax import errors, file_io
 from reid_jax.config import files
 from reid_jax.plugins import record
-from reid_jax.runs import experiment, results, start_checks
+from reid_jax.runs import experiment, report_page, results, start_checks
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runtime import compilation, folder_lock, processes
 from reid_jax.train import metrics, profiling
@@ -69,10 +69,12 @@ def run(
             evaluate=mode != "train",
             profile=None if profile is None else profiling.Steps(*profile),
         )
+        if processes.is_main() and result is None:
+            report_page.write(folder)
     if processes.is_main() and result is not None:
         print(results.summary(result))
         files = "result.json, " if folder.result.is_file() else ""
-        print(f"written: {folder.path}/ ({files}ranked_lists.html, metrics.jsonl, checkpoints/, log.txt)")
+        print(f"written: {folder.path}/ ({files}ranked_lists.html, report.html, metrics.jsonl, checkpoints/, log.txt)")
     return 0
 
 

@@ -15,7 +15,7 @@ from reid_jax.data import feature_set, records
 from reid_jax.evaluation import ranking, report, robustness, suite
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
-from reid_jax.runs import drawn_patches, further_descriptors
+from reid_jax.runs import drawn_patches, further_descriptors, report_page, score_table
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runtime import processes, provenance
 
@@ -90,6 +90,8 @@ def finish(
             write_page(folder.ranked_lists, measured, dataset, settings.evals.ranked_lists, about)
         if drawn is not None:
             drawn.write(folder.reconstructions)
+        # Before the result, which says that all is there.
+        report_page.write(folder, result, complete=complete)
         if complete:
             folder.write_result(result)
         else:
@@ -183,31 +185,11 @@ def write_page(
 def summary(result: Mapping[str, Any]) -> str:
     """Returns the final table of a run as text, in per cent."""
     dataset = result["dataset"]
-    columns = ("mAP", "rank1", "rank5", "rank10", "mINP")
-    lines = [f"{dataset} ({result['ap_rule']} AP, %)".ljust(36) + "".join(f"{column:>9}" for column in columns)]
-
-    def line(name: str, prefix: str) -> str:
-        cells = (result.get(f"{prefix}/{column}") for column in columns)
-        return f"  {name:<34}" + "".join("        -" if cell is None else f"{100 * cell:9.2f}" for cell in cells)
-
-    marker = f"{dataset}/baseline/"
-    for name in dict.fromkeys(key.removeprefix(marker).split("/")[0] for key in result if key.startswith(marker)):
-        lines.append(line(name.replace("_", " "), marker + name))
-    lines.append(line("trained", dataset))
-    if f"{dataset}/unweighted/mAP" in result:
-        lines.append(line("trained, equal slot weights", f"{dataset}/unweighted"))
-    if f"{dataset}/rerank/mAP" in result:
-        lines.append(line("trained, re-ranked", f"{dataset}/rerank"))
-    for name in result.get("descriptors", ()):
-        lines.append(line(f"trained, {name.replace('_', ' ')}", f"{dataset}/{name}"))
-    for other in (key.removesuffix("/mAP") for key in result if key.count("/") == 1 and key.endswith("/mAP")):
-        if other != dataset:
-            lines.append(line(f"trained, on {other}", other))
+    lines = [f"{dataset} ({result['ap_rule']} AP, %)".ljust(36) + "".join(f"{name:>9}" for name in score_table.COLUMNS)]
+    for name, scores in score_table.rows(result):
+        cells = ("        -" if score is None else f"{100 * score:9.2f}" for score in scores)
+        lines.append(f"  {name:<34}{''.join(cells)}")
     if f"{dataset}/corrupted/mAP" in result:
-        for protocol_name in ("corrupted", "corrupted_query", "corrupted_gallery"):
-            lines.append(line(f"trained, {protocol_name.replace('_', ' ')}", f"{dataset}/{protocol_name}"))
-        for name in result.get("descriptors", ()):
-            lines.append(line(f"corrupted, {name.replace('_', ' ')}", f"{dataset}/{name}/corrupted"))
         rounds = result[f"{dataset}/corrupted/rounds"]
         lines.append(f"  corrupted: mean of {rounds} rounds; corruptions in training: {result['train_corruption']}")
     if f"{dataset}/reconstruction/psnr" in result:
