@@ -6,8 +6,9 @@
     python scripts/main.py --config configs/mfv.py:market1501 --print_config  # the resolved config as JSON
     python scripts/main.py --config configs/mfv.py --config.train.epochs=5 --config.seed=1
 
-The same command again resumes. On several hosts, one process each: under SLURM, on a TPU pod slice or on GKE the
-cluster is detected; by hand add --coordinator HOST:PORT --num_processes N --process_id I.
+The same command again resumes; with --extend and a larger --config.train.epochs a complete run continues. On several
+hosts, one process each: under SLURM, on a TPU pod slice or on GKE the cluster is detected; by hand add --coordinator
+HOST:PORT --num_processes N --process_id I.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ flags.DEFINE_enum(
     ["train", "eval", "train_and_eval"],
     "Train, evaluate the newest checkpoint, or both (default).",
 )
+flags.DEFINE_bool(
+    "extend", False, "Continue the run in --workdir for more epochs, with a larger --config.train.epochs."
+)
 flags.DEFINE_bool("print_config", False, "Print the resolved config as JSON and exit.")
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for several processes started by hand.")
 flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
@@ -52,15 +56,17 @@ def main(config: ConfigDict) -> int:
         print(config_lib.to_json(config))
         return 0
     profile = None if given.profile is None else _steps(given.profile, given.mode)
+    if given.extend and given.mode == "eval":
+        raise errors.UserError("expected --extend with training, got --mode=eval, which trains nothing; leave one out.")
     if cluster.detect(given.coordinator, given.num_processes, given.process_id) is None:
-        start_files.check(config, given.workdir, given.mode)
+        start_files.check(config, given.workdir, given.mode, extend=given.extend)
     # Imported here because loading JAX takes seconds: a misspelled flag, a value out of range, missing weights and
     # `--print_config` are answered before.
     from reid_jax.runs import launch
     from reid_jax.runtime import processes
 
     with processes.session(given.coordinator, given.num_processes, given.process_id, explain=failures.explain):
-        return launch.run(config, workdir=given.workdir, mode=given.mode, profile=profile)
+        return launch.run(config, workdir=given.workdir, mode=given.mode, profile=profile, extend=given.extend)
 
 
 def _steps(text: str, mode: str) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from reid_jax.inference import features as features_lib
 from reid_jax.runs import (
     baselines,
     config_checks,
+    extension,
     further_descriptors,
     initial_weights,
     plan,
@@ -230,6 +231,7 @@ class Experiment:
         schedule = schedule or self.phases(initial.variables)
         self._last_step = schedule[-1].last_step
         train_state, meta = self._resume(saved, initial, schedule)
+        meta["extended"] = self._extensions(folder, initial.variables, schedule)
         if not train and not meta["step"]:
             raise errors.UserError(
                 f"expected a checkpoint in {folder.checkpoints} to evaluate, found none; train first."
@@ -247,6 +249,20 @@ class Experiment:
         history = {**_history(train_state, schedule, meta), "parameters": parameters}
         complete = history["steps"] == schedule[-1].last_step
         return results.finish(self, folder, evaluated_variables(train_state), history, complete=complete)
+
+    def _extensions(
+        self, folder: folder_lib.RunFolder, variables: build.Variables, schedule: list[loop.Phase]
+    ) -> list[str]:
+        """Returns a sentence for each time that the run was given more epochs, and logs it."""
+        entries = extension.read(folder)
+        sentences = []
+        for index, entry in enumerate(entries):
+            with metrics.unlogged():
+                shorter = self.plan.with_settings(extension.before(self.config, entries, index)).phases(variables)
+            difference = extension.first_difference(shorter, schedule, entry["step"])
+            sentences.append(extension.sentence(entry["step"], difference))
+            LOG.info("%s", sentences[-1])
+        return sentences
 
     def _check_identities(self) -> None:
         """Raises a `UserError` where the losses compare identities and there is one only."""
@@ -377,6 +393,7 @@ def _history(train_state: state.TrainState, schedule: list[loop.Phase], meta: Ma
     speed = step_line.Pace(images, seconds).images_per_second
     # Checkpoints of earlier versions do not say what their run started from.
     start = {"started_from": meta["started_from"]} if "started_from" in meta else {}
+    start |= {"extended": meta["extended"]} if meta.get("extended") else {}
     return {
         **meta["baselines"],
         **start,

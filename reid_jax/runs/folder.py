@@ -6,6 +6,7 @@ A run folder contains:
     metrics.jsonl        one line for each log interval; TensorBoard events in files of their own
     checkpoints/         the two newest and the best
     result.json          final scores as fractions; it exists only if the run is complete
+    extended.json        when the run was given more epochs, see `runs.extension`
     ranked_lists.html    page of ranked lists
     report.html          curves, scores and config on a page
     reconstructions.png  for models that reconstruct hidden patches
@@ -44,6 +45,7 @@ class RunFolder:
         self.path = pathlib.Path(path)
         self.config = self.path / "config.json"
         self.result = self.path / "result.json"
+        self.extended = self.path / "extended.json"
         self.checkpoints = self.path / "checkpoints"
         self.ranked_lists = self.path / "ranked_lists.html"
         self.report = self.path / "report.html"
@@ -76,16 +78,24 @@ class RunFolder:
                 record.restore(stored.get("code", ()))
             # A folder without a checkpoint has nothing to protect: its run failed at the start.
             if changed and self.has_checkpoint():
+                longer = all(text.partition(":")[0].endswith("train.epochs") for text in changed)
+                more = ", or add --extend to continue that run for more epochs" if longer else ""
                 raise errors.UserError(
                     f"{self.path} contains a run of another config ({'; '.join(changed[:4])}"
-                    f"{'; ...' if len(changed) > 4 else ''}); give another --workdir, or the config of that run."
+                    f"{'; ...' if len(changed) > 4 else ''}); give another --workdir, or the config of that run{more}."
                 )
             return not changed
         return False
 
     def has_checkpoint(self) -> bool:
         """Returns whether the folder has a checkpoint."""
-        return self.checkpoints.is_dir() and any(entry.name.isdigit() for entry in self.checkpoints.iterdir())
+        return self.newest_step() > 0
+
+    def newest_step(self) -> int:
+        """Returns the step of the newest checkpoint by its name, 0 without one; it may be damaged."""
+        if not self.checkpoints.is_dir():
+            return 0
+        return max((int(entry.name) for entry in self.checkpoints.iterdir() if entry.name.isdigit()), default=0)
 
     def check_trained(self) -> None:
         """Checks that this is a run folder with a checkpoint.

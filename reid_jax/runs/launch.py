@@ -14,7 +14,7 @@ from reid_jax import config as config_lib
 from reid_jax import errors, file_io
 from reid_jax.config import files
 from reid_jax.plugins import record
-from reid_jax.runs import experiment, report_page, results, start_checks
+from reid_jax.runs import experiment, extension, report_page, results, start_checks
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runtime import compilation, folder_lock, processes
 from reid_jax.train import metrics, profiling
@@ -28,6 +28,7 @@ def run(
     workdir: str | None = None,
     mode: str = "train_and_eval",
     profile: tuple[int, int] | None = None,
+    extend: bool = False,
 ) -> int:
     """Runs an experiment in a folder and returns the exit code 0; the same call resumes an interrupted run.
 
@@ -38,6 +39,8 @@ def run(
         workdir: run folder; None names it after system, preset and variants.
         mode: "train" stops after training, "eval" evaluates the newest checkpoint, "train_and_eval" does both.
         profile: first and last step, from 1, that the profiler records into the folder; None records none.
+        extend: whether the config may be longer than that of the run in the folder, which then continues, see
+            `extension`.
 
     Raises:
         UserError: invalid config or data, or a folder that belongs to another run.
@@ -49,13 +52,13 @@ def run(
         folder.read_config()
     processes.agree("the config", config_lib.config_hash(config))
     processes.agree("own code", " ".join(module["sha256"] for module in config.get("code", ())))
-    finished, warning = _finished(folder, config) if processes.is_main() else (None, "")
+    finished, warning = _finished(folder, config, extend) if processes.is_main() else (None, "")
     if mode != "eval" and processes.broadcast_text("complete" if finished else "open") == "complete":
         if finished:
             print(results.summary(finished))
             print(f"{folder.path} is complete ({finished['steps']} steps); for a new run give another --workdir.")
         return 0
-    with _claimed(folder, config), metrics.log_to(folder.path, active=processes.is_main()):
+    with _claimed(folder, config, extend), metrics.log_to(folder.path, active=processes.is_main()):
         LOG.info("%s", _headline(config, folder))
         if compilation.notice():
             LOG.info("%s", compilation.notice())
@@ -79,7 +82,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _claimed(folder: folder_lib.RunFolder, config: ConfigDict) -> Iterator[None]:
+def _claimed(folder: folder_lib.RunFolder, config: ConfigDict, extend: bool = False) -> Iterator[None]:
     """Holds the folder's lock on the main process, and writes the config to a new folder. A collective.
 
     Folders that this run makes go again if it ends before it has trained a step.
@@ -91,6 +94,8 @@ def _claimed(folder: folder_lib.RunFolder, config: ConfigDict) -> Iterator[None]
             stack.enter_context(folder_lock.held(folder.path))
         try:
             if processes.is_main():
+                if extend:
+                    extension.begin(folder, config)
                 folder.claim(config)
             processes.agree_on_folder(folder.path)
             yield
@@ -100,12 +105,16 @@ def _claimed(folder: folder_lib.RunFolder, config: ConfigDict) -> Iterator[None]
             raise
 
 
-def _finished(folder: folder_lib.RunFolder, config: ConfigDict) -> tuple[dict[str, Any] | None, str]:
+def _finished(
+    folder: folder_lib.RunFolder, config: ConfigDict, extend: bool = False
+) -> tuple[dict[str, Any] | None, str]:
     """Returns the result of a complete run, and a warning about a damaged one, which a new evaluation replaces.
 
     Raises:
-        UserError: the folder belongs to a run of another config.
+        UserError: the folder belongs to a run of another config, or to one that cannot be extended.
     """
+    if extend and extension.check(folder, config):
+        return None, ""
     folder.check(config)
     try:
         return folder.read_result(), ""

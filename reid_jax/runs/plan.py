@@ -57,6 +57,11 @@ class Plan:
         self.settings, self.dataset, self.labels, self.num_classes = settings, dataset, labels, num_classes
         self.model, self.preprocess, self.load, self.mesh = model, preprocess, load, mesh
 
+    def with_settings(self, settings: config_lib.Settings) -> Plan:
+        """Returns the plan of other settings for the same model and data."""
+        parts = (self.dataset, self.labels, self.num_classes, self.model, self.preprocess, self.load, self.mesh)
+        return Plan(settings, *parts)
+
     def phases(self, variables: Variables) -> list[loop.Phase]:
         """Returns the phases in order; together they cover all steps of the run.
 

@@ -6,14 +6,13 @@ and, where a data set would be prepared first, a trace of the losses on a stand-
 
 from __future__ import annotations
 
-import logging
-
 import jax
 from ml_collections import ConfigDict
 
 from reid_jax.data import records
 from reid_jax.runs import config_checks, experiment, initial_weights, stand_in, starting_point
 from reid_jax.runs import settings as settings_lib
+from reid_jax.train import metrics
 
 
 def check(config: ConfigDict) -> None:
@@ -32,8 +31,5 @@ def check(config: ConfigDict) -> None:
 
 def _rehearse(config: ConfigDict, drawn: records.ReIDDataset) -> None:
     """Traces the losses of every phase on a stand-in for the data set, without the log lines, which the run repeats."""
-    logging.disable(logging.WARNING)
-    try:
+    with metrics.unlogged():
         experiment.Experiment(config, drawn).outline()
-    finally:
-        logging.disable(logging.NOTSET)

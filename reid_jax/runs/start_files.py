@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
 from reid_jax.config import phases, sections
+from reid_jax.runs import extension
 from reid_jax.runs import folder as folder_lib
 from reid_jax.weights import hub
 
@@ -54,20 +55,23 @@ def look(settings: config_lib.Settings) -> None:
         hub.check(text, key=key, otherwise=otherwise)
 
 
-def check(config: ConfigDict, workdir: str | None, mode: str) -> None:
-    """Checks the typed keys of a config, and what its run starts from unless it resumes.
+def check(config: ConfigDict, workdir: str | None, mode: str, *, extend: bool = False) -> None:
+    """Checks the typed keys of a config, the run folder, and what its run starts from unless it resumes.
 
     Args:
         config: resolved config.
         workdir: run folder; None names it after system, preset and variants.
         mode: as in `launch.run`.
+        extend: as in `launch.run`.
 
     Raises:
-        UserError: an invalid value, or something that is missing.
+        UserError: an invalid value, something that is missing, or a folder of another run.
     """
     settings = config_lib.Settings.of(config_lib.to_dict(config))
     folder = folder_lib.RunFolder(workdir or folder_lib.default_path(config))
     if mode == "eval":
         folder.read_config()
+    elif extend:
+        extension.check(folder, config)
     elif not folder.has_checkpoint():
         look(settings)

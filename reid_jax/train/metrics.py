@@ -31,6 +31,17 @@ FILE = "metrics.jsonl"
 NOISY = ("absl", "jax", "orbax", "tensorflow_datasets", "tensorboardX", "grain", "etils", "matplotlib", "PIL", "h5py")
 
 
+@contextlib.contextmanager
+def unlogged() -> Iterator[None]:
+    """Drops log lines below errors, of a rehearsal whose lines the run repeats."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 class MetricWriter:
     """Writes numbers by step to `metrics.jsonl` and to TensorBoard event files.
 

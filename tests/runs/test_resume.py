@@ -1,4 +1,4 @@
-"""Resuming: a run that was killed or stopped ends with the same state as an uninterrupted run, bit for bit."""
+"""Resuming: a run that was killed, stopped or extended ends like an uninterrupted run, bit for bit."""
 
 from __future__ import annotations
 
@@ -38,12 +38,16 @@ def newest(workdir: pathlib.Path) -> int:
     return max(checkpoints.steps(workdir / "checkpoints"), default=0)
 
 
-def test_killed_and_stopped_runs_end_like_an_uninterrupted_run(tmp_path):
-    """SIGKILL at a random moment, SIGKILL while a checkpoint is written, and SIGTERM; the same command resumes."""
+def test_killed_stopped_and_extended_runs_end_like_an_uninterrupted_run(tmp_path):
+    """SIGKILL at a random moment, SIGKILL while a checkpoint is written, and SIGTERM; the same command resumes.
+
+    The first two commands ask for three epochs, the third one extends the run to the four of the uninterrupted one.
+    """
     prepare.prepare("synthped", tmp_path / "data", size="tiny")
     config = tiny.config(tmp_path / "data", checkpoint__every_steps=1)
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     command = [tiny.write(config, tmp_path / "tiny.py"), f"--workdir={interrupted}", "--mode=train"]
+    shorter = [*command, "--config.train.epochs=3"]
     folder = interrupted / "checkpoints"
     chance = random.Random(time.time_ns())
     resumed_at = []
@@ -56,7 +60,7 @@ def test_killed_and_stopped_runs_end_like_an_uninterrupted_run(tmp_path):
     wait_until(uninterrupted, lambda: metrics.read(whole))
 
     # 1. At a random moment after the first steps.
-    process = tiny.start(command, devices=1)
+    process = tiny.start(shorter, devices=1)
     try:
         wait_until(process, lambda: newest(interrupted) >= 2)
         time.sleep(chance.uniform(0, 0.2))
@@ -65,16 +69,16 @@ def test_killed_and_stopped_runs_end_like_an_uninterrupted_run(tmp_path):
         resumed_at.append(newest(interrupted))
 
         # 2. While a checkpoint is being written: its folder still has a temporary name.
-        process = tiny.start(command, devices=1)
+        process = tiny.start(shorter, devices=1)
         wait_until(process, lambda: newest(interrupted) >= resumed_at[0] + 1 and any(folder.glob("*tmp*")))
         process.kill()
         _, _, err = tiny.finish(process)
-        assert f"resumed at step {resumed_at[0]} of {STEPS}" in err
+        assert f"resumed at step {resumed_at[0]} of 9" in err
         left = [path.name for path in folder.iterdir() if not path.name.isdigit()]
         resumed_at.append(newest(interrupted))
 
         # 3. SIGTERM: the run saves a checkpoint, reports it in one sentence, and exits.
-        process = tiny.start(command, devices=1)
+        process = tiny.start([*command, "--extend"], devices=1)
         wait_until(process, lambda: newest(interrupted) >= resumed_at[1] + 1)
         process.terminate()
         code, _, err = tiny.finish(process)
@@ -82,6 +86,7 @@ def test_killed_and_stopped_runs_end_like_an_uninterrupted_run(tmp_path):
         process.kill()
         process.wait()
     assert f"resumed at step {resumed_at[1]} of {STEPS}" in err
+    assert f"extended at step {resumed_at[1]}: the longer schedule has the same learning rates up to there" in err
     stopped_at = newest(interrupted)
     assert code == 2
     assert f"error: asked to stop at step {stopped_at}; saved there, the same command continues from it." in err
