@@ -8,6 +8,9 @@
 | the input pipeline, stage by stage; corruptions | `input_speed` |
 | ranking, re-ranking, verification at the size of benchmarks | `ranking_speed` |
 | time and memory of a block of code | `measuring` |
+| from the start of a process to its first step | `start_speed` |
+| everything, on a device at hand for minutes | `campaign`, `campaign_worker`, `campaign_parts`, `campaign_training` |
+| operations of a trace by their share | `traces` |
 | tables as text, JSON and markdown | `tables` |
 | PyTorch counterparts of the backbones | `torch` |
 """

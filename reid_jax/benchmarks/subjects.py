@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from reid_jax.data import records
 from reid_jax.runs import experiment
 from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import mesh
-from reid_jax.train import state
+from reid_jax.train import loop, state
 from reid_jax.weights import zoo
 
 
@@ -65,7 +65,8 @@ def program(kind: str, subject: Subject, batch: int | None, classes: int) -> pro
         UserError: the batch does not fit the sampler of a config.
     """
     if kind == "train" and subject.config is not None:
-        return _config_program(subject.config, batch, classes)
+        step, (begun, arrays), size = config_step(subject.config, batch, classes)
+        return programs.Program.compile(step, begun, (arrays,), size, carry=lambda result: result[0])
     data = subject.settings.data
     sampler = data.sampler
     batch = batch or (8 if subject.config is None else sampler["identities"] * sampler["images"])
@@ -74,8 +75,33 @@ def program(kind: str, subject: Subject, batch: int | None, classes: int) -> pro
     return (programs.train_program if kind == "train" else programs.inference_program)(model, arrays)
 
 
-def _config_program(config: ConfigDict, batch: int | None, classes: int) -> programs.Program:
-    """Returns the train step of a run of this config, on generated images."""
+def config_step(config: ConfigDict, batch: int | None, classes: int) -> tuple[Callable[..., Any], tuple[Any, Any], int]:
+    """Returns the train step of a run's first phase, its arguments (state, batch) and the images of a batch.
+
+    The arguments are those of `config_phase`.
+    """
+    run, phase, train_state = config_phase(config, batch, classes)
+    stream = phase.open_batches(0)
+    try:
+        arrays = mesh.to_global(next(iter(stream)), run.mesh)
+    finally:
+        stream.close()
+    return phase.step, (train_state, arrays), phase.batch_size
+
+
+def config_phase(
+    config: ConfigDict, batch: int | None, classes: int
+) -> tuple[experiment.Experiment, loop.Phase, state.TrainState]:
+    """Returns a run of a config on generated images, its first phase, and a state of that with random variables.
+
+    Args:
+        config: the config; its data set is replaced by generated images.
+        batch: images per step; None is the config's own batch.
+        classes: identities of the classifiers.
+
+    Raises:
+        UserError: the batch does not fit the sampler of the config.
+    """
     config = config.copy_and_resolve_references()
     if batch:
         images = config.data.sampler.images
@@ -89,14 +115,7 @@ def _config_program(config: ConfigDict, batch: int | None, classes: int) -> prog
     variables = programs.random_variables(run.model, example)
     train_state = state.create(mesh.replicate(variables, run.mesh))
     phase = run.phases(train_state.variables)[0]
-    stream = phase.open_batches(0)
-    try:
-        arrays = mesh.to_global(next(iter(stream)), run.mesh)
-    finally:
-        stream.close()
-    return programs.Program.compile(
-        phase.step, phase.begin(train_state), (arrays,), phase.batch_size, carry=lambda result: result[0]
-    )
+    return run, phase, phase.begin(train_state)
 
 
 def generated_dataset(classes: int, images: int = 4, maps: Sequence[str] = ()) -> records.ReIDDataset:

@@ -6,6 +6,8 @@
     python scripts/benchmark.py input
     python scripts/benchmark.py rank --size market1501,msmt17,growth
     python scripts/benchmark.py rerank --size msmt17
+    python scripts/benchmark.py start --config configs/mfv.py      # to the first step, cold and with kept programs
+    python scripts/benchmark.py campaign --minutes 12 --torch --output campaign    # a device lent for minutes
     python scripts/benchmark.py all --output results/benchmark.json
 
 Step times are medians, taken in turn (A B A B ...) and without compilation. With --model a train step is forward,
@@ -16,8 +18,13 @@ the step of that run. FLOPs are the compiler's count; utilization (mfu) is given
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from reid_jax import errors
@@ -31,19 +38,26 @@ SIZES = ("tiny", "market1501", "msmt17", "growth")
 # Arguments that some kinds have no use for.
 MODELS, RANKING = ("train", "infer"), ("rank", "rerank", "verify")
 ONLY = {
-    **dict.fromkeys(("model", "config", "demo", "batch", "dtype", "option", "torch"), MODELS),
+    **dict.fromkeys(("model", "demo", "batch", "dtype", "option"), MODELS),
+    "torch": (*MODELS, "campaign"),
+    "config": (*MODELS, "start"),
     **dict.fromkeys(("height", "width"), (*MODELS, "input")),
     **dict.fromkeys(("threads", "workers", "corruptions"), ("input",)),
-    "quick": ("input", *RANKING),
+    "quick": ("input", *RANKING, "campaign"),
+    "minutes": ("campaign",),
     "size": RANKING,
 }
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser(__doc__)
-    parser.add_argument("kind", choices=("train", "infer", "input", "rank", "rerank", "verify", "all"))
+    parser.add_argument(
+        "kind", choices=("train", "infer", "input", "rank", "rerank", "verify", "start", "campaign", "all")
+    )
     parser.add_argument("--model", metavar="NAMES", help=f"train, infer: among {', '.join(zoo.ZOO)}, by commas")
-    parser.add_argument("--config", action="append", default=[], metavar="FILE[:PRESET]", help="train, infer: a config")
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE[:PRESET]", help="train, infer, start: a config"
+    )
     parser.add_argument("--demo", action="store_true", help="train, infer: the demo of configs/mfv.py")
     parser.add_argument("--batch", help="train, infer: images per step, by commas (default: 8, or the config's)")
     parser.add_argument(
@@ -58,17 +72,24 @@ def _parser() -> argparse.ArgumentParser:
         "--classes", type=arguments.whole(1, 1_000_000), default=751, help="train, infer: identities (default: 751)"
     )
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="a field of --model")
-    parser.add_argument("--torch", action="store_true", help="train, infer: also the same backbone in PyTorch")
+    parser.add_argument("--torch", action="store_true", help="train, infer, campaign: also PyTorch")
     parser.add_argument("--threads", type=arguments.whole(1, 1024), help="input: threads of the pipeline")
     parser.add_argument(
         "--workers", type=arguments.whole(0, 1024), default=0, help="input: also with this many worker processes"
     )
     parser.add_argument("--corruptions", action="store_true", help="input: each corruption and augmentation instead")
-    parser.add_argument("--quick", action="store_true", help="input, rank, rerank: small and short")
+    parser.add_argument("--quick", action="store_true", help="input, rank, rerank, campaign: small and short")
     parser.add_argument(
         "--size", help="rank, rerank, verify: tiny, market1501 (default), msmt17, by commas; rank: growth"
     )
-    parser.add_argument("--output", metavar="FILE", help="also write the numbers as JSON, and as markdown next to it")
+    parser.add_argument(
+        "--minutes", type=arguments.number(0.5, 24 * 60), help="campaign: wall time (default: 12, with --quick 5)"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="also write the numbers as JSON, and as markdown next to it; campaign: the folder (default: campaign)",
+    )
     return parser
 
 
@@ -90,7 +111,9 @@ def _check(args: argparse.Namespace) -> None:
         files.load_config(text)
     if args.size is not None:
         arguments.names("--size", args.size, SIZES)
-    if args.output is not None:
+    if args.output is not None and args.kind == "campaign":
+        arguments.new_folder("--output", args.output)
+    elif args.output is not None:
         arguments.new_file("--output", args.output)
     if args.torch and importlib.util.find_spec("torch") is None:
         raise errors.UserError("--torch compares with PyTorch, which is not installed; pip install 'reid-jax[torch]'.")
@@ -100,8 +123,10 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
-    from reid_jax.benchmarks import input_speed, model_speed, ranking_speed, subjects
+    from reid_jax.benchmarks import input_speed, model_speed, ranking_speed, start_speed, subjects, tables
 
+    if kind == "start":
+        return start_speed.measure(args.config, lambda row: print(tables.table([row]), file=sys.stderr, flush=True))
     if kind in ranking_speed.RANKING:
         return ranking_speed.measure(kind, (args.size or ("tiny" if args.quick else "market1501")).split(","))
     if kind == "input":
@@ -121,10 +146,47 @@ def _measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
     )
 
 
+def _campaign(args: argparse.Namespace, command: str) -> int:
+    """Runs a campaign: workers, then a training run, and the tables after each part; see `benchmarks.campaign`."""
+    from reid_jax.benchmarks import campaign, campaign_training, tables
+
+    deadline = time.monotonic() + 60 * (args.minutes or (5 if args.quick else 12))
+    folder = campaign.Folder(args.output or "campaign")
+    campaign.check_kind(folder, args.quick, args.torch)
+    parts = campaign.plan(args.quick)
+
+    def write(line: str = "") -> dict[str, Any]:
+        found = campaign.document(folder, parts)
+        about = campaign.about(folder, command)
+        shown = found["tables"] | ({"failed": found["failed"]} if found["failed"] else {})
+        tables.write(folder.path / "campaign.json", shown, about | {"not_begun": found["not_begun"]})
+        if line:
+            print(line, flush=True)
+        return found
+
+    def start(waiting: Sequence[campaign.Part], seconds: float) -> campaign.Worker:
+        return campaign.start_worker(folder, waiting, seconds, args.quick, args.torch)
+
+    with campaign.background(campaign_training.prepare_command(folder, args.quick), folder) as preparing:
+        campaign.measure(folder, parts, deadline, start, write)
+        if folder.read(campaign_training.PART.name).get("status") != campaign.DONE:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                preparing.wait(max(0.0, (deadline - time.monotonic()) / 2))
+    if folder.read(campaign_training.PART.name).get("status") != campaign.DONE:
+        campaign_training.train(folder, args.quick, deadline)
+    found = write()
+    print(campaign.summary(found))
+    print(f"written: {folder.path}/campaign.md, campaign.json, parts/, log.txt")
+    return 0
+
+
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
     args = _parser().parse_args(argv)
     _check(args)
+    command = command_line.for_caller(" ".join(["python scripts/benchmark.py", *argv]))
+    if args.kind == "campaign":
+        return _campaign(args, command)
     if args.torch:
         # By default JAX allocates most of a GPU's memory at its start.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -133,7 +195,7 @@ def main(argv: list[str]) -> int:
 
     from reid_jax.benchmarks import tables
 
-    about = tables.about(command_line.for_caller(" ".join(["python scripts/benchmark.py", *argv])))
+    about = tables.about(command)
     print(f"{about['device']}, {about['cores']} cores, load {about['load']}, jax {about['versions']['jax']}, "
           f"commit {about['commit'] or 'unknown'}")  # fmt: skip
     measured = {}
