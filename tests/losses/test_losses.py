@@ -107,6 +107,11 @@ def test_triplet_equals_numpy(batch, margin):
     np.testing.assert_allclose(
         triplet(features, labels=labels, margin=margin), numpy_triplet(features, labels, margin), rtol=1e-5
     )
+    # Anchors of a person far from all others have no loss, and count in the mean all the same.
+    far = features + 40 * (labels == 0)[:, None]
+    np.testing.assert_allclose(
+        triplet(far, labels=labels, margin=margin), numpy_triplet(far, labels, margin), rtol=1e-5
+    )
 
 
 def test_triplet_of_maps_normalized_features_and_parts(batch):
