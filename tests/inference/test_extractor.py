@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,10 @@ import pytest
 from jax.experimental import multihost_utils
 
 from reid_jax import errors
+from reid_jax.config import sections
 from reid_jax.inference import extractor
 from reid_jax.ops.descriptors import Descriptor
+from reid_jax.runtime import mesh as mesh_lib
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 4, 6, 3), dtype=np.uint8)
 
@@ -29,6 +32,22 @@ def describe(batch):
     image = batch["image"].astype(jnp.float32)
     columns = image.mean(axis=(1, 3))
     return Descriptor(jnp.stack([columns, 2 * columns], axis=1), jnp.ones((image.shape[0], 2)))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_images_are_resized_as_in_tests_and_flipped_where_the_config_says_so(flip):
+    """One number per image, its left column: with flips the mean of left and right."""
+    model = types.SimpleNamespace(
+        apply=lambda variables, batch, train: batch["image"][:, 0, 0], describe=lambda first: Descriptor(first)
+    )
+    data = sections.Data(height=4, width=6, interpolation="bicubic", test_interpolation="nearest")
+    preprocess = sections.Preprocess((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    settings = types.SimpleNamespace(data=data, evals=sections.Evals(flip=flip, batch_size=2), preprocess=preprocess)
+    made = extractor.Extractor(model, settings, mesh_lib.create_mesh(jax.devices()[:1]))
+    assert made.size == {"height": 4, "width": 6, "interpolation": "nearest"}
+    got = made._describe({}, {"image": IMAGES[:2]}).features
+    left, right = IMAGES[:2, 0, 0] / 255, IMAGES[:2, 0, -1] / 255
+    np.testing.assert_allclose(got, (left + right) / 2 if flip else left, rtol=1e-5)
 
 
 def test_rows_are_in_order_without_padding_and_progress_is_reported():

@@ -24,6 +24,9 @@ def test_a_moving_average_keeps_its_decay_of_parameters_and_statistics():
 def test_a_frozen_copy_stays():
     assert extras.FrozenCopy().update(OLD, None, NEW) is OLD
     assert extras.FrozenCopy().differentiable is False
+    given = extras.FrozenCopy(weights="a.pth", load=lambda variables, path: {"a.pth": NEW}[path])
+    np.testing.assert_array_equal(given.init(jax.random.key(0), OLD)["params"]["w"], NEW["params"]["w"])
+    np.testing.assert_array_equal(extras.FrozenCopy().init(jax.random.key(0), OLD)["params"]["w"], OLD["params"]["w"])
 
 
 @pytest.mark.parametrize(("scale", "moved"), [(1.0, 0.5), (10.0, 5.0)])
@@ -35,6 +38,14 @@ def test_centers_take_a_step_of_their_rate_times_their_scale_against_the_gradien
     frozen = extras.Centers(num_classes=2, dimension=2, trainable=False)
     assert frozen.differentiable is False
     assert frozen.update(value, None, NEW) is value
+
+
+def test_centers_start_standard_normal_each_set_with_numbers_of_its_own():
+    owned = {name: extras.Centers(num_classes=100, dimension=8) for name in ("one", "other")}
+    drawn = state.begin_phase(state.create(OLD), optax.identity(), owned, jax.random.key(0)).extra
+    for value in drawn.values():
+        np.testing.assert_allclose([np.mean(value), np.std(value)], [0.0, 1.0], atol=0.15)
+    assert np.all(np.asarray(drawn["one"]) != np.asarray(drawn["other"]))
 
 
 def test_a_phase_begins_an_extra_again_only_where_it_restarts():
