@@ -3,11 +3,12 @@
 import inspect
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from reid_jax.train import extras, schedules, state
+from reid_jax.train import extras, schedules, state, step
 
 OLD = {"params": {"w": np.array([1.0, 2.0])}, "batch_stats": {"mean": np.array([4.0])}}
 NEW = {"params": {"w": np.array([3.0, 0.0])}, "batch_stats": {"mean": np.array([0.0])}}
@@ -46,6 +47,15 @@ def test_centers_start_standard_normal_each_set_with_numbers_of_its_own():
     for value in drawn.values():
         np.testing.assert_allclose([np.mean(value), np.std(value)], [0.0, 1.0], atol=0.15)
     assert np.all(np.asarray(drawn["one"]) != np.asarray(drawn["other"]))
+
+
+def test_an_average_is_of_the_variables_after_the_step():
+    loss = lambda variables, extra, batch, key: (jnp.sum(variables["params"]["w"] ** 2), ({}, {}))
+    owned, half = {"average": extras.MovingAverage(decay=0.5)}, optax.sgd(0.25)
+    begun = state.begin_phase(state.create({"params": {"w": jnp.ones(2)}}), half, owned, jax.random.key(0))
+    after, _ = step.make_update(loss, half, owned)(begun, {}, jax.random.key(0))
+    np.testing.assert_allclose(after.params["w"], 0.5)
+    np.testing.assert_allclose(after.extra["average"]["params"]["w"], 0.75)
 
 
 def test_a_phase_begins_an_extra_again_only_where_it_restarts():

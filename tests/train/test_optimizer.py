@@ -239,3 +239,13 @@ def test_mistakes_are_named(change, message):
 def test_an_option_set_to_none_counts_as_absent():
     config = {"name": "sgd", "learning_rate": 1e-3, "b1": None, "options": {"momentum": 0.9}, "clip_norm": 0.0}
     assert optimizer.build(config, CONSTANT, parameters(), 10, 5)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "amsgrad", "rmsprop"])
+def test_epsilon_is_outside_the_root(name):
+    """A gradient of 1e-9 with epsilon 1e-8: the step is g / (|g| + epsilon), times 1 / sqrt(0.01) for RMSProp."""
+    params, tiny = {"w": jnp.zeros(1)}, {"w": jnp.full(1, 1e-9)}
+    made, _ = optimizer.build({"name": name, "learning_rate": 1.0}, {"name": "constant"}, params, 10, 10)
+    update, _ = made.update(tiny, made.init(params), params)
+    expected = 1e-9 / (1e-10 + 1e-8) if name == "rmsprop" else 1 / 11
+    np.testing.assert_allclose(update["w"], -expected, rtol=1e-3)

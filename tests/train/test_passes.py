@@ -210,3 +210,26 @@ def test_a_phase_may_start_from_what_a_method_of_the_model_makes():
     assert same(begun.extra["copy"]["params"], begun.params)
     with pytest.raises(errors.UserError, match=r"start_from='model/quarter'.*Prepared has none"):
         begin("model/quarter", Prepared())
+
+
+@pytest.mark.parametrize("teacher_train", [False, True])
+def test_a_teacher_runs_in_its_own_mode_and_changes_no_statistics(teacher_train):
+    """A network that writes down how it is called, and counts its training passes in its statistics."""
+    calls = {}
+
+    def apply(variables, batch, *, train, rngs, mutable=()):
+        calls[variables["params"]] = (train, tuple(mutable), jax.random.key_data(rngs["dropout"]).tolist())
+        outputs = {"feature": jnp.ones(())}
+        return (outputs, {"batch_stats": variables["batch_stats"] + 1.0}) if mutable else outputs
+
+    passes = {
+        "teacher": objective.Pass(network="extra/teacher", train=teacher_train, prefix="teacher/"),
+        "student": objective.Pass(after=("teacher",)),
+    }
+    made = objective.Objective(apply, lambda batch, key: dict(batch), passes, {})
+    student, teacher = ({"params": name, "batch_stats": jnp.float32(start)} for name, start in ((1.0, 10), (2.0, 20)))
+    _, (batch_stats, _) = made(student, {"teacher": teacher}, {"image": jnp.zeros((1, 2))}, jax.random.key(0))
+    assert float(batch_stats) == 11.0
+    assert calls[1.0][:2] == (True, ("batch_stats",))
+    assert calls[2.0][:2] == (teacher_train, ("batch_stats",) if teacher_train else ())
+    assert calls[1.0][2] != calls[2.0][2]  # dropout of its own
