@@ -72,3 +72,9 @@ def test_a_term_weighs_one_unless_it_says_otherwise_and_belongs_to_its_turn():
     chosen = {turn: set(terms.of_turn(of_turns, turn, ("first", "second"))) for turn in ("first", "second")}
     assert chosen == {"first": {"x", "both"}, "second": {"y", "both"}}
     assert set(terms.of_turn({"x": plain}, "", ())) == {"x"}
+
+
+def test_a_triplet_loss_is_a_mean_over_all_anchors():
+    """Of four images on a line only the third violates the margin, by 4 - 0.9 + 0.3."""
+    line, labels = np.float32([[0.0], [0.1], [1.0], [5.0]]), np.array([0, 0, 1, 1])
+    assert float(losses.LOSSES["triplet"](line, labels=labels, margin=0.3)) == pytest.approx(3.4 / 4, rel=1e-5)

@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from reid_jax import errors, losses
+from reid_jax.losses import terms as terms_lib
 
 TERMS = {
     "ce_b": {"loss": "cross_entropy", "on": "logits/b", "weight": 1.0, "label_smoothing": 0.1},
@@ -138,3 +139,11 @@ def test_mistakes_in_a_loss_of_an_own_module(values, own_losses, change, message
     term = {"loss": f"{own_losses}:spread", "on": "feature/b", **change}
     with pytest.raises(errors.UserError, match=message):
         losses.evaluate_terms({"own": term}, values)
+
+
+def test_a_turn_has_its_own_terms_and_those_of_every_turn():
+    listed = {"always": {"loss": "triplet"}, "first": {"turn": "coarse"}, "second": {"turn": "fine"}, "off": None}
+    turns = ("coarse", "fine")
+    assert set(terms_lib.of_turn(listed, "coarse", turns)) == {"always", "first"}
+    assert set(terms_lib.of_turn(listed, "fine", turns)) == {"always", "second"}
+    assert set(terms_lib.of_turn(listed, "", ())) == {"always", "first", "second"}

@@ -225,3 +225,24 @@ def test_each_update_of_a_step_draws_its_own_numbers():
     np.testing.assert_allclose(after.params["w"], 0.25)  # halved twice
     assert float(metrics["loss"]) == pytest.approx(2.0 + 0.5)
     assert int(after.step) == 1
+
+
+def test_each_step_draws_the_numbers_of_its_seed_and_its_place():
+    """So that a resumed run draws what the uninterrupted one would have drawn."""
+
+    def goal(variables, extra, batch, key):
+        return jnp.sum(variables["params"]["w"]), (variables["batch_stats"], {"drawn": jax.random.uniform(key)})
+
+    mesh, still = mesh_lib.create_mesh(jax.devices()[:1]), optax.sgd(0.0)
+    for seed, at in ((3, 0), (3, 7), (4, 7)):
+        begun = state.create({"params": {"w": jnp.ones(2)}}).replace(opt_state=still.init({"w": jnp.ones(2)}))
+        placed = mesh_lib.replicate(begun.replace(step=jnp.int32(at)), mesh)
+        _, metrics = step.make_train_step(goal, still, {}, seed=seed, mesh=mesh)(placed, {"image": jnp.zeros(1)})
+        expected = jax.random.uniform(jax.random.fold_in(jax.random.key(seed), at))
+        assert float(metrics["drawn"]) == pytest.approx(float(expected))
+
+
+def test_identities_are_dealt_to_the_micro_batches_in_turn():
+    """Six identities of two images, two micro-batches: the first has the identities 0, 2 and 4."""
+    dealt = step._split(np.arange(12), 2, 2)
+    np.testing.assert_array_equal(dealt, [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]])
