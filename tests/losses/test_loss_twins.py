@@ -78,3 +78,14 @@ def test_a_triplet_loss_is_a_mean_over_all_anchors():
     """Of four images on a line only the third violates the margin, by 4 - 0.9 + 0.3."""
     line, labels = np.float32([[0.0], [0.1], [1.0], [5.0]]), np.array([0, 0, 1, 1])
     assert float(losses.LOSSES["triplet"](line, labels=labels, margin=0.3)) == pytest.approx(3.4 / 4, rel=1e-5)
+
+
+def test_parts_are_normalized_one_by_one():
+    """A long part does not outweigh a short one."""
+    parts = np.float32([[[3, 4], [0.1, 0]], [[4, 3], [0, 0.1]], [[5, 0], [0.1, 0]]])
+    unit = parts / np.linalg.norm(parts, axis=-1, keepdims=True)
+    apart = np.linalg.norm(unit[:, None] - unit[None], axis=-1).mean(-1)  # [3, 3]
+    expected = [max(0, apart[a].max(where=same, initial=0) - apart[a].min(where=~same, initial=9) + 0.3)
+                for a, same in enumerate(np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], bool))]  # fmt: skip
+    found = losses.LOSSES["triplet"](parts, labels=np.array([0, 0, 1]), margin=0.3, normalize=True, parts=True)
+    assert float(found) == pytest.approx(np.mean(expected), rel=1e-4)

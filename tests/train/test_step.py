@@ -246,3 +246,13 @@ def test_identities_are_dealt_to_the_micro_batches_in_turn():
     """Six identities of two images, two micro-batches: the first has the identities 0, 2 and 4."""
     dealt = step._split(np.arange(12), 2, 2)
     np.testing.assert_array_equal(dealt, [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]])
+
+
+def test_micro_batches_pass_their_statistics_on():
+    goal = lambda variables, extra, batch, key: (
+        jnp.sum(variables["params"]["w"]), ({"seen": variables["batch_stats"]["seen"] + 1}, {})
+    )  # fmt: skip
+    variables = {"params": {"w": jnp.ones(2)}, "batch_stats": {"seen": jnp.zeros(())}}
+    begun = state.create(variables).replace(opt_state=optax.sgd(0.0).init(variables["params"]))
+    after, _ = step.make_update(goal, optax.sgd(0.0), {}, accumulate=3)(begun, jnp.zeros(6), jax.random.key(0))
+    assert float(after.batch_stats["seen"]) == 3
