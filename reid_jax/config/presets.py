@@ -99,7 +99,7 @@ def compose(
     names = [name.strip() for name in (argument or "demo").split(",") if name.strip()]
     config = recipe()
     if names == ["help"]:
-        raise HelpRequested(_help_text(config.system, presets, variants))
+        raise HelpRequested(_help_text(recipe, presets, variants))
     if names[0] not in presets and names[0] in variants:
         names.insert(0, "demo")
     preset, *chosen = names
@@ -117,30 +117,59 @@ def compose(
     return config
 
 
-def _help_text(system: str, presets: Mapping[str, Overrides], variants: Mapping[str, Overrides]) -> str:
-    """Returns names and sentences of presets and variants, wrapped to the width of the terminal."""
+def _help_text(
+    recipe: Callable[[], ConfigDict], presets: Mapping[str, Overrides], variants: Mapping[str, Overrides]
+) -> str:
+    """Returns names, needs and sentences of presets and variants, wrapped to the width of the terminal."""
+    system = recipe().system
     datasets = {name: overrides for name, overrides in presets.items() if name in DATASETS}
     small = {name: overrides for name, overrides in presets.items() if name not in DATASETS}
     groups = (
-        ("presets, small (`demo` is the default):", small),
+        ("presets, small:", small),
         ("presets, the published recipe by data set:", datasets),
         ("variants, the rows of ablation tables:", variants),
     )
     width = shutil.get_terminal_size().columns
-    column = max(len(name) for _, entries in groups for name in entries) + 4
+    names = {name: f"{name} (default)" if name == "demo" else name for _, entries in groups for name in entries}
+    column = max(map(len, names.values())) + 4
     lines = [f"{system}: --config configs/{system}.py[:<preset>[,<variant>...]]"]
     for title, entries in groups:
-        lines += ["", title, *_aligned(entries, column, width)] if entries else []
-    return "\n".join([*lines, "", *textwrap.wrap("--print_config shows the resolved values of a choice.", width)])
+        lines += ["", title] if entries else []
+        for name, overrides in entries.items():
+            needs = _needs(recipe, overrides) if name in presets else "=" * _changes_nothing(recipe, overrides)
+            lines += _aligned(names[name], needs, overrides, column, width)
+    legend = (
+        "d  needs the images of the data set: scripts/prepare_dataset.py, once",
+        "w  starts from published weights, fetched by name; --config.init.weights=scratch does without",
+        *(["=  what a preset is without a variant"] if any(" =  " in line for line in lines) else []),
+    )
+    legend = tuple(textwrap.fill(line, width, subsequent_indent="   ") for line in legend)
+    last = textwrap.wrap("--print_config shows the resolved values of a choice.", width)
+    return "\n".join([*lines, "", *legend, "", *last])
 
 
-def _aligned(entries: Mapping[str, Overrides], column: int, width: int) -> Iterator[str]:
-    """Yields lines of names and, from the given column on, their sentences; or their settings where they have none."""
-    for name, overrides in entries.items():
-        sentence = overrides.get("notes") or ", ".join(f"{key}={value}" for key, value in overrides.items())
-        wrapped = textwrap.wrap(sentence, max(width - column, 20), break_on_hyphens=False) or [""]
-        yield (f"  {name}".ljust(column) + wrapped[0]).rstrip()
-        yield from (" " * column + line for line in wrapped[1:])
+def _needs(recipe: Callable[[], ConfigDict], overrides: Overrides) -> str:
+    """Returns the marks of a preset: "d" where its images are not generated, "w" where it starts from weights."""
+    config = recipe()
+    override(config, overrides)
+    entry = catalog.entries().get(config.data.name)
+    generated = entry is not None and entry.about["needs"].startswith("nothing")
+    return ("" if generated else "d") + ("w" if config.init.weights else "")
+
+
+def _changes_nothing(recipe: Callable[[], ConfigDict], overrides: Overrides) -> bool:
+    """Returns whether a variant leaves the recipe as it is: the row of the full system."""
+    config = recipe()
+    override(config, {key: value for key, value in overrides.items() if key != "notes"})
+    return bool(config == recipe())
+
+
+def _aligned(name: str, needs: str, overrides: Overrides, column: int, width: int) -> Iterator[str]:
+    """Yields lines of a name, its needs and, from a column on, its sentence, or its settings where it has none."""
+    sentence = overrides.get("notes") or ", ".join(f"{key}={value}" for key, value in overrides.items())
+    wrapped = textwrap.wrap(sentence, max(width - column - 4, 20), break_on_hyphens=False) or [""]
+    yield (f"  {name}".ljust(column) + needs.ljust(4) + wrapped[0]).rstrip()
+    yield from (" " * (column + 4) + line for line in wrapped[1:])
 
 
 def override(config: ConfigDict, overrides: Overrides) -> None:

@@ -63,8 +63,11 @@ def test_every_preset_and_variant_has_its_own_sentence(system, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(config.HelpRequested) as raised:
         module.get_config("help")
-    lines = [line.split(maxsplit=1) for line in str(raised.value).splitlines() if line.startswith("  ")]
-    assert dict(lines) == sentences
+    lines = {line.split()[0]: line for line in str(raised.value).splitlines() if line.startswith("  ")}
+    assert lines.keys() == sentences.keys()
+    assert all(lines[name].endswith(f"  {sentence}") for name, sentence in sentences.items())
+    assert lines["demo"].startswith("  demo (default)    ")  # needs neither images nor weights
+    assert " dw  " in lines["market1501"]
 
 
 def test_config_of_a_run_describes_its_preset_and_variants():
@@ -132,19 +135,24 @@ def test_notes_leave_the_hash_alone():
 def test_help_aligns_and_wraps_the_sentences(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     sentence = "A sentence that is a good deal longer than what is left of the line."
-    presets = {"demo": {"notes": "Small."}, "market1501": {"notes": "Streets."}}
+    presets = {"demo": {"notes": "Small."}, "market1501": {"notes": "Streets.", "data.name": "market1501"}}
     with pytest.raises(config.HelpRequested) as raised:
-        _toy("help", presets, {"a_row": {"notes": sentence, "seed": 1}, "unnamed": {"seed": 2}})
+        _toy(
+            "help",
+            presets,
+            {"a_row": {"notes": sentence, "seed": 1}, "unnamed": {"seed": 2}, "nothing": {"notes": "No change."}},
+        )
     lines = str(raised.value).splitlines()
     assert max(map(len, lines)) <= 60
     assert [line for line in lines if line.startswith("  ") and line[2] != " "] == [
-        "  demo        Small.",
-        "  market1501  Streets.",
-        "  a_row       A sentence that is a good deal longer than",
-        "  unnamed     seed=2",  # without a sentence: its settings
+        "  demo (default)      Small.",
+        "  market1501      d   Streets.",  # its images are not generated
+        "  a_row               A sentence that is a good deal longer",
+        "  unnamed             seed=2",  # without a sentence: its settings
+        "  nothing         =   No change.",
     ]
     assert sentence in " ".join(str(raised.value).split())
-    assert lines.index("  demo        Small.") < lines.index("  market1501  Streets.") - 1  # groups of their own
+    assert any(line.startswith("w  starts from published weights") for line in lines)
     assert lines[-1].startswith("--print_config")
 
 
