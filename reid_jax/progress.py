@@ -90,6 +90,8 @@ class Bar:
                 smoothing=0,  # the estimate follows all of the work, pauses included
                 dynamic_ncols=True,
                 leave=stays,
+                # With values behind it, the bar has to be short, and a rate of steps is one number too many.
+                bar_format="{l_bar}{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]" if stays else None,
                 delay=0 if stays else PATIENCE / 2,
             )
 
@@ -196,12 +198,14 @@ def _tick(what: str, over: threading.Event, stream: TextIO) -> None:
         over.wait()
         return
     with contextlib.suppress(OSError, ValueError):  # a terminal that has gone
-        line = tqdm.tqdm(
-            desc=what, bar_format="{desc} ... {elapsed_s:.0f} s", file=stream, leave=False, dynamic_ncols=True
-        )
+        form = "{desc} ... {elapsed_s:.0f} s"
+        # A delay, so that it shows nothing before the seconds are right.
+        line = tqdm.tqdm(desc=what, bar_format=form, file=stream, leave=False, dynamic_ncols=True, delay=1e-9)
         line.start_t -= PATIENCE / 2
-        while not over.wait(1.0):
+        while True:
             line.refresh()
+            if over.wait(1.0):
+                break
         line.close()
 
 

@@ -1,8 +1,9 @@
 """Runs rows of an ablation table and writes `results/<name>.csv` and a markdown table with mean ± std.
 
+    python scripts/ablate.py --config configs/mfv.py --list
     python scripts/ablate.py --config configs/mfv.py --rows mfv_base,mfv_sdfa,mfv --seeds 0,1,2
-    python scripts/ablate.py --config configs/cfat.py --rows cfat_clean,cil:full,cfat --metrics mAP,corrupted/mAP \\
-        --override evals.corruption_rounds=3
+    python scripts/ablate.py --config configs/cfat.py --rows cfat_clean,cil:full,cfat \\
+        --metrics mAP,corrupted/mAP --override evals.corruption_rounds=3
 
 After an interruption the same command continues; `--table` only makes the table from the runs that are finished.
 """
@@ -13,6 +14,7 @@ import argparse
 import pathlib
 from collections.abc import Sequence
 
+from reid_jax import config as config_lib
 from reid_jax import errors, file_io
 from reid_jax.cli import arguments, command_line
 from reid_jax.config import files, rules
@@ -24,8 +26,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, help="config file, without preset or variants")
     parser.add_argument("--preset", default="demo", help="preset of every row (default: demo)")
     parser.add_argument(
+        "--list", action="store_true", help="print the rows of the config with a sentence each, and exit"
+    )
+    parser.add_argument(
         "--rows",
-        required=True,
         help="variants separated by commas; join several by +; 'full' for none; cil:full is a row of configs/cil.py",
     )
     parser.add_argument("--seeds", default="0,1,2", help="seeds separated by commas (default: 0,1,2)")
@@ -51,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Runs the rows and writes the table; returns the exit code."""
     given = _parser().parse_args(argv)
+    if given.list:
+        try:
+            files.load_config(f"{given.config}:help")
+        except config_lib.HelpRequested as rows:
+            print(command_line.for_caller(str(rows)))
+        return 0
+    if not given.rows:
+        raise errors.UserError("expected --rows NAME,...; --list prints the rows of the config.")
     name = given.name or pathlib.Path(given.config).stem
     if not name or pathlib.Path(name).name != name:
         raise errors.UserError(f"expected --name as the name of a file without a folder, got {rules.plain(name)!r}.")

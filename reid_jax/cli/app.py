@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from reid_jax import errors
+from reid_jax.cli import pipes
 from reid_jax.runtime import interruption
 
 USER_MISTAKE = 2  # exit code
@@ -54,6 +55,7 @@ def run(command: str) -> None:
 def main() -> None:
     """Entry point of `reid-jax COMMAND [arguments]`; ends the process, with exit code 2 after a user's mistake."""
     interruption.install()
+    pipes.forgive()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))

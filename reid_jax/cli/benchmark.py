@@ -1,14 +1,16 @@
 """Measures speed and memory: a table on the screen, JSON in a file.
 
     python scripts/benchmark.py train --model resnet50,mfv --batch 8 --torch
-    python scripts/benchmark.py train --demo                       # the demo's own step: all losses, its optimizer
+    python scripts/benchmark.py train --demo     # the demo's own step: all losses, its optimizer
+    python scripts/benchmark.py train --config configs/amfor.py
     python scripts/benchmark.py infer --model bot --batch 64,256 --dtype bfloat16
     python scripts/benchmark.py input
     python scripts/benchmark.py rank --size market1501,msmt17,growth
     python scripts/benchmark.py rerank --size msmt17
-    python scripts/benchmark.py start --config configs/mfv.py      # to the first step, cold and with kept programs
-    python scripts/benchmark.py campaign --minutes 12 --torch --output campaign    # a device lent for minutes
+    python scripts/benchmark.py start --config configs/mfv.py      # to the first step, cold and warm
+    python scripts/benchmark.py campaign --minutes 12 --torch      # a device lent for minutes
     python scripts/benchmark.py all --output results/benchmark.json
+    python scripts/benchmark.py --list            # kinds, sizes, models and configs
 
 Step times are medians, taken in turn (A B A B ...) and without compilation. With --model a train step is forward,
 backward, cross-entropy and SGD, so that it compares with the same in PyTorch (--torch); with --demo or --config it is
@@ -28,13 +30,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from reid_jax import errors
-from reid_jax.cli import arguments, command_line
+from reid_jax.cli import arguments, command_line, help_pages
 from reid_jax.config import files
 from reid_jax.weights import zoo
 
 DEMO = "mfv"
 KINDS = ("train", "infer", "input", "rank", "rerank")  # of `all`
 SIZES = ("tiny", "market1501", "msmt17", "growth")
+WHAT = {
+    "train": "a train step of --model, or of a run with --config or --demo",
+    "infer": "the forward pass to the features",
+    "input": "decoding, augmentation and the whole input pipeline",
+    "rank": "CMC and mAP from features",
+    "rerank": "k-reciprocal re-ranking",
+    "verify": "distances of all pairs, thresholds",
+    "start": "seconds to the first step of a run, with and without kept programs",
+    "campaign": "everything worth knowing of a device that is lent for some minutes",
+}
 # Arguments that some kinds have no use for.
 MODELS, RANKING = ("train", "infer"), ("rank", "rerank", "verify")
 ONLY = {
@@ -51,10 +63,9 @@ ONLY = {
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser(__doc__)
-    parser.add_argument(
-        "kind", choices=("train", "infer", "input", "rank", "rerank", "verify", "start", "campaign", "all")
-    )
-    parser.add_argument("--model", metavar="NAMES", help=f"train, infer: among {', '.join(zoo.ZOO)}, by commas")
+    parser.add_argument("kind", nargs="?", choices=(*WHAT, "all"), help="what to measure, see --list")
+    parser.add_argument("--list", action="store_true", help="print what can be measured, and exit")
+    parser.add_argument("--model", metavar="NAME,...", help="train, infer: models of --list, by commas")
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE[:PRESET]", help="train, infer, start: a config"
     )
@@ -93,6 +104,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _list() -> str:
+    """Returns the kinds of measurement, and what they can be done to."""
+    kinds = [*WHAT.items(), ("all", ", ".join(KINDS))]
+    subjects = (
+        ("--size", f"of {', '.join(RANKING)}: {', '.join(SIZES)}"),
+        ("--model", f"of {', '.join(MODELS)}: {', '.join(zoo.ZOO)}"),
+        (
+            "--config",
+            f"of {', '.join(MODELS)}: {', '.join(files.packaged())}, or a file; with a preset as for training",
+        ),
+    )
+    return f"{help_pages.table(kinds)}\n\n{help_pages.table(subjects)}"
+
+
 def _batches(text: str | None) -> list[int | None]:
     if text is None:
         return [None]
@@ -101,6 +126,8 @@ def _batches(text: str | None) -> list[int | None]:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises a `UserError` for arguments that can be refused before JAX is loaded, which takes seconds."""
+    if args.kind is None:
+        raise errors.UserError(f"expected what to measure, one of {', '.join([*WHAT, 'all'])}; see --list.")
     _batches(args.batch)
     for flag, kinds in ONLY.items():
         if getattr(args, flag) and args.kind not in (*kinds, "all"):
@@ -183,6 +210,9 @@ def _campaign(args: argparse.Namespace, command: str) -> int:
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
     args = _parser().parse_args(argv)
+    if args.list:
+        print(_list())
+        return 0
     _check(args)
     command = command_line.for_caller(" ".join(["python scripts/benchmark.py", *argv]))
     if args.kind == "campaign":

@@ -1,7 +1,8 @@
 """Kills and resumes a run repeatedly and compares its end with an undisturbed run, bit for bit.
 
-    python scripts/check_resume.py --config configs/mfv.py --workdir runs/check [--kills 5] [--devices 1]
-        [--config.train.epochs=3 ...]
+    python scripts/check_resume.py --config configs/mfv.py --workdir runs/check
+    python scripts/check_resume.py --config configs/mfv.py --workdir runs/check --kills 3 \\
+        --devices 2 --config.train.epochs=3
 
 Trains twice: once undisturbed, once killed with SIGKILL at random moments, every second of them while a checkpoint is
 being written. After each kill all checkpoints are read in full. Prints a table; exit code 0 means that every

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import argparse
 import ast
-import contextlib
 import importlib
 import logging as std_logging
-import os
 import pathlib
 import re
 import sys
@@ -24,7 +22,7 @@ from ml_collections import ConfigDict, config_flags
 
 from reid_jax import config as config_lib
 from reid_jax import errors, progress
-from reid_jax.cli import failures
+from reid_jax.cli import failures, help_pages, pipes
 from reid_jax.config import files, rules
 from reid_jax.runtime import allocator, compilation, interruption
 
@@ -134,10 +132,6 @@ def _guarded(command: Callable[[], int | None]) -> int:
     """Returns the exit code of a command after turning every failure that is no defect into one sentence."""
     try:
         return command() or 0
-    except BrokenPipeError:
-        # The reader of the output (`| head`) has gone; Python would complain once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13
     except (Exception, KeyboardInterrupt) as error:
         number = interruption.received()
         if number is not None:
@@ -154,8 +148,7 @@ def _guarded(command: Callable[[], int | None]) -> int:
 def _exit(code: int) -> NoReturn:
     """Ends the process; a signal from here on finds nothing to put in order."""
     interruption.end_at_once()
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
+    sys.stdout.flush()
     sys.exit(code)
 
 
@@ -166,6 +159,7 @@ def _prepare_process() -> None:
     `--config.evals.metric=my_project.distances:angular` is looked for. Installed packages come first.
     """
     interruption.install()
+    pipes.forgive()
     logging.get_absl_handler().setFormatter(std_logging.Formatter("%(message)s"))
     allocator.keep_freed_memory()
     progress.show()
@@ -174,24 +168,26 @@ def _prepare_process() -> None:
 
 
 def _complain(error: object) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {for_caller(str(error))}", file=sys.stderr)
     return USER_MISTAKE
 
 
 def _help_text(doc: str, module: str) -> str:
     """The help of a command with a config; absl's own lists the flags of all imported modules or of the shell only."""
-    lines = [for_caller(doc).strip(), "", "flags:"]
+    lines = [help_pages.wrapped(for_caller(doc)), "", "flags:"]
     for flag in [flags.FLAGS["config"], *flags.FLAGS.get_flags_for_module(module)]:
-        lines += textwrap.wrap(f"--{flag.name}: {flag.help}", 100, initial_indent="  ", subsequent_indent="      ")
+        lines += textwrap.wrap(
+            f"--{flag.name}: {flag.help}", help_pages.width(), initial_indent="  ", subsequent_indent="      "
+        )
     return "\n".join(lines)
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Returns an argument parser whose help shows a command's docstring as it stands, see `for_caller`.
+    """Returns an argument parser whose help shows a command's docstring, see `for_caller`.
 
     A mistake in the arguments is a `UserError`, one sentence instead of the usage and a sentence.
     """
-    made = _Parser(description=for_caller(doc or ""), formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = _Parser(description=help_pages.wrapped(for_caller(doc or "")), formatter_class=help_pages.Formatter)
     made.add_argument(compilation.FLAG, metavar="off|FOLDER", help=compilation.HELP)  # read by `keep_programs`
     return made
 
@@ -200,7 +196,7 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parses arguments, and then says where compiled programs are kept."""
         parsed = super().parse_args(args, namespace)
-        if compilation.notice():
+        if compilation.notice() and not getattr(parsed, "list", False):
             print(compilation.notice(), file=sys.stderr)
         return parsed
 

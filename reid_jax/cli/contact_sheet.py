@@ -1,7 +1,7 @@
 """Draws a contact sheet of a prepared data set: a row per identity, columns by camera.
 
     python scripts/contact_sheet.py synthped --output sheet.png
-    python scripts/contact_sheet.py synthped_occluded --split query --images-per-camera 1 --parts --output hidden.png
+    python scripts/contact_sheet.py synthped_occluded --split query --parts --output hidden.png
     python scripts/contact_sheet.py market1501 --split gallery --skip 2 --output market.png
 
 A data set that is not prepared yet is prepared first, as by scripts/prepare_dataset.py.

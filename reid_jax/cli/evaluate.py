@@ -7,8 +7,8 @@
     python scripts/evaluate.py --run runs/mfv-demo --rerank --html page.html
     python scripts/evaluate.py --weights osnet_x0_25_msmt17 --images data/market1501
     python scripts/evaluate.py --model bot --weights market_resnet50.pth --images data/market1501
-    python scripts/evaluate.py --run runs/mfv-demo --corruptions --rounds 10 --output robustness.json
-    python scripts/evaluate.py --run runs/mfv-demo --corruptions --families noise blur --severities 3
+    python scripts/evaluate.py --run runs/mfv-demo --corruptions --rounds 10 --output robust.json
+    python scripts/evaluate.py --run runs/mfv-demo --corruptions --families noise --severities 3
 
 Scores are printed in per cent; the JSON file holds fractions.
 """

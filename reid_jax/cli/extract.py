@@ -1,10 +1,10 @@
 """Extracts the features of images with a model and writes them to a file (.npz).
 
-    python scripts/extract.py --model bot --weights market_resnet50.pth --images photos --output features.npz
-    python scripts/extract.py --weights osnet_x0_25_msmt17 --images photos --output features.npz  # published, by name
+    python scripts/extract.py --weights osnet_x0_25_msmt17 --images photos --output features.npz
+    python scripts/extract.py --model bot --weights resnet50.pth --images photos --output photos.npz
     python scripts/extract.py --run runs/mfv-demo --images data/market1501 --output market.npz
-    python scripts/extract.py --run runs/mfv-demo --output features.npz         # the run's own data set
-    python scripts/extract.py --list                                            # names of models
+    python scripts/extract.py --run runs/mfv-demo --output features.npz  # the run's own data set
+    python scripts/extract.py --list                                     # names of models
 
 A folder of images, or one image, gives `features` and `names`. A data set (the layout of any builder in datasets/, a
 folder with query/ and gallery/, a CSV file, or a prepared folder) gives query and gallery features, ready for
@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reid_jax import errors
-from reid_jax.cli import arguments, command_line
+from reid_jax.cli import arguments, command_line, help_pages
 from reid_jax.config import sections
 from reid_jax.weights import hub, zoo
 
@@ -29,9 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser(__doc__)
     parser.add_argument("--run", metavar="DIR", help="run folder: its newest checkpoint")
     parser.add_argument("--best", action="store_true", help="with --run: the checkpoint with the best mAP instead")
-    parser.add_argument(
-        "--model", metavar="NAME", help=f"one of {', '.join(zoo.ZOO)}, or package.module:Name; needs --weights"
-    )
+    parser.add_argument("--model", metavar="NAME", help="a model of --list, or package.module:Name; needs --weights")
     parser.add_argument(
         "--weights", metavar="FILE", help="with --model: a weights file, or a name of reid-jax weights list"
     )
@@ -115,8 +113,8 @@ def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
     args = _parser().parse_args(argv)
     if args.list:
-        for name, entry in zoo.ZOO.items():
-            print(f"{name:<22}{entry.height}x{entry.width}  {entry.metric:<11}{entry.notes}")
+        rows = [(name, f"{entry.height}x{entry.width}", entry.metric, entry.notes) for name, entry in zoo.ZOO.items()]
+        print(help_pages.table([("model", "image", "distance", "which weights"), *rows]))
         return 0
     _check(args)
 

@@ -14,7 +14,7 @@ import argparse
 import inspect
 
 from reid_jax import errors
-from reid_jax.cli import arguments, command_line
+from reid_jax.cli import arguments, command_line, help_pages
 from reid_jax.data import builders, catalog, prepare
 
 
@@ -37,15 +37,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list() -> str:
-    rows = []
-    known = catalog.entries()
-    for name in sorted(known):
-        about = known[name].about
-        rows.append((name, about["needs"], about["license"], about["status"]))
-    lines = []
-    for name, needs, license, status in rows:
-        lines += [name, f"    needs:   {needs}", f"    license: {license}", f"    status:  {status}"]
-    return "\n".join(lines)
+    """Returns a block for each data set: what it needs, its license, its status."""
+    blocks = []
+    for name, entry in sorted(catalog.entries().items()):
+        facts = [(f"{key}:", entry.about[key]) for key in ("needs", "license", "status")]
+        blocks.append(f"{name}\n{help_pages.table(facts, indent='    ')}")
+    return "\n".join(blocks)
 
 
 def main(argv: list[str]) -> int:

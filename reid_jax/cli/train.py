@@ -1,9 +1,9 @@
 """Trains and evaluates a system.
 
-    python scripts/main.py --config configs/mfv.py                          # demo on the embedded data set
+    python scripts/main.py --config configs/mfv.py              # demo on the embedded data set
     python scripts/main.py --config configs/mfv.py:market1501 --workdir runs/mfv-market
-    python scripts/main.py --config configs/mfv.py:help                     # presets and variants
-    python scripts/main.py --config configs/mfv.py:market1501 --print_config  # the resolved config as JSON
+    python scripts/main.py --config configs/mfv.py:help         # presets and variants
+    python scripts/main.py --config configs/mfv.py:market1501 --print_config     # resolved, as JSON
     python scripts/main.py --config configs/mfv.py --config.train.epochs=5 --config.seed=1
 
 The same command again resumes; with --extend and a larger --config.train.epochs a complete run continues. On several

@@ -1,9 +1,9 @@
 """Lists published weights, brings their files onto this machine, and writes those of a run to a file.
 
-    python scripts/weights.py list                              # names, sources, licenses, what is here
-    python scripts/weights.py get resnet50_imagenet             # fetches the file and prints its path
+    python scripts/weights.py list                           # names, licenses, what is here
+    python scripts/weights.py get resnet50_imagenet          # fetches the file, prints its path
     python scripts/weights.py get resnet50_imagenet --offline   # only looks on this machine
-    python scripts/weights.py export runs/mfv-demo mfv.npz      # a trained model; .safetensors for other programs
+    python scripts/weights.py export runs/mfv-demo mfv.npz   # a trained model; or .safetensors
 
 A name stands wherever a weights file does: --config.init.weights=NAME, --weights NAME. Files are kept in
 ~/.cache/reid_jax/weights, or where the environment variable REID_JAX_WEIGHTS says; those that torchvision and torchreid
@@ -18,27 +18,27 @@ import os
 import sys
 
 from reid_jax import errors
-from reid_jax.cli import arguments, command_line
+from reid_jax.cli import arguments, command_line, help_pages
 from reid_jax.weights import hub, weight_tables
 
 
 def _listing() -> str:
-    """Returns a block of lines for each name: file, source, license, and where it is on this machine."""
-    lines = []
+    """Returns a table: name, whether the file is on this machine, and what it is."""
+    rows, notes = [], []
     for name, entry in hub.ENTRIES.items():
         try:
-            path = hub.locate(name)
-            here = f"here: {path}" if path else "not here"
+            place = "here" if hub.locate(name) else "to fetch" if entry.url else "by hand"
         except errors.UserError as error:
-            here = f"damaged: {error}"
-        if path is None and not entry.url:
-            here = f"not here; to be fetched by hand from {entry.page}"
-        lines += [
-            f"{name}: {entry.trained_on} ({entry.publisher}; {entry.license})",
-            f"    {entry.file}",
-            f"    {here}",
-        ]
-    return "\n".join([*lines, "", f"folder: {hub.folder()}"])
+            place = "damaged"
+            notes.append(f"{name}: {error}")
+        rows.append((name, place, f"{entry.trained_on} ({entry.publisher}; {entry.license})"))
+        if not entry.url:
+            notes.append(f"by hand: {entry.file} from {entry.page}")
+    legend = [
+        "to fetch: weights get NAME, or a run that names it; get NAME --offline says which file belongs where",
+        f"folder: {hub.folder()}",
+    ]
+    return "\n".join([help_pages.table([("name", "file", "trained on (source; license)"), *rows]), "", *notes, *legend])
 
 
 def _export(names: list[str], best: bool) -> None:

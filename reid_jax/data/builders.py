@@ -190,8 +190,8 @@ def locate(
     instruction = instruction[0].lower() + instruction[1:]
     if not source.exists():
         raise errors.UserError(
-            f"expected the files of data set {name!r} in {source}, there is no such folder; give --source, "
-            f"or: {instruction}"
+            f"expected the files of data set {name!r} in {source}, there is no such folder; name it "
+            f"with scripts/prepare_dataset.py {name} --source DIR, or: {instruction}"
         )
     if not wanted:
         if source.is_file() and source.suffix.lower() != ".csv":
@@ -211,7 +211,7 @@ def locate(
         complete = [folder for folder in _folders_below(source, level) if score(folder) == 1]
         if len(complete) > 1:
             raise errors.UserError(
-                f"{complete[0]} and {complete[1]} both have the layout of {name!r}; give one of them as --source."
+                f"{complete[0]} and {complete[1]} both have the layout of {name!r}; give one of the two."
             )
         if complete:
             return complete[0]

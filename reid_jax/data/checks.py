@@ -313,7 +313,7 @@ def check_protocol(query: records.Split, gallery: records.Split, same_camera_fil
     raise errors.UserError(
         f"every gallery image of a query's person is from the query's own camera ({query.name} in {gallery.name}: "
         f"{cause}), and the usual protocol leaves such images out, so there is nothing to find; give camera ids of two "
-        "or more cameras, or set same_camera_filter=False to count images of the same camera as well."
+        "or more cameras, or set evals.same_camera_filter=False to count images of the same camera as well."
     )
 
 

@@ -279,8 +279,8 @@ def _refuse_other_data_set(
         counts = builders.published(other, builders.load(other), {})
         if other != name and counts and found == {split: numbers["images"] for split, numbers in counts.items()}:
             raise errors.UserError(
-                f"the images in {origin} are as many as {other} has in every split, and not as {name} has; give the "
-                f"right --source, or prepare them as {other}."
+                f"the images in {origin} are as many as {other} has in every split, and not as {name} has; name "
+                f"the right folder with scripts/prepare_dataset.py --source DIR, or prepare them as {other}."
             )
 
 
@@ -299,7 +299,9 @@ def _without_bad_images(
     if bad and on_bad_image == "fail":
         first = bad[min(bad)]
         more = f" ({len(bad) - 1} more of {len(flat)} images are like that)" if len(bad) > 1 else ""
-        raise errors.UserError(f"{first.rstrip('.')}{more}, or leave such images out with --on-bad-image skip.")
+        raise errors.UserError(
+            f"{first.rstrip('.')}{more}, or leave such images out with scripts/prepare_dataset.py --on-bad-image skip."
+        )
     kept: dict[str, list[Any]] = {split: [] for split in rows}
     for position, (split, row) in enumerate(flat):
         if position not in bad:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import pathlib
 import types
@@ -100,13 +101,14 @@ def _check_schema(name: str, info: Any) -> None:
 def _quiet_tfds() -> Iterator[None]:
     """Silences TFDS, which prints messages, a warning for each unlisted configuration, and two bars per split."""
     import tensorflow_datasets as tfds
-    from absl import logging
 
     tfds.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    # Not by absl's own functions, which set the level of the root logger as well.
+    absl = logging.getLogger("absl")
+    level = absl.level
+    absl.setLevel(logging.ERROR)
     try:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             yield
     finally:
-        logging.set_verbosity(verbosity)
+        absl.setLevel(level)

@@ -398,5 +398,5 @@ def _no_match(table: candidates.Table) -> errors.UserError:
     return errors.UserError(
         f"no query has a correct gallery image from another camera, because {cause} and the protocol leaves out "
         "images of the query's identity and camera; give real camera numbers, or rank within the camera with "
-        "same_camera_filter=False (--no-same-camera-filter)."
+        "evals.same_camera_filter=False (scripts/evaluate.py --no-same-camera-filter)."
     )

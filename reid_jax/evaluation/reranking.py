@@ -180,14 +180,18 @@ def evaluate(
 def _check(k1: int, k2: int, original_weight: float, num_gallery: int) -> None:
     if not 1 <= k1 <= num_gallery:
         raise errors.UserError(
-            f"k1 must be between 1 and the size of the gallery ({num_gallery}), but it is {k1}: choose a smaller --k1."
+            f"k1 must be between 1 and the size of the gallery ({num_gallery}), but it is {k1}: choose a "
+            "smaller one (scripts/evaluate.py --k1), or leave re-ranking out (evals.rerank=False)."
         )
     if not 1 <= k2 <= num_gallery:
         raise errors.UserError(
-            f"k2 must be between 1 and the size of the gallery ({num_gallery}), but it is {k2}: choose another --k2."
+            f"k2 must be between 1 and the size of the gallery ({num_gallery}), but it is {k2}: choose "
+            "another (scripts/evaluate.py --k2)."
         )
     if not 0 <= original_weight <= 1:
-        raise errors.UserError(f"lambda must lie in [0, 1], but it is {original_weight}: choose another --lambda.")
+        raise errors.UserError(
+            f"lambda must lie in [0, 1], but it is {original_weight}: choose another (scripts/evaluate.py --lambda)."
+        )
 
 
 def _refuse_negative(near: distance_blocks.Neighbors, own_metric: bool) -> None:

@@ -377,7 +377,8 @@ def _blocks(
 
 def _refuse_one_sided(curve: _Curve, same_camera_filter: bool) -> None:
     if not curve.same[-1]:
-        hint = " or count pairs within a camera with same_camera_filter=False (--no-same-camera-filter)"
+        hint = " or count pairs within a camera with evals.same_camera_filter=False "
+        hint += "(scripts/evaluate.py --no-same-camera-filter)"
         raise errors.UserError(
             "verification needs pairs of one person, but no query shares its identity with a gallery image it may be "
             f"compared with: check identities and cameras{hint if same_camera_filter else ''}."

@@ -125,7 +125,10 @@ def multistep(
     if len(factors) != len(milestones):
         raise UserError(f"schedule.factor has {len(factors)} values for {len(milestones)} milestones; give as many.")
     if list(milestones) != sorted(milestones):
-        raise UserError(f"schedule.milestones must be ascending, but are {milestones} (in steps).")
+        raise UserError(
+            "expected schedule.milestones_epochs (or milestones_steps) in ascending order, got "
+            f"{milestones} (in steps); sort them."
+        )
     # Running products rather than products of `where`: 0.4 ** 6 is rounded once, on the host.
     value = rate + 0 * position
     for milestone, scale in zip(milestones, np.cumprod(factors), strict=True):

@@ -1,7 +1,7 @@
 """The step line of a run: losses, accuracy and speed, behind the bar of a terminal or in the log.
 
-step 120/2960 (~1 h 02 min left)  loss 6.7432 (ce 6.4410, tri 0.3022)  accuracy 12.5 %  lr 3.50e-04  19 images/s
-data wait 0 %
+step 120/2960 (~1 h 02 min left)  loss 6.7432 (ce 6.4410, tri 0.3022)  accuracy 12.5 %  19.2 images/s
+data wait 0 %  lr 3.50e-04
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def text(values: Mapping[str, Any]) -> list[str]:
     """Returns the parts of a step line, the most important first."""
     formats = {
         "monitor/accuracy": ("accuracy {:.1f} %", 100),
-        "learning_rate": ("lr {:.2e}", 1),
         "images_per_second": ("{:.4g} images/s", 1),
         "data_wait_percent": ("data wait {:.0f} %", 1),
+        "learning_rate": ("lr {:.2e}", 1),
     }
     parts = []
     if values.get("loss") is not None:

@@ -179,7 +179,11 @@ def test_sources_and_further_test_sets_may_be_paths(shop, tmp_path):
         ("NUMBER", {}, "expected a function or a builder class .* got int"),
         ("People", {"limt": 3}, "unknown option of data set .* 'limt'; did you mean 'limit'"),
         ("People", {"limit": "few"}, "should be of type int"),
-        ("People", {}, "there is no such folder; give --source, or: put the crops into train"),
+        (
+            "People",
+            {},
+            "no such folder; name it with scripts/prepare_dataset.py .* --source DIR, or: put the crops into train",
+        ),
         ("Drawn", {"lists": False}, r"expected metadata\['pids'\]\['train'\], .* in the builder of the data set"),
     ],
 )

@@ -132,7 +132,7 @@ def test_missing_folder_or_list(written, tmp_path):
 def test_missing_source_names_the_folder_and_what_to_do(written, tmp_path):
     name, _, _ = written
     sentence = _refused(name, tmp_path, tmp_path / "elsewhere")
-    assert f"in {tmp_path / 'elsewhere'}, there is no such folder; give --source, or: " in sentence
+    assert f"in {tmp_path / 'elsewhere'}, there is no such folder; name it with scripts/prepare_dataset.py" in sentence
 
 
 @each(*(name for name in NAMES if name != "msmt17"))
@@ -178,7 +178,7 @@ def test_name_that_does_not_parse(written, tmp_path):
         ("cuhk03_np_labeled", "market1501", r"expected the folders labeled/bounding_box_train"),
         ("cuhk03_np_labeled", "cuhk03_np_detected", r"expected the folders labeled/bounding_box_train"),
         ("p_dukemtmc_reid", "occluded_reid", "expected the folders train/occluded_body_images"),
-        ("occluded_reid", "p_dukemtmc_reid", "both have the layout of 'occluded_reid'; give one of them as --source"),
+        ("occluded_reid", "p_dukemtmc_reid", "both have the layout of 'occluded_reid'; give one of the two"),
     ],
 )
 def test_wrong_data_set_in_the_folder(tmp_path, asked, given, complaint):
@@ -206,7 +206,7 @@ def test_number_of_images_tells_apart_what_names_do_not(tmp_path, monkeypatch):
 def test_two_copies_are_not_chosen_between(tmp_path):
     for copy in ("a", "b"):
         benchmark_folders.market1501(tmp_path / "market1501" / copy)
-    assert "both have the layout of 'market1501'; give one of them as --source" in _refused("market1501", tmp_path)
+    assert "both have the layout of 'market1501'; give one of the two" in _refused("market1501", tmp_path)
     assert prepare.prepare("market1501", tmp_path, tmp_path / "market1501" / "b").dataset.query is not None
 
 

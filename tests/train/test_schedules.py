@@ -164,7 +164,7 @@ def test_durations():
         ({"name": "constant", "granularity": "epochs"}, "did you mean 'epoch'"),
         ({"name": "multistep", "milestone_epochs": (1,)}, "did you mean 'milestones_epochs'"),
         ({"name": "multistep", "milestones_epochs": (1, 2), "factor": (0.1,)}, "1 values for 2 milestones"),
-        ({"name": "multistep", "milestones_epochs": (2, 1)}, "must be ascending"),
+        ({"name": "multistep", "milestones_epochs": (2, 1)}, "in ascending order"),
         ({"name": "warmup_cosine"}, "needs a warm-up"),
         ({"name": "warmup_cosine", "warmup_epochs": 120}, "must be shorter"),
         ({"name": "linear", "warmup_epochs": 120}, "must be shorter"),

@@ -19,7 +19,7 @@ VALUES = {
     "monitor/accuracy": 0.125,
     "gradient_norm": 7.0,
 }
-LINE = "loss 1.2500 (ce 1.0000, tri 0.2500)  accuracy 12.5 %  lr 4.00e-04  812.3 images/s  data wait 3 %"
+LINE = "loss 1.2500 (ce 1.0000, tri 0.2500)  accuracy 12.5 %  812.3 images/s  data wait 3 %  lr 4.00e-04"
 
 
 def test_without_a_terminal_it_is_a_line_now_and_then(caplog):
