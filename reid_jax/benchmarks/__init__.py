@@ -6,7 +6,7 @@
 | what is timed there: a row of the zoo, or a config's own step | `subjects` |
 | compiled programs, their time, FLOPs and memory | `programs` |
 | the input pipeline, stage by stage; corruptions | `input_speed` |
-| ranking, re-ranking, verification at the size of benchmarks | `ranking_speed` |
+| ranking, re-ranking, verification, the page of ranked lists at the size of benchmarks | `ranking_speed` |
 | time and memory of a block of code | `measuring` |
 | from the start of a process to its first step | `start_speed` |
 | everything, on a device at hand for minutes | `campaign`, `campaign_worker`, `campaign_parts`, `campaign_training` |

@@ -1,4 +1,6 @@
-"""Time and memory of ranking, re-ranking and verification on random features of the size of real benchmarks.
+"""Time and memory of ranking, re-ranking, verification and the page of results, on random features.
+
+The sizes are those of real benchmarks.
 
 Each function returns rows (dicts) for a table. Memory and time are those of `measuring`: memory beyond the inputs, time
 without compilation, which is a column of its own.
@@ -8,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pathlib
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +21,9 @@ import numpy as np
 from reid_jax import errors
 from reid_jax.benchmarks import measuring
 from reid_jax.data.feature_set import FeatureSet
-from reid_jax.evaluation import distance_blocks, ranking, reranking, verification
+from reid_jax.data.synthped import dataset as synthped
+from reid_jax.evaluation import distance_blocks, ranking, reranking, suite, verification
+from reid_jax.evaluation import report as ranked_list_page
 
 Row = dict[str, Any]
 
@@ -211,15 +217,40 @@ def verify(size: str = "market1501", *, dimensions: int = 512, seed: int = 0) ->
     ]
 
 
+def page(size: str = "market1501", *, dimensions: int = 512, seed: int = 0, drawn: int = 300) -> list[Row]:
+    """Returns the cost and the size of the page of ranked lists with all queries, of drawn people, 128 x 64 pixels.
+
+    Args:
+        size: a name in `SIZES`.
+        dimensions: dimensions of the features.
+        seed: seed of the features.
+        drawn: number of different pictures.
+    """
+    shape = _size(size)
+    features = synthetic(shape, dimensions, seed)
+    report = suite.run(size, features, suite.Protocol(verification=True))
+    people = synthped.SynthPed("demo")
+    images = [people.render(spec)[0] for spec in people.split("gallery")[:drawn]]
+    with tempfile.TemporaryDirectory() as folder, measuring.measured() as cost:
+        path = ranked_list_page.write_page(
+            pathlib.Path(folder) / "page.html", report, lambda side, row: images[row % drawn]
+        )
+        text = path.read_text(encoding="utf-8")
+    # Each picture is a file of its own in base64, which begins with the letters of "RIFF".
+    more = {"page_MB": round(len(text) / 1e6, 1), "pictures": text.count('"UklGR'), "dimensions": dimensions}
+    return [_row(f"page {size}", shape, cost, **more, device=_device())]
+
+
 RANKING: dict[str, Callable[[str], list[Row]]] = {
     "rank": lambda size: rank_growth() if size == "growth" else rank(size),
     "rerank": rerank,
     "verify": verify,
+    "page": page,
 }
 
 
 def measure(kind: str, sizes: Sequence[str]) -> list[Row]:
-    """Returns the cost of ranking, re-ranking or verification at the sizes of benchmarks.
+    """Returns the cost of ranking, re-ranking, verification or the page at the sizes of benchmarks.
 
     Args:
         kind: a key of `RANKING`.

@@ -7,6 +7,7 @@
     python scripts/benchmark.py input
     python scripts/benchmark.py rank --size market1501,msmt17,growth
     python scripts/benchmark.py rerank --size msmt17
+    python scripts/benchmark.py page               # the page of ranked lists: seconds and MB
     python scripts/benchmark.py start --config configs/mfv.py      # to the first step, cold and warm
     python scripts/benchmark.py campaign --minutes 12 --torch      # a device lent for minutes
     python scripts/benchmark.py all --output results/benchmark.json
@@ -44,11 +45,12 @@ WHAT = {
     "rank": "CMC and mAP from features",
     "rerank": "k-reciprocal re-ranking",
     "verify": "distances of all pairs, thresholds",
+    "page": "writing the page of ranked lists, and its size",
     "start": "seconds to the first step of a run, with and without kept programs",
     "campaign": "everything worth knowing of a device that is lent for some minutes",
 }
 # Arguments that some kinds have no use for.
-MODELS, RANKING = ("train", "infer"), ("rank", "rerank", "verify")
+MODELS, RANKING = ("train", "infer"), ("rank", "rerank", "verify", "page")
 ONLY = {
     **dict.fromkeys(("model", "demo", "batch", "dtype", "option"), MODELS),
     "torch": (*MODELS, "campaign"),
@@ -91,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--corruptions", action="store_true", help="input: each corruption and augmentation instead")
     parser.add_argument("--quick", action="store_true", help="input, rank, rerank, campaign: small and short")
     parser.add_argument(
-        "--size", help="rank, rerank, verify: tiny, market1501 (default), msmt17, by commas; rank: growth"
+        "--size", help="rank, rerank, verify, page: tiny, market1501 (default), msmt17, by commas; rank: growth"
     )
     parser.add_argument(
         "--minutes", type=arguments.number(0.5, 24 * 60), help="campaign: wall time (default: 12, with --quick 5)"

@@ -149,16 +149,17 @@ def _sources(args: argparse.Namespace) -> tuple[dict[str, FeatureSet], thumbnail
         from reid_jax.runs import trained
 
         if args.run:
-            features, dataset, _ = trained.features_of_run(args.run, best=args.best, dataset=args.dataset)
+            described, dataset = trained.all_features_of_run(args.run, best=args.best, dataset=args.dataset)
         else:
             features, dataset = published.evaluation_features(args.model, args.weights, args.images, args.dataset)
+            described = {dataset.name: features}
 
         def load(side: str, row: int) -> np.ndarray:
             split = getattr(dataset, side)
             image = split.source[row]["image"]
             return image_io.decode(image, split.filenames[row]) if isinstance(image, bytes) else image
 
-        return {dataset.name: features}, load
+        return described, load
     sets: dict[str, FeatureSet] = {}
     for path in args.features:
         features = FeatureSet.load(path, allow_float16=args.allow_float16)
@@ -312,7 +313,8 @@ def main(argv: list[str]) -> int:
     reports = [suite.run(name, features, protocol) for name, features in sets.items()]
     print(suite.table(reports))
     if args.output:
-        _write(args.output, suite.merge(reports))
+        by_name = {one.name: one for one in reports}
+        _write(args.output, suite.with_descriptors(by_name, reports[0].name) if args.run else suite.merge(reports))
     if args.html and load_image is not None:
         print(report.write_page(args.html, reports[0], load_image, max_queries=args.queries))
     return 0

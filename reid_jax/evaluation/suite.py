@@ -164,6 +164,20 @@ def merge(reports: Mapping[str, Report] | list[Report]) -> Flat:
     return values
 
 
+def with_descriptors(reports: Mapping[str, Report], dataset: str) -> Flat:
+    """Returns the numbers of a run's descriptors as its `result.json` has them.
+
+    Args:
+        reports: of its own descriptor by the name of the data set, of further ones by `<data set>/<descriptor>`.
+        dataset: name of the data set.
+    """
+    values = reports[dataset].flat()
+    further = [name for name in reports if name != dataset]
+    for name in further:
+        values |= {key: value for key, value in reports[name].flat().items() if key.startswith(f"{name}/")}
+    return values | ({"descriptors": [name.removeprefix(f"{dataset}/") for name in further]} if further else {})
+
+
 # ---- text
 
 

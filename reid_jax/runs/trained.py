@@ -15,7 +15,7 @@ from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
 from reid_jax.plugins import record
 from reid_jax.runs import folder as folder_lib
-from reid_jax.runs import results
+from reid_jax.runs import further_descriptors, results
 from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import checkpoints
@@ -74,8 +74,10 @@ def evaluate_run(path: str | pathlib.Path, *, best: bool = False, **evals: Any) 
         best: whether to evaluate the checkpoint with the best mAP in place of the newest.
         **evals: replace keys of the config's `evals` section (`metric`, `ap`, `same_camera_filter`, ...).
     """
-    features, dataset, settings = features_of_run(path, best=best, **evals)
-    return suite.run(dataset.name, features, results.protocol(settings.evals)).flat()
+    features, dataset = all_features_of_run(path, best=best, **evals)
+    protocol = results.protocol(settings_of(path, **evals).evals)
+    reports = {name: suite.run(name, one, protocol) for name, one in features.items()}
+    return suite.with_descriptors(reports, dataset.name)
 
 
 def features_of_run(
@@ -94,6 +96,36 @@ def features_of_run(
     opened = build.evaluation_data(settings, dataset)
     meta = {**features_lib.feature_meta(settings), "dataset": opened.name, "weights": extractor.origin}
     return features_lib.describe_dataset(extractor, variables, opened, meta), opened, settings
+
+
+def all_features_of_run(
+    path: str | pathlib.Path, *, best: bool = False, dataset: str | None = None, **evals: Any
+) -> tuple[dict[str, feature_set_lib.FeatureSet], records.ReIDDataset]:
+    """Returns the features by the run's descriptor and by those of `evals.descriptors`, and the data set.
+
+    Args:
+        path: run folder.
+        best: whether to use the checkpoint with the best mAP in place of the newest.
+        dataset: a preset of `reid_jax.config.DATASETS`; None is the run's own data set.
+        **evals: replace keys of the config's `evals` section.
+
+    Returns:
+        Features by `<data set>` and `<data set>/<descriptor>`, and the data set.
+    """
+    settings = settings_of(path, **evals)
+    extractor, variables = from_run(path, best=best)
+    further = {}
+    if settings.evals.descriptors:
+        meta = checkpoints.newest_meta(folder_lib.RunFolder(path).checkpoints)
+        sizes = meta["num_classes"], meta.get("num_cameras", 0)
+        further = further_descriptors.extractors(settings, *sizes, extractor.mesh)
+    opened = build.evaluation_data(settings, dataset)
+    found = {}
+    for name, one in {"": extractor, **further}.items():
+        meta = {**features_lib.feature_meta(one.settings), "dataset": opened.name, "weights": extractor.origin}
+        key = f"{opened.name}/{name}" if name else opened.name
+        found[key] = features_lib.describe_dataset(one, variables, opened, meta)
+    return found, opened
 
 
 def evaluate_robustness(

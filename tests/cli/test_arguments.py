@@ -64,7 +64,7 @@ CASES = [
     ("benchmark", ("input", "--threads=-3"), "expected a whole number from 1 to 1024, got '-3'"),
     ("benchmark", ("input", "--model=bot"), "--model is for train, infer, not for input"),
     ("benchmark", ("rank", "--size=market1510"), "did you mean 'market1501'"),
-    ("benchmark", ("train", "--size=tiny"), "--size is for rank, rerank, verify, not for train"),
+    ("benchmark", ("train", "--size=tiny"), "--size is for rank, rerank, verify, page, not for train"),
     ("benchmark", ("rank", "--output=FOLDER"), "expected a file as --output"),
     ("benchmark", ("rank", "--output=BELOW"), "lies below the file"),
     ("check-resume", (MFV,), "arguments are required: --workdir"),

@@ -145,6 +145,14 @@ def test_mistakes_end_with_one_sentence_and_code_2(run, toy, tmp_path):
     assert run("--features", tmp_path / "one.npz", "--no-same-camera-filter")[0] == 0
 
 
+def test_benchmark_of_the_page(monkeypatch):
+    monkeypatch.setitem(ranking_speed.SIZES, "tiny", ranking_speed.Size(30, 200, 9, 3, 0.2))
+    (row,) = ranking_speed.page("tiny", dimensions=8, drawn=2)
+    assert row["queries"] == 30
+    assert 80 < row["pictures"] <= 230
+    assert 0.1 < row["page_MB"] < 0.5
+
+
 def test_benchmark_rows():
     fast, twin = ranking_speed.rank("tiny", dimensions=8, repeats=1)
     assert fast["mAP"] == pytest.approx(twin["mAP"], abs=1e-4)

@@ -71,7 +71,7 @@ def names_of(folder: str, pattern: str) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "package", "patterns"),
     [
-        ("reid_jax", "reid_jax", ("*.py", "*.html", "*.tsv", "py.typed")),
+        ("reid_jax", "reid_jax", ("*.py", "*.html", "*.css", "*.js", "*.tsv", "py.typed")),
         ("configs", "reid_configs", ("*.py",)),
         ("datasets", "reid_datasets", ("*.py", "*.md", "*.bib", "*.tsv", "dataset.toml")),
     ],

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 
 import flax.linen as nn
 import numpy as np
 import pytest
 
+from reid_jax import build, errors
 from reid_jax import config as config_lib
-from reid_jax import errors
+from reid_jax.cli import evaluate
 from reid_jax.config import files
 from reid_jax.data import records
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.ops import descriptors
-from reid_jax.runs import further_descriptors
+from reid_jax.runs import further_descriptors, trained
 from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import mesh as mesh_lib
+from reid_jax.train import checkpoints
 
 CONFIG = pathlib.Path(__file__).resolve().parents[2] / "configs" / "cfat.py"
 
@@ -69,6 +72,35 @@ def test_each_descriptor_has_scores_of_its_own():
     assert {"colors/color/corrupted/mAP", "colors/flat/corrupted_query/rank1"} <= found.keys()
     assert all(key == "descriptors" or key.startswith(("colors/color/", "colors/flat/")) for key in found)
     assert further_descriptors.scores({}, {}, dataset) == {}
+
+
+def test_a_run_is_evaluated_again_with_all_its_descriptors(monkeypatch, tmp_path, capsys):
+    """`evaluate --run` gives the keys and scores of the final evaluation."""
+    evals = dataclasses.replace(settings_of().evals, descriptors={"flat": {}})
+    settings = dataclasses.replace(settings_of(), evals=evals)
+    extractor = lambda useful: extractor_lib.Extractor(Colors(useful), settings, mesh_lib.create_mesh())
+    further = {"flat": extractor(False)}
+    dataset = records.ReIDDataset("colors", None, people("query", 0), people("gallery", 1))
+    monkeypatch.setattr(trained, "settings_of", lambda path, **_: settings)
+    monkeypatch.setattr(trained, "from_run", lambda path, **_: (extractor(True), {}))
+    monkeypatch.setattr(build, "evaluation_data", lambda *_: dataset)
+    monkeypatch.setattr(checkpoints, "newest_meta", lambda *_: {"num_classes": 4})
+    monkeypatch.setattr(further_descriptors, "extractors", lambda *_: further)
+    final = further_descriptors.scores(further, {}, dataset)
+    again = trained.evaluate_run(tmp_path)
+    assert again["colors/mAP"] == 1.0
+    assert {key: again[key] for key in final} == final
+    assert again["num_query"] == 6
+    output, page = tmp_path / "scores.json", tmp_path / "page.html"
+    assert (
+        evaluate.main(["--run", str(tmp_path), "--output", str(output), "--html", str(page), "--rerank", "--k1", "3"])
+        == 0
+    )
+    written = json.loads(output.read_text())
+    assert {key: written[key] for key in final} == final
+    assert "colors/flat/rerank/mAP" in written
+    assert "colors/flat " in capsys.readouterr().out
+    assert "<dd>100.0<small>" in page.read_text()
 
 
 def test_the_named_options_reach_the_model():
