@@ -207,6 +207,7 @@ UNITS = {
     "program_MB": "memory (MB)",
     "extra_MB": "extra memory (MB)",
     "process_MB": "process (MB)",
+    "page_MB": "page (MB)",
     "speed_of_torch": "speed, PyTorch = 1",
     "fastest_of_torch": "fastest step, PyTorch = 1",
     "times_first": "time, first row = 1",
