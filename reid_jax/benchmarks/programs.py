@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from reid_jax import progress
+
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
@@ -99,7 +101,8 @@ class Program:
             function if hasattr(function, "lower") else jax.jit(function, donate_argnums=(0,) if carry else ())
         )
         start = time.perf_counter()
-        compiled = jitted.lower(state, *arguments).compile()
+        with progress.waiting("compiling a program"):
+            compiled = jitted.lower(state, *arguments).compile()
         return cls(compiled, state, arguments, batch, time.perf_counter() - start, carry)
 
     def __call__(self) -> None:

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         except config_lib.HelpRequested as rows:
             print(command_line.for_caller(str(rows)))
         return 0
-    if not given.rows:
+    if given.rows is None:
         raise errors.UserError("expected --rows NAME,...; --list prints the rows of the config.")
     name = given.name or pathlib.Path(given.config).stem
     if not name or pathlib.Path(name).name != name:

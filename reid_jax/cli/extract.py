@@ -138,7 +138,7 @@ def main(argv: list[str]) -> int:
         extractor, variables = published.from_weights(args.model, args.weights, options=options, overrides=overrides)
     if source is None:
         source = sources.of_dataset(build.open_data(extractor.settings.data))
-    counts = ", ".join(f"{len(split):,} {name}" for name, split in source.splits.items())
+    counts = features.counts({name: len(split) for name, split in source.splits.items()})
     print(f"{source.kind}: {counts}")
     for note in source.notes:
         print(f"warning: {note.rstrip('.')}.")

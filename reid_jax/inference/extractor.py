@@ -287,7 +287,11 @@ class Extractor:
         share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         with (
             pipeline.eval_batches(split, **self.size, batch_size=batch_size or self.batch_size, **share) as batches,
-            progress_lib.bar(f"features of {split.name}", -(-len(split) // jax.process_count()), "images") as advance,
+            progress_lib.bar(
+                f"features of {split.name}" if "/" in split.name else "features",
+                -(-len(split) // jax.process_count()),
+                "images",
+            ) as advance,
         ):
             extracted = extract_features(describe, batches, len(split), compile=compile, progress=progress or advance)
         self._timed_images += len(split)

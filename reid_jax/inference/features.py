@@ -44,11 +44,21 @@ class Outcome:
 
     def text(self) -> str:
         """Returns a summary line, preceded by a warning for each skipped image."""
-        counts = ", ".join(f"{count:,} {name}" for name, count in self.images.items())
         size = " x ".join(map(str, self.shape))
         lines = [f"warning: skipped: {sentence}" for sentence in self.skipped]
         lines += [f"warning: {sentence}" for sentence in self.warnings]
-        return "\n".join([*lines, f"{counts}: {size} values each, {self.images_per_second:.4g} images/s"])
+        return "\n".join([*lines, f"{counts(self.images)}: {size} values each, {self.images_per_second:.4g} images/s"])
+
+
+def counts(images: Mapping[str, int]) -> str:
+    """Returns numbers of images by split as text.
+
+    >>> counts({"query": 3368, "gallery": 19732}), counts({"images": 1})
+    ('3,368 query, 19,732 gallery', '1 image')
+    """
+    return ", ".join(
+        f"{count:,} {'image' if (name, count) == ('images', 1) else name}" for name, count in images.items()
+    )
 
 
 def check_output(path: str | pathlib.Path) -> pathlib.Path:
@@ -118,11 +128,10 @@ def write_features(
         query, gallery = (_labels(source.splits[name], kept[name]) for name in ("query", "gallery"))
         extractor_lib.feature_set(described["query"], described["gallery"], query, gallery, meta).save(output)
     seconds = time.perf_counter() - started
-    counts = {name: len(rows) for name, rows in kept.items()}
     shape = next(iter(features.values())).shape[1:]
     read = sum(map(len, source.splits.values()))
     return Outcome(
-        counts,
+        {name: len(rows) for name, rows in kept.items()},
         shape,
         tuple(skipped),
         read / sum(extracted.seconds for extracted in described.values()),

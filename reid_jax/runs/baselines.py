@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from reid_jax import progress
 from reid_jax.data import feature_set, image_io, records, simple_features
 from reid_jax.inference import extractor
 
@@ -29,10 +30,11 @@ def extract_simple(
     """
 
     def described(split: records.Split) -> extractor.Extracted:
-        resized = [
-            image_io.resize(split.image(row), size["height"], size["width"], size["interpolation"])
-            for row in range(len(split))
-        ]
+        resized = []
+        with progress.bar(f"baseline on {split.name}", len(split), "images") as advance:
+            for row in range(len(split)):
+                resized.append(image_io.resize(split.image(row), size["height"], size["width"], size["interpolation"]))
+                advance(1)
         return extractor.Extracted(describe(np.stack(resized)), None, 0.0, 0.0)
 
     query, gallery = dataset.split("query"), dataset.split("gallery")

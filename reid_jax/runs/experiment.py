@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from reid_jax import build, errors, losses, trees
+from reid_jax import build, errors, losses, progress, trees
 from reid_jax import config as config_lib
 from reid_jax.config import phases
 from reid_jax.data import checks, feature_set, records
@@ -100,7 +100,9 @@ class Experiment:
         Args:
             weights: whether to load the weights that the config names; False if a checkpoint is restored afterwards.
         """
-        variables = build.init_variables(self.model, self.settings, self.extractor.example_batch(), self._initialize)
+        with progress.waiting("drawing the initial variables"):
+            example = self.extractor.example_batch()
+            variables = build.init_variables(self.model, self.settings, example, self._initialize)
         if weights:
             variables = starting_point.fill(variables, self.settings, self.model)
         return state.create(mesh.replicate(variables, self.mesh))
@@ -121,7 +123,8 @@ class Experiment:
         self.plan.check_batches()
         shapes = self.initial_shapes()
         schedule = self.phases(shapes.variables)
-        self.plan.rehearse(shapes, schedule, first_step)
+        with progress.waiting("tracing the train step"):
+            self.plan.rehearse(shapes, schedule, first_step)
         return schedule
 
     def outline(self) -> None:

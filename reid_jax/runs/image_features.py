@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from reid_jax import progress
 from reid_jax.config import sections
 from reid_jax.data import pipeline, records
 from reid_jax.inference import extractor as extractor_lib
@@ -77,5 +78,8 @@ def _features(
     """Returns the features [N, D] of all images, in the order of the split and on every process."""
     size = extractor_lib.ImageSize(height=data.height, width=data.width, interpolation=data.interpolation)
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    with pipeline.eval_batches(split, **size, batch_size=batch_size, **share) as batches:
-        return extractor_lib.extract_features(describe, batches, len(split)).features
+    with (
+        pipeline.eval_batches(split, **size, batch_size=batch_size, **share) as batches,
+        progress.bar(f"features of {split.name}", -(-len(split) // jax.process_count()), "images") as advance,
+    ):
+        return extractor_lib.extract_features(describe, batches, len(split), progress=advance).features

@@ -23,9 +23,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import IO, Any
 
-import tqdm
-
-from reid_jax import errors, file_io
+from reid_jax import errors, file_io, progress
 
 LOG = logging.getLogger(__name__)
 
@@ -169,18 +167,10 @@ class _Transfer:
         if total is not None and total > _LARGEST:
             raise TransferError(f"{_host(self.url)} offers {total:,} bytes, more than any published weights")
         name = self.part.name.removeprefix(".").removesuffix(".part")
-        with tqdm.tqdm(
-            total=total,
-            initial=self._size(),
-            unit="B",
-            unit_scale=True,
-            desc=name[:40],
-            disable=None,  # no bar where the screen is a file
-            leave=False,
-        ) as bar:
+        with progress.bar(name[:40], total, "B", initial=self._size()) as advance:
             while block := response.read(_BLOCK):
                 self._write(block)
-                bar.update(len(block))
+                advance(len(block))
                 if self._size() > _LARGEST:
                     raise TransferError(f"{_host(self.url)} sends more than any published weights")
         if total is not None and self._size() < total:

@@ -26,7 +26,7 @@ SHEET = ("synthped", "--output=NOTHING.png")
 RESUME = ("--workdir=NOTHING", MFV)
 
 CASES = [
-    ("ablate", (MFV,), "arguments are required: --rows"),
+    ("ablate", (MFV,), "expected --rows NAME,...; --list prints"),
     ("ablate", ("--config=absent.py", "--rows=a"), "found nothing at absent.py"),
     ("ablate", (*ABLATE, "--rows=mfv_bse"), "did you mean 'mfv_base'"),
     ("ablate", (*ABLATE, "--rows="), "expected --rows as names separated by commas, got ''"),
@@ -47,7 +47,7 @@ CASES = [
     ("ablate", (*ABLATE, "--name=a/b"), "expected --name as the name of a file without a folder"),
     ("ablate", (*ABLATE, "--results=FILE"), "lies below the file"),
     ("ablate", (*ABLATE, "--workdir=BELOW"), "expected a place to write as --workdir"),
-    ("benchmark", (), "arguments are required: kind"),
+    ("benchmark", (), "expected what to measure, one of train"),
     ("benchmark", ("trian",), "invalid choice: 'trian'"),
     ("benchmark", ("train", "--model=bott"), "did you mean 'bot'"),
     ("benchmark", ("train", "--model="), "expected --model as names"),

@@ -1,6 +1,7 @@
 """The extract command and its parts: detection of sources, features files, errors, and use from Python."""
 
 import csv
+import doctest
 import hashlib
 import json
 import types
@@ -92,6 +93,7 @@ NAMES = ["a.PNG", "b.jpg", "e.webp", "sub/c.bmp", "sub/deep/d.tif"]
 
 def test_one_image_is_a_source(photos):
     """A file is described like a folder that holds it alone; a CSV file stays a data set."""
+    assert doctest.testmod(features_lib).failed == 0
     for dataset in (None, sources.PLAIN):
         source = sources.open_source(photos / "sub" / "c.bmp", dataset=dataset)
         (split,) = source.splits.values()
