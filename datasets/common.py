@@ -42,6 +42,7 @@ class Row(NamedTuple):
         filename: name, unique within the split.
         parts: file with the confidence maps of the body parts, None without.
         person: the identity's own name where `pid` numbers names ("anna"), otherwise empty.
+        camera: the camera's own name where `camid` numbers names ("entrance"), otherwise empty.
     """
 
     path: Any
@@ -50,6 +51,7 @@ class Row(NamedTuple):
     filename: str
     parts: pathlib.Path | None = None
     person: str = ""
+    camera: str = ""
 
 
 class Scan(dict[str, list[Row]]):
@@ -335,6 +337,8 @@ class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             self.info.metadata["paths"] = {split: relative_names(rows, origin) for split, rows in splits.items()}
         people = {split: {str(row.pid): row.person for row in rows if row.person} for split, rows in splits.items()}
         self.info.metadata["people"] = {split: names for split, names in people.items() if names}
+        cameras = {split: {str(row.camid): row.camera for row in rows if row.camera} for split, rows in splits.items()}
+        self.info.metadata["cameras"] = {split: names for split, names in cameras.items() if names}
         for key, field in (("pids", "pid"), ("camids", "camid"), ("filenames", "filename")):
             self.info.metadata[key] = {split: [getattr(row, field) for row in rows] for split, rows in splits.items()}
         return {split: self._generate_examples(rows) for split, rows in splits.items()}

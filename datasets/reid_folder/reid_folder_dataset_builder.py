@@ -69,6 +69,7 @@ def _number(listed: dict[str, list[Listed]], source: pathlib.Path) -> dict[str, 
                 cameras.get(as_key(row.camera), -1),
                 row.filename,
                 person=spaces[split].names.get(as_key(row.identity), ""),
+                camera=row.camera if as_key(row.camera) in cameras else "",
             )
             for row in rows
         ]

@@ -265,6 +265,7 @@ def as_splits(name: str, rows: Mapping[str, Sequence[Any]], origin: pathlib.Path
             "filenames": tuple(row.filename for row in listed),
             "paths": tuple(common.relative_names(listed, origin)),
             "people": {row.pid: row.person for row in listed if row.person},
+            "cameras": {row.camid: row.camera for row in listed if row.camera},
         }
         for split, listed in rows.items()
     }

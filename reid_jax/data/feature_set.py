@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import array_files, errors, file_io
+from reid_jax.data import camera_labels
 
 JUNK_ID = -1
 UNKNOWN_CAMERA = -1
@@ -41,7 +42,7 @@ class FeatureSet:
         query_visibility: [Q, S] float32 in [0, 1], or None.
         gallery_visibility: [G, S] float32 in [0, 1], or None.
         meta: how the features were computed: `model`, `weights`, `preprocessing`, `normalized`, `metric`, `dataset`,
-            `source` (the folder of the images), `people` (the identities' own names by number).
+            `source` (the folder of the images), `people` and `cameras` (their own names by number).
     """
 
     query_features: np.ndarray
@@ -94,6 +95,18 @@ class FeatureSet:
         people = self.meta.get("people")
         name = people.get(str(int(identity))) if isinstance(people, dict) else None
         return name[:200] if isinstance(name, str) else ""
+
+    def camera_labels(self) -> dict[int, str]:
+        """Returns what people call each camera: its own name (`meta["cameras"]`), or the number in the file names."""
+        cameras = np.concatenate([self.query_cams, self.gallery_cams])
+        labels = camera_labels.of((*self.query_names, *self.gallery_names), cameras)
+        own = self.meta.get("cameras")
+        names = own if isinstance(own, dict) else {}
+        for camera in labels:
+            name = names.get(str(camera))
+            if camera >= 0 and isinstance(name, str) and name:
+                labels[camera] = name[:200]
+        return labels
 
     @property
     def num_query(self) -> int:

@@ -91,6 +91,7 @@ class Split:
         filenames: N names, unique within the split.
         paths: N paths relative to the source folder, unique within the data set; empty where there is no such folder.
         people: the identities' own names by pid, where pids number names.
+        cameras: the cameras' own names by camid, where camids number names.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Split:
     filenames: tuple[str, ...]
     paths: tuple[str, ...] = ()
     people: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    cameras: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lengths = {len(self.source), len(self.pids), len(self.camids), len(self.filenames)}
@@ -397,6 +399,7 @@ def open_folder(name: str, path: pathlib.Path) -> ReIDDataset:
                 filenames=tuple(metadata["filenames"][split]),
                 paths=tuple(metadata.get("paths", {}).get(split, ())),
                 people={int(pid): name for pid, name in metadata.get("people", {}).get(split, {}).items()},
+                cameras={int(cam): name for cam, name in metadata.get("cameras", {}).get(split, {}).items()},
             )
     except errors.UserError:
         raise

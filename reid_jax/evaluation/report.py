@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors, file_io, progress
-from reid_jax.data import camera_labels
 from reid_jax.data.feature_set import JUNK_ID, UNKNOWN_CAMERA, FeatureSet
 from reid_jax.evaluation import charts, distance_blocks, suite, thumbnails, verification, web_pages
 from reid_jax.evaluation.ranking import RankingResult
@@ -298,10 +297,7 @@ def _data(
         int(row) for one in lists for row in (*one.gallery, *([one.first_correct] * (one.query in late)))
     )
     places = {row: place for place, row in enumerate(rows)}
-    cameras = camera_labels.of(
-        (*feature_set.query_names, *feature_set.gallery_names),
-        np.concatenate([feature_set.query_cams, feature_set.gallery_cams]),
-    )
+    cameras = {number: web_pages.plain(label) for number, label in feature_set.camera_labels().items()}
     total = len(lists) + len(rows)
     queries = []
     with progress.bar("page of ranked lists", total, "pictures") as advance:

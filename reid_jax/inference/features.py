@@ -160,7 +160,7 @@ def _meta(
     lengths = np.concatenate([np.linalg.norm(array, axis=-1).ravel() for array in features.values()])
     return {
         **meta,
-        **people_meta(source.splits.values()),
+        **own_names(source.splits.values()),
         "dataset": source.dataset,
         "source": source.root,
         "weights": extractor.origin,
@@ -180,17 +180,19 @@ def describe_dataset(
 ) -> feature_set_lib.FeatureSet:
     """Returns the features of a data set's query and gallery, junk images included."""
     source = {} if dataset.path is None else {"source": os.path.abspath(dataset.path)}
-    meta = {**meta, **people_meta([dataset.split("query"), dataset.split("gallery")]), **source}
+    meta = {**meta, **own_names([dataset.split("query"), dataset.split("gallery")]), **source}
     query, gallery = (extractor.split(variables, dataset.split(name)) for name in ("query", "gallery"))
     return extractor_lib.feature_set(
         query, gallery, dataset.split("query").labels(), dataset.split("gallery").labels(), meta
     )
 
 
-def people_meta(splits: Iterable[records.Split]) -> dict[str, Any]:
-    """Returns the identities' own names by pid, as the entry `people` of the meta data; empty without names."""
+def own_names(splits: Iterable[records.Split]) -> dict[str, Any]:
+    """Returns the entries `people` and `cameras` of the meta data: own names by number, where there are such names."""
+    splits = list(splits)
     people = {str(pid): name for split in splits for pid, name in sorted(split.people.items())}
-    return {"people": people} if people else {}
+    cameras = {str(camera): name for split in splits for camera, name in sorted(split.cameras.items())}
+    return {key: names for key, names in (("people", people), ("cameras", cameras)) if names}
 
 
 def feature_meta(settings: config_lib.Settings) -> dict[str, Any]:

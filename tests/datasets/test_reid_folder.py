@@ -7,6 +7,7 @@ import pytest
 
 from reid_jax import errors
 from reid_jax.data import builders, checks, image_io, prepare, records
+from reid_jax.inference import features
 
 
 @pytest.fixture
@@ -360,9 +361,12 @@ def test_names_and_paths_survive(tmp_path):
     assert dataset.query.names == ("query/ben/0.jpg",)
     assert len({*dataset.query.names, *dataset.gallery.names}) == 4
     numbered = prepare.prepare(
-        "reid_folder", tmp_path / "b", _csv(tmp_path, "path,pid,split\nmine/query/ben/0.jpg,7,train\n")
+        "reid_folder", tmp_path / "b", _csv(tmp_path, "path,pid,split,camid\nmine/query/ben/0.jpg,7,train,front door\n")
     )
     assert numbered.dataset.train.people == {}
+    assert numbered.dataset.train.cameras == {0: "front door"}
+    assert features.own_names([numbered.dataset.train]) == {"cameras": {"0": "front door"}}
+    assert dataset.query.cameras == {}
     assert numbered.dataset.train.names == ("mine/query/ben/0.jpg",)
 
 

@@ -154,6 +154,9 @@ def test_cameras_are_counted_as_in_the_names(features, tmp_path):
     named = dataclasses.replace(features, **names)
     data = data_of(report.write_ranked_lists(tmp_path / "page.html", named, ranking.evaluate(named), load))
     assert all(f"_c{entry['camera']}." in entry["name"] for entry in (*data["queries"], *data["gallery"]))
+    own = dataclasses.replace(named, meta={"cameras": {"0": "<door>", "1": 7, "2": ""}})
+    assert own.camera_labels() == {0: "<door>", 1: "2", 2: "3"}
+    assert dataclasses.replace(named, meta={"cameras": 3}).camera_labels()[0] == "1"
 
 
 def test_one_person_has_a_page_without_a_threshold(tmp_path):
