@@ -244,6 +244,23 @@ def test_slots_at_test_time_come_after_the_necks(variables):
     assert 0.05 < (logits > 0).mean() < 0.95
 
 
+def test_the_global_slot_is_always_seen_and_parts_can_stand_alone():
+    rng = np.random.default_rng(7)
+    outputs = {
+        "neck/g": rng.normal(size=(1, 64)).astype(np.float32),
+        "neck/s": rng.normal(size=(1, 8 * 64)).astype(np.float32),
+        "visibility/s": np.full((1, 8), -1.0, np.float32),
+    }
+    everything = MODEL.describe(outputs)
+    np.testing.assert_array_equal(everything.visibility, [[1.0] + [0.0] * 8])
+    parts = MODEL.clone(eval_slots="parts").describe(outputs)
+    close(parts.features, np.asarray(everything.features)[:, 1:])
+    np.testing.assert_array_equal(parts.visibility, np.zeros((1, 8)))
+    alone = MODEL.clone(eval_slots="global").describe(outputs)
+    close(alone.features, np.asarray(everything.features)[:, 0])
+    assert MODEL.clone(eval_use_visibility=False).describe(outputs).visibility is None
+
+
 # ---- gradients that must not flow
 
 
