@@ -359,3 +359,10 @@ def test_new_components_begin_small():
     np.testing.assert_allclose(params["fusion"]["queries"].std(), 0.02, rtol=0.3)
     np.testing.assert_allclose(params["hpr"]["gain"], 0.1, rtol=1e-6)
     np.testing.assert_allclose(params["decoder"]["queries"].std(), 64**-0.5, rtol=0.2)
+
+
+def test_named_choices_of_fused_blocks():
+    """Last is the last of the published six, the tenth of twelve; all are those before b1."""
+    assert amfor.fusion_layers("last", 12) == (10,)
+    assert amfor.fusion_layers("all", 12) == tuple(range(1, 12))
+    assert amfor.fusion_layers((1, 2, 4, 6, 8, 10), 12) == (1, 2, 4, 6, 8, 10)

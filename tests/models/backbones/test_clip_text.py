@@ -217,6 +217,7 @@ def test_the_bank_has_a_row_per_identity_and_stays(learner, variables):
     filled = clip_text.fill_bank(learner, variables)
     bank = filled["constants"]["prompts"]["bank"]
     assert bank.shape == (CLASSES, FEATURES)
+    np.testing.assert_array_equal(learner.apply(own(filled), method="bank"), bank)  # what the encoder reads
     np.testing.assert_allclose(np.mean(bank, axis=1), 0, atol=1e-6)
     np.testing.assert_allclose(np.var(bank, axis=1), 1, atol=1e-3)
     text_of = quick(functools.partial(learner.apply, method="text_of"))
