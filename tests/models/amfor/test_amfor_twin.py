@@ -331,3 +331,38 @@ def test_the_pixel_decoder_hides_masked_tokens_and_draws_the_others():
     np.testing.assert_array_equal(again["pixels/predicted"], found["pixels/predicted"])
     hidden[0, 0] = True
     np.testing.assert_array_equal(again["pixels/mask"], hidden)
+
+
+class _Reached(Exception):
+    """Ends a forward pass at what a test looks at."""
+
+
+def test_b1_is_the_last_block_with_its_stochastic_depth(monkeypatch):
+    seen = []
+
+    def branch(block, name):
+        seen.append((name, block["drop_path"]))
+        raise _Reached
+
+    monkeypatch.setattr(amfor.transreid, "Branch", branch)
+    with pytest.raises(_Reached):
+        jax.eval_shape(functools.partial(MODEL.clone(drop_path=0.1).init, train=False), jax.random.key(0), batch())
+    assert seen == [("b1", 0.1)]
+
+
+def test_masks_of_the_teacher_are_drawn_in_training_alone(monkeypatch, variables):
+    keys = []
+
+    def draw(masks, key):
+        keys.append(key is not None)
+        raise _Reached
+
+    monkeypatch.setattr(part_decoder, "draw_masks", draw)
+    with pytest.raises(_Reached):
+        jax.eval_shape(functools.partial(MODEL.init, train=False), jax.random.key(0), batch())
+    step = lambda variables, batch, key: MODEL.apply(
+        variables, batch, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+    )
+    with pytest.raises(_Reached):
+        jax.eval_shape(step, variables, batch(), jax.random.key(0))
+    assert keys == [False, True]
