@@ -12,7 +12,7 @@ WORKERS ?= 2
 comma := ,
 ALL_EXTRAS := dev$(if $(EXTRAS),$(comma)$(EXTRAS))
 
-.PHONY: env demo test floors mutants faults fuzz lint docs clean
+.PHONY: env demo test floors mutants faults wrong-turns fuzz lint docs clean
 
 env: $(STAMP)
 
@@ -40,6 +40,11 @@ mutants: env
 # small disks; results/faults.json.
 faults: env
 	$(BIN)/python -m tests.faults.run --jobs $(WORKERS)
+
+# Mistakes of a first hour: each must end in one sentence within five seconds of processor time. Some minutes;
+# results/wrong_turns.json.
+wrong-turns: env
+	$(BIN)/python -m tests.first_hour.wrong_turns
 
 # Malformed inputs of every kind; tracebacks, hangs, memory and code run are counted. FAILURES=DIR keeps inputs that fail.
 SECONDS ?= 600

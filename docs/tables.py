@@ -18,19 +18,22 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import json
 import math
 import pathlib
 import re
 import shlex
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results"
+sys.path.append(str(pathlib.Path(__file__).resolve().parent))  # this folder is no package
+
+import published_tables
+import trial_tables
+from table_parts import RESULTS, ROOT, grid, read
+
 DIRECTIVE = re.compile(r"^<!-- table: (.+?) -->$", re.MULTILINE)
 BLOCK = re.compile(r"(<!-- systems -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -226,7 +229,7 @@ UNITS = {
 def speed(file: str, *options: str) -> str:
     """The tables of a file that `reid-jax benchmark --output` wrote; `columns=` chooses among their columns."""
     given = _options(options)
-    document = _json(file)
+    document = read(file)
     parts = []
     for records in document["tables"].values():
         known = list(dict.fromkeys(key for record in records for key in record))
@@ -249,7 +252,7 @@ def speed(file: str, *options: str) -> str:
 
 def robustness(file: str) -> str:
     """A run's scores by the corruption benchmark's protocol."""
-    document = _json(file)
+    document = read(file)
     dataset = next(key for key in document if key.endswith("/clean/mAP")).split("/")[0]
     names = ("mINP", "mAP", "rank1", "rank5", "rank10")
     lines = []
@@ -273,58 +276,11 @@ def robustness(file: str) -> str:
 
 def result(file: str) -> str:
     """The scores of one `result.json`."""
-    document = _json(file)
+    document = read(file)
     dataset = next(key for key in document if key.endswith("/mAP")).split("/")[0]
     names = ("mAP", "rank1", "rank5", "rank10", "mINP")
     cells = [f"{100 * document[f'{dataset}/{name}']:.1f}" for name in names]
     return grid([_title(name, "%") for name in names], [cells])
-
-
-# ---- what papers state ----------------------------------------------------------------------------------------------
-
-
-def published(system: str) -> str:
-    """The paper's own scores."""
-    entry = _published()[system]
-    titles = ["data set", "mAP", "Rank-1", "setting", "source"]
-    lines = [
-        [
-            score["dataset"],
-            *(_figure(score.get(key)) for key in ("mAP", "rank1")),
-            score.get("setting", ""),
-            score["source"],
-        ]
-        for score in entry["scores"]
-    ]
-    return grid(titles, lines)
-
-
-def published_rows(system: str) -> str:
-    """The rows of the paper's own ablation table."""
-    rows = _published()[system]["rows"]
-    return grid(
-        ["row", *rows["columns"]], [[f"`{name}`", *map(_figure, cells)] for name, cells in rows["table"].items()]
-    )
-
-
-def references(dataset: str) -> str:
-    """Published scores under corruptions, from the package's own list; models that saw the test's stand apart."""
-    from reid_jax.evaluation import published_robustness
-
-    titles = ["method", "clean: mINP / mAP / Rank-1", "corrupted: mINP / mAP / Rank-1", "source"]
-    entries = [entry for entry in published_robustness.REFERENCES if entry.dataset == dataset]
-    if not entries:
-        raise ValueError(f"expected published scores of {dataset!r}, there are none.")
-    parts = []
-    for policy in dict.fromkeys(entry.train_corruption for entry in entries):
-        lines = []
-        for entry in entries:
-            if entry.train_corruption == policy:
-                scores = [" / ".join(f"{one:.2f}" for one in side) for side in (entry.clean or (), entry.corrupted)]
-                lines.append([entry.method, *(score or "-" for score in scores), entry.source])
-        note = "" if policy == "none" else f"Trained on corruptions of the test (`{policy}`):\n\n"
-        parts.append(note + grid(titles, lines))
-    return "\n".join(parts)
 
 
 # ---- configs --------------------------------------------------------------------------------------------------------
@@ -366,9 +322,9 @@ def systems(folder: str = "") -> str:
     Args:
         folder: where their pages stand, from the page that shows the table.
     """
-    sizes = _json("sizes.json") if (RESULTS / "sizes.json").is_file() else {"systems": {}}
+    sizes = read("sizes.json") if (RESULTS / "sizes.json").is_file() else {"systems": {}}
     lines = []
-    for name, entry in _published().items():
+    for name, entry in published_tables.document().items():
         size = sizes["systems"].get(name, {}).get("parameters")
         parameters = f"{size / 1e6:.1f} M" if size else "-"
         lines.append(
@@ -385,7 +341,7 @@ def systems(folder: str = "") -> str:
 
 def sizes() -> str:
     """Parameters, operations and embedding size of every system's published recipe."""
-    document = _json("sizes.json")
+    document = read("sizes.json")
     lines = [
         [f"`{name}`", f"{entry['parameters']:,}", f"{entry['macs'] / 1e9:.2f}", entry["image"], str(entry["embedding"])]
         for name, entry in document["systems"].items()
@@ -394,61 +350,9 @@ def sizes() -> str:
     return grid(titles, lines) + f"\n<small>Counted from shapes by `{document['command']}`.</small>\n"
 
 
-def fuzz() -> str:
-    """Counts of malformed inputs by kind."""
-    document = _json("fuzz.json")
-    counted = ("inputs", "accepted", "refused", "traceback", "hang", "crash", "memory", "code run", "long message")
-    lines = [
-        [name, *(f"{row[key]:,}" for key in counted), str(row["megabytes"])] for name, row in document["kinds"].items()
-    ]
-    lines.append(["together", *(f"{sum(row[key] for row in document['kinds'].values()):,}" for key in counted), ""])
-    about = f"Seed {document['seed']}, {document['seconds']:,} s, {document['device']}, commit {document['commit']}."
-    return grid(["kind", *counted, "MB more"], lines) + f"\n<small>{about}</small>\n"
-
-
-def faults() -> str:
-    """Faults by kind: how many, how the commands ended, and how many ended wrongly."""
-    document = _json("faults.json")
-    wrong = [each.partition(": ")[0] for each in document["wrong"]]
-    lines = [
-        [kind, str(count), ", ".join(f"{n} {end}" for end, n in document["ends"][kind].items()), str(wrong.count(kind))]
-        for kind, count in document["by_kind"].items()
-    ]
-    lines.append(["together", str(document["faults"]), "", str(len(wrong))])
-    about = f"Seed {document['seed']}, {document['seconds']:,} s, {document['device']}, commit {document['commit']}."
-    return grid(["kind", "faults", "ended", "wrong"], lines) + f"\n<small>{about}</small>\n"
-
-
-def mutants(file: str) -> str:
-    """Deliberate mistakes by system: how many there are, how many no test notices, and before the last audit."""
-    result = _json(file)
-    before = result.get("before", {}).get("systems", {})
-    rows, keys = [], ("mutants", "survivors", "method", "method_survivors")
-    for system, counts in result["systems"].items():
-        old = before.get(system)
-        earlier = f"{old['survivors']} of {old['mutants']}" if old else "-"
-        rows.append([system, *(str(counts[key]) for key in keys), earlier])
-    total = [str(sum(counts[key] for counts in result["systems"].values())) for key in keys]
-    old = [sum(counts[key] for counts in before.values()) for key in ("survivors", "mutants")]
-    rows.append(["**all**", *total, f"{old[0]} of {old[1]}" if before else "-"])
-    titles = ("system", "mistakes", "not noticed", "of the method", "not noticed", "not noticed before")
-    commits: dict[str, list[str]] = {}
-    for system, counts in before.items():
-        commits.setdefault(counts["commit"], []).append(system)
-    earlier = "; ".join(f"{commit} ({', '.join(systems)})" for commit, systems in commits.items())
-    about = f"<small>Commit {result['commit']}{'; before: ' + earlier if before else ''}.</small>\n"
-    return grid(titles, rows) + "\n" + about
-
-
-def survivors(file: str) -> str:
-    """The mistakes that no test notices."""
-    rows = [[row["system"], row["what"], f"`{row['file']}`", row["level"]] for row in _json(file)["survivors"]]
-    return grid(("system", "mistake", "file", "level"), rows) if rows else "None.\n"
-
-
 TABLES: dict[str, Callable[..., str]] = {
-    "mutants": mutants,
-    "survivors": survivors,
+    "mutants": trial_tables.mutants,
+    "survivors": trial_tables.survivors,
     "scores": scores,
     "gains": gains,
     "statements": statements,
@@ -456,24 +360,19 @@ TABLES: dict[str, Callable[..., str]] = {
     "speed": speed,
     "robustness": robustness,
     "result": result,
-    "published": published,
-    "published_rows": published_rows,
-    "references": references,
+    "published": published_tables.published,
+    "published_rows": published_tables.published_rows,
+    "references": published_tables.references,
     "rows": rows,
     "systems": systems,
     "sizes": sizes,
-    "fuzz": fuzz,
-    "faults": faults,
+    "fuzz": trial_tables.fuzz,
+    "faults": trial_tables.faults,
+    "wrong_turns": trial_tables.wrong_turns,
 }
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------------
-
-
-def grid(titles: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A markdown table; cells that hold a vertical bar have it escaped."""
-    body = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
-    return "\n".join([f"| {' | '.join(titles)} |", "|" + "---|" * len(titles), *body]) + "\n"
 
 
 def _options(words: Sequence[str]) -> dict[str, str]:
@@ -492,17 +391,6 @@ def _records(name: str) -> list[dict[str, str]]:
         raise ValueError(f"expected the table results/{name}.csv, there is none; make it or drop the directive.")
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def _json(file: str) -> dict[str, Any]:
-    path = RESULTS / file
-    if not path.is_file():
-        raise ValueError(f"expected the file results/{file}, there is none; make it or drop the directive.")
-    return json.loads(path.read_text())
-
-
-def _published() -> dict[str, Any]:
-    return json.loads((ROOT / "docs" / "published.json").read_text())
 
 
 def _about(records: Sequence[Mapping[str, str]]) -> str:
@@ -563,10 +451,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _figure(value: Any) -> str:
-    return "-" if value is None else str(value)
 
 
 def main(arguments: list[str]) -> int:

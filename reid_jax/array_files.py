@@ -18,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from reid_jax import errors, file_io
+from reid_jax.errors import MalformedError
 
 # What a file may occupy in memory: well compressed arrays of small files, several copies of large ones.
 BASE_BYTES = 256 << 20
@@ -28,10 +29,6 @@ _LONGEST_NAME = 1000
 _END, _END64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 # The other methods allocate what their streams ask for.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-
-
-class MalformedError(Exception):
-    """The file contradicts itself or asks for more than its budget."""
 
 
 class Budget:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
+import json
 import re
+import zipfile
+import zlib
 from collections.abc import Iterable
 
 
@@ -53,3 +57,39 @@ def reason(error: BaseException, limit: int = 160) -> str:
     text = " ".join(text.strip().splitlines()[:1]) or type(error).__name__
     text = "".join(letter if letter.isprintable() else "?" for letter in text).rstrip(". ")
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+class MalformedError(Exception):
+    """A file contradicts itself, or asks for more than its budget; the message is a clause in this package's words."""
+
+
+# What exceptions of parsers say about a file; the first class that fits counts. Their own texts speak of the code of a
+# library ("invalid start byte", "list indices must be integers"), not of the file.
+_FAULTS: tuple[tuple[type[BaseException], str], ...] = (
+    (UnicodeError, "it is no text in UTF-8"),
+    (csv.Error, "it is no table of comma-separated values"),
+    (zipfile.BadZipFile, "it is no complete zip archive"),
+    (EOFError, "it ends early"),
+    (zlib.error, "its compressed content is damaged"),
+    (RecursionError, "it is nested too deeply"),
+    (MemoryError, "it asks for more memory than there is"),
+)
+
+
+def fault(error: BaseException) -> str:
+    """Returns what is wrong with a file that was written elsewhere, given what its reading raised.
+
+    Args:
+        error: any exception. The system's words of an `OSError`, the text of a `MalformedError` or `UserError`, and the
+            name of a missing entry are passed on; of all others only the kind.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return reason(error)
+    if isinstance(error, (MalformedError, UserError)):
+        return reason(error)
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is no valid JSON from line {error.lineno}, column {error.colno} on"
+    if isinstance(error, KeyError):
+        return reason(error)
+    known = (text for kind, text in _FAULTS if isinstance(error, kind))
+    return next(known, "its content has another form")

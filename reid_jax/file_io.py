@@ -273,7 +273,7 @@ def reading(path: str | os.PathLike[str], expected: str, remedy: str) -> Iterato
         ) from error
     except Exception as error:
         raise errors.UserError(
-            f"expected {expected} at {shown(path)}, it cannot be read ({errors.reason(error)}); {remedy}."
+            f"expected {expected} at {shown(path)}, it cannot be read ({errors.fault(error)}); {remedy}."
         ) from error
 
 

@@ -185,7 +185,9 @@ class Reader:
         except errors.UserError:
             raise
         except Exception as error:
-            raise errors.UserError(f"{label} cannot be read ({error}); prepare the data set again.") from error
+            raise errors.UserError(
+                f"{label} cannot be read ({errors.fault(error)}); prepare the data set again."
+            ) from error
         return element
 
 

@@ -53,7 +53,7 @@ class RecordSource(Sequence[dict[str, Any]]):
             return _parse_example(self._records[position])
         except Exception as error:  # of the reader or the parser, which are not listed anywhere
             raise errors.UserError(
-                f"record {position} of {len(self)} of the prepared data set is damaged ({errors.reason(error)}); "
+                f"record {position} of {len(self)} of the prepared data set is damaged ({errors.fault(error)}); "
                 "remove its folder and prepare it again."
             ) from None
 

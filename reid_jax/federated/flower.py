@@ -71,16 +71,16 @@ def _claimed_shape(path: str, array: Array) -> tuple[int, ...]:
     """Returns the shape in the header of a serialized array."""
     try:
         if array.stype != "numpy.ndarray":
-            raise ValueError(f"serialized as {str(array.stype)[:40]}")
+            raise errors.MalformedError(f"serialized as {str(array.stype)[:40]}")
         stream = io.BytesIO(array.data)
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(stream)
         if dtype.hasobject:
-            raise ValueError("Python objects")
+            raise errors.MalformedError("Python objects")
     except Exception as error:
         raise errors.UserError(
-            f"expected a NumPy array at {path[:100]!r}, what was received cannot be read ({errors.reason(error)}); "
+            f"expected a NumPy array at {path[:100]!r}, what was received cannot be read ({errors.fault(error)}); "
             "give all nodes of the federation the same version of this package."
         ) from error
     return tuple(shape)
@@ -124,7 +124,7 @@ class CheckedAverage(FedAvg):  # type: ignore[misc]  # Flower may be absent when
             arrays, weight = content["arrays"], float(content["metrics"]["num-examples"])
         except Exception as error:
             raise errors.UserError(
-                f"expected `arrays` and `num-examples`, got another reply ({errors.reason(error)}); give all nodes of "
+                f"expected `arrays` and `num-examples`, got another reply ({errors.fault(error)}); give all nodes of "
                 "the federation the same version of this package."
             ) from error
         if not (math.isfinite(weight) and 0 < weight <= LARGEST_WEIGHT):

@@ -36,7 +36,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
 from reid_jax import file_io, trees
-from reid_jax.errors import UserError
+from reid_jax.errors import MalformedError, UserError
 from reid_jax.runtime import processes
 from reid_jax.train import integrity
 from reid_jax.train import metrics as metrics_lib
@@ -403,7 +403,7 @@ def _read_meta(folder: pathlib.Path) -> dict[str, Any]:
     with integrity.reading(folder):
         meta: dict[str, Any] = json.loads((folder / META / "metadata").read_text(encoding="utf-8"))
         if not {"meta", "metrics", "best_metric"} <= set(meta):
-            raise ValueError(f"{META}/metadata has no meta, metrics and best_metric")
+            raise MalformedError(f"{META}/metadata has no meta, metrics and best_metric")
     return meta
 
 

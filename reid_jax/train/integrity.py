@@ -135,7 +135,7 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise Unreadable(
-            f"the checkpoint {folder} is damaged: {found or errors.reason(error)}; use another step, or restore it "
+            f"the checkpoint {folder} is damaged: {found or errors.fault(error)}; use another step, or restore it "
             "from a copy."
         ) from error
 

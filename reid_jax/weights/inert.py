@@ -13,7 +13,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from reid_jax.array_files import Budget, MalformedError, element_count
+from reid_jax.array_files import Budget, element_count
+from reid_jax.errors import MalformedError
 
 STORAGES: dict[str, Any] = {
     "FloatStorage": np.float32,

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from reid_jax.array_files import Budget, MalformedError
+from reid_jax.array_files import Budget
+from reid_jax.errors import MalformedError
 from reid_jax.weights import inert
 
 # Levels of containers; training checkpoints have fewer than ten.

@@ -11,13 +11,13 @@ import io
 import os
 import pathlib
 import struct
-import zipfile
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from reid_jax import array_files, errors, file_io
-from reid_jax.array_files import Budget, MalformedError
+from reid_jax.array_files import Budget
+from reid_jax.errors import MalformedError
 from reid_jax.weights import inert, pickle_reader, weight_tables
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -49,21 +49,14 @@ def load(path: str | os.PathLike[str]) -> Any:
         ) from refusal
     except Exception as failure:  # a damaged pickle can raise any exception
         raise errors.UserError(
-            f"{file_io.shown(path)} is no complete PyTorch checkpoint ({_reason(failure)}); download or copy the file "
-            "again."
+            f"{file_io.shown(path)} is no complete PyTorch checkpoint ({errors.fault(failure)}); download or copy the "
+            "file again."
         ) from failure
 
 
 def _named(refusal: inert.RefusedError) -> str:
     name = "".join(letter if letter.isprintable() else "?" for letter in str(refusal))
     return name if len(name) <= _MOST_SHOWN else f"{name[:_MOST_SHOWN]}..."
-
-
-def _reason(failure: Exception) -> str:
-    """Returns the reason for a message; only our own and zip's words, for others repeat what stands in the file."""
-    if isinstance(failure, (MalformedError, zipfile.BadZipFile, OSError)):
-        return errors.reason(failure)
-    return type(failure).__name__
 
 
 def _kind(path: str | os.PathLike[str]) -> str:
@@ -197,5 +190,5 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(path)
     except Exception as failure:  # the library has its own errors for a damaged file
         raise errors.UserError(
-            f"{file_io.shown(path)} is no complete safetensors file ({type(failure).__name__}); copy the file again."
+            f"{file_io.shown(path)} is no complete safetensors file ({errors.fault(failure)}); copy the file again."
         ) from failure

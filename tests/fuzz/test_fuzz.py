@@ -44,7 +44,7 @@ def _misbehave(content, folder):
         except MemoryError as error:
             raise errors.UserError("too large") from error
     if number == 8:
-        raise errors.UserError("x" * 9999)
+        raise errors.UserError("x " * 5000)
 
 
 def test_every_sort_of_failure_is_seen(monkeypatch, tmp_path, capsys):

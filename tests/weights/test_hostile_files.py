@@ -115,7 +115,7 @@ def test_a_member_that_lies_about_its_length(tmp_path):
     place = content.index(b"PK\x01\x02") + 24  # the announced length in the directory
     content[place : place + 4] = struct.pack("<L", 10)
     (tmp_path / "w.pth").write_bytes(content)
-    refused(tmp_path / "w.pth", "announced length|Bad CRC")
+    refused(tmp_path / "w.pth", "announced length|no complete zip archive")
 
 
 def nested(levels):
@@ -158,7 +158,7 @@ def test_an_index_of_the_memo_costs_nothing(content):
 )
 def test_programs_that_no_library_writes(content, reason):
     started = time.monotonic()
-    with pytest.raises(array_files.MalformedError, match=reason):
+    with pytest.raises(errors.MalformedError, match=reason):
         program(content)
     assert time.monotonic() - started < 5
 
@@ -168,9 +168,9 @@ def test_copies_of_a_memo_and_opcodes_are_counted(monkeypatch):
     monkeypatch.setattr(pickle_reader, "_MOST_OPCODES", 1000)
     text = torch_pickles.pickled("x" * (1 << 20))[:-1] + b"q\x01"
     call = b"c_codecs\nencode\nh\x01X\x06\x00\x00\x00latin1\x86R"
-    with pytest.raises(array_files.MalformedError, match="more memory"):
+    with pytest.raises(errors.MalformedError, match="more memory"):
         program(text + b"(" + call * 40 + b"t.")
-    with pytest.raises(array_files.MalformedError, match="more opcodes"):
+    with pytest.raises(errors.MalformedError, match="more opcodes"):
         program(b"\x80\x02(" + b"N0" * 600 + b"t.")
 
 

@@ -96,7 +96,9 @@ def template_ids(template: str = TEMPLATE, tokenizer: str | os.PathLike[str] = "
     try:
         read = library.Tokenizer.from_file(str(path))
     except Exception as error:  # the library has no error class of its own
-        raise errors.UserError(f"{path} is no tokenizer file ({error}); give CLIP's tokenizer.json.") from error
+        raise errors.UserError(
+            f"{path} is no tokenizer file ({errors.fault(error)}); give CLIP's tokenizer.json."
+        ) from error
     if read.get_vocab_size() != VOCABULARY:
         raise errors.UserError(
             f"expected CLIP's vocabulary of {VOCABULARY} tokens, {path} has {read.get_vocab_size()}; give CLIP's."

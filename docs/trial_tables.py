@@ -1,0 +1,78 @@
+"""Tables of what the scripts under `tests/` found: malformed inputs, faults, deliberate mistakes, wrong turns."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parent))  # this folder is no package
+
+from table_parts import grid, read
+
+
+def fuzz() -> str:
+    """Counts of malformed inputs by kind."""
+    document = read("fuzz.json")
+    counted = ("inputs", "accepted", "refused", "traceback", "hang", "crash", "memory", "code run", "long message")
+    lines = [
+        [name, *(f"{row[key]:,}" for key in counted), str(row["megabytes"])] for name, row in document["kinds"].items()
+    ]
+    lines.append(["together", *(f"{sum(row[key] for row in document['kinds'].values()):,}" for key in counted), ""])
+    about = f"Seed {document['seed']}, {document['seconds']:,} s, {document['device']}, commit {document['commit']}."
+    return grid(["kind", *counted, "MB more"], lines) + f"\n<small>{about}</small>\n"
+
+
+def faults() -> str:
+    """Faults by kind: how many, how the commands ended, and how many ended wrongly."""
+    document = read("faults.json")
+    wrong = [each.partition(": ")[0] for each in document["wrong"]]
+    lines = [
+        [kind, str(count), ", ".join(f"{n} {end}" for end, n in document["ends"][kind].items()), str(wrong.count(kind))]
+        for kind, count in document["by_kind"].items()
+    ]
+    lines.append(["together", str(document["faults"]), "", str(len(wrong))])
+    about = f"Seed {document['seed']}, {document['seconds']:,} s, {document['device']}, commit {document['commit']}."
+    return grid(["kind", "faults", "ended", "wrong"], lines) + f"\n<small>{about}</small>\n"
+
+
+def mutants(file: str) -> str:
+    """Deliberate mistakes by system: how many there are, how many no test notices, and before the last audit."""
+    result = read(file)
+    before = result.get("before", {}).get("systems", {})
+    rows, keys = [], ("mutants", "survivors", "method", "method_survivors")
+    for system, counts in result["systems"].items():
+        old = before.get(system)
+        earlier = f"{old['survivors']} of {old['mutants']}" if old else "-"
+        rows.append([system, *(str(counts[key]) for key in keys), earlier])
+    total = [str(sum(counts[key] for counts in result["systems"].values())) for key in keys]
+    old = [sum(counts[key] for counts in before.values()) for key in ("survivors", "mutants")]
+    rows.append(["**all**", *total, f"{old[0]} of {old[1]}" if before else "-"])
+    titles = ("system", "mistakes", "not noticed", "of the method", "not noticed", "not noticed before")
+    commits: dict[str, list[str]] = {}
+    for system, counts in before.items():
+        commits.setdefault(counts["commit"], []).append(system)
+    earlier = "; ".join(f"{commit} ({', '.join(systems)})" for commit, systems in commits.items())
+    about = f"<small>Commit {result['commit']}{'; before: ' + earlier if before else ''}.</small>\n"
+    return grid(titles, rows) + "\n" + about
+
+
+def survivors(file: str) -> str:
+    """The mistakes that no test notices."""
+    rows = [[row["system"], row["what"], f"`{row['file']}`", row["level"]] for row in read(file)["survivors"]]
+    return grid(("system", "mistake", "file", "level"), rows) if rows else "None.\n"
+
+
+def wrong_turns() -> str:
+    """Every wrong turn with its sentence, and the seconds of processor time until it."""
+    document = read("wrong_turns.json")
+    lines = [
+        [f"`{turn['command']}`", turn["mistake"], turn["sentence"].split(";")[0], f"{turn['cpu_seconds']:.1f}"]
+        for turn in document["turns"]
+    ]
+    slowest = max(turn["cpu_seconds"] for turn in document["turns"])
+    about = (
+        f"{len(lines)} wrong turns, {document['wrong']} ended wrongly; at most {slowest:.1f} s of processor time. "
+        f"{document['device']}, load {document['load']}, commit {document['commit']}."
+    )
+    titles = ["after `reid-jax`", "mistake", "sentence, its first part", "processor time (s)"]
+    return grid(titles, lines) + f"\n<small>{about}</small>\n"

@@ -1,0 +1,109 @@
+"""Wrong turns of a first hour: command lines with a mistake, and a part of the sentence that answers each.
+
+In an argument, `{photos}` and the other names stand for what `wrong_turns` has made in the working folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One wrong turn.
+
+    Attributes:
+        command: the command line after `reid-jax`.
+        sentence: part of the sentence.
+        what: the mistake in a few words.
+    """
+
+    command: str
+    sentence: str
+    what: str
+
+
+_MFV = "train --config mfv"
+_FIT = "train --config bot --config.init.weights={bot}"
+_EXTRACT = "extract --images {photos} --output new.npz"
+
+TURNS = (
+    # ---- training: names ----
+    Turn("train", "expected --config FILE", "no config"),
+    Turn("train --config mvf", "did you mean 'mfv'", "config misspelled"),
+    Turn("train --config mfv:market1510", "did you mean 'market1501'", "preset misspelled"),
+    Turn("train --config mfv:demo,mfv_sfda", "did you mean 'mfv_sdfa'", "row misspelled"),
+    Turn(f"{_MFV} --config.train.epoch=3", "did you mean 'train.epochs'", "key misspelled"),
+    Turn(f"{_MFV} --train.epochs=3", "did you mean --config.", "flag without config."),
+    Turn(f"{_MFV} market1501", "expected flags only", "preset as an argument"),
+    Turn(f"{_MFV} --config.optimizer.name=adma", "did you mean 'adam'", "optimizer misspelled"),
+    Turn(f"{_MFV} --config.optimizer.lerning_rate=1", "did you mean 'optimizer.learning_rate'", "option misspelled"),
+    Turn(f"{_MFV} --config.losses.ce_b.loss=cross_entrpy", "did you mean 'cross_entropy'", "loss misspelled"),
+    Turn(f"{_MFV} --config.losses.ce_b.on=logits/x", "unknown output 'logits/x'", "output that no head has"),
+    Turn(f"{_MFV} --config.schedule.name=cosin", "did you mean 'cosine'", "schedule misspelled"),
+    Turn(f"{_MFV} --config.dtype=bflot16", "did you mean 'bfloat16'", "number type misspelled"),
+    Turn(f"{_MFV} --config.data.sampler.name=identity_group", "did you mean 'identity_groups'", "sampler misspelled"),
+    Turn(f"{_MFV} --config.model.widht=8", "did you mean 'width'", "model option misspelled"),
+    Turn(f"{_MFV} --config.evals.metric=cosin", "did you mean 'cosine'", "distance misspelled"),
+    # ---- training: values ----
+    Turn(f"{_MFV} --config.train.epochs=0", "train.epochs must be a number above 0", "no epochs"),
+    Turn(f"{_MFV} --config.train.epochs=many", "train.epochs", "a word for a number"),
+    Turn(f"{_MFV} --config.data.sampler.identities=200", "200 identities was asked for", "more people than there are"),
+    Turn(f"{_MFV} --config.train.accumulate=7", "divisible into 7 micro-batches", "micro-batches that do not fit"),
+    Turn(f"{_MFV} --config.data.augment.erase.area=(0.4,0.02)", "0 < area low <= high", "range upside down"),
+    Turn(f"{_MFV} --config.optimizer.learning_rate=-1", "learning_rate must be a number", "negative rate"),
+    Turn(
+        f"{_MFV} --config.schedule.warmup_epochs=20 --config.schedule.total_epochs=10",
+        "schedule.warmup_epochs (or warmup_steps) must be shorter",
+        "warm-up longer than the schedule",
+    ),
+    Turn(f"{_MFV} --config.evals.batch_size=0", "evals.batch_size must be a whole number", "an empty batch"),
+    # ---- training: what it starts from ----
+    Turn("train --config mfv:market1501", "or start from random weights with --config.init", "weights not here"),
+    Turn(f"{_MFV} --config.init.weights=resnet50_imagnet", "did you mean 'resnet50_imagenet'", "weights misspelled"),
+    Turn(f"{_MFV} --config.init.weights=no.pth", "found nothing at no.pth", "weights that are not there"),
+    Turn(_FIT, "the weights are not those of this model", "weights of another model"),
+    Turn(f"{_MFV} --config.init.weights={{code}}", "holds code", "weights that hold code"),
+    Turn(f"{_MFV} --config.init.weights={{empty_run}}", "expected a run with a checkpoint", "run without a checkpoint"),
+    Turn(f"{_MFV} --config.init.trained=runs/no", "expected a run folder", "a run that is not there"),
+    # ---- training: folders ----
+    Turn(
+        "train --config mfv:market1501 --config.init.weights=scratch", "expected the files of data set", "no data set"
+    ),
+    Turn(f"{_MFV} --workdir={{features}}", "expected --workdir to be a folder", "a file as run folder"),
+    Turn(f"{_MFV} --workdir={{run}} --config.seed=3", "contains a run of another config", "folder of another run"),
+    Turn(f"{_MFV} --workdir={{run}} --config.train.epochs=99", "add --extend to continue that run", "more epochs"),
+    Turn(f"{_MFV} --workdir={{run}} --config.train.epochs=2 --extend", "expected a longer last phase", "fewer epochs"),
+    Turn(f"{_MFV} --mode=eval --workdir=runs/new", "expected a run folder", "evaluation before training"),
+    # ---- data ----
+    Turn("prepare-dataset market1510", "did you mean 'market1501'", "data set misspelled"),
+    Turn("prepare-dataset market1501 --source no", "expected the files of data set", "folder that is not there"),
+    Turn("prepare-dataset market1501 --source {photos}", "expected the folders", "another layout"),
+    Turn("contact-sheet market1501 --output sheet.png", "market1501", "sheet of what is not prepared"),
+    # ---- features and scores ----
+    Turn(f"{_EXTRACT} --model bott --random-weights", "did you mean 'bot'", "model misspelled"),
+    Turn(f"{_EXTRACT} --model bot", "needs --weights FILE or NAME", "model without weights"),
+    Turn(f"{_EXTRACT} --weights osnet_x0_25_msmt17", "put the file osnet_x0_25_msmt17", "weights not here, offline"),
+    Turn(f"{_EXTRACT} --model bot --weights {{bot}}", "the weights are not those of this model", "of another model"),
+    Turn("extract --run {empty_run} --images {photos} --output new.npz", "no checkpoint", "run without a checkpoint"),
+    Turn("extract --model bot --random-weights --images no --output new.npz", "there is no no", "no such images"),
+    Turn("extract --model bot --random-weights --images {photos} --output new.csv", "end in .npz", "another ending"),
+    Turn("evaluate", "is required", "nothing to evaluate"),
+    Turn("evaluate --features no.npz", "found nothing", "features that are not there"),
+    Turn("evaluate --features {broken}", "broken.npz", "a damaged file"),
+    Turn("evaluate --features {features} --metric cosin", "did you mean 'cosine'", "distance misspelled"),
+    Turn("evaluate --features {features} --html page.html", "--images DIR", "page without its images"),
+    Turn("evaluate --weights w.pth --images {photos}", "expected --model NAME", "weights without a model"),
+    Turn("evaluate --run {empty_run}", "no checkpoint", "run without a checkpoint"),
+    # ---- weights, tables, speed ----
+    Turn("weights get resnet50_imagnet", "did you mean 'resnet50_imagenet'", "name misspelled"),
+    Turn("weights get resnet50_imagenet --offline", "put the file resnet50-19c8e357.pth", "not here, offline"),
+    Turn("weights export {empty_run} out.npz", "expected a run with a checkpoint", "run without a checkpoint"),
+    Turn("convert-weights --model bot --weights {bot} --output out", "not those of this model", "of another model"),
+    Turn("convert-weights --model bot --weights {photos} --output out", "found a folder", "a folder as weights"),
+    Turn("ablate --config mfv --rows mfv_bse", "did you mean 'mfv_base'", "row misspelled"),
+    Turn("ablate --config mfv --rows mfv --override train.epoch=3", "did you mean 'train.epochs'", "key misspelled"),
+    Turn("benchmark train --model resnet51", "did you mean 'resnet50'", "model misspelled"),
+    Turn("benchmark tain", "invalid choice", "kind misspelled"),
+    Turn("evalute --run runs/x", "did you mean 'evaluate'", "command misspelled"),
+)
