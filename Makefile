@@ -28,7 +28,7 @@ demo: env
 test: env
 	$(BIN)/python -m pytest -n $(WORKERS)
 
-# Whole runs: demos of six systems, cut to about a minute on two cores, must learn.
+# Whole runs: demos of all systems, cut to about a minute each on two cores, must learn.
 floors: env
 	$(BIN)/python -m pytest -n $(WORKERS) --dist=load --confcutdir=tests/floors tests/floors
 

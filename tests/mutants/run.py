@@ -9,9 +9,8 @@ Every worker has a copy of the tree. For each mistake it writes one file of the 
 a process forked from one that has imported jax, and restores the file. A mistake that no test notices *survives*.
 Programs come from the suite's compilation cache, so that a mistake costs the seconds of its own tests.
 
-With `--commit` it does so with the files and tests of a commit, whose tests may have other names: an entry's tests are
-then the files among them that the commit has, and those of `--tests`. Entries whose text that commit does not have once
-are left out of the counts.
+With `--commit` it does so with the files and tests of a commit: an entry's tests are then those of its files that the
+commit has, or the ones of `--tests` if it has none. Entries whose text that commit does not have once are left out.
 """
 
 from __future__ import annotations
@@ -174,13 +173,13 @@ def preload() -> None:
             continue
 
 
-def tests_of_commit(mutants: Sequence[Any], tree: pathlib.Path, further: Sequence[str]) -> list[Any]:
-    """Returns the mutants with the test files that a commit's tree has in place of their own, and further ones."""
+def tests_of_commit(mutants: Sequence[Any], tree: pathlib.Path, others: Sequence[str]) -> list[Any]:
+    """Returns the mutants with those of their test files that a commit's tree has, or with others if it has none."""
     changed = []
     for mutant in mutants:
-        files = dict.fromkeys([*(test.split("::")[0] for test in mutant.tests), *further])
-        there = tuple(file for file in files if (tree / file.split("::")[0]).exists())
-        changed.append(mutant._replace(tests=there))
+        files = dict.fromkeys(test.split("::")[0] for test in mutant.tests)
+        there = tuple(file for file in files if (tree / file).exists())
+        changed.append(mutant._replace(tests=there or tuple(others)))
     return changed
 
 
@@ -240,7 +239,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--match", default="", help="part of the description")
     parser.add_argument("--lists", nargs="*", default=[], help="further lists")
     parser.add_argument("--commit", default="", help="apply to this commit's files and tests")
-    parser.add_argument("--tests", nargs="*", default=[], help="with --commit: further tests to run for every mistake")
+    parser.add_argument("--tests", nargs="*", default=[], help="with --commit: tests for mistakes whose own it lacks")
     parser.add_argument("--output", default=str(OUTPUT), help="result file; - for none")
     parser.add_argument("--as-before", action="store_true", help="write the counts as those before, for comparison")
     parser.add_argument("--workers", type=int, default=1)
@@ -286,6 +285,7 @@ def _spread(
         tree.mkdir()
         copy_tree(tree, given.commit)
         if given.commit:
+            (tree / "reid_datasets").symlink_to("datasets")  # not the builders of the installed tree
             mutants = tests_of_commit(mutants, tree, given.tests)
         part = mutants[len(mutants) * number // workers : len(mutants) * (number + 1) // workers]
         child = os.fork()
