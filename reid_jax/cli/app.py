@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("evaluate", "computes CMC, mAP and mINP from a run or a features file"),
     "training-report": ("training_report", "writes the report of a run from its folder"),
     "extract": ("extract", "writes the features of images to a file"),
+    "export": ("export", "writes a model as StableHLO or ONNX for other programs"),
     "weights": ("weights", "lists published weights, fetches their files, exports those of a run"),
     "convert-weights": ("convert_weights", "converts published weights"),
     "benchmark": ("benchmark", "measures speed and memory"),

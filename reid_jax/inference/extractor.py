@@ -218,6 +218,12 @@ class Extractor:
         settings: `data` (size, interpolation), `preprocess` and `evals` (batch size, flip) are used.
         mesh: devices that a batch is split over.
         origin: source of the variables as JSON values, for the meta data of features files.
+
+    Attributes:
+        describe: from variables and a batch (`image` uint8 [B, H, W, 3], or float32 in [0, 1]; `camid` [B], -1 for
+            unknown; `label` [B]) to a `Descriptor`; pure, to be traced.
+        size: height, width and interpolation of the model's images.
+        batch_size: images per batch, a multiple of the number of devices.
     """
 
     def __init__(
@@ -241,6 +247,7 @@ class Extractor:
             once = lambda batch: model.describe(model.apply(variables, batch, train=False))
             return (flip_average(once) if evals.flip else once)(preprocess(batch))
 
+        self.describe = describe
         self._describe = jax.jit(describe, out_shardings=mesh_lib.sharded(mesh))
         self._compiled: set[tuple[int, ...]] = set()
         self._timed_images, self._timed_seconds = 0, 0.0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import jax
+
+from reid_jax.ops import platforms
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -21,6 +24,16 @@ def once(*, static: tuple[int, ...] = ()) -> Callable[[Function], Function]:
     """
 
     def decorate(function: Function) -> Function:
-        return cast(Function, jax.jit(function, static_argnums=static, inline=True))
+        def on(platform: str, *arguments: Any) -> Any:
+            return function(*arguments)
+
+        # The platform is part of the cache's key: formulations are chosen for it.
+        traced = jax.jit(on, static_argnums=(0, *(position + 1 for position in static)), inline=True)
+
+        @functools.wraps(function)
+        def call(*arguments: Any) -> Any:
+            return traced(platforms.target(), *arguments)
+
+        return cast(Function, call)
 
     return decorate

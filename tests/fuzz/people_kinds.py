@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from reid_jax import errors
-from reid_jax.cli import contact_sheet, convert_weights, evaluate, extract, prepare_dataset
+from reid_jax.cli import contact_sheet, convert_weights, evaluate, export, extract, prepare_dataset
 from reid_jax.config import files
 from reid_jax.data import image_io
 from reid_jax.inference import sources
@@ -146,6 +146,7 @@ def check_config(content: bytes, folder: pathlib.Path) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "evaluate": evaluate.main,
+    "export": export.main,
     "extract": extract.main,
     "convert-weights": convert_weights.main,
     "prepare-dataset": prepare_dataset.main,
@@ -154,6 +155,8 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
 _FLAGS = {
     "evaluate": "features run best dataset metric score ap rerank k1 k2 lambda expand alpha verification single-shot "
     "rounds seed corruptions families types severities output html images",
+    "export": "run best model weights random-weights seed height width interpolation option flip dtype list format "
+    "input platforms output",
     "extract": "run best model weights random-weights seed height width interpolation option images dataset "
     "on-bad-image output metric batch-size flip dtype list",
     "convert-weights": "model weights output option into allow-missing height width",

@@ -295,7 +295,7 @@ class AMFOR(nn.Module):
     def _targets(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns the labels of tokens and the visibility of parts, from the part maps of the batch or from strips."""
         if self.parsing_source == "strips":
-            boxes = batch.get("erase_box", jnp.zeros((len(batch["image"]), 4), jnp.int32))
+            boxes = batch.get("erase_box", jnp.zeros((batch["image"].shape[0], 4), jnp.int32))
             parts = part_decoder.strip_map(self.image_size, boxes)
         elif "parts" in batch:
             parts = batch["parts"]
@@ -382,7 +382,7 @@ class AMFOR(nn.Module):
         slots = distances.normalize_rows(outputs["neck/g"])
         if self.eval_slots == "global" or not self.ts:
             return descriptors.Descriptor(slots)
-        parts = outputs["neck/s"].reshape(len(slots), part_decoder.NUM_PARTS, -1)
+        parts = outputs["neck/s"].reshape(slots.shape[0], part_decoder.NUM_PARTS, -1)
         features = jnp.concatenate((slots[:, None], distances.normalize_rows(parts)), axis=1)
         seen = (outputs["visibility/s"] > 0).astype(jnp.float32)
         visible = jnp.concatenate((jnp.ones_like(seen[:, :1]), seen), axis=1)
@@ -393,7 +393,7 @@ class AMFOR(nn.Module):
 def _head_outputs(name: str, head: heads.BNNeck, feature: jax.Array, train: bool) -> dict[str, jax.Array]:
     """Returns the outputs of a head for a feature [B, D], or for the concatenated parts [B, 8, D]."""
     feature = feature.astype(jnp.float32)
-    neck, logits = head(feature.reshape(len(feature), -1), train=train)
+    neck, logits = head(feature.reshape(feature.shape[0], -1), train=train)
     return heads.head_outputs(name, feature, neck, logits)
 
 

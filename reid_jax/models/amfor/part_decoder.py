@@ -168,7 +168,7 @@ class PartDecoder(nn.Module):
         width = memory.shape[-1]
         memory = vit.layer_norm("norm_memory", self.dtype)(memory)
         table = self.param("queries", nn.initializers.normal(width**-0.5), (NUM_PARTS + 1, width), jnp.float32)
-        table = jnp.broadcast_to(table.astype(self.dtype), (len(memory), *table.shape))
+        table = jnp.broadcast_to(table.astype(self.dtype), (memory.shape[0], *table.shape))
         queries = jnp.concatenate((jax.lax.stop_gradient(memory[:, :1]), table), axis=1)  # [B, 10, D]
         queries = queries + attention.MultiHead(self.heads, dtype=self.dtype, name="self")(queries, queries, queries)
         queries = self._norm("norm_self")(queries)[:, 1:]

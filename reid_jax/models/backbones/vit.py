@@ -356,7 +356,7 @@ class ViT(nn.Module):
                 f"{images.shape[1:3]}; set data.height and data.width."
             )
         patches = self.patch_embed(images.astype(self.dtype))
-        first = jnp.broadcast_to(self.cls_token.astype(self.dtype), (len(images), 1, self.width))
+        first = jnp.broadcast_to(self.cls_token.astype(self.dtype), (images.shape[0], 1, self.width))
         tokens = jnp.concatenate((first, patches), axis=1)
         if self.positions:
             tokens = tokens + self.pos_embed.astype(self.dtype)

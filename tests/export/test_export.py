@@ -1,0 +1,183 @@
+"""Exported functions of small models: results, meta data, refusals."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import zipfile
+
+import flax.linen as nn
+import jax
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from reid_jax import errors
+from reid_jax.cli import export as command
+from reid_jax.cli import model_choice
+from reid_jax.export import embedding, onnx_file, stablehlo
+from reid_jax.inference import extractor as extractor_lib
+from reid_jax.ops.descriptors import Descriptor
+from reid_jax.runtime import mesh as mesh_lib
+from reid_jax.weights import zoo
+
+SMALL = {"data.height": 64, "data.width": 32, "dtype": "float32"}
+
+
+class Stripes(nn.Module):
+    """One convolution, and the mean of the map or of its halves; a half is visible as far as it is bright."""
+
+    slots: bool = False
+
+    @nn.compact
+    def __call__(self, batch, train=False):
+        maps = nn.relu(nn.Conv(8, (3, 3), (2, 2))(batch["image"]))
+        if not self.slots:
+            return Descriptor(nn.Dense(6)(maps.mean((1, 2)) + 0.01 * batch["camid"][:, None]))
+        halves = maps.reshape(maps.shape[0], 2, -1, 8)
+        return Descriptor(nn.Dense(6)(halves.mean(2)), nn.sigmoid(halves.mean((2, 3))))
+
+    def describe(self, outputs):
+        return outputs
+
+
+def small(**fields):
+    """Returns an extractor of `Stripes` with flip averaging, and its variables."""
+    settings = zoo.settings("bot", {}, {**SMALL, "evals.flip": True})
+    extractor = extractor_lib.Extractor(Stripes(**fields), settings, mesh_lib.create_mesh(), {"random": True})
+    variables = jax.jit(extractor.model.init)(
+        jax.random.key(0), {"image": np.zeros((1, 64, 32, 3), np.float32), "camid": np.zeros(1)}
+    )
+    return extractor, variables
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return small()
+
+
+@pytest.fixture(scope="module")
+def slots():
+    return small(slots=True)
+
+
+def pixels(batch):
+    return np.random.default_rng(batch).integers(0, 256, (batch, 64, 32, 3), np.uint8)
+
+
+def test_stablehlo_is_read_without_this_package(plain, tmp_path):
+    extractor, variables = plain
+    meta = stablehlo.write(extractor, variables, tmp_path / "model.zip")
+    archive = zipfile.ZipFile(tmp_path / "model.zip")
+    embed = jax.export.deserialize(bytearray(archive.read("function.stablehlo"))).call
+    for batch in (2, 7):
+        expected = extractor.images(variables, pixels(batch)).features
+        np.testing.assert_allclose(np.asarray(embed(pixels(batch))[0]), expected, atol=1e-5)
+    stored = json.loads(archive.read("meta.json"))
+    assert stored == json.loads(json.dumps(meta))
+    assert stored["platforms"] == ["cpu", "cuda", "tpu"]
+    assert stored["flip"] is True
+    assert stored["input"]["size"] == [64, 32]
+    assert stored["parity"]["difference"] <= embedding.TOLERANCE
+
+
+def test_onnx_of_any_batch(plain, tmp_path):
+    extractor, variables = plain
+    meta = onnx_file.write(extractor, variables, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for batch in (2, 7):
+        expected = extractor.images(variables, pixels(batch)).features
+        np.testing.assert_allclose(session.run(None, {"images": pixels(batch)})[0], expected, atol=1e-5)
+    stored = session.get_modelmeta().custom_metadata_map
+    assert json.loads(stored["metric"]) == meta["metric"] == "cosine"
+    assert json.loads(stored["preprocessing"])["mean"] == [0.485, 0.456, 0.406]
+
+
+def test_the_file_for_trackers(slots, tmp_path):
+    """Normalized planes in, one unit vector out, with the names and versions that BoxMOT expects."""
+    extractor, variables = slots
+    path = tmp_path / "model.onnx"
+    onnx_file.write(extractor, variables, path, layout="float_nchw")
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    (given,), (result,) = model.graph.input, model.graph.output
+    assert given.name == "images"
+    assert [each.dim_param or each.dim_value for each in given.type.tensor_type.shape.dim] == ["batch", 3, 64, 32]
+    assert result.type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert model.ir_version <= 10
+    assert {each.version for each in model.opset_import} == {17}
+    assert json.loads((tmp_path / "model.onnx.metadata.json").read_text())["model_kwargs"] == {"img_size": [64, 32]}
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    planes = (pixels(3).transpose(0, 3, 1, 2) / 255 - np.reshape(embedding.IMAGENET_MEAN, (3, 1, 1))) / np.reshape(
+        embedding.IMAGENET_STD, (3, 1, 1)
+    )
+    found = session.run(None, {"images": planes.astype(np.float32)})[0]
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    described = extractor.images(variables, pixels(3))
+    unit = described.features / np.linalg.norm(described.features, axis=-1, keepdims=True)
+    cosines = np.einsum("isd,jsd->ijs", unit, unit)
+    weights = np.sqrt(described.visibility[:, None] * described.visibility[None])
+    totals = np.sqrt(np.outer(described.visibility.sum(1), described.visibility.sum(1)))
+    np.testing.assert_allclose(found @ found.T, (weights * cosines).sum(-1) / totals, atol=1e-5)
+
+
+def test_slots_keep_their_visibility(slots, tmp_path):
+    extractor, variables = slots
+    meta = onnx_file.write(extractor, variables, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert meta["outputs"] == ["features", "visibility"]
+    features, visibility = session.run(None, {"images": pixels(2)})
+    described = extractor.images(variables, pixels(2))
+    np.testing.assert_allclose(features, described.features, atol=1e-5)
+    np.testing.assert_allclose(visibility, described.visibility, atol=1e-5)
+
+
+def test_a_file_unlike_the_model_is_not_written(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding, "TOLERANCE", -1.0)
+    with pytest.raises(errors.UserError, match=r"differs from the model.* no file was written"):
+        stablehlo.write(*plain, tmp_path / "model.zip", targets=("cpu",))
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_devices_alone_cannot_be_compared(plain, tmp_path):
+    assert stablehlo.write(*plain, tmp_path / "model.zip", targets=("tpu",))["parity"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--model bot --random-weights", "expected --output FILE, such as model.zip"),
+        ("--model bot --random-weights --output a.onnx", "ending in .zip|.zip"),
+        ("--model bot --random-weights --format tf --output a.zip", "unknown value of --format 'tf'"),
+        ("--model bot --random-weights --input rgb --output a.zip", "unknown value of --input 'rgb'"),
+        ("--model bot --random-weights --platforms gpu --output a.zip", "--platforms"),
+        ("--model bot --random-weights --format onnx --platforms cpu --output a.onnx", "leave it out"),
+        ("--model bot --random-weights --format onnx --dtype bfloat16 --output a.onnx", "float32"),
+        ("--model bot --output a.zip", "needs --weights FILE or NAME"),
+        ("--output a.zip", "expected either --run DIR or --model NAME"),
+    ],
+)
+def test_wrong_arguments(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.UserError, match=message):
+        command.main(arguments.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name))
+    with pytest.raises(errors.UserError, match=r"package onnxruntime for --format onnx; .*reid_jax\[onnx\]"):
+        command.main(["--model", "bot", "--random-weights", "--format", "onnx", "--output", "a.onnx"])
+
+
+def test_the_command(plain, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(model_choice, "load", lambda args: plain)
+    assert command.main(["--model", "bot", "--random-weights", "--platforms", "cpu", "--output", "out/model.zip"]) == 0
+    printed = capsys.readouterr().out
+    assert "RGB uint8 [B, H, W, 3] -> 6 values, to be compared by cosine" in printed
+    assert "largest difference from the model" in printed
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.zip"]
