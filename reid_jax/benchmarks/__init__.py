@@ -8,6 +8,8 @@
 | the input pipeline, stage by stage; corruptions | `input_speed` |
 | ranking, re-ranking, verification, the page of ranked lists at the size of benchmarks | `ranking_speed` |
 | time and memory of a block of code | `measuring` |
+| full-size programs for accelerators that are not there | `ahead`, `targets` |
+| FLOPs by data type, collectives, copies of a program | `program_counts` |
 | from the start of a process to its first step | `start_speed` |
 | everything, on a device at hand for minutes | `campaign`, `campaign_worker`, `campaign_parts`, `campaign_training` |
 | operations of a trace by their share | `traces` |

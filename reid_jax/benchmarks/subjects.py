@@ -110,12 +110,17 @@ def config_phase(
                 f"expected a batch of whole identities of {images} images, got {batch}; give a multiple of {images}."
             )
         config.data.sampler.identities = batch // images
-    run = experiment.Experiment(config, generated_dataset(classes, maps=config.data.maps))
+    run = config_run(config, classes)
     example = jax.tree.map(np.asarray, run.preprocess(run.extractor.example_batch()))
     variables = programs.random_variables(run.model, example)
     train_state = state.create(mesh.replicate(variables, run.mesh))
     phase = run.phases(train_state.variables)[0]
     return run, phase, phase.begin(train_state)
+
+
+def config_run(config: ConfigDict, classes: int) -> experiment.Experiment:
+    """Returns a run of a config on generated images of `classes` training identities."""
+    return experiment.Experiment(config, generated_dataset(classes, maps=config.data.maps))
 
 
 def generated_dataset(classes: int, images: int = 4, maps: Sequence[str] = ()) -> records.ReIDDataset:

@@ -9,6 +9,7 @@
     python scripts/benchmark.py rerank --size msmt17
     python scripts/benchmark.py page               # the page of ranked lists: seconds and MB
     python scripts/benchmark.py start --config configs/mfv.py      # to the first step, cold and warm
+    python scripts/benchmark.py aot --target tpu:v5e:2x2           # full size, for devices that are not there
     python scripts/benchmark.py campaign --minutes 12 --torch      # a device lent for minutes
     python scripts/benchmark.py all --output results/benchmark.json
     python scripts/benchmark.py --list            # kinds, sizes, models and configs
@@ -31,6 +32,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reid_jax import errors
+from reid_jax.benchmarks import targets
 from reid_jax.cli import arguments, command_line, help_pages
 from reid_jax.config import files
 from reid_jax.weights import zoo
@@ -47,14 +49,17 @@ WHAT = {
     "verify": "distances of all pairs, thresholds",
     "page": "writing the page of ranked lists, and its size",
     "start": "seconds to the first step of a run, with and without kept programs",
+    "aot": "compiling full-size systems for accelerators that are not there (--target)",
     "campaign": "everything worth knowing of a device that is lent for some minutes",
 }
 # Arguments that some kinds have no use for.
 MODELS, RANKING = ("train", "infer"), ("rank", "rerank", "verify", "page")
 ONLY = {
-    **dict.fromkeys(("model", "demo", "batch", "dtype", "option"), MODELS),
+    **dict.fromkeys(("model", "demo", "dtype", "option"), MODELS),
+    "batch": (*MODELS, "aot"),
     "torch": (*MODELS, "campaign"),
-    "config": (*MODELS, "start"),
+    "config": (*MODELS, "start", "aot"),
+    "target": ("aot",),
     **dict.fromkeys(("height", "width"), (*MODELS, "input")),
     **dict.fromkeys(("threads", "workers", "corruptions"), ("input",)),
     "quick": ("input", *RANKING, "campaign"),
@@ -69,10 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="print what can be measured, and exit")
     parser.add_argument("--model", metavar="NAME,...", help="train, infer: models of --list, by commas")
     parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE[:PRESET]", help="train, infer, start: a config"
+        "--config", action="append", default=[], metavar="FILE[:PRESET]", help="train, infer, start, aot: a config"
     )
     parser.add_argument("--demo", action="store_true", help="train, infer: the demo of configs/mfv.py")
-    parser.add_argument("--batch", help="train, infer: images per step, by commas (default: 8, or the config's)")
+    parser.add_argument(
+        "--batch",
+        help="train, infer: images per step, by commas (default: 8, or the config's); aot: on each chip (64,256)",
+    )
+    parser.add_argument("--target", metavar="NAMES", help=f"aot: devices, by commas, such as {targets.EXAMPLES}")
     parser.add_argument(
         "--height", type=arguments.whole(*arguments.PIXELS), help="train, infer, input: rows of the images"
     )
@@ -138,6 +147,11 @@ def _check(args: argparse.Namespace) -> None:
         zoo.lookup(name)
     for text in args.config:
         files.load_config(text)
+    if args.kind == "aot":
+        if args.target is None:
+            raise errors.UserError(f"expected --target with aot, such as {targets.EXAMPLES}; give one or more.")
+        for name in arguments.names("--target", args.target):
+            targets.check_installed(targets.parse(name))
     if args.size is not None:
         arguments.names("--size", args.size, SIZES)
     if args.output is not None and args.kind == "campaign":
@@ -152,10 +166,16 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
-    from reid_jax.benchmarks import input_speed, model_speed, ranking_speed, start_speed, subjects, tables
+    from reid_jax.benchmarks import ahead, input_speed, model_speed, ranking_speed, start_speed, subjects, tables
+
+    def show(row: dict[str, Any]) -> None:
+        print(tables.table([row]), file=sys.stderr, flush=True)
 
     if kind == "start":
-        return start_speed.measure(args.config, lambda row: print(tables.table([row]), file=sys.stderr, flush=True))
+        return start_speed.measure(args.config, show)
+    if kind == "aot":
+        batches = [batch for batch in _batches(args.batch) if batch] or list(ahead.BATCHES)
+        return ahead.measure(args.target.split(","), args.config, batches, report=show)
     if kind in ranking_speed.RANKING:
         return ranking_speed.measure(kind, (args.size or ("tiny" if args.quick else "market1501")).split(","))
     if kind == "input":

@@ -23,6 +23,38 @@ from reid_jax.train import state as state_lib
 Metrics = dict[str, jax.Array]
 
 
+class TrainStep:
+    """A compiled train step, called with state and batch.
+
+    Args:
+        pure: the function of state, batch and seed that is compiled.
+        mesh: devices; the state is replicated over them and donated.
+        seed: seed of the run.
+
+    Attributes:
+        pure: see there; for compiling it for other devices.
+    """
+
+    def __init__(
+        self,
+        pure: Callable[[state_lib.TrainState, Any, jax.Array], tuple[state_lib.TrainState, Metrics]],
+        mesh: jax.sharding.Mesh,
+        seed: int,
+    ) -> None:
+        self.pure = pure
+        replicated = mesh_lib.replicated(mesh)
+        self._compiled = jax.jit(pure, donate_argnums=0, out_shardings=(replicated, replicated))
+        # An argument, not a constant: runs that differ in their seed alone share a compiled program.
+        self._seed = mesh_lib.replicate(np.uint32(seed % 2**32), mesh)
+
+    def __call__(
+        self, state: state_lib.TrainState, batch: Mapping[str, jax.Array]
+    ) -> tuple[state_lib.TrainState, Metrics]:
+        """Makes a step and returns the new state and the metrics."""
+        result: tuple[state_lib.TrainState, Metrics] = self._compiled(state, batch, self._seed)
+        return result
+
+
 def step_key(seed: int | jax.Array, step: jax.Array) -> jax.Array:
     """Returns the random key of a step, derived from seed and step, so a resumed run draws the same numbers."""
     return jax.random.fold_in(jax.random.key(seed), step)
@@ -37,7 +69,7 @@ def make_train_step(
     mesh: jax.sharding.Mesh,
     accumulate: int = 1,
     group_size: int = 1,
-) -> Callable[[state_lib.TrainState, Mapping[str, jax.Array]], tuple[state_lib.TrainState, Metrics]]:
+) -> TrainStep:
     """Returns the compiled `train_step(state, batch) -> (state, metrics)`.
 
     The state is replicated over the mesh and donated; the batch is split on its first axis. Everything is computed over
@@ -57,11 +89,7 @@ def make_train_step(
     def train_step(state: state_lib.TrainState, batch: Any, seed: jax.Array) -> tuple[state_lib.TrainState, Metrics]:
         return update(state, batch, step_key(seed, state.step))
 
-    replicated = mesh_lib.replicated(mesh)
-    compiled = jax.jit(train_step, donate_argnums=0, out_shardings=(replicated, replicated))
-    # An argument, not a constant: runs that differ in their seed alone share a compiled program.
-    seed_array = mesh_lib.replicate(np.uint32(seed % 2**32), mesh)
-    return lambda state, batch: compiled(state, batch, seed_array)
+    return TrainStep(train_step, mesh, seed)
 
 
 def make_update(
