@@ -142,7 +142,7 @@ VARIANTS = {
     },
     # CBAM's attention is not OSFA's, and the global head is wider with patches.
     "mspf_from_osfa": {
-        "notes": "Starts from the trained OSFA of the run init.trained, as the paper.",
+        "notes": "Starts from a trained OSFA, as the paper: the run of the row osfa, or another init.trained.",
         "init.allow_missing": ("classifier", "^neck_g/", "^mpf/", "^osfa/attention"),
         "init.ignore": ("/osfa/attention",),
     },
@@ -174,4 +174,7 @@ VARIANTS = {
 
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
-    return config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
+    config = config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
+    if "mspf_from_osfa" in config.variants:
+        config.init.trained = f"runs/mspf-{config.preset}-osfa"  # where the row osfa of this preset is trained
+    return config

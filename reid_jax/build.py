@@ -168,8 +168,7 @@ def open_others(settings: config_lib.Settings) -> list[records.ReIDDataset]:
     data, names = settings.data, settings.evals.datasets
     if not names:
         return []
-    if data.name in names:
-        raise errors.UserError(f"evals.datasets names {data.name!r}, which is evaluated anyway; remove it.")
+    _check_others(settings)
     # `open_data` has logged the warnings of these data sets.
     trained_on = [_open_preset(name, data.root, log_warnings=False) for name in data.sources]
     trained_on = trained_on or [_open(data.name, data.root, data.options, log_warnings=False)]
@@ -183,16 +182,41 @@ def open_others(settings: config_lib.Settings) -> list[records.ReIDDataset]:
     return [dataclasses.replace(dataset, name=name, train=None) for name, (_, dataset) in zip(dataset_names, opened)]
 
 
-def _open_preset(name: str, root: str, log_warnings: bool = True) -> records.ReIDDataset:
-    """Returns the data set of a preset or of the user's own code."""
-    if names_lib.is_path(name):
-        return _open(name, root, {}, log_warnings)
+def check_data(settings: config_lib.Settings) -> None:
+    """Checks that every data set of a config exists where it is expected, before any of them is prepared.
+
+    Raises:
+        UserError: an unknown data set, or one whose files are not there.
+    """
+    data = settings.data
+    _check_others(settings)
+    prepare.check_source(data.name, data.root, **data.options)
+    for name in (*data.sources, *settings.evals.datasets):
+        known, options = (name, {}) if names_lib.is_path(name) else _of_preset(name)
+        prepare.check_source(known, data.root, **options)
+
+
+def _check_others(settings: config_lib.Settings) -> None:
+    if settings.data.name in settings.evals.datasets:
+        raise errors.UserError(f"evals.datasets names {settings.data.name!r}, which is evaluated anyway; remove it.")
+
+
+def _of_preset(name: str) -> tuple[str, Mapping[str, Any]]:
+    """Returns name and options of the data set that a preset means."""
     if name not in config_lib.DATASETS:
         raise errors.unknown(
             "data set (data.sources, evals.datasets)", str(name), [*config_lib.DATASETS, "package.module:Name"]
         )
     preset = config_lib.DATASETS[name]
-    return _open(preset["data.name"], root, preset.get("data.options", {}), log_warnings)
+    return preset["data.name"], preset.get("data.options", {})
+
+
+def _open_preset(name: str, root: str, log_warnings: bool = True) -> records.ReIDDataset:
+    """Returns the data set of a preset or of the user's own code."""
+    if names_lib.is_path(name):
+        return _open(name, root, {}, log_warnings)
+    known, options = _of_preset(name)
+    return _open(known, root, options, log_warnings)
 
 
 def _open(name: str, root: str, options: Mapping[str, Any], log_warnings: bool = True) -> records.ReIDDataset:

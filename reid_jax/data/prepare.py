@@ -98,6 +98,26 @@ def open_prepared(name: str, root: str | pathlib.Path = "data", **options: Any) 
     return records.open_dataset(name, root, **options)
 
 
+def check_source(name: str, root: str | pathlib.Path = "data", **options: Any) -> None:
+    """Checks that a data set is prepared, is generated, or has its folder with the right layout; reads no image.
+
+    Raises:
+        UserError: it could not be prepared; the sentence names the folder that was expected.
+    """
+    if user_datasets.is_function(name):
+        return
+    if records.prepared_version(records.prepared_folder(name, root, **options)) is not None:
+        return
+    module = builders.load(name)
+    if hasattr(module, "scan"):
+        try:
+            builders.locate(
+                name, module, pathlib.Path(root) / builders.title(name), records.resolve_options(name, options)
+            )
+        except OSError as error:
+            raise errors.UserError(f"cannot read {root} ({errors.reason(error)}); give another data.root.") from error
+
+
 def prepare(
     name: str,
     root: str | pathlib.Path = "data",

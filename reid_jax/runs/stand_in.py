@@ -6,7 +6,6 @@ parameters that does not fit is found first.
 
 from __future__ import annotations
 
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,6 @@ def dataset(settings: config_lib.Settings) -> records.ReIDDataset | None:
     if records.prepared_version(records.prepared_folder(data.name, data.root, **data.options)) is not None:
         return None
     module = builders.load(data.name)
-    if hasattr(module, "scan") and not (pathlib.Path(data.root).expanduser() / data.name).exists():
-        return None  # the missing folder is named at once
     return _drawn(data.name, _identities(settings, module), data.maps)
 
 

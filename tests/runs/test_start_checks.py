@@ -7,7 +7,9 @@ import pytest
 
 from reid_jax import build, errors
 from reid_jax import config as config_lib
-from reid_jax.runs import launch, stand_in
+from reid_jax.config import files
+from reid_jax.data import prepare
+from reid_jax.runs import config_checks, launch, stand_in
 from reid_jax.runs import settings as settings_lib
 from reid_jax.train import checkpoints
 from tests.helpers import tiny
@@ -26,16 +28,23 @@ def config(root, **overrides):
         ({"data__sampler__identities": 16}, "16 identities was asked for, but the training split has 8; lower"),
         ({"data__sampler__identities": 3}, "6 images does not divide evenly over 8 devices"),
         ({"train__accumulate": 3}, "expected a batch divisible into 3 micro-batches"),
-        ({"losses__ce": {**TERM, "on": "logits/t1"}}, "unknown output 'logits/t1'.*logits/b"),
+        (
+            {"losses__ce": {**TERM, "on": "logits/t1"}, "evals__datasets": ("synthped_occluded",)},
+            "unknown output 'logits/t1'.*logits/b",
+        ),
         ({"optimizer__weight_decays": ((".*/bias", 0.0),)}, "leaves .* parameters without a value"),
-        ({"data__maps": ("parts",), "losses__ce": {**TERM, "labels": "batch/part"}}, "batch/part"),
         ({"data__options": {"size": "tinny"}}, "did you mean 'tiny'"),
         ({"data__options": {"sizes": "tiny"}}, "did you mean 'size'"),
+        ({"data__sources": ("market15O1",)}, "did you mean 'market1501'"),
+        ({"evals__datasets": ("market15O1",)}, "did you mean 'market1501'"),
+        ({"evals__datasets": ("msmt17",)}, "expected the files of data set 'msmt17' in"),
+        ({"evals__datasets": ("synthped",)}, "which is evaluated anyway"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
 def test_a_mistake_is_found_before_the_data_is_prepared(mistake, sentence, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "init_variables", lambda *_: pytest.fail("something is computed"))
+    monkeypatch.setattr(prepare, "prepare", lambda *_, **__: pytest.fail("a data set is prepared"))
     with pytest.raises(errors.UserError, match=sentence):
         launch.run(config(tmp_path / "data", **mistake), workdir=str(tmp_path / "run"))
     assert not list(tmp_path.iterdir())
@@ -52,8 +61,14 @@ def test_a_stand_in_has_the_identities_that_are_known(tmp_path):
     (tmp_path / "reid_folder").mkdir()
     own = {"data__name": "reid_folder", "data__options": {}, "data__sampler__identities": 40}
     assert drawn(**own).train.counts()["identities"] == 40  # unknown: as many as are asked for
-    assert drawn(data__name="msmt17", data__options={}) is None  # there is no such folder
     assert drawn(data__sources=("market1501",)) is None
+
+
+@pytest.mark.parametrize("system", sorted(path.stem for path in (tiny.ROOT / "configs").glob("*.py")))
+def test_a_demo_of_one_epoch_is_a_run(system):
+    short = files.load_config(str(tiny.ROOT / "configs" / f"{system}.py"))
+    config_lib.override(short, {"train.epochs": 1.0})
+    config_checks.check(settings_lib.of(short))
 
 
 def test_weights_that_do_not_fit_are_found_before_the_data(tmp_path, monkeypatch):
