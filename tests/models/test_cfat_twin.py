@@ -15,6 +15,7 @@ from reid_jax import config as config_lib
 from reid_jax import losses, trees
 from reid_jax.config import files, phases
 from reid_jax.models import cfat
+from reid_jax.nn import heads
 from reid_jax.runs import settings as settings_lib
 from reid_jax.train import extras, objective, optimizer, state
 from tests.helpers import numpy_layers as layers
@@ -317,3 +318,42 @@ def test_the_joined_feature_is_a_quarter_of_each_local_one():
     model = cfat.CFAT(CLASSES, jpm=True, **TINY)
     outputs = {f"feature/{name}": jnp.full((2, 3), float(index)) for index, name in enumerate("g1234", start=1)}
     np.testing.assert_allclose(model.joined(outputs, "feature")[0], np.repeat([1, 0.5, 0.75, 1, 1.25], 3))
+
+
+# ---- parts of the alignment alone
+
+
+def test_the_bridge_and_its_code_move_the_student():
+    """Neither is a constant; what is generated from the teacher's feature does not depend on the student's."""
+    model = cfat.CFAT(CLASSES, **TINY).bind({})
+    generator = lambda feature, key: (feature, 2.0 * feature, 3.0 * feature)
+    rng = np.random.default_rng(0)
+    student, teacher = (rng.normal(size=(1, 4)).astype(np.float32) for _ in range(2))
+    of = lambda argument: jax.jacrev(lambda s, t: model._align(generator, s, t), argument)(student, teacher)
+    moved = {name: float(np.abs(slope).max()) for name, slope in of(0).items()}
+    assert moved.pop("generated/teacher") == 0
+    assert min(moved.values()) > 0.1
+    moved = {name: float(np.abs(slope).max()) for name, slope in of(1).items()}
+    assert [moved[f"generated/{name}"] for name in ("g", "mean", "sigma")] == [0.0] * 3
+    assert min(moved[name] for name in ("bridge/g", "bridge/mean", "bridge/sigma", "generated/teacher")) > 0.1
+
+
+def test_forms_of_the_generator():
+    """A deviation never falls to zero; the released code's output is a sigmoid."""
+    variables = cfat.Generator(6).init(jax.random.key(0), np.ones((2, 6), np.float32))
+    low = jax.tree.map(lambda leaf: leaf, variables)
+    low["params"]["encoder"]["sigma"]["bias"] = np.full(16, -100.0, np.float32)
+    linear, _, sigma = cfat.Generator(6).apply(low, np.ones((2, 6), np.float32))
+    np.testing.assert_allclose(sigma, 1e-4, rtol=1e-3)
+    bounded, _, raw = cfat.Generator(6, sigma="raw", out="sigmoid").apply(low, np.ones((2, 6), np.float32))
+    np.testing.assert_allclose(bounded, 1 / (1 + np.exp(-np.asarray(linear))), rtol=1e-5)
+    assert np.all(np.asarray(raw) < -90)
+
+
+def test_the_head_learns_from_generated_features():
+    feature = np.random.default_rng(0).normal(size=(2, WIDTH)).astype(np.float32)
+    own = heads.BNNeck(CLASSES).init(jax.random.key(0), feature, train=False)
+    held = {kind: {"head_g": own[kind]} for kind in ("params", "batch_stats")}
+    logits = lambda params: cfat.CFAT(CLASSES, **TINY).bind({**held, "params": params})._classify(feature)
+    slopes = jax.grad(lambda params: jnp.sum(logits(params)[:, 0]))(held["params"])
+    assert all(float(jnp.abs(slope).max()) > 0 for slope in jax.tree.leaves(slopes))

@@ -2,7 +2,14 @@
 
 from tests.mutants import entries
 
-amfor = entries.group("amfor", "reid_jax/models/amfor/amfor.py", "tests/models/amfor/test_amfor_twin.py")
+amfor = entries.group(
+    "amfor",
+    "reid_jax/models/amfor/amfor.py",
+    "tests/models/amfor/test_amfor_twin.py",
+    "tests/models/amfor/test_amfor_modules.py::test_named_choices_of_fused_blocks",
+)
+clip_text = entries.group("amfor", "reid_jax/models/backbones/clip_text.py", "tests/models/backbones/test_clip_text.py")
+cfat = entries.group("cfat", "reid_jax/models/cfat.py", "tests/models/test_cfat_twin.py")
 global_pool = entries.group("cil", "reid_jax/nn/global_pool.py", "tests/nn/test_heads.py")
 pooling = entries.group("cil", "reid_jax/ops/pooling.py", "tests/ops/test_pooling.py")
 augmentations = entries.group("data", "reid_jax/data/augmentations.py", "tests/data/test_augmentations.py")
@@ -32,6 +39,11 @@ rounds = entries.group("federated", "reid_jax/federated/rounds.py", "tests/feder
 terms = entries.group("losses", "reid_jax/losses/terms.py", "tests/losses/test_terms.py")
 triplet = entries.group("losses", "reid_jax/losses/triplet.py", "tests/losses/test_loss_twins.py")
 distances = entries.group("losses", "reid_jax/ops/distances.py", "tests/ops/test_distances.py")
+mspf = entries.group(
+    "mspf",
+    "reid_jax/models/mspf/mspf.py",
+    "tests/models/mspf/test_mspf.py::test_a_few_steps_lower_the_loss_and_reach_every_parameter",
+)
 heads = entries.group("nn", "reid_jax/nn/heads.py", "tests/nn/test_heads.py")
 initializers = entries.group("nn", "reid_jax/nn/initializers.py", "tests/nn/test_conv.py")
 build = entries.group("train", "reid_jax/build.py", "tests/test_build.py")
@@ -52,6 +64,36 @@ MUTANTS = (
         'tuple(range(1, depth)) if layers == "all" else (depth - 2,)',
         'tuple(range(1, depth)) if layers == "all" else (depth - 1,)',
         "last is the last shared block",
+    ),
+    amfor(
+        'transreid.Branch(backbone.block_fields(last), name="b1")(memory',
+        'transreid.Branch(backbone.block_fields(0), name="b1")(memory',
+        "b1 without stochastic depth",
+    ),
+    clip_text(
+        "return jax.lax.stop_gradient(self.kept.value)",
+        "return 0 * jax.lax.stop_gradient(self.kept.value)",
+        "bank is empty",
+    ),
+    cfat(
+        "_, bridge_mean, bridge_sigma = generator(between, keys[1])",
+        "_, bridge_mean, bridge_sigma = jax.lax.stop_gradient(generator(between, keys[1]))",
+        "code of the bridge is a constant",
+    ),
+    cfat(
+        "between = bridge(teacher, student, t, self.bridge_norm)",
+        "between = bridge(teacher, jax.lax.stop_gradient(student), t, self.bridge_norm)",
+        "bridge does not move the student",
+    ),
+    cfat(
+        "heads.BNNeck(self.num_classes, parent=None).apply(head, feature, train=False)",
+        "heads.BNNeck(self.num_classes, parent=None).apply(jax.lax.stop_gradient(head), feature, train=False)",
+        "head gets no gradient from generated features",
+    ),
+    cfat(
+        "feature = self.joined(outputs, self.test_feature)",
+        'feature = self.joined(outputs, "feature")',
+        "test_feature not followed",
     ),
     global_pool(
         "return pooling.generalized_mean(x, power, self.epsilon)",
@@ -199,6 +241,11 @@ MUTANTS = (
         "return x / jnp.sqrt(jnp.maximum(squared, epsilon**2))",
         "return x / jax.lax.stop_gradient(jnp.sqrt(jnp.maximum(squared, epsilon**2)))",
         "length is a constant",
+    ),
+    mspf(
+        "x2 = trunk.stage(x1, 3, train=train) if twice else g2",
+        "x2 = jax.lax.stop_gradient(trunk.stage(x1, 3, train=train) if twice else g2)",
+        "no gradient from the local path",
     ),
     heads(
         'neck = norm.BatchNorm(use_bias=False, name="bottleneck")(feature.astype(jnp.float32), train=train)',

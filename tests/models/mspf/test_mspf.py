@@ -459,24 +459,32 @@ def test_a_few_steps_lower_the_loss_and_reach_every_parameter():
     terms = {name: term for name, term in config_of("demo").losses.to_dict().items() if "center" not in name}
     optimizer = optax.flatten(optax.adam(1e-3))
 
-    def loss(params, stats):
+    def loss(params, stats, share):
         held = {"params": params, "batch_stats": stats}
         outputs, updated = model.apply(held, batch, train=True, mutable=["batch_stats"])
-        return losses.evaluate_terms(terms, {"batch/label": labels, **outputs})[0], updated["batch_stats"]
+        total, values = losses.evaluate_terms(terms, {"batch/label": labels, **outputs})
+        whole = sum(term["weight"] * values[f"loss/{name}"] for name, term in terms.items() if name.endswith("_g"))
+        return total - (1.0 - share) * whole, updated["batch_stats"]
 
     @compiled
-    def step(params, stats, state):
-        (value, stats), slopes = jax.value_and_grad(loss, has_aux=True)(params, stats)
+    def step(params, stats, state, share):
+        (value, stats), slopes = jax.value_and_grad(loss, has_aux=True)(params, stats, share)
         updates, state = optimizer.update(slopes, state)
         return optax.apply_updates(params, updates), stats, state, value, slopes
 
     params, stats, state = variables["params"], variables["batch_stats"], optimizer.init(variables["params"])
     values = []
     for _ in range(5):
-        params, stats, state, value, slopes = step(params, stats, state)
+        params, stats, state, value, slopes = step(params, stats, state, jnp.float32(1.0))
         values.append(float(value))
     assert values[-1] < 0.8 * values[0]
     assert all(np.isfinite(slope).all() for slope in jax.tree.leaves(slopes))
+    # Without the losses of the global head: the local path reads conv2 to conv4, and neither attention nor patches.
+    slopes = step(params, stats, state, jnp.float32(0.0))[-1]
+    largest = lambda tree: max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+    local = {name: largest(tree) for name, tree in slopes["osfa"].items()}
+    assert min(local[name] for name in ("conv2_0", "conv3_0", "conv4_0", "align2", "align3")) > 0
+    assert max(local["conv5"], local["attention3"], largest(slopes["mpf"])) == 0
 
 
 # ---- weights --------------------------------------------------------------------------------------------------------
