@@ -39,6 +39,7 @@ rounds = entries.group("federated", "reid_jax/federated/rounds.py", "tests/feder
 terms = entries.group("losses", "reid_jax/losses/terms.py", "tests/losses/test_terms.py")
 triplet = entries.group("losses", "reid_jax/losses/triplet.py", "tests/losses/test_loss_twins.py")
 distances = entries.group("losses", "reid_jax/ops/distances.py", "tests/ops/test_distances.py")
+mfv = entries.group("mfv", "reid_jax/models/mfv/mfv.py", "tests/models/mfv/test_mfv_twin.py")
 mspf = entries.group(
     "mspf",
     "reid_jax/models/mspf/mspf.py",
@@ -242,6 +243,12 @@ MUTANTS = (
         "return x / jax.lax.stop_gradient(jnp.sqrt(jnp.maximum(squared, epsilon**2)))",
         "length is a constant",
     ),
+    mfv(
+        "            carried = results[k][0]",
+        "            carried = jax.lax.stop_gradient(results[k][0])",
+        "no gradient from stage to stage",
+    ),
+    mfv("dropout=self.dropout,\n            heads", "dropout=0.0,\n            heads", "dropout is not passed on"),
     mspf(
         "x2 = trunk.stage(x1, 3, train=train) if twice else g2",
         "x2 = jax.lax.stop_gradient(trunk.stage(x1, 3, train=train) if twice else g2)",

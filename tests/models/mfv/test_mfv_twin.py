@@ -225,3 +225,27 @@ def test_the_triplet_loss_of_a_stage_reads_its_descriptor_or_the_release_its_map
         lambda key: model.init_with_output(key, {"image": IMAGES}, train=False)[0], jax.random.key(0)
     )
     assert shapes["triplet/t3"].shape == reads
+
+
+def test_later_stages_teach_the_earlier_ones():
+    """T(k-1) is an input of stage k, and no constant."""
+
+    class Sum:
+        width = 2
+
+        def __call__(self, merged, train):
+            return jnp.repeat(merged.sum(-1, keepdims=True), 2, -1), None
+
+    chain = mfv.SDFA((1, 2, 3), (1, 1, 1), "tokens", lambda transformer, name: Sum(), lambda **_: None)
+    levels = {k: np.ones((1, 1, 1, k + 1), np.float32) for k in (1, 2, 3)}
+    slopes = jax.grad(lambda levels: chain.apply({}, levels, train=True)[3][0].sum())(levels)
+    assert [float(slopes[k].max()) for k in (1, 2, 3)] == [8.0, 4.0, 2.0]
+
+
+def test_layers_get_the_options_of_the_model(monkeypatch):
+    options = {"attention": "self", "slots": 5, "ffn_width": 7, "dropout": 0.3, "heads": 3, "head_width": 11}
+    model = mfv.MFV(4, **options)
+    monkeypatch.setattr(mfv, "SDFA", lambda *arguments, **_: arguments)
+    given = model._sdfa(model.reading())[4].keywords
+    assert {name: given[name] for name in options} == options
+    assert (given["ea_norm"], given["prenorm"]) == ("tokens", True)
