@@ -20,7 +20,8 @@ from reid_jax import errors
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-DESCRIPTIONS = pathlib.Path(__file__).resolve().parent / "gpu_targets"
+# Descriptions of GPUs, `gpu_<kind>.txt`: what XLA reads of a device in place of asking it.
+DESCRIPTIONS = pathlib.Path(__file__).resolve().parent
 PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 EXAMPLES = "tpu:v5e:2x2 or gpu:h100x8"
 
@@ -54,7 +55,7 @@ def parse(text: str) -> Target:
     if found := re.fullmatch(r"tpu:(v[0-9]{1,2}[a-z]{0,2}):([0-9]{1,3}(?:x[0-9]{1,3}){1,2})", text):
         return Target("tpu", found[1], found[2])
     if found := re.fullmatch(r"gpu:([a-z0-9]{1,20}?)x([1-9][0-9]{0,2})", text):
-        known = sorted(path.stem for path in DESCRIPTIONS.glob("*.txt"))
+        known = sorted(path.stem.removeprefix("gpu_") for path in DESCRIPTIONS.glob("gpu_*.txt"))
         if found[1] not in known:
             raise errors.unknown("GPU", found[1], known)
         return Target("gpu", found[1], found[2])
@@ -96,7 +97,7 @@ def create_mesh(target: Target) -> Mesh:
         if target.platform == "tpu":
             topology: Any = topologies.get_topology_desc(f"{target.kind}:{target.shape}", platform="tpu")
         else:
-            description = (DESCRIPTIONS / f"{target.kind}.txt").read_text(encoding="ascii")
+            description = (DESCRIPTIONS / f"gpu_{target.kind}.txt").read_text(encoding="ascii")
             topology = topologies.get_topology_desc(
                 target.kind, "cuda", target_config=description, topology=f"1x1x{target.shape}"
             )
