@@ -40,6 +40,9 @@ terms = entries.group("losses", "reid_jax/losses/terms.py", "tests/losses/test_t
 triplet = entries.group("losses", "reid_jax/losses/triplet.py", "tests/losses/test_loss_twins.py")
 distances = entries.group("losses", "reid_jax/ops/distances.py", "tests/ops/test_distances.py")
 mfv = entries.group("mfv", "reid_jax/models/mfv/mfv.py", "tests/models/mfv/test_mfv_twin.py")
+transformer_extractor = entries.group(
+    "mfv", "reid_jax/models/mfv/transformer_extractor.py", "tests/models/mfv/test_mfv_twin.py"
+)
 mspf = entries.group(
     "mspf",
     "reid_jax/models/mspf/mspf.py",
@@ -249,6 +252,11 @@ MUTANTS = (
         "no gradient from stage to stage",
     ),
     mfv("dropout=self.dropout,\n            heads", "dropout=0.0,\n            heads", "dropout is not passed on"),
+    transformer_extractor(
+        "x = nn.Dropout(self.dropout, deterministic=not train)(x)",
+        "x = nn.Dropout(self.dropout, deterministic=not train or index == 1)(x)",
+        "one dropout of two",
+    ),
     mspf(
         "x2 = trunk.stage(x1, 3, train=train) if twice else g2",
         "x2 = jax.lax.stop_gradient(trunk.stage(x1, 3, train=train) if twice else g2)",

@@ -249,3 +249,12 @@ def test_layers_get_the_options_of_the_model(monkeypatch):
     given = model._sdfa(model.reading())[4].keywords
     assert {name: given[name] for name in options} == options
     assert (given["ea_norm"], given["prenorm"]) == ("tokens", True)
+
+
+def test_both_layers_of_a_feed_forward_part_are_followed_by_dropout():
+    """Half of the output is dropped; where all of the hidden layer were, the output would be the second bias."""
+    part, tokens = transformer_extractor.FeedForward(16, dropout=0.5), np.ones((1, 500, 4), np.float32)
+    variables = part.init(jax.random.key(0), tokens, train=False)
+    dropped = np.asarray(part.apply(variables, tokens, train=True, rngs={"dropout": jax.random.key(1)}))
+    assert 0.45 < (dropped == 0).mean() < 0.55
+    assert len(np.unique(dropped[0, :, 0])) > 50  # of equal tokens
