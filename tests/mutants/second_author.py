@@ -50,6 +50,7 @@ mspf = entries.group(
 )
 heads = entries.group("nn", "reid_jax/nn/heads.py", "tests/nn/test_heads.py")
 initializers = entries.group("nn", "reid_jax/nn/initializers.py", "tests/nn/test_conv.py")
+osnet = entries.group("osnet", "reid_jax/models/backbones/osnet.py", "tests/models/backbones/test_osnet_twin.py")
 build = entries.group("train", "reid_jax/build.py", "tests/test_build.py")
 experiment = entries.group("train", "reid_jax/runs/experiment.py", "tests/runs/test_results.py")
 plan = entries.group("train", "reid_jax/runs/plan.py", "tests/runs/test_plan_twin.py")
@@ -276,6 +277,11 @@ MUTANTS = (
         'variance_scaling(2.0, "fan_out", "normal")',
         'variance_scaling(2.0, "fan_out", "truncated_normal")',
         "truncated start",
+    ),
+    osnet(
+        '"feature/b": feature, "logits/b": self.classifier(feature)',
+        '"feature/b": feature, "logits/b": self.classifier(jax.lax.stop_gradient(feature))',
+        "no gradient from the classifier",
     ),
     build("if key is not None and boxes is not None:", "if boxes is not None:", "erases at test time"),
     build("jax.random.fold_in(key, index))", "key)", "views erased with the same noise"),

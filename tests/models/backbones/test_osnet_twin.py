@@ -71,3 +71,17 @@ def test_the_feature_is_the_rectified_hidden_layer():
     twin.close(outputs["feature/b"], feature)
     twin.close(outputs["logits/b"], twin.dense(feature, params["classifier"]))
     np.testing.assert_array_equal(model.describe(outputs).features, outputs["feature/b"])
+
+
+def test_the_identity_loss_reaches_the_hidden_layer_and_the_map(monkeypatch):
+    """OSNet's recipe has no other loss; the trunk is left out here."""
+    monkeypatch.setattr(osnet.Trunk, "__call__", lambda self, images, *, train: images)
+    model = osnet.OSNet(3, size="x0_25", feature_width=8, depths=(1, 1, 1))
+    maps = np.random.default_rng(1).normal(size=(4, 2, 1, 6)).astype(np.float32)
+    variables = model.init(jax.random.key(0), {"image": maps}, train=False)
+
+    def logits(params, maps):
+        return model.apply({**variables, "params": params}, {"image": maps}, train=False)["logits/b"][:, 0].sum()
+
+    slopes = jax.tree.leaves(jax.grad(logits, (0, 1))(variables["params"], maps))
+    assert all(float(np.abs(slope).max()) > 0 for slope in slopes)
