@@ -132,7 +132,15 @@ def run_files(bench: Bench) -> None:
                 else:
                     assert in_fork(lambda run=run: _same_scores(bench.whole, run)), "the scores differ"
             shutil.rmtree(run)
-    for name in ("config.json", "result.json", "metrics.jsonl", "log.txt", "checkpoints", "ranked_lists.html"):
+    for name in (
+        "config.json",
+        "result.json",
+        "metrics.jsonl",
+        "log.txt",
+        "checkpoints",
+        "ranked_lists.html",
+        "report.html",
+    ):
         run = bench.copy("damaged")
         with bench.fault("damaged run folder", f"a folder or file in the place of {name}") as fault:
             path = run / name

@@ -59,7 +59,9 @@ def test_run_folder_modes_and_repeated_calls(tmp_path, capsys, caplog):
     assert (result["num_query"], result["num_gallery"], result["steps"]) == (18, 45, STEPS)
     assert result["images_per_second"] > 0
     present = {path.name for path in workdir.iterdir()}
-    assert {"config.json", "metrics.jsonl", "checkpoints", "result.json", "log.txt", "ranked_lists.html"} <= present
+    assert {"config.json", "metrics.jsonl", "checkpoints", "result.json", "log.txt"} <= present
+    assert {"ranked_lists.html", "report.html"} <= present
+    assert '<th scope="row">trained, re-ranked</th>' in (workdir / "report.html").read_text()
     assert any(name.startswith("events.out.tfevents") for name in present)
     assert json.loads((workdir / "config.json").read_text())["train"]["epochs"] == 4.0
     assert "mAP" in (workdir / "log.txt").read_text()
