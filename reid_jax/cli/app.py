@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 # These compile programs and keep them for the next start; `benchmark` does where asked, for it measures compilation.
-KEEPING = ("train", "evaluate", "extract", "ablate", "check-resume")
+KEEPING = ("train", "evaluate", "extract", "export", "ablate", "check-resume")
 
 
 def run(command: str) -> None:

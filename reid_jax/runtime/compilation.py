@@ -120,6 +120,8 @@ def _choose(named: str | None, environment: MutableMapping[str, str]) -> str:
         place, limited = _place(named, environment)
     except (OSError, RuntimeError, ValueError) as error:
         reason = errors.reason(error)
+        if isinstance(error, OSError) and error.filename:
+            reason = f"{file_io.shown(error.filename)}: {reason}"
         if named is not None:
             raise errors.UserError(
                 f"expected a folder that can be written as {FLAG}, {file_io.shown(named)} is none ({reason}); give "
