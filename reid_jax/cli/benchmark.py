@@ -9,7 +9,7 @@
     python scripts/benchmark.py rerank --size msmt17
     python scripts/benchmark.py page               # the page of ranked lists: seconds and MB
     python scripts/benchmark.py start --config configs/mfv.py      # to the first step, cold and warm
-    python scripts/benchmark.py aot --target tpu:v5e:2x2           # full size, for devices that are not there
+    python scripts/benchmark.py aot --target tpu:v5e:2x2           # for devices that are not there
     python scripts/benchmark.py campaign --minutes 12 --torch      # a device lent for minutes
     python scripts/benchmark.py all --output results/benchmark.json
     python scripts/benchmark.py --list            # kinds, sizes, models and configs

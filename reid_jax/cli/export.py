@@ -1,8 +1,8 @@
 """Writes the embedding function of a model as one file for other programs: StableHLO or ONNX.
 
     python scripts/export.py --run runs/mfv-demo --format onnx --output mfv.onnx
-    python scripts/export.py --model osnet_x0_25 --weights osnet_x0_25_msmt17 --format onnx --input float_nchw \\
-        --output osnet_x0_25.onnx                                  # for trackers: BoxMOT and others
+    python scripts/export.py --weights osnet_x0_25_msmt17 --format onnx --input float_nchw \\
+        --output osnet_x0_25.onnx                   # for trackers: BoxMOT and others
     python scripts/export.py --run runs/mfv-demo --format stablehlo --output mfv.zip
 
 The function takes crops of the model's size, any number at once, and returns test features. It is compared with the

@@ -17,6 +17,7 @@ import argparse
 
 from reid_jax import errors
 from reid_jax.cli import arguments, command_line, model_choice
+from reid_jax.config import rules
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,6 +39,10 @@ def _check(args: argparse.Namespace) -> None:
     model_choice.check(args)
     if args.model and not args.images:
         raise errors.UserError("expected --images PATH, a folder of images, an image or a data set; see --help.")
+    if args.images and not arguments.path("--images", args.images).expanduser().exists():
+        raise errors.UserError(
+            f"expected an image or a folder of images, there is no {rules.plain(args.images)}; give --images PATH."
+        )
     if args.dataset and not args.images:
         raise errors.UserError("--dataset says how to read --images PATH, which was not given; add it.")
     if not args.output:

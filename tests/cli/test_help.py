@@ -6,8 +6,9 @@ import importlib
 import os
 
 import pytest
+from absl import flags
 
-from reid_jax.cli import app, help_pages, pipes
+from reid_jax.cli import app, command_line, help_pages, pipes, train
 from reid_jax.data import builders
 from reid_jax.weights import hub, zoo
 
@@ -76,3 +77,14 @@ def test_what_nobody_reads_is_dropped():
             assert output.write("a line\n") == 7
         output.flush()
         assert not output.isatty()
+
+
+def test_help_of_training_names_the_systems(monkeypatch):
+    values = flags.FlagValues()
+    flags.DEFINE_string("config", None, "Config file. " * 12, flag_values=values)
+    monkeypatch.setattr(command_line.flags, "FLAGS", values)
+    monkeypatch.setattr("sys.argv", ["reid-jax train"])
+    printed = command_line._help_text(train.__doc__, "no.module")
+    assert max(map(len, printed.splitlines())) <= 100
+    assert "amfor, bot, cfat, cil, mfv, mgaf, mgn, mspf, osnet, transreid" in printed
+    assert "    reid-jax train --config mfv " in printed

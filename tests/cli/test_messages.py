@@ -24,7 +24,7 @@ from reid_jax.train import schedules
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# The commands that can show the flags in a room's texts.
+# The commands that can show the texts of a file, or of a room; training shows all others.
 SHOWN_BY = {
     "data/decoded_cache.py": ("train",),
     "data/feature_set.py": ("evaluate",),
@@ -37,9 +37,9 @@ SHOWN_BY = {
     "inference/sources.py": ("extract", "evaluate"),
     "runs/ablation.py": ("ablate",),
     "runs/ablation_table.py": ("ablate",),
-    "benchmarks/campaign.py": ("benchmark",),
-    "benchmarks/torch/counterparts.py": ("benchmark",),
-    "cli/federation.py": (),
+    "benchmarks/": ("benchmark",),
+    "export/": ("export",),
+    "cli/model_choice.py": ("extract", "export"),
 }
 # Flags of other programs, and "--name=value", which means any.
 OTHERS = {
@@ -47,7 +47,8 @@ OTHERS = {
     "train/profiling.py": {"logdir"},
     "cli/federation.py": {"run-config"},
     "cli/command_line.py": {"name"},
-    "benchmarks/campaign_training.py": {"root", "option"},  # it starts prepare-dataset as well as train
+    "benchmarks/start_speed.py": {"workdir", "mode"},  # of the commands that it starts
+    "benchmarks/campaign_training.py": {"root", "option", "workdir", "mode"},
 }
 
 
@@ -119,10 +120,11 @@ def test_flags_in_texts_exist(options):
                 flag = found[1].partition(".")[0]
                 if flag in OTHERS.get(path, ()) or (flag == "config" and found[2].startswith("config.")):
                     continue
+                room = f"{path.partition('/')[0]}/"
+                commands = (own,) if own else SHOWN_BY.get(path) or SHOWN_BY.get(room) or ("train",)
                 named = named_command(text, found.start(), options)
-                if own and flag in options[own]:
+                if named and flag in options[named]:
                     continue
-                commands = (named,) if named else (own,) if own else SHOWN_BY.get(path, ("train",))
                 wrong += [f"{path}: --{flag} is not a flag of {name}" for name in commands if flag not in options[name]]
     assert not wrong, "\n".join(wrong)
 
