@@ -174,7 +174,7 @@ def _complain(error: object) -> int:
 
 def _help_text(doc: str, module: str) -> str:
     """The help of a command with a config; absl's own lists the flags of all imported modules or of the shell only."""
-    systems = f"Systems, each a file of configs/: {', '.join(files.packaged())}. FILE:help describes one."
+    systems = f"Systems: {', '.join(files.packaged())}; --config NAME:help describes one."
     lines = [help_pages.wrapped(f"{for_caller(doc).rstrip()}\n\n{systems}"), "", "flags:"]
     for flag in [flags.FLAGS["config"], *flags.FLAGS.get_flags_for_module(module)]:
         lines += textwrap.wrap(
