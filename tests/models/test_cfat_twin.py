@@ -357,3 +357,13 @@ def test_the_head_learns_from_generated_features():
     logits = lambda params: cfat.CFAT(CLASSES, **TINY).bind({**held, "params": params})._classify(feature)
     slopes = jax.grad(lambda params: jnp.sum(logits(params)[:, 0]))(held["params"])
     assert all(float(jnp.abs(slope).max()) > 0 for slope in jax.tree.leaves(slopes))
+
+
+def test_what_is_compared_at_test_time():
+    rng = np.random.default_rng(0)
+    outputs = {name: rng.normal(size=(2, 4)).astype(np.float32) for name in ("feature/g", "neck/g")}
+    outputs["tokens"] = rng.normal(size=(2, 3, 4)).astype(np.float32)
+    wanted = {"feature": outputs["feature/g"], "neck": outputs["neck/g"], "patch_mean": outputs["tokens"].mean(1)}
+    for name, expected in wanted.items():
+        found = cfat.CFAT(CLASSES, **TINY, test_feature=name).describe(outputs).features
+        np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), rtol=1e-5)

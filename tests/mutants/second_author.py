@@ -50,7 +50,12 @@ mspf = entries.group(
 )
 heads = entries.group("nn", "reid_jax/nn/heads.py", "tests/nn/test_heads.py")
 initializers = entries.group("nn", "reid_jax/nn/initializers.py", "tests/nn/test_conv.py")
-osnet = entries.group("osnet", "reid_jax/models/backbones/osnet.py", "tests/models/backbones/test_osnet_twin.py")
+osnet = entries.group(
+    "osnet",
+    "reid_jax/models/backbones/osnet.py",
+    "tests/models/backbones/test_osnet_twin.py",
+    "tests/models/mspf/test_mspf.py::test_a_few_steps_lower_the_loss_and_reach_every_parameter",
+)
 build = entries.group("train", "reid_jax/build.py", "tests/test_build.py")
 experiment = entries.group("train", "reid_jax/runs/experiment.py", "tests/runs/test_results.py")
 plan = entries.group("train", "reid_jax/runs/plan.py", "tests/runs/test_plan_twin.py")
@@ -277,6 +282,11 @@ MUTANTS = (
         'variance_scaling(2.0, "fan_out", "normal")',
         'variance_scaling(2.0, "fan_out", "truncated_normal")',
         "truncated start",
+    ),
+    osnet(
+        "self.conv1(images.astype(self.dtype), train=train))\n\n    def stage",
+        "self.conv1(images.astype(self.dtype), train=False))\n\n    def stage",
+        "stem in test mode",
     ),
     osnet(
         '"feature/b": feature, "logits/b": self.classifier(feature)',

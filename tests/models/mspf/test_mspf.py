@@ -478,6 +478,8 @@ def test_a_few_steps_lower_the_loss_and_reach_every_parameter():
         params, stats, state, value, slopes = step(params, stats, state, jnp.float32(1.0))
         values.append(float(value))
     assert values[-1] < 0.8 * values[0]
+    still = jax.tree.map(np.array_equal, stats, variables["batch_stats"])
+    assert not any(jax.tree.leaves(still))  # every normalization is in training mode
     assert all(np.isfinite(slope).all() for slope in jax.tree.leaves(slopes))
     # Without the losses of the global head: the local path reads conv2 to conv4, and neither attention nor patches.
     slopes = step(params, stats, state, jnp.float32(0.0))[-1]
