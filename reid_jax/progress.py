@@ -91,7 +91,7 @@ class Bar:
                 dynamic_ncols=True,
                 leave=stays,
                 # With values behind it, the bar has to be short, and a rate of steps is one number too many.
-                bar_format="{l_bar}{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]" if stays else None,
+                bar_format="{desc} {n_fmt}/{total_fmt} |{bar:4}| {elapsed}<{remaining}{postfix}" if stays else None,
                 delay=0 if stays else PATIENCE / 2,
             )
 

@@ -72,7 +72,7 @@ def test_a_bar_of_a_terminal():
     for _ in range(10):
         bar.advance()
     bar.close()
-    assert re.search(r"reading: 100%.* 10/10 \[", stream.getvalue())
+    assert re.search(r"reading 10/10 \|.*\| 00:00<00:00", stream.getvalue())
     closed = io.StringIO()
     closed.close()
     assert not progress.is_terminal(closed)

@@ -1,6 +1,6 @@
 """The step line of a run: losses, accuracy and speed, behind the bar of a terminal or in the log.
 
-step 120/2960 (~1 h 02 min left)  loss 6.7432 (ce 6.4410, tri 0.3022)  accuracy 12.5 %  19.2 images/s
+step 120/2960 (~1 h 02 min left)  loss 6.743 (ce 6.441, tri 0.3022)  accuracy 12.5 %  19.2 images/s
 data wait 0 %  lr 3.50e-04
 """
 
@@ -99,7 +99,7 @@ def text(values: Mapping[str, Any]) -> list[str]:
     parts = []
     if values.get("loss") is not None:
         terms = _terms(values)
-        parts.append(f"loss {float(values['loss']):.4f}{f' ({terms})' if terms else ''}")
+        parts.append(f"loss {float(values['loss']):#.4g}{f' ({terms})' if terms else ''}")
     for name, (form, scale) in formats.items():
         if values.get(name) is not None:
             parts.append(form.format(scale * float(values[name])))
@@ -114,6 +114,6 @@ def _terms(values: Mapping[str, Any]) -> str:
     for name, value in terms.items():
         families.setdefault(name.split("_")[0] if len(terms) > TERMS_SHOWN else name, []).append(value)
     return ", ".join(
-        f"{name} {sum(found) / len(found):.4f}{f' x{len(found)}' if len(found) > 1 else ''}"
+        f"{name} {sum(found) / len(found):#.4g}{f' x{len(found)}' if len(found) > 1 else ''}"
         for name, found in families.items()
     )

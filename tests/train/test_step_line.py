@@ -19,7 +19,7 @@ VALUES = {
     "monitor/accuracy": 0.125,
     "gradient_norm": 7.0,
 }
-LINE = "loss 1.2500 (ce 1.0000, tri 0.2500)  accuracy 12.5 %  812.3 images/s  data wait 3 %  lr 4.00e-04"
+LINE = "loss 1.250 (ce 1.000, tri 0.2500)  accuracy 12.5 %  812.3 images/s  data wait 3 %  lr 4.00e-04"
 
 
 def test_without_a_terminal_it_is_a_line_now_and_then(caplog):
@@ -41,7 +41,7 @@ def test_the_estimate_begins_after_the_first_step(caplog, monkeypatch):
     with caplog.at_level(logging.INFO):
         line.update(1)  # at 100 s, after compiling
         line.show(31, {"loss": 1.0})  # at 130 s: one step a second
-    assert caplog.records[0].message == "step 31/100 (~1 min 09 s left)  loss 1.0000"
+    assert caplog.records[0].message == "step 31/100 (~1 min 09 s left)  loss 1.000"
 
 
 def test_on_a_terminal_it_is_a_bar():
@@ -56,7 +56,7 @@ def test_on_a_terminal_it_is_a_bar():
         line.show(step, VALUES)
     line.close()
     assert "20/20" in stream.getvalue()
-    assert "loss 1.2500 (ce 1.0000" in stream.getvalue()
+    assert "loss 1.250 (ce 1.000" in stream.getvalue()
 
 
 def test_other_processes_show_nothing(caplog):
@@ -69,7 +69,7 @@ def test_other_processes_show_nothing(caplog):
 
 def test_many_terms_are_means_of_families():
     values = {"loss": 9.0} | {f"loss/ce_{part}": float(part) for part in range(4)} | {"loss/distil": 0.5}
-    assert step_line.text(values) == ["loss 9.0000 (ce 1.5000 x4, distil 0.5000)"]
+    assert step_line.text(values) == ["loss 9.000 (ce 1.500 x4, distil 0.5000)"]
 
 
 def test_pace_counts_timed_steps_alone():
