@@ -185,7 +185,7 @@ def waiting(what: str, *, end: bool = True) -> Iterator[None]:
         over.set()
         ticker.join()
     seconds = time.monotonic() - began
-    if end and seconds >= PATIENCE:
+    if end and seconds >= PATIENCE / 2:
         say(f"{what}: {seconds:.1f} s")
 
 
