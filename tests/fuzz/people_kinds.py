@@ -153,13 +153,13 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "contact-sheet": contact_sheet.main,
 }
 _FLAGS = {
-    "evaluate": "features run best dataset metric score ap rerank k1 k2 lambda expand alpha verification single-shot "
-    "rounds seed corruptions families types severities output html images",
+    "evaluate": "features run weights model best dataset metric score ap rerank k1 k2 lambda expand alpha verification "
+    "single-shot rounds seed corruptions families types severities output html images",
     "export": "run best model weights random-weights seed height width interpolation option flip dtype list format "
     "input platforms output",
     "extract": "run best model weights random-weights seed height width interpolation option images dataset "
     "on-bad-image output metric batch-size flip dtype list",
-    "convert-weights": "model weights output option into allow-missing height width",
+    "convert-weights": "model weights output option into allow-missing height width verbose",
     "prepare-dataset": "source root strict-counts option force check list",
     "contact-sheet": "output root split identities skip images height parts option",
 }
