@@ -106,7 +106,7 @@ def run_with_config(main: Callable[[ConfigDict], int | None], doc: str | None = 
             print(for_caller(str(text)))
             sys.exit(0)
         except flags.Error as error:
-            sys.exit(_complain(f"{' '.join(str(error).split()).rstrip('.')}; --help lists the flags."))
+            sys.exit(_complain(_misread(" ".join(str(error).split()))))
 
     def guarded(argv: Sequence[str]) -> int:
         if len(argv) > 1:
@@ -231,6 +231,21 @@ def _with_config_file(argv: Sequence[str]) -> list[str]:
     return changed
 
 
+def _misread(text: str) -> str:
+    """Returns the sentence for a flag that absl cannot parse, given its message, which for keys is in Python's words."""
+    found = re.match(r"flag --(config\.[\w.]+)=(.*?): ", text)
+    if found is None:
+        return f"{text.rstrip('.')}; --help lists the flags."
+    kind = next((kind for word, kind in _KINDS.items() if word in text[found.end() :]), "a value of the key's type")
+    return (
+        f"expected {kind} as --{found[1]}, got {rules.plain(found[2])!r}; --print_config shows the values of all keys."
+    )
+
+
+# What a value should be, by what Python says when it is not.
+_KINDS = {"to float": "a number", "int()": "a whole number", "boolean": "True or False"}
+
+
 def check_config_flags(argv: Sequence[str]) -> None:
     """Loads the config that arguments name, and looks up the overridden keys.
 
@@ -238,7 +253,7 @@ def check_config_flags(argv: Sequence[str]) -> None:
         UserError: there is no config, it has no such key, or a flag is misspelled.
         HelpRequested: for `FILE:help`.
     """
-    config, overridden = None, []
+    config, overridden, bare = None, [], []
     arguments = iter(argv[1:])
     for argument in arguments:
         name, equals, value = argument.lstrip("-").partition("=")
@@ -248,13 +263,15 @@ def check_config_flags(argv: Sequence[str]) -> None:
         elif name.startswith("config."):
             overridden.append(name.removeprefix("config."))
         elif argument.startswith("--") and "." in name:
-            raise errors.UserError(
-                f"unknown flag --{rules.plain(name)}; did you mean --config.{rules.plain(name.partition('.')[2])}?"
-            )
+            bare.append(name)
+    for name in bare:
+        # `--train.epochs` lacks the section's first word, `--confg.seed` has it misspelled.
+        whole = config is not None and name.partition(".")[0] in config
+        key = name if whole else name.partition(".")[2]
+        raise errors.UserError(f"unknown flag --{rules.plain(name)}; did you mean --config.{rules.plain(key)}?")
     if config is None:
         raise errors.UserError(
-            "expected --config FILE[:PRESET[,VARIANT...]], got none; try --config configs/mfv.py, or --config mfv "
-            "outside a checkout."
+            "expected --config FILE[:PRESET[,VARIANT...]], got none; try --config mfv:demo, or a file (configs/mfv.py)."
         )
     check_keys(config, overridden)
 

@@ -86,15 +86,6 @@ def _warmed_up(xp: Any, position: Any, after: Any, rate: float, warmup: int, fir
     return xp.where(position < warmup, first * (1 - part) + rate * part, after)
 
 
-def _check_warmup(warmup: int, total: int) -> None:
-    """Raises a `UserError` if nothing is left of a schedule after its warm-up."""
-    if warmup >= total:
-        raise UserError(
-            f"schedule.warmup_epochs (or warmup_steps) must be shorter than the schedule, but is {warmup} of {total} "
-            "steps; lower it, or raise schedule.total_epochs or train.epochs."
-        )
-
-
 def constant(
     xp: Any, position: Any, base: float, rate: float, *, total: int, warmup: int = 0, warmup_start: float = 0.01
 ) -> Any:
@@ -155,7 +146,6 @@ def cosine(
     end of the warm-up lies slightly below its maximum. `decay_from_warmup=True` counts from the end of the warm-up (the
     textbook form).
     """
-    _check_warmup(warmup, total)
     begin = warmup if decay_from_warmup else 0
     part = (position - begin) / (total - begin)
     low = floor * base
@@ -175,7 +165,6 @@ def linear(
     floor: float = 0.0,
 ) -> Any:
     """Returns a linear decay from the group's rate at the end of the warm-up to `floor` times the base rate."""
-    _check_warmup(warmup, total)
     part = (position - warmup) / (total - warmup)
     low = floor * base
     value = xp.where(part < 1, rate + (low - rate) * part, low)
@@ -324,6 +313,12 @@ def _options(
     for option in lasting:
         default = total_steps if option == "total" else _DURATIONS[option]
         options[option] = duration(given, option, steps_per_epoch, default)
+    if function in (cosine, linear) and options["warmup"] >= options["total"]:
+        warmup, total = (options[key] / steps_per_epoch for key in ("warmup", "total"))
+        raise UserError(
+            f"schedule.warmup_epochs (or warmup_steps) must be shorter than the schedule, but is {warmup:g} of {total:g} "
+            "epochs; lower it, or raise schedule.total_epochs or train.epochs."
+        )
     # An explicit warm-up of 0 (an ablation) is fine, a missing one is not.
     if name in _WARMUP and not any(f"warmup_{unit}" in given for unit in ("epochs", "steps")):
         raise UserError(f"schedule {name!r} needs a warm-up, for example {_WARMUP[name]}.")

@@ -190,7 +190,7 @@ def test_a_run_no_longer_than_its_warm_up_gets_a_shorter_one(name):
     assert schedules.fitted({**config, "total_epochs": 4}, 20, 10)[1] == ""  # so do schedules of their own length
     step = {"name": "multistep", "warmup_epochs": 5}
     assert schedules.fitted(step, 20, 10) == (step, "")  # a part of a stepwise schedule is what it is
-    with pytest.raises(UserError, match=r"schedule\.warmup_epochs \(or warmup_steps\) must be .* 50 of 40 steps"):
+    with pytest.raises(UserError, match=r"schedule\.warmup_epochs \(or warmup_steps\) must be .* 5 of 4 epochs"):
         schedules.build({**config, "total_epochs": 4}, 0.1, 1.0, 20, 10)
 
 
