@@ -232,7 +232,7 @@ def _with_config_file(argv: Sequence[str]) -> list[str]:
 
 
 def _misread(text: str) -> str:
-    """Returns the sentence for a flag that absl cannot parse, given its message, which for keys is in Python's words."""
+    """Returns the sentence for a flag that absl cannot parse, given its message (for keys in Python's words)."""
     found = re.match(r"flag --(config\.[\w.]+)=(.*?): ", text)
     if found is None:
         return f"{text.rstrip('.')}; --help lists the flags."

@@ -316,8 +316,8 @@ def _options(
     if function in (cosine, linear) and options["warmup"] >= options["total"]:
         warmup, total = (options[key] / steps_per_epoch for key in ("warmup", "total"))
         raise UserError(
-            f"schedule.warmup_epochs (or warmup_steps) must be shorter than the schedule, but is {warmup:g} of {total:g} "
-            "epochs; lower it, or raise schedule.total_epochs or train.epochs."
+            f"schedule.warmup_epochs (or warmup_steps) must be shorter than the schedule, but is {warmup:g} of "
+            f"{total:g} epochs; lower it, or raise schedule.total_epochs or train.epochs."
         )
     # An explicit warm-up of 0 (an ablation) is fine, a missing one is not.
     if name in _WARMUP and not any(f"warmup_{unit}" in given for unit in ("epochs", "steps")):
