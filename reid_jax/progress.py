@@ -26,8 +26,8 @@ import tqdm
 
 LOG = logging.getLogger(__name__)
 
-# Work that takes less than this many seconds is not worth a bar or a line.
-PATIENCE = 2.0
+# Work that takes fewer seconds is not worth a bar or a line.
+PATIENCE = 1.0
 
 _shown = False
 
@@ -92,7 +92,7 @@ class Bar:
                 leave=stays,
                 # With values behind it, the bar has to be short, and a rate of steps is one number too many.
                 bar_format="{desc} {n_fmt}/{total_fmt} |{bar:4}| {elapsed}<{remaining}{postfix}" if stays else None,
-                delay=0 if stays else PATIENCE / 2,
+                delay=0 if stays else PATIENCE,
             )
 
     def advance(self, count: int = 1, *, line: bool = True) -> None:
@@ -185,13 +185,13 @@ def waiting(what: str, *, end: bool = True) -> Iterator[None]:
         over.set()
         ticker.join()
     seconds = time.monotonic() - began
-    if end and seconds >= PATIENCE / 2:
+    if end and seconds >= PATIENCE:
         say(f"{what}: {seconds:.1f} s")
 
 
 def _tick(what: str, over: threading.Event, stream: TextIO) -> None:
     """Shows the seconds of `waiting` until it is over; nothing where it is short."""
-    if over.wait(PATIENCE / 2):
+    if over.wait(PATIENCE):
         return
     if not is_terminal(stream):
         say(f"{what} ...")
@@ -201,7 +201,7 @@ def _tick(what: str, over: threading.Event, stream: TextIO) -> None:
         form = "{desc} ... {elapsed_s:.0f} s"
         # A delay, so that it shows nothing before the seconds are right.
         line = tqdm.tqdm(desc=what, bar_format=form, file=stream, leave=False, dynamic_ncols=True, delay=1e-9)
-        line.start_t -= PATIENCE / 2
+        line.start_t -= PATIENCE
         while True:
             line.refresh()
             if over.wait(1.0):
