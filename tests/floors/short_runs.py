@@ -51,7 +51,7 @@ SHORT: dict[str, Short] = {
     "mfv": Short(3.0, 1.0, {0: 28.7, 1: 32.4}),
     "amfor": Short(5.0, 0.95, {0: 11.8, 1: 12.2}),
     "mgaf": Short(6.0, 0.8, {0: 25.1, 1: 25.1}, STRIPES),
-    "mspf": Short(5.0, 0.85, {0: 27.8}, SHALLOW),
+    "mspf": Short(5.0, 0.95, {0: 27.8, 1: 28.8}, SHALLOW),
     "cfat": Short(4.0, 0.6, {0: 19.5, 1: 17.0}, SMALL),
     "bot": Short(5.0, 1.25, {0: 36.6, 1: 39.8}, SMALL),
     "osnet": Short(12.0, 0.75, {0: 21.3, 1: 26.7}, SMALL),
