@@ -55,7 +55,7 @@ def test_a_run_starts_from_another_run_and_from_its_file(made, tmp_path, ending,
     for start in (str(run), str(file)):
         named = dataclasses.replace(settings, init=dataclasses.replace(settings.init, weights=start))
         assert equal(starting_point.fill(shapes, named, model), drawn[2])  # the average, which scores belong to
-        starting_point.check(named)
+    starting_point.check(named)
     mask = os.umask(0)
     os.umask(mask)
     assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~mask
