@@ -73,5 +73,7 @@ def check(config: ConfigDict, workdir: str | None, mode: str, *, extend: bool = 
         folder.read_config()
     elif extend:
         extension.check(folder, config)
-    elif not folder.has_checkpoint():
-        look(settings)
+    else:
+        folder.check(config)
+        if not folder.has_checkpoint():
+            look(settings)
