@@ -65,6 +65,26 @@ def test_a_pass_finds_what_it_reads_in_its_batch():
     assert float(trees.global_norm(to_teacher)) == 0
 
 
+def test_a_pass_in_evaluation_mode_trains_its_own_network_and_no_other():
+    def apply(variables, batch, *, train, rngs):
+        assert not train
+        return {"feature": variables["params"]["w"] * batch["image"]}
+
+    def slopes(network):
+        goal = objective.Objective(
+            apply=apply,
+            preprocess=lambda batch, key: batch,
+            passes={"main": objective.Pass(network=network, train=False)},
+            terms={"square": {"loss": "mean_squared", "on": ("feature", "batch/zero")}},
+        )
+        batch, key = {"image": jnp.ones((2, 3)), "zero": jnp.zeros((2, 3))}, jax.random.key(0)
+        loss = lambda w, other: goal({"params": {"w": w}}, {"other": {"params": {"w": other}}}, batch, key)[0]
+        return [float(slope) for slope in jax.grad(loss, (0, 1))(3.0, 5.0)]
+
+    assert slopes("params") == [6.0, 0.0]  # of w squared
+    assert slopes("extra/other") == [0.0, 0.0]
+
+
 def test_passes_run_after_those_they_name():
     make = lambda *after: objective.Pass(after=after)
     passes = {"a": make("b", "c"), "b": make(), "c": make("b"), "d": make("a")}
