@@ -59,10 +59,11 @@ def test_an_average_is_of_the_variables_after_the_step():
 
 
 def test_a_phase_begins_an_extra_again_only_where_it_restarts():
-    begun = state.create(OLD).replace(extra={"kept": NEW, "anew": NEW})
+    begun = state.create(OLD).replace(extra={"kept": NEW, "anew": NEW}, opt_state="of the phase before")
     owned = {"kept": extras.MovingAverage(), "anew": extras.MovingAverage(restart=True)}
     after = state.begin_phase(begun, optax.identity(), owned, jax.random.key(0))
     assert after.extra["kept"] is NEW
+    assert after.opt_state == optax.EmptyState()
     np.testing.assert_array_equal(after.extra["anew"]["params"]["w"], OLD["params"]["w"])
     other = state.begin_phase(begun, optax.identity(), {}, jax.random.key(0), start_from="extra/kept")
     np.testing.assert_array_equal(other.params["w"], NEW["params"]["w"])

@@ -142,6 +142,7 @@ def test_epoch_granularity_holds_within_an_epoch_and_step_granularity_moves():
 def test_durations():
     assert schedules.steps(2, "epochs", 93) == 186
     assert schedules.steps(0.5, "epochs", 10) == 5
+    assert schedules.steps(0.29, "epochs", 100) == 29  # the product is 28.999999999999996
     assert schedules.steps(40, "steps", 93) == 40
     assert schedules.duration({"warmup_steps": 4}, "warmup", 10) == 4
     assert schedules.duration({"warmup_epochs": 4, "warmup_steps": None}, "warmup", 10) == 40
