@@ -248,11 +248,15 @@ def test_identities_are_dealt_to_the_micro_batches_in_turn():
     np.testing.assert_array_equal(dealt, [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]])
 
 
-def test_micro_batches_pass_their_statistics_on():
+def test_micro_batches_pass_their_statistics_on_and_draw_numbers_of_their_own():
     goal = lambda variables, extra, batch, key: (
-        jnp.sum(variables["params"]["w"]), ({"seen": variables["batch_stats"]["seen"] + 1}, {})
-    )  # fmt: skip
+        jnp.sum(variables["params"]["w"]),
+        ({"seen": variables["batch_stats"]["seen"] + 1}, {"drawn": jax.random.uniform(key)}),
+    )
     variables = {"params": {"w": jnp.ones(2)}, "batch_stats": {"seen": jnp.zeros(())}}
     begun = state.create(variables).replace(opt_state=optax.sgd(0.0).init(variables["params"]))
-    after, _ = step.make_update(goal, optax.sgd(0.0), {}, accumulate=3)(begun, jnp.zeros(6), jax.random.key(0))
+    key = jax.random.key(0)
+    after, metrics = step.make_update(goal, optax.sgd(0.0), {}, accumulate=3)(begun, jnp.zeros(6), key)
     assert float(after.batch_stats["seen"]) == 3
+    drawn = [float(jax.random.uniform(jax.random.fold_in(key, index))) for index in range(3)]
+    assert float(metrics["drawn"]) == pytest.approx(sum(drawn) / 3)
