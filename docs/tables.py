@@ -200,6 +200,10 @@ def communication(name: str) -> str:
 UNITS = {
     "what": "program",
     "compile_s": "compilation (s)",
+    "cold_cpu_s": "cold start (processor s)",
+    "second_cpu_s": "second start (processor s)",
+    "programs": "programs kept",
+    "program_lines": "lines of the step",
     "step_ms": "step, median (ms)",
     "fastest_ms": "step, fastest (ms)",
     "cpu_ms": "processor time (ms)",

@@ -21,7 +21,7 @@ from einops import rearrange
 from flax import linen as nn
 
 from reid_jax.nn import conv, initializers, norm
-from reid_jax.ops import pooling
+from reid_jax.ops import pooling, products
 
 
 class ChannelAttention(nn.Module):
@@ -119,7 +119,7 @@ class NonLocal(nn.Module):
             rearrange(conv.Conv(self.inner, use_bias=True, dtype=self.dtype, name=name)(x), "b h w c -> b (h w) c")
             for name in ("theta", "phi", "g")
         )
-        logits = jnp.einsum("bqc,bkc->bqk", query, key, preferred_element_type=jnp.float32)
+        logits = products.float32_product("bqc,bkc->bqk", query, key)
         weights = nn.softmax(logits, axis=-1).astype(self.dtype)
         gathered = rearrange(jnp.einsum("bqk,bkc->bqc", weights, value), "b (h w) c -> b h w c", h=height)
         out = conv.Conv(x.shape[-1], use_bias=True, dtype=self.dtype, name="out")(gathered)
@@ -160,7 +160,7 @@ class MultiHead(nn.Module):
             rearrange(project(name=name)(x), "b n (h d) -> b h n d", h=self.heads)
             for name, x in (("query", query), ("key", key), ("value", value))
         )
-        logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+        logits = products.float32_product("bhqd,bhkd->bhqk", query, key)
         logits = logits * (width // self.heads) ** -0.5
         if allowed is not None:
             logits = jnp.where(allowed[:, None], logits, -1e4)

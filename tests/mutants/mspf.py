@@ -27,13 +27,13 @@ MUTANTS = (
     ),
     gates('self.param("gamma", nn.initializers.zeros', 'self.param("gamma", nn.initializers.ones', "gamma starts at 1"),
     gates(
-        "preferred_element_type=jnp.float32), axis=-1)",
-        "preferred_element_type=jnp.float32), axis=-2)",
+        "query, key), axis=-1)",
+        "query, key), axis=-2)",
         "position attention: softmax over queries",
     ),
     gates(
-        "preferred_element_type=jnp.float32), axis=-1)",
-        "preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5, axis=-1)",
+        "query, key), axis=-1)",
+        "query, key) * query.shape[-1] ** -0.5, axis=-1)",
         "position attention is scaled",
     ),
     gates(

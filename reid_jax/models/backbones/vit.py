@@ -22,7 +22,7 @@ from flax import linen as nn
 
 from reid_jax import errors
 from reid_jax.nn import conv, initializers
-from reid_jax.ops import fusion
+from reid_jax.ops import fusion, products
 
 # Embedding width, blocks, heads, MLP ratio. "deit" networks differ from "vit" ones by their weights alone.
 SIZES: dict[str, dict[str, Any]] = {
@@ -105,7 +105,7 @@ def attend(
         query, key, value = (rearrange(x, "b h n d -> b n h d") for x in (query, key, value))
         gathered = jax.nn.dot_product_attention(query, key, value, scale=scale, implementation="cudnn")
         return rearrange(gathered, "b n h d -> b n (h d)")
-    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+    logits = products.float32_product("bhqd,bhkd->bhqk", query, key)
     weights = nn.softmax(logits * scale, axis=-1).astype(value.dtype)
     weights = weights if drop is None else drop(weights)
     return rearrange(jnp.einsum("bhqk,bhkd->bhqd", weights, value), "b h n d -> b n (h d)")

@@ -18,6 +18,7 @@ from flax import linen as nn
 
 from reid_jax import errors
 from reid_jax.nn import attention, conv, initializers, norm
+from reid_jax.ops import products
 
 ORDERS: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -64,7 +65,7 @@ class PositionAttention(nn.Module):
 
 def position_weights(query: jax.Array, key: jax.Array) -> jax.Array:
     """Returns the attention [B, N, N] of each position (row, of sum 1) to all, from queries and keys [B, N, c]."""
-    return nn.softmax(jnp.einsum("bic,bjc->bij", query, key, preferred_element_type=jnp.float32), axis=-1)
+    return nn.softmax(products.float32_product("bic,bjc->bij", query, key), axis=-1)
 
 
 class PixelGate(nn.Module):
