@@ -142,7 +142,7 @@ VARIANTS = {
     },
     # CBAM's attention is not OSFA's, and the global head is wider with patches.
     "mspf_from_osfa": {
-        "notes": "Starts from a trained OSFA, as the paper: the run of the row osfa, or another init.trained.",
+        "notes": "Starts from a trained OSFA, as the paper: the run of row osfa, or another init.trained.",
         "init.allow_missing": ("classifier", "^neck_g/", "^mpf/", "^osfa/attention"),
         "init.ignore": ("/osfa/attention",),
     },

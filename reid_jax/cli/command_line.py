@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 from reid_jax import config as config_lib
 from reid_jax import errors, progress
 from reid_jax.cli import failures, help_pages, pipes
-from reid_jax.config import files, rules
+from reid_jax.config import files, phases, rules
 from reid_jax.runtime import allocator, compilation, interruption
 
 USER_MISTAKE = 2
@@ -280,12 +280,16 @@ def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
     """Checks that keys to override exist in a config, or may be new in their section.
 
     Raises:
-        UserError: no such key; the nearest one is suggested.
+        UserError: no such key (the nearest one is suggested), or one that each phase of the config replaces.
     """
     known = config_lib.flatten(config)
     for key in keys:
         if key not in known and not key.startswith(OPEN_SECTIONS):
             raise errors.unknown("config key", key, _near(key, known))
+        if instead := phases.without_effect(key, config.get("phase_order", ()), config.get("phases", {})):
+            raise errors.UserError(
+                f"{key} has no effect, for each phase of this config has its own; set {' or '.join(instead)}."
+            )
 
 
 def _near(key: str, known: Mapping[str, Any]) -> list[str]:

@@ -36,6 +36,12 @@ PLAIN_ONLY = ("rerank", "expand", "verification", "exact_verification", "single_
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser(__doc__)
+    for add in (_add_sources, _add_protocol, _add_rankings, _add_corruptions, _add_output):
+        add(parser)
+    return parser
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--features", nargs="+", metavar="FILE", help="features files (.npz), one per test set")
     source.add_argument("--run", metavar="DIR", help="run folder: its newest checkpoint, on its own data set")
@@ -53,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="with --run: another data set than its own; with --weights: how to read --images",
     )
+
+
+def _add_protocol(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric",
         help=f"{', '.join(distance_blocks.METRICS)} or package.module:Name; default: what the features were made for",
@@ -68,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-same-camera-filter", action="store_true", help="also rank same-camera images of the identity"
     )
+
+
+def _add_rankings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rerank", action="store_true", help="also scores after k-reciprocal re-ranking")
     parser.add_argument("--k1", type=arguments.whole(1, 10_000), default=20, help="of re-ranking (default: 20)")
     parser.add_argument("--k2", type=arguments.whole(1, 10_000), default=6, help="of re-ranking (default: 6)")
@@ -110,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="of random galleries and corruptions (default: 0)",
     )
+
+
+def _add_corruptions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corruptions", action="store_true", help="with --run: clean and corrupted images instead")
     parser.add_argument("--families", nargs="+", default=[], metavar="NAME", help="among noise, blur, weather, digital")
     parser.add_argument("--types", nargs="+", default=[], metavar="NAME", help="among the twenty corruptions")
@@ -122,6 +137,9 @@ def _parser() -> argparse.ArgumentParser:
         help="among 1 to 5 (default: all)",
     )
     parser.add_argument("--frost-dir", default="", metavar="DIR", help="frost textures (default: generated ones)")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-float16", action="store_true", help="accept features rounded to float16")
     parser.add_argument(
         "--output", metavar="FILE", help="write the numbers as JSON (--corruptions: the table as .md, too)"
@@ -139,7 +157,6 @@ def _parser() -> argparse.ArgumentParser:
         help="with --weights: a data set with query and gallery; with --html: folder of the images (default: recorded "
         "in the features)",
     )
-    return parser
 
 
 def _sources(args: argparse.Namespace) -> tuple[dict[str, FeatureSet], thumbnails.LoadImage | None]:

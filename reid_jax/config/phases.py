@@ -17,6 +17,7 @@ A config without `phase_order` has a single phase without a name.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reid_jax import errors
@@ -37,6 +38,23 @@ def resolve(settings: Settings) -> list[tuple[str, Settings]]:
     if not settings.phase_order:
         return [("", settings)]
     return [(name, _phase(settings, name)) for name in settings.phase_order]
+
+
+def without_effect(key: str, order: Sequence[str], phases: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns the keys to change in place of one that all phases replace; empty where it is in force in some phase.
+
+    Args:
+        key: a key outside of the phases, such as `train.epochs`.
+        order: names of the phases that run.
+        phases: changes of each phase by section.
+    """
+    section, _, rest = key.partition(".")
+
+    def replaced(name: str) -> bool:
+        changes = phases.get(name, {})
+        return section in changes and (section in WHOLE or rest.partition(".")[0] in changes[section])
+
+    return [f"phases.{name}.{key}" for name in order] if order and all(map(replaced, order)) else []
 
 
 def _phase(settings: Settings, name: str) -> Settings:

@@ -222,6 +222,17 @@ def test_flags_of_training(given, sentence):
     assert "\n" not in str(raised.value)
 
 
+def test_a_key_that_all_phases_replace_is_refused():
+    config = files.load_config(f"{ROOT / 'configs' / 'osnet.py'}:market1501")
+    with pytest.raises(errors.UserError, match=r"train\.epochs has no effect, .* set .* or phases\.all\.train\.epochs"):
+        command_line.check_keys(config, ["train.epochs"])
+    with pytest.raises(errors.UserError, match=r"set phases\.classifier\.schedule\.factor or"):
+        command_line.check_keys(config, ["schedule.factor"])
+    command_line.check_keys(config, ["train.accumulate", "data.height", "phases.all.train.epochs"])
+    some = files.load_config(f"{ROOT / 'configs' / 'cfat.py'}:market1501")
+    command_line.check_keys(some, ["train.epochs"])  # in force in the phases without a length of their own
+
+
 def test_flags_that_fit_pass():
     command_line.check_config_flags(
         ["main.py", MFV, "--config.optimizer.clip_norm=5.0", "--workdir=a.b", "--mode=train"]

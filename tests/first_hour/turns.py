@@ -46,6 +46,9 @@ TURNS = (
     Turn(f"{_MFV} --config.model.widht=8", "did you mean 'width'", "model option misspelled"),
     Turn(f"{_MFV} --config.evals.metric=cosin", "did you mean 'cosine'", "distance misspelled"),
     # ---- training: values ----
+    Turn(
+        "train --config osnet:market1501 --config.train.epochs=2", "phases.all.train.epochs", "key that phases replace"
+    ),
     Turn(f"{_MFV} --config.train.epochs=0", "train.epochs must be a number above 0", "no epochs"),
     Turn(
         f"{_MFV} --config.train.epochs=many",
