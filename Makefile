@@ -12,7 +12,7 @@ WORKERS ?= 2
 comma := ,
 ALL_EXTRAS := dev$(if $(EXTRAS),$(comma)$(EXTRAS))
 
-.PHONY: env demo test floors mutants faults wrong-turns fuzz lint docs clean
+.PHONY: env demo test floors mutants faults wrong-turns first-hour fuzz lint docs clean
 
 env: $(STAMP)
 
@@ -45,6 +45,10 @@ faults: env
 # results/wrong_turns.json.
 wrong-turns: env
 	$(BIN)/python -m tests.first_hour.wrong_turns
+
+# A new user's first hour in real processes, published weights from a server on localhost; results/first_hour.json.
+first-hour: env
+	$(BIN)/python -m tests.first_hour.walk --demo --folder $${TMPDIR:-/tmp}/reid-jax-first-hour --output results/first_hour.json
 
 # Malformed inputs of every kind; tracebacks, hangs, memory and code run are counted. FAILURES=DIR keeps inputs that fail.
 SECONDS ?= 600

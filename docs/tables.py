@@ -373,6 +373,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "fuzz": trial_tables.fuzz,
     "faults": trial_tables.faults,
     "wrong_turns": trial_tables.wrong_turns,
+    "first_hour": trial_tables.first_hour,
 }
 
 

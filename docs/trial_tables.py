@@ -1,4 +1,5 @@
-"""Tables of what the scripts under `tests/` found: malformed inputs, faults, deliberate mistakes, wrong turns."""
+"""Tables of what the scripts under `tests/` found: malformed inputs, faults, deliberate mistakes, wrong turns,
+a first hour."""
 
 from __future__ import annotations
 
@@ -63,16 +64,26 @@ def survivors(file: str) -> str:
 
 
 def wrong_turns() -> str:
-    """Every wrong turn with its sentence, and the seconds of processor time until it."""
+    """Every wrong turn with its sentence, and the seconds until it."""
     document = read("wrong_turns.json")
     lines = [
-        [f"`{turn['command']}`", turn["mistake"], turn["sentence"].split(";")[0], f"{turn['cpu_seconds']:.1f}"]
+        [f"`{turn['command']}`", turn["mistake"], turn["sentence"].split(";")[0], f"{turn['seconds']:.1f}"]
         for turn in document["turns"]
     ]
-    slowest = max(turn["cpu_seconds"] for turn in document["turns"])
+    slowest, processor = (max(turn[key] for turn in document["turns"]) for key in ("seconds", "cpu_seconds"))
     about = (
-        f"{len(lines)} wrong turns, {document['wrong']} ended wrongly; at most {slowest:.1f} s of processor time. "
+        f"{len(lines)} wrong turns, {document['wrong']} ended wrongly; at most {slowest:.1f} s, {processor:.1f} s "
+        f"of processor time. "
         f"{document['device']}, load {document['load']}, commit {document['commit']}."
     )
-    titles = ["after `reid-jax`", "mistake", "sentence, its first part", "processor time (s)"]
+    titles = ["after `reid-jax`", "mistake", "sentence, its first part", "seconds"]
     return grid(titles, lines) + f"\n<small>{about}</small>\n"
+
+
+def first_hour() -> str:
+    """The steps of a first hour and the seconds of each."""
+    document = read("first_hour.json")
+    lines = [[step["what"], f"`{step['command']}`", f"{step['seconds']:.0f}"] for step in document["steps"]]
+    lines.append(["together", "", f"{sum(step['seconds'] for step in document['steps']):.0f}"])
+    about = f"{document['device']}, {document['cores']} cores, commit {document['commit']}, {document['date']}."
+    return grid(["step", "after `reid-jax`", "seconds"], lines) + f"\n<small>{about}</small>\n"

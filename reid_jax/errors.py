@@ -24,6 +24,8 @@ class UserError(Exception):
 
 # Longer than most systems' longest file name, so that a path of a few folders stands whole.
 LONGEST_WORD = 1000
+# Of more names than these, a message lists those near the unknown one.
+MOST_NAMES = 50
 _LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 
 
@@ -36,11 +38,16 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
         known: all known names.
 
     Returns:
-        A `UserError` that suggests the most similar known name and lists all of them.
+        A `UserError` that suggests the most similar known name and lists all of them, or the near ones of very many.
     """
     names = sorted(str(candidate) for candidate in known)
     nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     suggestion = f" did you mean {nearest[0]!r}?" if nearest else ""
+    if len(names) > MOST_NAMES:
+        near = difflib.get_close_matches(str(name), names, n=8, cutoff=0.3)
+        return UserError(
+            f"unknown {kind} {name!r};{suggestion} {len(names)} are known, near it: {', '.join(near) or 'none'}."
+        )
     return UserError(f"unknown {kind} {name!r};{suggestion} known: {', '.join(names) or 'none'}.")
 
 

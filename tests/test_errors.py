@@ -51,3 +51,11 @@ def test_faults_of_foreign_files_are_not_in_pythons_words(error, words):
     with pytest.raises(errors.UserError) as told, file_io.reading("x", "a table", "copy it again"):
         raise error
     assert str(told.value) == f"expected a table at x, it cannot be read ({words}); copy it again."
+
+
+def test_of_very_many_names_those_near_the_unknown_one_are_shown():
+    names = [f"section.key_{number}" for number in range(200)]
+    message = str(errors.unknown("config key", "section.kye_17", names))
+    assert "200 are known, near it: " in message
+    assert "section.key_17" in message
+    assert len(message) < 400

@@ -161,6 +161,7 @@ def _prepare_process() -> None:
     interruption.install()
     pipes.forgive()
     logging.get_absl_handler().setFormatter(std_logging.Formatter("%(message)s"))
+    std_logging.basicConfig(format="%(message)s")  # warnings of commands without a config, without a logger's name
     allocator.keep_freed_memory()
     progress.show()
     if not {"", str(pathlib.Path.cwd())} & set(sys.path):

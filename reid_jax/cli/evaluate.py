@@ -196,7 +196,10 @@ def _check(args: argparse.Namespace) -> None:
         raise errors.UserError("--best needs --run DIR: a features file holds one checkpoint's features.")
     _check_weights(args)
     if args.images and not args.html and not args.weights:
-        raise errors.UserError("--images is for the page of ranked lists: add --html FILE, or leave it out.")
+        raise errors.UserError(
+            "--images is for the page of ranked lists: add --html FILE, or leave it out; for scores of other images "
+            "give --dataset NAME, or their features (reid-jax extract --images DIR)."
+        )
     if args.queries is not None and not args.html:
         raise errors.UserError("--queries is for the page of ranked lists: add --html FILE, or leave it out.")
     if args.alpha is not None and not args.expand:

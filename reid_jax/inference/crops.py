@@ -44,7 +44,10 @@ def as_images(images: np.ndarray | Sequence[np.ndarray], boxes: Any = None, chan
 
 def _as_rgb(image: np.ndarray, name: str, channels: str) -> np.ndarray:
     if image.dtype.kind not in "biuf":
-        raise errors.UserError(f"expected {name} as an array of numbers, got {image.dtype}; open the file first.")
+        raise errors.UserError(
+            f"expected {name} as an array of numbers, got {image.dtype}; open files by "
+            "reid_jax.inference.sources.load_image."
+        )
     if image.dtype != np.uint8:
         scaled = "(255 * image)" if _is_fraction(image) else "image"
         raise errors.UserError(

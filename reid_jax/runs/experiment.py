@@ -38,6 +38,7 @@ from reid_jax.runs import folder as folder_lib
 from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import mesh, processes
 from reid_jax.train import checkpoints, loop, metrics, overview, profiling, state, step_line
+from reid_jax.weights import hub
 
 LOG = logging.getLogger(__name__)
 
@@ -182,9 +183,10 @@ class Experiment:
         return named
 
     def baselines(self, initial: state.TrainState) -> dict[str, float]:
-        """Returns the scores of the baselines by name: untrained network, raw pixels, color histogram."""
-        evals = self.settings.evals
-        ranked = {"untrained": results.rank(self.features(initial.variables, self.dataset), evals)}
+        """Returns the scores of the baselines by name: the network at the start, raw pixels, color histogram."""
+        evals, init = self.settings.evals, self.settings.init
+        start = "untrained" if hub.is_scratch(init.weights) and not init.trained else "start"
+        ranked = {start: results.rank(self.features(initial.variables, self.dataset), evals)}
         for name, describe in baselines.SIMPLE_FEATURES.items():
             ranked[name] = results.rank(baselines.extract_simple(describe, self.dataset, self.extractor.size), evals)
         prefix = f"{self.dataset.name}/baseline"

@@ -78,7 +78,7 @@ class RunFolder:
                 record.restore(stored.get("code", ()))
             # A folder without a checkpoint has nothing to protect: its run failed at the start.
             if changed and self.has_checkpoint():
-                longer = all(text.partition(":")[0].endswith("train.epochs") for text in changed)
+                longer = all(_is_longer(text) for text in changed)
                 more = ", or add --extend to continue that run for more epochs" if longer else ""
                 raise errors.UserError(
                     f"{self.path} contains a run of another config ({'; '.join(changed[:4])}"
@@ -178,3 +178,13 @@ class RunFolder:
 def _as_config(values: Any) -> ConfigDict:
     """Returns the config of values from JSON, whose lists become tuples."""
     return ConfigDict(config_lib.to_dict(values))
+
+
+def _is_longer(change: str) -> bool:
+    """Returns whether a difference of configs, such as "train.epochs: 16.0 -> 20.0", is a longer training."""
+    key, _, values = change.partition(": ")
+    before, _, after = values.partition(" -> ")
+    try:
+        return key.endswith("train.epochs") and float(after) > float(before)
+    except ValueError:
+        return False

@@ -135,14 +135,17 @@ def _with_code(config: ConfigDict) -> ConfigDict:
 
 def _headline(config: ConfigDict, folder: folder_lib.RunFolder) -> str:
     """Returns the first lines of the log: system, data set, folder, devices and config hash."""
+    data = (
+        f"{config.data.name} (trained on {', '.join(config.data.sources)})" if config.data.sources else config.data.name
+    )
     lines = [
-        f"{config.system}:{','.join([config.preset, *config.variants])} on {config.data.name} -> {folder.path} "
+        f"{config.system}:{','.join([config.preset, *config.variants])} on {data} -> {folder.path} "
         f"({jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es), "
         f"config {config_lib.config_hash(config)})"
     ]
     if config.preset == "demo" and config.system in files.packaged():
         lines.append(
-            "demo: a small version on synthetic images, not the published system; the published recipe is "
+            "demo: a small version for drawn people, not the published system; the published recipe is "
             f"python scripts/main.py --config configs/{config.system}.py:market1501"
         )
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,8 @@ from reid_jax.runs import further_descriptors, results
 from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import checkpoints
+
+LOG = logging.getLogger(__name__)
 
 
 def from_run(
@@ -42,6 +45,8 @@ def from_run(
     config_lib.override(config, {key: value for key, value in (overrides or {}).items() if value is not None})
     settings = settings_lib.of(config)
     step = checkpoints.best_step(folder.checkpoints) if best else checkpoints.newest_step(folder.checkpoints)
+    if not folder.result.exists():
+        LOG.warning("warning: the training of %s is not complete; its weights of step %s are used.", path, step)
     variables, meta = checkpoints.restore_variables(
         folder.checkpoints, "best" if best and step is None else step, average="average"
     )

@@ -281,7 +281,7 @@ def restore_variables(
         if step is None:
             raise UserError(
                 f"no checkpoint in {directory} has a score yet, so none is the best; use the newest, or train "
-                "until the first evaluation."
+                "with evals.every_epochs above 0."
             )
     if step is None:
         step = newest_step(directory)

@@ -302,7 +302,10 @@ class Loop:
         self._terminate = True
         # Not by logging: the signal may have come in the middle of a log line.
         if number == signal.SIGINT:
-            os.write(2, b"\nstopping after this step, which is saved; Ctrl-C again stops at once.\n")
+            os.write(
+                2,
+                b"\nstopping after at most three steps under way, which are saved; Ctrl-C again stops at once.\n",
+            )
 
 
 def _due(step: int, every: int, last: bool) -> bool:

@@ -46,7 +46,7 @@ def test_boxes_are_enlarged_to_whole_pixels_and_clipped():
         ([IMAGE, IMAGE / 255], None, r"image 1 as uint8 from 0 to 255, got float64; .* np\.rint\(\(255 \* image\)\)"),
         ([IMAGE.astype(np.float32)], None, r"got float32; .* np\.rint\(image\)"),
         ([IMAGE.astype(np.int64)], None, "got int64"),
-        (["photo.jpg"], None, "image 0 as an array of numbers, got <U9; open the file first"),
+        (["photo.jpg"], None, "image 0 as an array of numbers, got <U9; open files by"),
         ([IMAGE, IMAGE[:0]], None, r"image 1 with at least one pixel, got shape \(0, 4, 3\)"),
         ([np.zeros((3, 8, 5), np.uint8)], None, r"image 0 of shape \[H, W, 3\], .* got \(3, 8, 5\); put the channels"),
         (np.zeros((5, 6, 7), np.uint8), None, r"got an array of shape \(5, 6, 7\)"),
