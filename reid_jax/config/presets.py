@@ -84,7 +84,8 @@ def compose(
     """Returns the config that `<preset>[,<variant>...]` names.
 
     Args:
-        argument: text after the colon of `--config`; empty means the preset `demo`.
+        argument: text after the colon of `--config`; empty means the preset `demo`, behind which a data set may stand:
+            `demo,reid_folder` is the small network on one's own images.
         recipe: returns the published recipe.
         presets: dotted overrides by name; data sets and the small `demo`.
         variants: dotted overrides by name; the rows of an ablation table.
@@ -102,13 +103,18 @@ def compose(
         raise HelpRequested(_help_text(recipe, presets, variants))
     if names[0] not in presets and names[0] in variants:
         names.insert(0, "demo")
+    if "demo" in names[1:]:  # reid_folder,demo is demo,reid_folder
+        names = ["demo", *(name for name in names if name != "demo")]
     preset, *chosen = names
     if preset not in presets:
         raise errors.unknown("preset", preset, [*presets, *variants])
+    # The small network on another data set: demo,reid_folder.
+    others = {name: {"data.options": {}, **presets[name]} for name in DATASETS if name in presets and preset == "demo"}
+    known = {**others, **variants}
     for name in chosen:
-        if name not in variants:
-            raise errors.unknown("variant", name, variants)
-    applied = [presets[preset], *(variants[name] for name in chosen)]
+        if name not in known:
+            raise errors.unknown("variant", name, known)
+    applied = [presets[preset], *(known[name] for name in chosen)]
     sentences = [config.notes, *(overrides.get("notes", "") for overrides in applied)]
     for overrides in applied:
         override(config, overrides)

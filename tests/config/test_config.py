@@ -237,3 +237,15 @@ def test_a_key_without_a_default_can_be_set_to_a_value_of_its_type(key, value):
         built[section][leaf] = object()
     config.override(built, {key: None})
     built[section][leaf] = value  # a demo sets it to None, the command line again to a value
+
+
+@pytest.mark.parametrize("argument", ["demo,reid_folder", "reid_folder,demo"])
+def test_the_small_network_is_trained_on_own_images(argument):
+    small = files.load_config(f"{ROOT / 'configs' / 'mfv.py'}:{argument}")
+    demo = files.load_config(f"{ROOT / 'configs' / 'mfv.py'}:demo")
+    changed = {name for name, value in config.flatten(small).items() if config.flatten(demo).get(name, value) != value}
+    assert changed == {"data.name", "notes", "variants"}
+    assert small.data.name == "reid_folder"
+    assert not small.data.options
+    with pytest.raises(errors.UserError, match="unknown variant 'reid_folder'"):
+        files.load_config(f"{ROOT / 'configs' / 'mfv.py'}:market1501,reid_folder")
