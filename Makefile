@@ -48,7 +48,7 @@ wrong-turns: env
 
 # A new user's first hour in real processes, published weights from a server on localhost; results/first_hour.json.
 first-hour: env
-	$(BIN)/python -m tests.first_hour.walk --demo --folder $${TMPDIR:-/tmp}/reid-jax-first-hour --output results/first_hour.json
+	$(BIN)/python -m tests.first_hour.walk --demo --folder $$(mktemp -d) --output results/first_hour.json
 
 # Malformed inputs of every kind; tracebacks, hangs, memory and code run are counted. FAILURES=DIR keeps inputs that fail.
 SECONDS ?= 600

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import os
 import pathlib
@@ -26,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from reid_jax import errors, file_io
-from reid_jax.runtime import provenance
+from reid_jax.benchmarks import tables
 
 Row = dict[str, Any]
 
@@ -114,11 +113,11 @@ class Folder:
 
     def rows(self, parts: Sequence[Part]) -> dict[str, list[Row]]:
         """Returns the rows of all parts by table, those of a part that was stopped included."""
-        tables: dict[str, list[Row]] = {}
+        by_table: dict[str, list[Row]] = {}
         for part in parts:
             if found := self.read(part.name).get("rows"):
-                tables.setdefault(part.table, []).extend(found)
-        return tables
+                by_table.setdefault(part.table, []).extend(found)
+        return by_table
 
     def failures(self, parts: Sequence[Part]) -> list[Row]:
         """Returns a row for each part that failed: its name and its error."""
@@ -280,15 +279,7 @@ def background(command: Sequence[str], folder: Folder) -> Iterator[subprocess.Po
 def about(folder: Folder, command: str) -> dict[str, Any]:
     """Returns what the figures are stored with; the device's name is that of the part that met it."""
     device = (folder.read("device").get("rows") or [{}])[0]
-    return {
-        "device": device.get("device", "unknown device"),
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
-        "versions": provenance.versions(),
-        "commit": provenance.commit(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "command": command,
-    }
+    return tables.about(command, device.get("device", "unknown device"))
 
 
 def document(folder: Folder, parts: Sequence[Part]) -> dict[str, Any]:

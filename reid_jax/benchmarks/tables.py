@@ -18,10 +18,15 @@ from reid_jax.runtime import provenance
 Row = dict[str, Any]
 
 
-def about(command: str = "") -> Row:
-    """Returns what figures are stored with: device, load, versions, commit, date and command."""
+def about(command: str = "", device: str = "") -> Row:
+    """Returns what figures are stored with: device, load, versions, commit, date and command.
+
+    Args:
+        command: command line that makes the figures again.
+        device: name of the device; empty asks JAX, which claims the device for this process.
+    """
     return {
-        "device": provenance.device_name(),
+        "device": device or provenance.device_name(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
         "versions": provenance.versions(),

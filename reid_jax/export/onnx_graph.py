@@ -1,9 +1,11 @@
 """The ONNX graph of a traced function.
 
 The function is traced to JAX's primitives with a batch size left open; each is written as ONNX nodes by a rule of
-`onnx_rules`. What depends on constants alone (most of a normalization, positions, queries) is computed here. Converters
-for whole JAX programs exist; jax2onnx 0.17 replaces functions of jax and Flax while it traces, writes pooling that ONNX
-Runtime refuses, and took four minutes for OSNet. The networks here need thirty primitives.
+`onnx_rules`. What depends on constants alone (most of a normalization, positions, queries) is computed here.
+
+A converter of whole JAX programs, jax2onnx 0.17, was tried: it replaces functions of jax and Flax while it traces,
+wrote pooling for OSNet that ONNX Runtime refuses, and refused MFV and TransReID. The networks here need some forty
+primitives.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The first hour with the package, step by step in real processes, and the seconds that each takes: `make first-hour`.
 
-    python -m tests.first_hour.walk --folder /tmp/first-hour --output results/first_hour.json
+    python -m tests.first_hour.walk --folder first-hour --output results/first_hour.json
 
 Published weights come from a server on localhost, which has a file of random values under its real name, with its real
 table of names and shapes; crops are drawn. Every step must end with its exit code and the text it is expected to print;
