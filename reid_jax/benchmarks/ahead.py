@@ -21,6 +21,7 @@ from reid_jax.config import files
 from reid_jax.ops import platforms
 from reid_jax.runs import experiment, plan
 from reid_jax.runtime import mesh as mesh_lib
+from reid_jax.train import step
 
 Row = dict[str, Any]
 
@@ -48,16 +49,13 @@ class Abstract:
 
     def on(self, mesh: Mesh, images: int) -> tuple[Any, tuple[Any, ...]]:
         """Returns the jitted program, and its arguments placed on a mesh with `images` in the batch."""
-        whole, split = mesh_lib.replicated(mesh), mesh_lib.sharded(mesh)
-        placed = [
-            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), each)
-            for each in self.arguments
-        ]
+        split = mesh_lib.sharded(mesh)
+        placed = [mesh_lib.abstract(each, mesh) for each in self.arguments]
         placed[self.batch] = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((images, *x.shape[1:]), x.dtype, sharding=split), self.arguments[self.batch]
         )
         if self.donated:
-            return jax.jit(self.function, donate_argnums=0, out_shardings=whole), tuple(placed)
+            return step.compiled(self.function, self.arguments[0], mesh), tuple(placed)
         return jax.jit(self.function, out_shardings=split), tuple(placed)
 
 

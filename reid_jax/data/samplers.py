@@ -144,6 +144,35 @@ class _IdentitySampler(Sampler):
         return rng.choice(members, self._images, replace=len(members) < self._images)
 
 
+class _Pool:
+    """The groups of an epoch that no batch has taken yet, kept so that a batch costs little among many identities.
+
+    Attributes:
+        left: int `[I]`, groups left by identity.
+        counts: int `[G + 1]`, identities by the number of groups left.
+        alive: the identities with groups left, sorted.
+    """
+
+    def __init__(self, groups: np.ndarray):
+        self.left = groups.copy()
+        self.counts = np.bincount(groups)
+        self.alive = np.flatnonzero(groups)
+
+    def counts_after(self, drawn: np.ndarray) -> np.ndarray:
+        """Returns `counts` as it will be when each of some different identities has given a group."""
+        after: np.ndarray = self.counts - np.bincount(self.left[drawn], minlength=len(self.counts))
+        after += np.bincount(self.left[drawn] - 1, minlength=len(self.counts))
+        return after
+
+    def take(self, drawn: np.ndarray) -> None:
+        """Takes a group of each of some different identities."""
+        self.counts = self.counts_after(drawn)
+        self.left[drawn] -= 1
+        empty = drawn[self.left[drawn] == 0]
+        if len(empty):
+            self.alive = np.delete(self.alive, np.searchsorted(self.alive, empty))
+
+
 class IdentityGroups(_IdentitySampler):
     """Splits the shuffled images of every identity into groups of K and fills each batch with P groups.
 
@@ -165,25 +194,26 @@ class IdentityGroups(_IdentitySampler):
         super().__init__(labels, seed, identities=identities, images=images)
         self._groups = np.maximum(self._sizes // self._images, 1)
         batches = int(self._groups.sum()) // self._identities
-        while not self._possible(self._groups, batches):
+        left = np.bincount(self._groups)
+        while not self._possible(left, batches):
             batches -= 1
         self.batches_per_epoch = batches
 
     def _possible(self, left: np.ndarray, batches: int) -> bool:
-        """Returns whether the groups left, `[I]`, suffice for `batches` full batches of different identities."""
-        return int(np.minimum(left, batches).sum()) >= batches * self._identities
+        """Returns whether groups suffice for `batches` full batches; `left[g]` identities have g groups left."""
+        return int(left @ np.minimum(np.arange(len(left)), batches)) >= batches * self._identities
 
     def plan(self, epoch: int) -> np.ndarray:
         """Returns the plan of an epoch, see `Sampler.plan`."""
         rng = generator(self._seed, "sampler", epoch)
         groups = np.concatenate([self._cut(members, rng) for members in self._members])  # [sum of groups, K]
         first = np.cumsum(self._groups) - self._groups
-        left = self._groups.copy()
+        pool = _Pool(self._groups)
         chosen = np.empty((self.batches_per_epoch, self._identities), np.int64)
         for batch in range(self.batches_per_epoch):
-            drawn = self._draw(left, self.batches_per_epoch - batch, rng)
-            left[drawn] -= 1
-            chosen[batch] = first[drawn] + left[drawn]
+            drawn = self._draw(pool, self.batches_per_epoch - batch, rng)
+            pool.take(drawn)
+            chosen[batch] = first[drawn] + pool.left[drawn]
         return groups[chosen].reshape(self.batches_per_epoch, self.batch_size)
 
     def _cut(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -192,17 +222,14 @@ class IdentityGroups(_IdentitySampler):
         used = len(members) // self._images * self._images
         return rng.permutation(members)[:used].reshape(-1, self._images)
 
-    def _draw(self, left: np.ndarray, remaining: int, rng: np.random.Generator) -> np.ndarray:
+    def _draw(self, pool: _Pool, remaining: int, rng: np.random.Generator) -> np.ndarray:
         """Draws P identities for the next batch such that the `remaining - 1` batches after it stay possible."""
-        alive = np.flatnonzero(left)
-        drawn = rng.choice(alive, self._identities, replace=False)
-        after = left.copy()
-        after[drawn] -= 1
-        if self._possible(after, remaining - 1):
+        drawn = rng.choice(pool.alive, self._identities, replace=False)
+        if self._possible(pool.counts_after(drawn), remaining - 1):
             return drawn
-        urgent = np.flatnonzero(left >= remaining)  # needed in every remaining batch
+        urgent = np.flatnonzero(pool.left >= remaining)  # needed in every remaining batch
         urgent = rng.permutation(urgent)[: self._identities]
-        others = rng.choice(np.setdiff1d(alive, urgent), self._identities - len(urgent), replace=False)
+        others = rng.choice(np.setdiff1d(pool.alive, urgent), self._identities - len(urgent), replace=False)
         return rng.permutation(np.concatenate([urgent, others]))
 
 

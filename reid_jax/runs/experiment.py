@@ -106,7 +106,7 @@ class Experiment:
             variables = build.init_variables(self.model, self.settings, example, self._initialize)
         if weights:
             variables = starting_point.fill(variables, self.settings, self.model)
-        return state.create(mesh.replicate(variables, self.mesh))
+        return state.create(mesh.place(variables, self.mesh))
 
     def initial_shapes(self) -> state.TrainState:
         """Returns the shapes of `initial_state`; nothing is computed or compiled."""
@@ -296,13 +296,10 @@ class Experiment:
         self, saved: checkpoints.Checkpoints, initial: state.TrainState, schedule: list[loop.Phase]
     ) -> tuple[state.TrainState, dict[str, Any]]:
         """Returns state and meta data of the newest readable checkpoint, or the initial state at step 0."""
-        replicated = mesh.replicated(self.mesh)
 
         def abstract_at(at_step: int) -> state.TrainState:
             shapes = jax.eval_shape(functools.partial(plan.state_at, schedule=schedule, at_step=at_step), initial)
-            abstract: state.TrainState = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes
-            )
+            abstract: state.TrainState = mesh.abstract(shapes, self.mesh)
             return abstract
 
         found = saved.restore_newest(abstract_at, lambda meta: _check_same_data(meta, self.dataset))

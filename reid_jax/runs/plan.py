@@ -238,7 +238,7 @@ class Plan:
         Raises:
             UserError: such an error.
         """
-        sharded, replicated = mesh_lib.sharded(self.mesh), mesh_lib.replicated(self.mesh)
+        sharded = mesh_lib.sharded(self.mesh)
         abstract = initial
         for phase in schedule:
             abstract = jax.eval_shape(phase.begin, abstract)
@@ -249,7 +249,7 @@ class Plan:
                 name: jax.ShapeDtypeStruct((shares * len(value), *value.shape[1:]), value.dtype, sharding=sharded)
                 for name, value in phase.example().items()
             }
-            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract)
+            abstract = mesh_lib.abstract(abstract, self.mesh)
             jax.eval_shape(phase.step, abstract, batch)
 
     def outline(self, initial: state.TrainState, schedule: list[loop.Phase]) -> None:

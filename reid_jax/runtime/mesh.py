@@ -2,6 +2,9 @@
 
 Parameters are replicated, batches are split over `data` on their first axis, and compiled code computes over the global
 batch: batch normalization and hard mining mean the same on one device, on eight, and on several machines.
+
+Arrays of the train state with an axis for very many classes, such as a classifier and its optimizer state, are split
+along that axis instead, see `placement`. The compiler then sends features between devices, not classifiers.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ from reid_jax.errors import UserError
 
 AXIS = "data"
 
+# An axis from this length on is one of classes: the longest of the ten systems' other axes is 3,072.
+SPLIT_FROM = 16_384
+
 
 def create_mesh(devices: Any = None) -> Mesh:
     """Returns the mesh of all devices of all processes (or of those given): one axis `data`, automatic axis types."""
@@ -33,6 +39,37 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def sharded(mesh: Mesh) -> NamedSharding:
     """Returns the sharding that splits the first axis over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def placement(tree: Any, mesh: Mesh) -> Any:
+    """Returns the sharding of every array of a train state: replicated, or split along an axis of very many classes.
+
+    Such an axis has `SPLIT_FROM` entries or more. Where they do not divide evenly over the devices, another axis that
+    does is split: that saves the same memory between steps, but the step puts the array together again.
+
+    Args:
+        tree: arrays or their shapes.
+        mesh: the mesh.
+    """
+
+    def sharding(leaf: Any) -> NamedSharding:
+        shape = np.shape(leaf)
+        if mesh.size == 1 or not shape or max(shape) < SPLIT_FROM:
+            return replicated(mesh)
+        axes = sorted(range(len(shape)), key=lambda axis: -shape[axis])
+        split = next((axis for axis in axes if shape[axis] % mesh.size == 0), None)
+        return NamedSharding(mesh, PartitionSpec(*(AXIS if axis == split else None for axis in range(len(shape)))))
+
+    return jax.tree.map(sharding, tree)
+
+
+def abstract(tree: Any, mesh: Mesh) -> Any:
+    """Returns a train state's shapes, types and `placement` as a tree of `jax.ShapeDtypeStruct`."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        placement(tree, mesh),
+    )
 
 
 def to_global(batch: Any, mesh: Mesh) -> Any:
@@ -66,17 +103,21 @@ def to_global(batch: Any, mesh: Mesh) -> Any:
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Copies every leaf to every device; each process must pass the same values."""
-    sharding = replicated(mesh)
+    return jax.tree.map(lambda leaf: _put(leaf, replicated(mesh)), tree)
 
-    def place(leaf: Any) -> Any:
-        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
-            return leaf
-        if jax.process_count() == 1 or _is_key(leaf):
-            return jax.device_put(leaf, sharding)
-        # Without the check of equality, and the collective for it, that device_put makes across processes.
-        return jax.make_array_from_callback(np.shape(leaf), sharding, lambda index: np.asarray(leaf)[index])
 
-    return jax.tree.map(place, tree)
+def place(tree: Any, mesh: Mesh) -> Any:
+    """Puts the arrays of a train state where `placement` has them; each process must pass the same values."""
+    return jax.tree.map(_put, tree, placement(tree, mesh))
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> Any:
+    if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+        return leaf
+    if jax.process_count() == 1 or _is_key(leaf):
+        return jax.device_put(leaf, sharding)
+    # Without the check of equality, and the collective for it, that device_put makes across processes.
+    return jax.make_array_from_callback(np.shape(leaf), sharding, lambda index: np.asarray(leaf)[index])
 
 
 def _is_key(leaf: Any) -> bool:

@@ -183,7 +183,7 @@ class Loop:
         self, phase: Phase, state: state_lib.TrainState, first_step: int, line: step_line.StepLine
     ) -> state_lib.TrainState:
         if first_step == phase.first_step:
-            state = mesh_lib.replicate(phase.begin(state), self.mesh)
+            state = mesh_lib.place(phase.begin(state), self.mesh)
             state = state if phase.prepare is None else phase.prepare(state)
         window = _Window()
         with contextlib.closing(phase.open_batches(first_step - phase.first_step)) as batches:

@@ -28,7 +28,7 @@ class TrainStep:
 
     Args:
         pure: the function of state, batch and seed that is compiled.
-        mesh: devices; the state is replicated over them and donated.
+        mesh: devices; the state is placed on them by `mesh.placement` and donated.
         seed: seed of the run.
 
     Attributes:
@@ -42,8 +42,8 @@ class TrainStep:
         seed: int,
     ) -> None:
         self.pure = pure
-        replicated = mesh_lib.replicated(mesh)
-        self._compiled = jax.jit(pure, donate_argnums=0, out_shardings=(replicated, replicated))
+        self._mesh = mesh
+        self._compiled: Callable[..., Any] | None = None
         # An argument, not a constant: runs that differ in their seed alone share a compiled program.
         self._seed = mesh_lib.replicate(np.uint32(seed % 2**32), mesh)
 
@@ -51,8 +51,16 @@ class TrainStep:
         self, state: state_lib.TrainState, batch: Mapping[str, jax.Array]
     ) -> tuple[state_lib.TrainState, Metrics]:
         """Makes a step and returns the new state and the metrics."""
+        if self._compiled is None:
+            self._compiled = compiled(self.pure, state, self._mesh)
         result: tuple[state_lib.TrainState, Metrics] = self._compiled(state, batch, self._seed)
         return result
+
+
+def compiled(pure: Callable[..., Any], state: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Returns a step's function for a state (or its shapes) as a jitted one, which keeps the state where it is."""
+    shardings = (mesh_lib.placement(state, mesh), mesh_lib.replicated(mesh))
+    return jax.jit(pure, donate_argnums=0, out_shardings=shardings)
 
 
 def step_key(seed: int | jax.Array, step: jax.Array) -> jax.Array:
@@ -72,8 +80,8 @@ def make_train_step(
 ) -> TrainStep:
     """Returns the compiled `train_step(state, batch) -> (state, metrics)`.
 
-    The state is replicated over the mesh and donated; the batch is split on its first axis. Everything is computed over
-    the global batch: batch statistics and hard mining mean the same on one device and on many.
+    The state is placed by `mesh.placement` and donated; the batch is split on its first axis. Everything is computed
+    over the global batch: batch statistics and hard mining mean the same on one device and on many.
 
     Args:
         objective: see `reid_jax.train.objective.Objective`; with several, a step makes an update for each in order.

@@ -84,6 +84,26 @@ def test_one_device_equals_eight(dropout: float):
     _assert_close(one.batch_stats, eight.batch_stats, 1e-5)
 
 
+def test_classifiers_of_very_many_classes_are_split_over_the_devices(monkeypatch):
+    _, whole_losses, _ = _run(mesh_lib.create_mesh())
+    monkeypatch.setattr(mesh_lib, "SPLIT_FROM", toy.CLASSES)
+    mesh = mesh_lib.create_mesh()
+    model = toy.Toy()
+    train_state = toy.initial_state(model, mesh)
+    phase = toy.phase(model, train_state.params, mesh)
+    train_state = mesh_lib.place(phase.begin(train_state), mesh)
+    losses = []
+    for number in range(1, 11):
+        train_state, metrics = phase.step(train_state, mesh_lib.to_global(toy.batch(number, phase.batch_size), mesh))
+        losses.append(float(metrics["loss"]))
+    np.testing.assert_allclose(losses, whole_losses, rtol=1e-5)
+    kernel = train_state.params["classifier"]["kernel"]
+    moments = [leaf for leaf in jax.tree.leaves(train_state.opt_state) if leaf.shape == kernel.shape]
+    assert moments
+    for array in (kernel, *moments):
+        assert array.addressable_shards[0].data.size * mesh.size == array.size
+
+
 def test_micro_batches_average_gradients_of_whole_identities():
     """With losses that are means over the images, two halves make the same update as the whole (no batch norm)."""
     mesh = mesh_lib.create_mesh(jax.devices()[:1])
