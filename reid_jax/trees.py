@@ -1,4 +1,4 @@
-"""Nested dictionaries of arrays: paths, name patterns, counts, norms.
+"""Nested dictionaries of arrays: paths, name patterns, counts, norms, hashes.
 
 A *path* is the keys on the way to a leaf joined by "/", for example `"backbone/conv1/kernel"`. Optimizer groups, weight
 conversion and checkpoints all refer to leaves by their path.
@@ -6,6 +6,7 @@ conversion and checkpoints all refer to leaves by their path.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from reid_jax.errors import UserError
 
@@ -122,6 +124,16 @@ def global_norm(tree: Any) -> jax.Array:
     """Returns the Euclidean norm of all leaves as a single vector, summed in float32; 0 for a tree without leaves."""
     squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
     return jnp.sqrt(sum(squares, start=jnp.zeros((), jnp.float32)))
+
+
+def sha256(tree: Any) -> str:
+    """Returns the SHA-256 of a tree's paths, types, shapes and values, the same on every machine and device."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(flatten(tree).items()):
+        array = np.asarray(leaf)
+        digest.update(f"{path} {array.dtype.name} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
 
 
 def cast(tree: Any, dtype: Any) -> Any:

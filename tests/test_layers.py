@@ -34,7 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "train": TRAINING,
     "evaluation": {"ops", "runtime", "data"},
     "inference": {"build", "config", "data", "models", "ops", "runtime", "trees", "weights"},
-    "export": {"build", "inference", "ops"},
+    "export": {"build", "inference", "ops", "trees"},
     "federated": {"config", "data", "train", *TRAINING},
 }
 # The rooms above those may import all that stand before them here, and nothing behind.

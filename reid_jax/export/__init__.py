@@ -10,7 +10,9 @@
 Each file is compared with the model before it takes its place.
 """
 
+from reid_jax.inference import input_layouts
+
 # What an exported function takes, see `embedding.of`; platforms by the names of `jax.export`. Kept here, where commands
 # find them before JAX is loaded.
-INPUTS = ("uint8", "float_nchw")
+INPUTS = tuple(input_layouts.LAYOUTS)
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,18 +13,34 @@ import jax.numpy as jnp
 import numpy as np
 
 import reid_jax
-from reid_jax import build, errors, export
+from reid_jax import build, errors, export, trees
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
+from reid_jax.inference import input_layouts, unit_vectors
 from reid_jax.ops import platforms
-
-# Statistics that trackers and most PyTorch services normalize with, outside of the model.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # The exported function against the model itself: largest difference of features of unit length.
 TOLERANCE = 2e-4
 CHECKED_BATCHES = (1, 5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """A distance up to which two images count as the same person, in the metric of the features.
+
+    Attributes:
+        distance: Euclidean distance, `1 - cos`, or the mean distance of slots.
+        false_match_rate: share of pairs of different people that it accepts, None where unknown.
+        measured_on: the data set of that rate, None where unknown.
+    """
+
+    distance: float
+    false_match_rate: float | None = None
+    measured_on: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the meta data."""
+        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +53,7 @@ class Embedding:
         dtype: "uint8" or "float32".
         outputs: names of the results.
         meta: what the function expects and returns, as JSON values.
-        from_pixels: from uint8 RGB images [B, H, W, 3] to what `call` takes, in NumPy.
+        layout: how uint8 RGB images [B, H, W, 3] become what `call` takes.
     """
 
     call: Callable[[jax.Array], tuple[jax.Array, ...]]
@@ -44,10 +61,15 @@ class Embedding:
     dtype: str
     outputs: tuple[str, ...]
     meta: dict[str, Any]
-    from_pixels: Callable[[np.ndarray], np.ndarray]
+    layout: input_layouts.Layout
 
 
-def of(extractor: extractor_lib.Extractor, variables: build.Variables, layout: str = "uint8") -> Embedding:
+def of(
+    extractor: extractor_lib.Extractor,
+    variables: build.Variables,
+    layout: str = "uint8",
+    threshold: Threshold | None = None,
+) -> Embedding:
     """Returns the embedding function of a model.
 
     Args:
@@ -56,8 +78,8 @@ def of(extractor: extractor_lib.Extractor, variables: build.Variables, layout: s
         layout: "uint8": RGB images [B, H, W, 3] in 0-255, resized to the model's size, and results as `Extractor` gives
             them: features [B, D], or [B, S, D] with a second result, the visibility [B, S]. "float_nchw": planes
             [B, 3, H, W] that are normalized with ImageNet's statistics, as trackers pass them, and one vector
-            [B, D] of unit length: slots are brought to unit length, weighed with the root of their share of
-            the visibility, and joined.
+            [B, D] of unit length, see `unit_vectors.joined`. "float_nchw_255": likewise, planes in 0-255.
+        threshold: what the meta data say of the distance up to which two images show the same person.
 
     Raises:
         UserError: an unknown layout.
@@ -66,80 +88,73 @@ def of(extractor: extractor_lib.Extractor, variables: build.Variables, layout: s
         raise errors.unknown("input of an exported function", layout, export.INPUTS)
     size = (extractor.size["height"], extractor.size["width"])
     described = jax.eval_shape(extractor.describe, variables, extractor.example_batch())
-    planes = layout == "float_nchw"
+    form = input_layouts.LAYOUTS[layout]
 
     def call(images: jax.Array) -> tuple[jax.Array, ...]:
-        if planes:
-            images = _pixels(images)
+        if form.planes:
+            images = _pixels(images, form.normalized)
         # As everywhere outside of a data set, the camera is unknown.
         nobody = jnp.zeros(images.shape[0], jnp.int32)
         result = extractor.describe(variables, {"image": images, "camid": nobody - 1, "label": nobody})
         features = result.features.astype(jnp.float32)
-        if planes:
-            return (_one_vector(features, result.visibility),)
+        if form.planes:
+            return (unit_vectors.joined(features, result.visibility, jnp),)
         return (features,) if result.visibility is None else (features, result.visibility.astype(jnp.float32))
 
-    outputs = ("features",) if planes or described.visibility is None else ("features", "visibility")
+    outputs = ("features",) if form.planes or described.visibility is None else ("features", "visibility")
     return Embedding(
         call,
-        (3, *size) if planes else (*size, 3),
-        "float32" if planes else "uint8",
+        (3, *size) if form.planes else (*size, 3),
+        form.dtype,
         outputs,
-        _meta(extractor, layout, described.features.shape[1:], planes),
-        _planes if planes else lambda images: images,
+        {
+            **_meta(extractor, layout, described.features.shape[1:]),
+            "threshold": threshold and threshold.as_dict(),
+            "weights": {**extractor.origin, "arrays_sha256": trees.sha256(variables)},
+        },
+        form,
     )
 
 
-def _pixels(planes: jax.Array) -> jax.Array:
-    """Returns images [B, H, W, 3] in [0, 1] from normalized planes [B, 3, H, W]."""
-    std, mean = (jnp.asarray(each, jnp.float32).reshape(1, 1, 1, 3) for each in (IMAGENET_STD, IMAGENET_MEAN))
-    return jnp.transpose(planes, (0, 2, 3, 1)) * std + mean
+def _pixels(planes: jax.Array, normalized: bool) -> jax.Array:
+    """Returns images [B, H, W, 3] in [0, 1] from planes [B, 3, H, W]."""
+    images = jnp.transpose(planes, (0, 2, 3, 1))
+    if not normalized:
+        return images / 255
+    std, mean = (
+        jnp.asarray(each, jnp.float32).reshape(1, 1, 1, 3)
+        for each in (input_layouts.IMAGENET_STD, input_layouts.IMAGENET_MEAN)
+    )
+    return images * std + mean
 
 
-def _planes(images: np.ndarray) -> np.ndarray:
-    """Returns normalized planes float32 [B, 3, H, W] of uint8 images [B, H, W, 3]."""
-    mean, std = np.asarray(IMAGENET_MEAN, np.float32), np.asarray(IMAGENET_STD, np.float32)
-    normalized = (images.astype(np.float32) / 255 - mean) / std
-    return np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))
-
-
-def _one_vector(features: jax.Array, visibility: jax.Array | None) -> jax.Array:
-    """Returns [B, D] of unit length; the product of two such vectors is near the weighted mean cosine of the slots."""
-    unit = _unit(features)
-    if features.ndim == 2:
-        return unit
-    if visibility is not None:
-        unit = unit * jnp.sqrt(visibility.astype(jnp.float32))[:, :, None]
-    return _unit(unit.reshape(unit.shape[0], -1))
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    squares = jnp.sum(x * x, axis=-1, keepdims=True)
-    return x / jnp.sqrt(jnp.maximum(squares, 1e-24))
-
-
-def _meta(extractor: extractor_lib.Extractor, layout: str, shape: Sequence[int], joined: bool) -> dict[str, Any]:
+def _meta(extractor: extractor_lib.Extractor, name: str, shape: Sequence[int]) -> dict[str, Any]:
     """Returns what a reader of the file needs to know."""
+    form = input_layouts.LAYOUTS[name]
     meta = features_lib.feature_meta(extractor.settings)
     meta["preprocessing"].pop("erase_fill")  # used in training only
-    size = [extractor.size["height"], extractor.size["width"]]
+    statistics = {"mean": input_layouts.IMAGENET_MEAN, "std": input_layouts.IMAGENET_STD}
     return {
         **meta,
         "input": {
-            "layout": "float32 [B, 3, H, W]" if joined else "uint8 [B, H, W, 3]",
+            "name": name,
+            "layout": form.text,
             "channels": "RGB",
-            "size": size,
+            "range": None if form.normalized else [0, 255],
+            "size": [extractor.size["height"], extractor.size["width"]],
             "interpolation": extractor.size["interpolation"],
-            "normalized_outside": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if joined else None,
+            "antialiased": extractor.size["interpolation"] != "nearest",
+            "normalized_outside": statistics if form.normalized else None,
         },
         "output": {
-            "shape": [int(np.prod(shape))] if joined else list(shape),
-            "unit_length": joined,
-            "slots_joined": joined and len(shape) == 2,
+            "shape": [int(np.prod(shape))] if form.planes else list(shape),
+            "unit_length": form.planes,
+            "slots_joined": form.planes and len(shape) == 2,
         },
-        "metric": "cosine" if joined else meta["metric"],
-        "weights": extractor.origin,
+        "metric": "cosine" if form.planes else meta["metric"],
+        "dtype": np.dtype(build.compute_dtype(extractor.settings.dtype)).name,
         "reid_jax": reid_jax.__version__,
+        "written": datetime.date.today().isoformat(),
     }
 
 
@@ -181,7 +196,7 @@ def check(
     for batch in CHECKED_BATCHES:
         pixels = _trial_images(batch, height, width)
         expected = _expected(embedding, extractor, variables, pixels)
-        found = [np.asarray(array, np.float32) for array in run(embedding.from_pixels(pixels))]
+        found = [np.asarray(array, np.float32) for array in run(embedding.layout.of_images(pixels))]
         for name, ours, theirs in zip(embedding.outputs, expected, found, strict=True):
             if name == "features":
                 ours, theirs = (array / np.linalg.norm(array, axis=-1, keepdims=True) for array in (ours, theirs))
@@ -211,6 +226,5 @@ def _expected(
     """Returns what the model's own program gives for the images, in the form of the embedding's outputs."""
     described = extractor.images(variables, pixels)
     if embedding.meta["output"]["unit_length"]:
-        visible = None if described.visibility is None else jnp.asarray(described.visibility)
-        return [np.asarray(_one_vector(jnp.asarray(described.features), visible))]
+        return [unit_vectors.joined(described.features, described.visibility)]
     return [described.features] if described.visibility is None else [described.features, described.visibility]

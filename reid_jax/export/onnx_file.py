@@ -41,6 +41,7 @@ def write(
     path: str | pathlib.Path,
     *,
     layout: str = "uint8",
+    threshold: embedding_lib.Threshold | None = None,
 ) -> dict[str, Any]:
     """Writes the embedding function of a model, after comparing it with the model, and returns the meta data.
 
@@ -49,18 +50,20 @@ def write(
         variables: its variables, which the file contains.
         path: the file; `<path>.metadata.json` is written beside it.
         layout: see `embedding.of`.
+        threshold: see `embedding.of`.
 
     Raises:
         UserError: a package is missing, an operation has no counterpart in ONNX, the result is unlike the model's, or a
             file cannot be written.
     """
     check_installed()
+    import onnx
     import onnxruntime
 
     from reid_jax.export import onnx_graph, onnx_rules
 
     path = pathlib.Path(path)
-    function = embedding_lib.of(extractor, variables, layout)
+    function = embedding_lib.of(extractor, variables, layout, threshold)
     (batch,) = jax.export.symbolic_shape(onnx_graph.BATCH)
     images = jax.ShapeDtypeStruct((batch, *function.image_shape), jnp.dtype(function.dtype))
     with embedding_lib.traced_for(("onnx",)):
@@ -78,7 +81,8 @@ def write(
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     run = lambda images: session.run(None, {"images": images})
     meta["parity"] = embedding_lib.check(function, extractor, variables, run, "ONNX")
-    file_io.write_bytes(path, content, "the exported model")
+    onnx.helper.set_model_props(model, {**texts, "parity": json.dumps(meta["parity"])})
+    file_io.write_bytes(path, model.SerializeToString(), "the exported model")
     file_io.write_json(path.with_name(path.name + ".metadata.json"), _sidecar(meta), "the description beside the model")
     return meta
 

@@ -10,7 +10,6 @@ weights beside it.
 
 from __future__ import annotations
 
-import datetime
 import io
 import json
 import pathlib
@@ -34,6 +33,7 @@ def write(
     path: str | pathlib.Path,
     *,
     layout: str = "uint8",
+    threshold: embedding_lib.Threshold | None = None,
     targets: Sequence[str] = export.PLATFORMS,
 ) -> dict[str, Any]:
     """Writes the embedding function of a model, after comparing it with the model, and returns the meta data.
@@ -43,6 +43,7 @@ def write(
         variables: its variables, which the file contains.
         path: the archive.
         layout: see `embedding.of`.
+        threshold: see `embedding.of`.
         targets: platforms that the file is for. For "cpu" alone the formulations fastest there are used.
 
     Raises:
@@ -51,7 +52,7 @@ def write(
     for target in targets:
         if target not in export.PLATFORMS:
             raise errors.unknown("platform", target, export.PLATFORMS)
-    function = embedding_lib.of(extractor, variables, layout)
+    function = embedding_lib.of(extractor, variables, layout, threshold)
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *function.image_shape), jnp.dtype(function.dtype))
     with embedding_lib.traced_for(targets):
@@ -69,7 +70,6 @@ def write(
         "outputs": list(function.outputs),
         "parity": parity,
         "jax": jax.__version__,
-        "written": datetime.date.today().isoformat(),
     }
     file_io.write_bytes(path, _archive(content, meta), "the exported model")
     return meta

@@ -10,9 +10,12 @@ import numpy as np
 from reid_jax import errors
 
 CHANNELS = ("rgb", "bgr")
+_BLACK = np.zeros((1, 1, 3), np.uint8)
 
 
-def as_images(images: np.ndarray | Sequence[np.ndarray], boxes: Any = None, channels: str = "rgb") -> list[np.ndarray]:
+def as_images(
+    images: np.ndarray | Sequence[np.ndarray], boxes: Any = None, channels: str = "rgb", *, blank: bool = False
+) -> list[np.ndarray]:
     """Returns uint8 RGB images [H, W, 3].
 
     Args:
@@ -21,6 +24,7 @@ def as_images(images: np.ndarray | Sequence[np.ndarray], boxes: Any = None, chan
         boxes: None, or [N, 4] left, top, right, bottom in pixels of the one image, from which the crops are cut. A box
             is enlarged to whole pixels and clipped to the image.
         channels: order of the channels, "rgb", or "bgr" as OpenCV reads images.
+        blank: a crop or box without a pixel becomes a black one in place of an error.
 
     Raises:
         UserError: another type, shape or range; an empty image or box; the message names its number.
@@ -34,15 +38,15 @@ def as_images(images: np.ndarray | Sequence[np.ndarray], boxes: Any = None, chan
             f"expected images as a list, an array [N, H, W, 3] or one image [H, W, 3], got an array of shape "
             f"{images.shape}; put the channels last."
         )
-    converted = [_as_rgb(np.asarray(image), f"image {index}", channels) for index, image in enumerate(images)]
+    converted = [_as_rgb(np.asarray(image), f"image {index}", channels, blank) for index, image in enumerate(images)]
     if boxes is None:
         return converted
     if len(converted) != 1:
         raise errors.UserError(f"expected one image with boxes, got {len(converted)}; call once for each image.")
-    return _cut(converted[0], np.asarray(boxes))
+    return _cut(converted[0], np.asarray(boxes), blank)
 
 
-def _as_rgb(image: np.ndarray, name: str, channels: str) -> np.ndarray:
+def _as_rgb(image: np.ndarray, name: str, channels: str, blank: bool) -> np.ndarray:
     if image.dtype.kind not in "biuf":
         raise errors.UserError(
             f"expected {name} as an array of numbers, got {image.dtype}; open files by "
@@ -61,6 +65,8 @@ def _as_rgb(image: np.ndarray, name: str, channels: str) -> np.ndarray:
             f"expected {name} of shape [H, W, 3], or with 1 (gray) or 4 (transparency) channels, got {image.shape}; "
             "put the channels last."
         )
+    if not image.size and blank:
+        return _BLACK
     if not image.size:
         raise errors.UserError(f"expected {name} with at least one pixel, got shape {image.shape}; leave it out.")
     if image.shape[2] == 1:
@@ -73,7 +79,7 @@ def _is_fraction(image: np.ndarray) -> bool:
     return bool(np.issubdtype(image.dtype, np.floating) and image.size and np.nanmax(image) <= 1)
 
 
-def _cut(image: np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
+def _cut(image: np.ndarray, boxes: np.ndarray, blank: bool) -> list[np.ndarray]:
     """Returns the crops of boxes."""
     if boxes.size == 0:
         return []
@@ -87,10 +93,11 @@ def _cut(image: np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
     for number, box in enumerate(boxes.astype(np.float64)):
         left, top = np.clip(np.floor(box[:2]), 0, (width, height)).astype(int)
         right, bottom = np.clip(np.ceil(box[2:]), 0, (width, height)).astype(int)
-        if left >= right or top >= bottom:
+        empty = left >= right or top >= bottom
+        if empty and not blank:
             raise errors.UserError(
                 f"box {number} {[round(float(value), 1) for value in box]} (left, top, right, bottom) has no pixel in "
                 f"the image of {width} x {height}; leave it out."
             )
-        crops.append(image[top:bottom, left:right])
+        crops.append(_BLACK if empty else image[top:bottom, left:right])
     return crops

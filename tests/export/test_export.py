@@ -13,11 +13,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from reid_jax import errors
+from reid_jax import errors, trees
 from reid_jax.cli import export as command
 from reid_jax.cli import model_choice
 from reid_jax.export import embedding, onnx_file, stablehlo
 from reid_jax.inference import extractor as extractor_lib
+from reid_jax.inference import input_layouts, trackers
 from reid_jax.ops.descriptors import Descriptor
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.weights import zoo
@@ -109,8 +110,8 @@ def test_the_file_for_trackers(slots, tmp_path):
     assert {each.version for each in model.opset_import} == {17}
     assert json.loads((tmp_path / "model.onnx.metadata.json").read_text())["model_kwargs"] == {"img_size": [64, 32]}
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    planes = (pixels(3).transpose(0, 3, 1, 2) / 255 - np.reshape(embedding.IMAGENET_MEAN, (3, 1, 1))) / np.reshape(
-        embedding.IMAGENET_STD, (3, 1, 1)
+    planes = (pixels(3).transpose(0, 3, 1, 2) / 255 - np.reshape(input_layouts.IMAGENET_MEAN, (3, 1, 1))) / np.reshape(
+        input_layouts.IMAGENET_STD, (3, 1, 1)
     )
     found = session.run(None, {"images": planes.astype(np.float32)})[0]
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
@@ -120,6 +121,59 @@ def test_the_file_for_trackers(slots, tmp_path):
     weights = np.sqrt(described.visibility[:, None] * described.visibility[None])
     totals = np.sqrt(np.outer(described.visibility.sum(1), described.visibility.sum(1)))
     np.testing.assert_allclose(found @ found.T, (weights * cosines).sum(-1) / totals, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["uint8", "float_nchw", "float_nchw_255"])
+def test_trackers_get_the_same_vectors_from_a_file(slots, tmp_path, layout):
+    """Native crops of a frame, resized as in training, through each form of the input."""
+    extractor, variables = slots
+    meta = onnx_file.write(extractor, variables, tmp_path / "model.onnx", layout=layout)
+    assert meta["input"]["range"] == (None if layout == "float_nchw" else [0, 255])
+    frame = np.random.default_rng(0).integers(0, 256, (150, 200, 3), np.uint8)
+    boxes = np.asarray([[3, 5, 60, 140], [100.5, 2, 140, 90], [-20, 100, 30, 400]], np.float32)
+    ours = trackers.of_extractor(extractor, variables)
+    theirs = trackers.of_onnx(tmp_path / "model.onnx", threads=1)
+    assert ours.embedding_dim == theirs.embedding_dim == 12
+    expected = ours.get_features(boxes, frame)
+    np.testing.assert_allclose(theirs.get_features(boxes, frame), expected, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, rtol=1e-5)
+    assert theirs.get_features(boxes[:0], frame).shape == (0, 12)
+
+
+def test_trackers_refuse_files_of_others(tmp_path):
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(errors.UserError, match="cannot read the ONNX file"):
+        trackers.of_onnx(tmp_path / "text.onnx")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["images"], ["features"])],
+        "trial",
+        [onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["batch", 2])],
+        [onnx.helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, ["batch", 2])],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=10)
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(errors.UserError, match="does not say what its input is"):
+        trackers.of_onnx(tmp_path / "other.onnx")
+
+
+def test_the_description_is_complete(plain, tmp_path):
+    extractor, variables = plain
+    threshold = embedding.Threshold(0.25, 1e-3, "synthped")
+    meta = onnx_file.write(extractor, variables, tmp_path / "model.onnx", threshold=threshold)
+    stored = {key: json.loads(text) for key, text in read_meta(tmp_path / "model.onnx").items()}
+    beside = json.loads((tmp_path / "model.onnx.metadata.json").read_text())
+    assert stored == json.loads(json.dumps(meta))
+    assert stored.items() <= beside.items()
+    assert stored["threshold"] == {"distance": 0.25, "false_match_rate": 1e-3, "measured_on": "synthped"}
+    assert stored["weights"]["arrays_sha256"] == trees.sha256(jax.tree.map(np.asarray, variables))
+    assert stored["input"]["antialiased"] is True
+    assert stored["parity"]["difference"] <= embedding.TOLERANCE
+    assert {"metric", "reid_jax", "written", "system", "model", "preprocessing", "flip", "dtype"} <= stored.keys()
+
+
+def read_meta(path):
+    """Returns the meta data inside an ONNX file."""
+    return {each.key: each.value for each in onnx.load(path).metadata_props}
 
 
 def test_slots_keep_their_visibility(slots, tmp_path):
@@ -154,6 +208,8 @@ def test_other_devices_alone_cannot_be_compared(plain, tmp_path):
         ("--model bot --random-weights --platforms gpu --output a.zip", "--platforms"),
         ("--model bot --random-weights --format onnx --platforms cpu --output a.onnx", "leave it out"),
         ("--model bot --random-weights --format onnx --dtype bfloat16 --output a.onnx", "float32"),
+        ("--model bot --random-weights --false-match-rate 1e-3 --output a.zip", "thresholds of --run"),
+        ("--run a --false-match-rate 0.5 --output a.zip", "unknown value of --false-match-rate '0.5'"),
         ("--model bot --output a.zip", "needs --weights FILE or NAME"),
         ("--output a.zip", "expected either --run DIR or --model NAME"),
     ],
