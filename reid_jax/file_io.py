@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -94,6 +95,48 @@ def _taking_place_of(target: pathlib.Path) -> Iterator[pathlib.Path]:
             beside.unlink()
         raise
     _folder_to_disk(target.parent)
+
+
+@contextlib.contextmanager
+def appending(path: str | os.PathLike[str], what: str = "the file") -> Iterator[BinaryIO]:
+    """Yields a file that is open for reading and for writing at its end, under a lock; made where it is absent.
+
+    What the block writes is on the disk afterwards, or not in the file at all: an error cuts it off again. A killed
+    process may leave a part of its last write. Only its owner may read a new file.
+
+    Args:
+        path: the file; its folder must exist.
+        what: noun with article for the message.
+
+    Raises:
+        UserError: the file cannot be opened or written, for example on a full disk.
+    """
+    with _sentence_for(path, what), _locked(path) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            yield file
+            file.flush()
+            _to_disk(file.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.ftruncate(file.fileno(), before)
+            raise
+
+
+@contextlib.contextmanager
+def _locked(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Yields the open file at a path under a lock; waits for whoever has it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                replaced = not os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+            except FileNotFoundError:
+                replaced = True
+            if not replaced:  # while this process waited
+                yield file
+                return
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes, what: str = "the file") -> None:

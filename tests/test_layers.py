@@ -35,6 +35,7 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {"ops", "runtime", "data"},
     "inference": {"build", "config", "data", "models", "ops", "runtime", "trees", "weights"},
     "export": {"build", "inference", "ops", "trees"},
+    "gallery": {"data", "evaluation", "inference"},
     "federated": {"config", "data", "train", *TRAINING},
 }
 # The rooms above those may import all that stand before them here, and nothing behind.

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _OF_MODEL = ("weights", "random_weights", "height", "width", "interpolation", "option")
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments to a command."""
+def add(parser: argparse._ActionsContainer) -> None:
+    """Adds the arguments to a command, or to a group of its arguments."""
     parser.add_argument("--run", metavar="DIR", help="run folder: its newest checkpoint")
     parser.add_argument("--best", action="store_true", help="with --run: the checkpoint with the best mAP instead")
     parser.add_argument("--model", metavar="NAME", help="a model of --list, or package.module:Name; needs --weights")

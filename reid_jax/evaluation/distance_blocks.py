@@ -212,6 +212,22 @@ def prepare_both(feature_set: FeatureSet, metric: str) -> tuple[Side, Side]:
     return dataclasses.replace(sides[0], scale=scale), dataclasses.replace(sides[1], scale=scale)
 
 
+def prepare_placed(
+    features: np.ndarray, metric: str, visibility: np.ndarray | None, placement: feature_scaling.Placement | None
+) -> Side:
+    """Returns one side prepared like the others of a placement: what `prepare_both` gives, a side at a time.
+
+    Args:
+        features: [N, D] or [N, S, D] float32.
+        metric: "euclidean", "cosine", or the path of a function.
+        visibility: [N, S] in [0, 1]; None counts every slot.
+        placement: of `feature_scaling.placement`; None for an own metric, whose features are never changed.
+    """
+    if placement is None or not placement.changes:
+        return prepare(features, metric, visibility)
+    return dataclasses.replace(prepare(placement.apply(features), "euclidean", visibility), scale=placement.scale)
+
+
 def _parts(features: np.ndarray, rows: int = 4096) -> Iterator[np.ndarray]:
     for start in range(0, len(features), rows):
         yield features[start : start + rows]

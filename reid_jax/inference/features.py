@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from reid_jax import build, errors, file_io
+from reid_jax import build, errors, file_io, trees
 from reid_jax import config as config_lib
 from reid_jax.config import phases
 from reid_jax.data import feature_set as feature_set_lib
@@ -111,7 +112,7 @@ def write_features(
             raise errors.UserError(f"none of the {len(split)} images of {split.name} can be read ({skipped[-1]})")
         described[name] = _rows(extracted, kept[name])
     features = {name: extracted.features for name, extracted in described.items()}
-    meta = _meta(extractor, source, features, metric)
+    meta = _meta(extractor, variables, source, features, metric)
     if "images" in described:
         split, rows = source.splits["images"], kept["images"]
         arrays = {
@@ -152,24 +153,49 @@ def _labels(split: records.Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _meta(
-    extractor: extractor_lib.Extractor, source: sources.Source, features: Mapping[str, np.ndarray], metric: str | None
+    extractor: extractor_lib.Extractor,
+    variables: build.Variables,
+    source: sources.Source,
+    features: Mapping[str, np.ndarray],
+    metric: str | None,
 ) -> dict[str, Any]:
     """Returns the meta data of a features file."""
-    meta = feature_meta(extractor.settings)
-    meta["preprocessing"].pop("erase_fill")  # used in training only
+    meta = model_meta(extractor, variables)
     lengths = np.concatenate([np.linalg.norm(array, axis=-1).ravel() for array in features.values()])
     return {
         **meta,
         **own_names(source.splits.values()),
         "dataset": source.dataset,
         "source": source.root,
-        "weights": extractor.origin,
         "metric": metric or meta["metric"],
         "normalized": bool(np.all(np.abs(lengths - 1) < 1e-3)),
         "dtype": np.dtype(build.compute_dtype(extractor.settings.dtype)).name,
         "device": provenance.device_name(),
         "commit": provenance.commit(),
     }
+
+
+def model_meta(extractor: extractor_lib.Extractor, variables: build.Variables) -> dict[str, Any]:
+    """Returns a description of model, preprocessing and weights as JSON values.
+
+    The weights are named by a SHA-256: that of their file, or of the arrays of a run's checkpoint.
+    """
+    meta = feature_meta(extractor.settings)
+    meta["preprocessing"].pop("erase_fill")  # used in training only
+    origin = dict(extractor.origin)
+    if not {"sha256", "random"} & set(origin):
+        origin["sha256"] = _sha256_of(variables)
+    return {**meta, "weights": origin}
+
+
+def _sha256_of(variables: build.Variables) -> str:
+    """Returns the SHA-256 of names, types, shapes and values of all arrays."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(trees.flatten(variables).items()):
+        array = np.ascontiguousarray(np.asarray(leaf))
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def describe_dataset(

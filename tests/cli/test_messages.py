@@ -39,7 +39,9 @@ SHOWN_BY = {
     "runs/ablation_table.py": ("ablate",),
     "benchmarks/": ("benchmark",),
     "export/": ("export",),
-    "cli/model_choice.py": ("extract", "export"),
+    "gallery/": ("search",),
+    "cli/model_choice.py": ("extract", "export", "search"),
+    "cli/search_text.py": ("search",),
 }
 # Flags of other programs, and "--name=value", which means any.
 OTHERS = {

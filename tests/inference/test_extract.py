@@ -382,6 +382,7 @@ def test_newest_and_best_checkpoint_of_a_run_folder(bot, photos, tmp_path, capsy
     with np.load(output) as file:
         meta = json.loads(str(file["meta"]))
         assert file["features"].shape == (5, 32)
+    assert len(meta["weights"].pop("sha256")) == 64
     assert meta["weights"] == {"run": "run", "step": 10, "config_hash": config_lib.config_hash(config)}
     assert trained.from_run(folder.path, overrides={"evals.flip": True})[0].settings.evals.flip is True
     assert "5 images: 32 values each" in capsys.readouterr().out

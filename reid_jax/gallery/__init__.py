@@ -1,0 +1,12 @@
+"""A gallery to search: embeddings of known images on disk, asked with one crop.
+
+| task | module |
+|---|---|
+| the gallery: open, add, remove, query, expire, compact | `gallery` |
+| what an entry and an answer hold; filters | `entries`, `answers` |
+| the model that a gallery belongs to | `binding` |
+| rows and vectors on disk: the interface, SQL, SQLite | `store`, `sql_store`, `sqlite_store` |
+| exact search over a matrix in memory | `matrix`, `exact` |
+| entries of features files, data sets and folders | `intake` |
+| who asked what, and why | `audit` |
+"""

@@ -1,0 +1,294 @@
+"""What the galleries in SQL databases share: tables, statements, and the way from rows to arrays."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import secrets
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from reid_jax import errors, file_io
+from reid_jax.gallery import binding as binding_lib
+from reid_jax.gallery import entries as entries_lib
+from reid_jax.gallery import store
+
+PROBE = 32  # bytes of a removed vector that are kept until the tables are compacted
+_READ_AT_ONCE = 4096
+_MOST_PARAMETERS = 500  # of a statement
+_COLUMNS = "id, file, identity, camera, time, track, added, expires, folder"
+_ROWS = "e.id, e.camera, e.identity, e.track, e.time, e.expires, v.vector, v.visibility"
+
+
+class SqlStore(store.Store):
+    """A gallery in the tables `settings`, `entries`, `vectors`, `thumbnails` and `removed` of a database."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        # One connection, used by one thread at a time: statements are short, and searches happen in memory.
+        self._lock = threading.RLock()
+
+    # ---- what a database brings
+
+    @abc.abstractmethod
+    def _query(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Runs a statement and returns its rows; parameters are marked by `?`."""
+
+    @abc.abstractmethod
+    def _many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Runs a statement for each of some rows of parameters."""
+
+    @abc.abstractmethod
+    def _transaction(self) -> contextlib.AbstractContextManager[None]:
+        """Surrounds a change: one writer at a time, all of it or nothing; errors of the database as sentences."""
+
+    @abc.abstractmethod
+    def _reading(self) -> contextlib.AbstractContextManager[None]:
+        """Surrounds reads; errors of the database as sentences."""
+
+    @abc.abstractmethod
+    def _encode(self, vector: np.ndarray) -> Any:
+        """Returns an image's features as the column `vector` takes them."""
+
+    @abc.abstractmethod
+    def _decode(self, values: Sequence[Any]) -> np.ndarray:
+        """Returns the features [N, ...] of values of the column `vector`."""
+
+    # ---- opening
+
+    def _fill(self, binding: binding_lib.Binding, settings: Mapping[str, str]) -> None:
+        """Writes the first settings into empty tables, within a transaction."""
+        values = {
+            "format": str(store.FORMAT),
+            "id": secrets.token_hex(16),
+            "binding": binding.as_json(),
+            "added": "0",
+            "removed": "0",
+            "changed": "0",
+            **settings,
+        }
+        self._many("insert into settings (name, value) values (?, ?)", sorted(values.items()))
+
+    def _load(self) -> None:
+        """Reads what the gallery is."""
+        values = self.settings()
+        store.check_format(values.get("format"), self.name)
+        with file_io.reading(self.name, "a gallery", "give another, or build it again"):
+            self.id = values["id"]
+            self.binding = binding_lib.Binding.from_json(values["binding"])
+
+    # ---- reading
+
+    def state(self) -> store.State:
+        """Returns what tells whether anything has changed."""
+        with self._lock, self._reading():
+            found = dict(self._query("select name, value from settings where name in ('added', 'removed', 'changed')"))
+        return store.State(int(found["added"]), int(found["removed"]), int(found["changed"]))
+
+    def read(self, after: int = 0) -> Iterator[store.Rows]:
+        """Yields the entries with a larger id in blocks, in the order in which they were added."""
+        while True:
+            with self._lock, self._reading():
+                rows = self._query(
+                    f"select {_ROWS} from entries e join vectors v on v.id = e.id where e.id > ? "
+                    f"order by e.id limit {_READ_AT_ONCE}",
+                    (after,),
+                )
+            if not rows:
+                return
+            after = int(rows[-1][0])
+            yield self._as_rows(rows)
+
+    def _as_rows(self, rows: list[tuple[Any, ...]]) -> store.Rows:
+        ids, cameras, identities, tracks, times, expires, vectors, visibility = zip(*rows, strict=True)
+        return store.Rows(
+            np.asarray(ids, np.int64),
+            self._decode(vectors),
+            self._visibility(visibility),
+            cameras,
+            identities,
+            tracks,
+            np.asarray([np.nan if time is None else time for time in times], np.float64),
+            np.asarray([np.inf if time is None else time for time in expires], np.float64),
+        )
+
+    def _visibility(self, values: Sequence[Any]) -> np.ndarray | None:
+        if not self.binding.visibility:
+            return None
+        joined = b"".join(bytes(value) for value in values)
+        return np.frombuffer(joined, "<f4").reshape(len(values), self.binding.shape[0]).astype(np.float32)
+
+    def ids(self) -> np.ndarray:
+        """Returns the ids of all entries, int64, ascending."""
+        with self._lock, self._reading():
+            return np.asarray([row[0] for row in self._query("select id from entries order by id")], np.int64)
+
+    def present(self, files: Sequence[str]) -> set[str]:
+        """Returns those of some file names that are in the gallery."""
+        found: set[str] = set()
+        for part in _parts(files):
+            with self._lock, self._reading():
+                found |= {
+                    row[0] for row in self._query(f"select file from entries where file in ({_marks(part)})", part)
+                }
+        return found
+
+    def select(self, selection: entries_lib.Selection) -> np.ndarray:
+        """Returns the ids of the entries that a selection means, ascending."""
+        found: list[int] = []
+        for column in ("files", "identities", "tracks", "ids"):
+            name = {"files": "file", "identities": "identity", "tracks": "track", "ids": "id"}[column]
+            for part in _parts(getattr(selection, column)):
+                with self._lock, self._reading():
+                    found += [
+                        r[0] for r in self._query(f"select id from entries where {name} in ({_marks(part)})", part)
+                    ]
+        if selection.since is not None or selection.until is not None:
+            low = -1e300 if selection.since is None else selection.since
+            high = 1e300 if selection.until is None else selection.until
+            with self._lock, self._reading():
+                found += [r[0] for r in self._query("select id from entries where time between ? and ?", (low, high))]
+        return np.unique(np.asarray(found, np.int64))
+
+    def expired(self, now: float) -> np.ndarray:
+        """Returns the ids of the entries whose time is over, ascending."""
+        with self._lock, self._reading():
+            rows = self._query("select id from entries where expires <= ? order by id", (now,))
+        return np.asarray([row[0] for row in rows], np.int64)
+
+    def details(self, ids: Sequence[int]) -> list[entries_lib.Entry]:
+        """Returns some entries, in the order of the ids; those that are gone are left out."""
+        found: dict[int, entries_lib.Entry] = {}
+        for part in _parts([int(id) for id in ids]):
+            with self._lock, self._reading():
+                rows = self._query(f"select {_COLUMNS} from entries where id in ({_marks(part)})", part)
+            found |= {row[0]: entries_lib.Entry(*row) for row in rows}
+        return [found[int(id)] for id in ids if int(id) in found]
+
+    def vectors(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns features and visibility of some entries, in the order of the ids."""
+        found: dict[int, tuple[Any, Any]] = {}
+        for part in _parts([int(id) for id in ids]):
+            with self._lock, self._reading():
+                rows = self._query(f"select id, vector, visibility from vectors where id in ({_marks(part)})", part)
+            found |= {row[0]: (row[1], row[2]) for row in rows}
+        missing = [int(id) for id in ids if int(id) not in found]
+        if missing:
+            raise errors.UserError(f"there is no entry {missing[0]} in the gallery {self.name}; see search.py info.")
+        vectors, visibility = zip(*(found[int(id)] for id in ids), strict=True)
+        return self._decode(vectors), self._visibility(visibility)
+
+    def thumbnail(self, id: int) -> bytes | None:
+        """Returns the encoded thumbnail of an entry, None where there is none."""
+        with self._lock, self._reading():
+            rows = self._query("select image from thumbnails where id = ?", (int(id),))
+        return bytes(rows[0][0]) if rows else None
+
+    def settings(self) -> dict[str, str]:
+        """Returns the settings, JSON texts by name."""
+        with self._lock, self._reading():
+            return {str(name): str(value) for name, value in self._query("select name, value from settings")}
+
+    # ---- writing
+
+    def add(self, entries: entries_lib.Entries, expires: Sequence[float | None], now: float) -> np.ndarray:
+        """Adds entries in one transaction and returns their ids [N]."""
+        if not len(entries):
+            return np.zeros(0, np.int64)
+        with self._lock, self._transaction():
+            taken = self._taken(entries.files)
+            if taken:
+                raise errors.UserError(
+                    f"{len(taken)} of the {len(entries)} images are in the gallery already, such as "
+                    f"{file_io.shown(taken[0])[:200]}; leave them out (--skip-existing) or name them otherwise "
+                    "(--prefix)."
+                )
+            first = int(self._query("select value from settings where name = 'added'")[0][0]) + 1
+            ids = np.arange(first, first + len(entries), dtype=np.int64)
+            labels = (entries.files, entries.identities, entries.cameras, entries.times, entries.tracks)
+            self._many(
+                f"insert into entries ({_COLUMNS}) values ({', '.join('?' * 9)})",
+                [
+                    (id, *values, now, expiry, entries.folder)
+                    for id, *values, expiry in zip(ids.tolist(), *labels, expires, strict=True)
+                ],
+            )
+            seen = entries.visibility
+            visible = [None] * len(ids) if seen is None else [row.astype("<f4").tobytes() for row in seen]
+            self._many(
+                "insert into vectors (id, vector, visibility) values (?, ?, ?)",
+                [(id, self._encode(entries.features[row]), visible[row]) for row, id in enumerate(ids.tolist())],
+            )
+            pictures = [(id, image) for id, image in zip(ids.tolist(), entries.thumbnails) if image is not None]
+            self._many("insert into thumbnails (id, image) values (?, ?)", pictures)
+            self._query("update settings set value = ? where name = 'added'", (str(int(ids[-1])),))
+        return ids
+
+    def _taken(self, files: Sequence[str]) -> list[str]:
+        """Returns those file names that are there already or occur twice."""
+        there = self.present(files)
+        seen: set[str] = set()
+        taken = []
+        for file in files:
+            if file in there or file in seen:
+                taken.append(file)
+            seen.add(file)
+        return taken
+
+    def remove(self, ids: np.ndarray) -> int:
+        """Removes entries in one transaction and returns how many there were."""
+        removed = 0
+        with self._lock, self._transaction():
+            for part in _parts([int(id) for id in ids]):
+                marks = _marks(part)
+                rows = self._query(
+                    "select e.file, e.identity, e.track, v.vector from entries e join vectors v on v.id = e.id "
+                    f"where e.id in ({marks})",
+                    part,
+                )
+                if not rows:
+                    continue
+                vectors = self._decode([row[3] for row in rows])
+                kept: set[tuple[str, bytes]] = {
+                    ("vector", vector.astype("<f4").tobytes()[:PROBE]) for vector in vectors
+                }
+                kept |= {("text", text.encode()) for row in rows for text in row[:3] if text}
+                self._many("insert into removed (kind, content) values (?, ?)", sorted(kept))
+                for table in ("thumbnails", "vectors", "entries"):
+                    self._query(f"delete from {table} where id in ({marks})", part)
+                removed += len(rows)
+            if removed:
+                self._query(
+                    "update settings set value = cast(cast(value as bigint) + 1 as text) where name = 'removed'"
+                )
+        return removed
+
+    def change(self, settings: Mapping[str, str]) -> None:
+        """Stores settings, JSON texts by name."""
+        with self._lock, self._transaction():
+            for name, value in settings.items():
+                self._query("delete from settings where name = ?", (name,))
+                self._query("insert into settings (name, value) values (?, ?)", (name, value))
+            self._query("update settings set value = cast(cast(value as bigint) + 1 as text) where name = 'changed'")
+
+    def _removed(self) -> store.Removed:
+        """Returns what has been removed and is no longer in the gallery under any entry."""
+        rows = self._query("select distinct kind, content from removed")
+        texts = [bytes(content).decode() for kind, content in rows if kind == "text"]
+        for part in _parts(texts):
+            for column in ("file", "identity", "track"):
+                living = self._query(f"select distinct {column} from entries where {column} in ({_marks(part)})", part)
+                texts = [text for text in texts if (text,) not in set(living)]
+        return store.Removed(tuple(sorted(texts)), tuple(bytes(content) for kind, content in rows if kind == "vector"))
+
+
+def _parts(values: Sequence[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(values), _MOST_PARAMETERS):
+        yield list(values[start : start + _MOST_PARAMETERS])
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))
