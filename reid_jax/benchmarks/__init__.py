@@ -10,6 +10,7 @@
 | time and memory of a block of code | `measuring` |
 | full-size programs for accelerators that are not there | `ahead`, `targets` |
 | FLOPs by data type, collectives, copies of a program | `program_counts` |
+| every stage of a run from 10,000 to 1,000,000 images | `growth` |
 | from the start of a process to its first step | `start_speed` |
 | everything, on a device at hand for minutes | `campaign`, `campaign_worker`, `campaign_parts`, `campaign_training` |
 | operations of a trace by their share | `traces` |

@@ -10,6 +10,7 @@
     python scripts/benchmark.py page               # the page of ranked lists: seconds and MB
     python scripts/benchmark.py start --config configs/mfv.py      # to the first step, cold and warm
     python scripts/benchmark.py aot --target tpu:v5e:2x2           # for devices that are not there
+    python scripts/benchmark.py growth             # from 10,000 to 1,000,000 images
     python scripts/benchmark.py campaign --minutes 12 --torch      # a device lent for minutes
     python scripts/benchmark.py all --output results/benchmark.json
     python scripts/benchmark.py --list            # kinds, sizes, models and configs
@@ -50,6 +51,7 @@ WHAT = {
     "page": "writing the page of ranked lists, and its size",
     "start": "seconds to the first step of a run, with and without kept programs",
     "aot": "compiling full-size systems for accelerators that are not there (--target)",
+    "growth": "every stage of a run at 10,000 to 1,000,000 images, in half an hour",
     "campaign": "everything worth knowing of a device that is lent for some minutes",
 }
 # Arguments that some kinds have no use for.
@@ -62,7 +64,8 @@ ONLY = {
     "target": ("aot",),
     **dict.fromkeys(("height", "width"), (*MODELS, "input")),
     **dict.fromkeys(("threads", "workers", "corruptions"), ("input",)),
-    "quick": ("input", *RANKING, "campaign"),
+    "quick": ("input", *RANKING, "growth", "campaign"),
+    "workdir": ("growth",),
     "minutes": ("campaign",),
     "size": RANKING,
 }
@@ -70,7 +73,7 @@ ONLY = {
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser(__doc__)
-    parser.add_argument("kind", nargs="?", choices=(*WHAT, "all"), help="what to measure, see --list")
+    parser.add_argument("kind", nargs="?", metavar="KIND", choices=(*WHAT, "all"), help="what to measure, see --list")
     parser.add_argument("--list", action="store_true", help="print what can be measured, and exit")
     parser.add_argument("--model", metavar="NAME,...", help="train, infer: models of --list, by commas")
     parser.add_argument(
@@ -100,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=arguments.whole(0, 1024), default=0, help="input: also with this many worker processes"
     )
     parser.add_argument("--corruptions", action="store_true", help="input: each corruption and augmentation instead")
-    parser.add_argument("--quick", action="store_true", help="input, rank, rerank, campaign: small and short")
+    parser.add_argument("--quick", action="store_true", help="input, rank, rerank, growth, campaign: small and short")
+    parser.add_argument("--workdir", metavar="DIR", help="growth: its images (5 GB) and rows (default: runs/growth)")
     parser.add_argument(
         "--size", help="rank, rerank, verify, page: tiny, market1501 (default), msmt17, by commas; rank: growth"
     )
@@ -166,7 +170,16 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
-    from reid_jax.benchmarks import ahead, input_speed, model_speed, ranking_speed, start_speed, subjects, tables
+    from reid_jax.benchmarks import (
+        ahead,
+        growth,
+        input_speed,
+        model_speed,
+        ranking_speed,
+        start_speed,
+        subjects,
+        tables,
+    )
 
     def show(row: dict[str, Any]) -> None:
         print(tables.table([row]), file=sys.stderr, flush=True)
@@ -176,6 +189,10 @@ def _measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
     if kind == "aot":
         batches = [batch for batch in _batches(args.batch) if batch] or list(ahead.BATCHES)
         return ahead.measure(args.target.split(","), args.config, batches, report=show)
+    if kind == "growth":
+        from reid_jax.benchmarks import growth
+
+        return growth.measure(args.workdir or "runs/growth", growth.SIZES[: 1 if args.quick else None], show)
     if kind in ranking_speed.RANKING:
         return ranking_speed.measure(kind, (args.size or ("tiny" if args.quick else "market1501")).split(","))
     if kind == "input":
