@@ -36,6 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "inference": {"build", "config", "data", "models", "ops", "runtime", "trees", "weights"},
     "export": {"build", "inference", "ops", "trees"},
     "gallery": {"data", "evaluation", "inference"},
+    "explain": {"build", "config", "data", "evaluation", "inference", "losses", "ops"},
     "federated": {"config", "data", "train", *TRAINING},
 }
 # The rooms above those may import all that stand before them here, and nothing behind.

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "training-report": ("training_report", "writes the report of a run from its folder"),
     "extract": ("extract", "writes the features of images to a file"),
     "search": ("search", "keeps a gallery of known images and asks it who is on an image"),
+    "explain": ("explain", "draws what a model looks at, and why two images match"),
     "export": ("export", "writes a model as StableHLO or ONNX for other programs"),
     "weights": ("weights", "lists published weights, fetches their files, exports those of a run"),
     "convert-weights": ("convert_weights", "converts published weights"),
@@ -32,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 # These compile programs and keep them for the next start; `benchmark` does where asked, for it measures compilation.
-KEEPING = ("train", "evaluate", "extract", "search", "export", "ablate", "check-resume")
+KEEPING = ("train", "evaluate", "extract", "search", "explain", "export", "ablate", "check-resume")
 
 
 def run(command: str) -> None:

@@ -16,7 +16,7 @@ from flax import linen as nn
 from reid_jax import errors
 from reid_jax.models.backbones import resnet
 from reid_jax.nn import global_pool, heads
-from reid_jax.ops import descriptors, distances
+from reid_jax.ops import descriptors, distances, taps
 
 # The authors' parameter names, see `reid_jax.weights.convert`.
 TORCH_RULES: tuple[tuple[str, str], ...] = (
@@ -70,6 +70,7 @@ class BoT(nn.Module):
             **sizes,
         )
         stage4 = backbone(batch["image"].astype(self.dtype), train=train)["stage4"]
+        stage4 = taps.tap("stage4", stage4, cut=True)
         feature = global_pool.GlobalPool(self.pooling, name="pool")(stage4)
         neck, logits = heads.BNNeck(self.num_classes, name="head_b")(feature, train=train)
         return {"map/stage4": stage4.astype(jnp.float32), **heads.head_outputs("b", feature, neck, logits)}

@@ -27,7 +27,7 @@ from flax import linen as nn
 from reid_jax import errors
 from reid_jax.models.backbones import resnet
 from reid_jax.nn import attention, conv, global_pool, initializers, norm
-from reid_jax.ops import descriptors
+from reid_jax.ops import descriptors, taps
 from reid_jax.weights import convert
 
 # The head of each branch's whole map, and the number of stripes.
@@ -201,7 +201,7 @@ class MGN(nn.Module):
         maps = trunk(batch["image"].astype(self.dtype), train=train)
         outputs: dict[str, jax.Array] = {}
         for branch in self.branches:
-            x = self._branch(branch, maps, train)
+            x = taps.tap(branch, self._branch(branch, maps, train), cut=True)
             outputs[f"map/{branch}"] = x.astype(jnp.float32)
             for head, window in self.windows(branch, x, train).items():
                 feature, logits = self._head(head, window, train)

@@ -18,7 +18,7 @@ from flax import linen as nn
 from reid_jax import errors
 from reid_jax.models.backbones import vit
 from reid_jax.nn import heads
-from reid_jax.ops import descriptors, distances
+from reid_jax.ops import descriptors, distances, taps
 
 # The authors' parameter names, see `reid_jax.weights.convert`; `adapt_weights` comes first.
 TORCH_RULES: tuple[tuple[str, str], ...] = (
@@ -99,6 +99,7 @@ class Branch(nn.Module):
     def __call__(self, tokens: jax.Array, *, train: bool) -> jax.Array:
         """Maps [B, N, D] to [B, N, D]."""
         tokens = vit.Block(**self.block, name="block")(tokens, train=train)
+        tokens = taps.tap(f"{self.name}/block", tokens, leading=1)
         normalized: jax.Array = vit.layer_norm("norm", self.block["dtype"])(tokens)
         return normalized
 
@@ -198,6 +199,8 @@ class TransReID(nn.Module):
 
     def _outputs(self, tokens: jax.Array, locals_: list[jax.Array], train: bool) -> dict[str, jax.Array]:
         """Returns the named outputs of the global and the local features, each with its own head."""
+        grid = vit.grid_of(self.image_size, self.patch, self.stride)
+        tokens = taps.tap("tokens", tokens, grid=grid, leading=1)
         outputs = {"tokens": tokens[:, 1:].astype(jnp.float32)}
         for name, feature in (("g", tokens[:, 0]), *((str(i + 1), local) for i, local in enumerate(locals_))):
             feature = feature.astype(jnp.float32)

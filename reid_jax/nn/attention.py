@@ -21,7 +21,7 @@ from einops import rearrange
 from flax import linen as nn
 
 from reid_jax.nn import conv, initializers, norm
-from reid_jax.ops import pooling, products
+from reid_jax.ops import pooling, products, taps
 
 
 class ChannelAttention(nn.Module):
@@ -165,5 +165,6 @@ class MultiHead(nn.Module):
         if allowed is not None:
             logits = jnp.where(allowed[:, None], logits, -1e4)
         weights = nn.softmax(logits, axis=-1).astype(self.dtype)
+        weights = taps.tap(f"attention/{'/'.join(self.path)}", weights)
         gathered = rearrange(jnp.einsum("bhqk,bhkd->bhqd", weights, value), "b h q d -> b q (h d)")
         return project(name="out")(gathered)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from reid_jax.ops import taps
+
 
 def normalize_rows(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
     """Scales each vector to unit Euclidean length.
@@ -23,7 +25,7 @@ def normalize_rows(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
     """
     x = x.astype(jnp.float32)
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x / jnp.sqrt(jnp.maximum(squared, epsilon**2))
+    return x / taps.tap("length", jnp.sqrt(jnp.maximum(squared, epsilon**2)))
 
 
 def pairwise_squared_euclidean(x: jax.Array, y: jax.Array) -> jax.Array:

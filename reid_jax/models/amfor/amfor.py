@@ -37,7 +37,7 @@ from reid_jax.models import transreid
 from reid_jax.models.amfor import depth_fusion, feature_decoder, generative_distillation, part_decoder, pixel_decoder
 from reid_jax.models.backbones import clip_text, vit
 from reid_jax.nn import heads
-from reid_jax.ops import descriptors, distances
+from reid_jax.ops import descriptors, distances, taps
 
 # Names of the TransReID family; `adapt_weights` comes first.
 TORCH_RULES: tuple[tuple[str, str], ...] = (
@@ -206,6 +206,8 @@ class AMFOR(nn.Module):
         text = None if prompts is None else prompts.bank()
         fuse = self.amff and (mode == "" or self.is_initializing())
         memory, tokens = self._encode(batch, text, train, fuse)  # [B, 1 + P, D], before and after b1
+        grid = vit.grid_of(self.image_size, self.patch, self.stride)
+        tokens = taps.tap("tokens", tokens, grid=grid, leading=1)
         feature, patches = tokens[:, 0], tokens[:, 1:]
         outputs = {"tokens": patches.astype(jnp.float32), **self._head("g", feature, train)}
         if prompts is not None and (mode == "prompts" or self.is_initializing()):
@@ -234,6 +236,23 @@ class AMFOR(nn.Module):
     def reconstructs(self) -> bool:
         """Whether a run ends with pictures of the drawn patches, see `reid_jax.runs.drawn_patches`."""
         return self.pixel
+
+    # The attention whose queries are the background and the parts of the descriptor.
+    slot_attention = "attention/part_decoder/cross"
+
+    def part_masks(self, variables: Mapping[str, Any], tokens: jax.Array) -> jax.Array:
+        """Returns what the mask generator makes of the output "tokens" [B, P, D]: [B, P, 9], background first.
+
+        The network itself uses masks in training alone.
+
+        Raises:
+            UserError: a model without masks.
+        """
+        if not self.parsing:
+            raise errors.UserError("expected a model with part masks, this one has model.parsing=False; use another.")
+        own = {kind: variables[kind]["mask_generator"] for kind in ("params", "batch_stats")}
+        _, masks = part_decoder.MaskGenerator(parent=None).apply(own, tokens, train=False)
+        return jnp.asarray(masks)
 
     # ---- parts of the forward pass ----------------------------------------------------------------------------------
 

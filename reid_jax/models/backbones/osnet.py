@@ -28,7 +28,7 @@ from flax import linen as nn
 
 from reid_jax import errors
 from reid_jax.nn import conv, norm
-from reid_jax.ops import descriptors, fusion, pooling
+from reid_jax.ops import descriptors, fusion, pooling, taps
 
 # torchreid's names are ours, see `reid_jax.weights.convert`.
 TORCH_RULES: tuple[tuple[str, str], ...] = ()
@@ -258,7 +258,7 @@ class Trunk(nn.Module):
         if number < 4:
             transition = self.transition2 if number == 2 else self.transition3
             x = pooling.average_pool(transition(x, train=train), 2)
-        return x
+        return taps.tap(f"conv{number}", x)
 
     def maps(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         """Runs the whole trunk on normalized images [B, H, W, 3].
@@ -315,7 +315,7 @@ class OSNet(nn.Module):
         Returns:
             "map/conv5" [B, H/16, W/16, c3], "feature/b" [B, feature_width] (not negative) and "logits/b" [B, N].
         """
-        conv5 = self.trunk(batch["image"], train=train).astype(jnp.float32)
+        conv5 = taps.tap("conv5", self.trunk(batch["image"], train=train).astype(jnp.float32), cut=True)
         feature = nn.relu(self.fc_norm(self.fc(pooling.global_average(conv5)), train=train))
         return {"map/conv5": conv5, "feature/b": feature, "logits/b": self.classifier(feature)}
 

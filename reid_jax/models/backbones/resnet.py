@@ -19,7 +19,7 @@ from flax import linen as nn
 
 from reid_jax import errors
 from reid_jax.nn import conv, initializers, norm
-from reid_jax.ops import fusion, pooling
+from reid_jax.ops import fusion, pooling, taps
 
 # Block kind and blocks per stage: He et al., table 1.
 SIZES: dict[str, tuple[str, tuple[int, int, int, int]]] = {
@@ -196,7 +196,7 @@ class ResNet(nn.Module):
             end = min(depth, self.stop[1]) if number == self.stop[0] else depth
             if number < self.start[0] or number > self.stop[0] or first >= end:
                 continue
-            x = maps[f"stage{number}"] = stage(
+            x = stage(
                 x,
                 number,
                 block=self.block,
@@ -208,6 +208,7 @@ class ResNet(nn.Module):
                 train=train,
                 first=first,
             )
+            x = maps[f"stage{number}"] = taps.tap(f"{self.name}/stage{number}", x)
         return maps
 
     @property

@@ -22,7 +22,7 @@ from flax import linen as nn
 
 from reid_jax import errors
 from reid_jax.nn import conv, initializers
-from reid_jax.ops import fusion, products
+from reid_jax.ops import fusion, products, taps
 
 # Embedding width, blocks, heads, MLP ratio. "deit" networks differ from "vit" ones by their weights alone.
 SIZES: dict[str, dict[str, Any]] = {
@@ -101,13 +101,13 @@ def attend(
     if kernel == "cudnn" and drop is not None:
         raise errors.UserError("the cudnn attention kernel drops no weights; set model.attention_kernel='xla'.")
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    if kernel == "cudnn":
+    if kernel == "cudnn" and not taps.watched():
         query, key, value = (rearrange(x, "b h n d -> b n h d") for x in (query, key, value))
         gathered = jax.nn.dot_product_attention(query, key, value, scale=scale, implementation="cudnn")
         return rearrange(gathered, "b n h d -> b n (h d)")
     logits = products.float32_product("bhqd,bhkd->bhqk", query, key)
     weights = nn.softmax(logits * scale, axis=-1).astype(value.dtype)
-    weights = weights if drop is None else drop(weights)
+    weights = taps.tap("attention", weights if drop is None else drop(weights))
     return rearrange(jnp.einsum("bhqk,bhkd->bhqd", weights, value), "b h n d -> b n (h d)")
 
 
@@ -355,7 +355,7 @@ class ViT(nn.Module):
                 f"expected images of {self.image_size} (height, width), for which the model was built, got "
                 f"{images.shape[1:3]}; set data.height and data.width."
             )
-        patches = self.patch_embed(images.astype(self.dtype))
+        patches = taps.tap("patches", self.patch_embed(images.astype(self.dtype)), grid=self.grid, cut=True)
         first = jnp.broadcast_to(self.cls_token.astype(self.dtype), (images.shape[0], 1, self.width))
         tokens = jnp.concatenate((first, patches), axis=1)
         if self.positions:
@@ -398,7 +398,7 @@ class ViT(nn.Module):
         """
         tokens = after(0, self.drop(self.embed(batch), deterministic=not train))
         for number, block in enumerate(self.blocks, start=1):
-            tokens = after(number, block(tokens, train=train))
+            tokens = after(number, taps.tap(f"block{number}", block(tokens, train=train), grid=self.grid, leading=1))
         return tokens if self.stop is not None else self.norm(tokens)
 
 

@@ -35,7 +35,7 @@ from reid_jax import errors
 from reid_jax.models.backbones import resnet
 from reid_jax.models.mfv import release_layout, transformer_extractor
 from reid_jax.nn import initializers, norm
-from reid_jax.ops import descriptors, distances, pooling
+from reid_jax.ops import descriptors, distances, pooling, taps
 
 READINGS: dict[str, dict[str, Any]] = {
     "tokens": {
@@ -234,11 +234,14 @@ class MFV(nn.Module):
         results = self._sdfa(reading)(levels, train=train)
 
         # Staged supervision: every stage has its own neck, identity and triplet loss.
-        outputs = {"map/stage4": maps["stage4"].astype(jnp.float32)}
-        outputs |= self._head("b", pooling.global_average(maps["stage4"]), self._classifier("b"), train=train)
+        stage4 = taps.tap("stage4", maps["stage4"], cut=True)
+        outputs = {"map/stage4": stage4.astype(jnp.float32)}
+        outputs |= self._head("b", pooling.global_average(stage4), self._classifier("b"), train=train)
         shared = self._classifier("t1") if self.stages and reading["shared_stage_classifier"] else None
         for k, (stage_map, token) in results.items():
-            stage_map = outputs[f"map/t{k}"] = stage_map.astype(jnp.float32)
+            # The test feature has that of the last stage alone.
+            stage_map = taps.tap(f"t{k}", stage_map.astype(jnp.float32), cut=k == self.stages[-1])
+            outputs[f"map/t{k}"] = stage_map
             descriptor = stage_descriptor(stage_map, reading["stage_head"]) if token is None else token
             outputs |= self._head(f"t{k}", descriptor, shared or self._classifier(f"t{k}"), train=train)
             if reading["stage_triplet_on"] == "map":

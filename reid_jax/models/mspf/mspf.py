@@ -26,7 +26,7 @@ from reid_jax import errors
 from reid_jax.models.backbones import osnet
 from reid_jax.models.mspf import channel_spatial, multi_patch
 from reid_jax.nn import conv, norm
-from reid_jax.ops import descriptors, distances
+from reid_jax.ops import descriptors, distances, taps
 from reid_jax.weights import convert
 
 STRIPES = 4  # of each map in the local feature
@@ -89,7 +89,7 @@ class OSFA(nn.Module):
         g2 = trunk.stage(self._attend(x1, 2, train), 3, train=train)
         x2 = trunk.stage(x1, 3, train=train) if twice else g2
         g3 = trunk.stage(self._attend(g2, 3, train), 4, train=train)
-        maximum = trunk.stage(g3, 5, train=train).astype(jnp.float32).max((1, 2))
+        maximum = taps.tap("conv5", trunk.stage(g3, 5, train=train).astype(jnp.float32), cut=True).max((1, 2))
         f_global = self.fc(maximum)
 
         maps = {2: x1, 3: x2}
@@ -106,6 +106,7 @@ class OSFA(nn.Module):
     def _aggregate(self, maps: Mapping[int, jax.Array]) -> jax.Array:
         """Aggregates maps of several stages: each reduced to C channels, then pooled in stripes; [B, maps 4 C]."""
         aligned = [self.align[stage](maps[stage]) if stage in self.align else maps[stage] for stage in self.sam_maps]
+        aligned = [taps.tap(f"align{stage}", x, cut=True) for stage, x in zip(self.sam_maps, aligned, strict=True)]
         return jnp.concatenate([stripe_means(stage_map) for stage_map in aligned], axis=-1)
 
 

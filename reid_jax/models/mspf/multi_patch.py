@@ -20,6 +20,7 @@ from flax import linen as nn
 
 from reid_jax import errors
 from reid_jax.models.backbones import osnet
+from reid_jax.ops import taps
 
 # Rows and columns of the cut, by number of patches.
 QUADRANTS: dict[int, tuple[int, int]] = {1: (1, 1), 2: (2, 1), 4: (2, 2), 8: (4, 2)}
@@ -103,7 +104,8 @@ class PatchFusion(nn.Module):
             rows, columns = grid(count, self.layout)
             trunk = shared or osnet.Trunk(self.size, self.kind, self.dtype, self.depths, name=f"level{count}")
             found = trunk(split(images, rows, columns), train=train)
-            maps[f"map/level{count}"] = reassemble(found.astype(jnp.float32), rows, columns)
+            whole = reassemble(found.astype(jnp.float32), rows, columns)
+            maps[f"map/level{count}"] = taps.tap(f"level{count}", whole, cut=True)
         return {"feature": fuse(list(maps.values()), self.fusion), **maps}
 
 

@@ -1,0 +1,148 @@
+"""Draws what a model looks at: maps on a query and its matches.
+
+    python scripts/explain.py sheet --run runs/mfv-demo --output sheet.png  # a query of its data set
+    python scripts/explain.py sheet --run runs/mfv-demo --row 7 --pictures occlusion --output 7.png
+    python scripts/explain.py sheet --run runs/mfv-demo --query a.jpg --gallery b.jpg --output ab.png
+    python scripts/explain.py sheet --weights osnet_x0_25_msmt17 --query a.jpg --gallery photos \\
+        --output sheet.png
+    python scripts/explain.py sheet --run runs/mfv-demo --pictures list     # what this model has
+
+Pictures of one image: activation, attention, heads and rollout (vision transformers), slots and parts (descriptors of
+body parts), reconstruction (pixel decoders). Of a pair: similarity, a map whose sum is the similarity, and occlusion,
+how far the similarity falls where a region is hidden. A sheet explains a score; it is no evidence of identity.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from reid_jax import errors, explain, file_io
+from reid_jax.cli import arguments, command_line, model_choice
+from reid_jax.config import rules
+
+if TYPE_CHECKING:
+    from reid_jax.data import records
+    from reid_jax.explain import explainer as explainer_lib
+    from reid_jax.explain import retrieval
+
+ACTIONS = ("sheet",)
+_DEFAULT = "activation,similarity"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_line.parser(__doc__)
+    parser.add_argument("action", nargs="?", default="sheet", metavar="ACTION", help="sheet (default)")
+    model_choice.add(parser)
+    parser.add_argument("--query", metavar="FILE", help="the image to explain; default: --row of the data set")
+    parser.add_argument("--row", type=arguments.whole(0, 10**9), help="number of a query of the data set (default: 0)")
+    parser.add_argument(
+        "--gallery", metavar="PATH", help="an image, a folder or a data set; default: the data set of the run"
+    )
+    parser.add_argument("--top", type=arguments.whole(1, 50), default=5, help="matches on a sheet (default: 5)")
+    parser.add_argument("--pictures", default=_DEFAULT, metavar="NAMES", help=f"default: {_DEFAULT}; or list")
+    parser.add_argument("--layer", default="", help="of activation and similarity; default: the model's own")
+    parser.add_argument("--colors", default=explain.COLORS[0], help="viridis (default), magma or jet")
+    parser.add_argument("--output", metavar="FILE", help="the picture, ending in .png")
+    return parser
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises a `UserError` for arguments that can be refused before JAX is loaded."""
+    arguments.one_of("ACTION", args.action, ACTIONS)
+    model_choice.check(args)
+    args.pictures = (
+        args.pictures.split(",")
+        if args.pictures == "list"
+        else arguments.names("--pictures", args.pictures, explain.PICTURES)
+    )
+    arguments.one_of("--colors", args.colors, explain.COLORS)
+    if args.query and args.row is not None:
+        raise errors.UserError("--row is a query of the data set and --query a file; leave one out.")
+    if not args.run and not args.gallery and args.pictures != ["list"]:
+        raise errors.UserError("expected --gallery PATH with --model, an image or a folder to compare with; add it.")
+    if args.query:
+        arguments.existing_file("--query", args.query, "an image")
+    if args.gallery and not arguments.path("--gallery", args.gallery).expanduser().exists():
+        raise errors.UserError(
+            f"expected an image or a folder as --gallery, there is no {rules.plain(args.gallery)}; give another."
+        )
+    if args.pictures != ["list"]:
+        if not args.output:
+            raise errors.UserError("expected --output FILE, such as sheet.png.")
+        arguments.new_file("--output", args.output, (".png",))
+    model_choice.find_weights(args)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit code."""
+    args = _parser().parse_args(argv)
+    if args.list:
+        print(model_choice.listing())
+        return 0
+    _check(args)
+
+    from reid_jax.explain import explainer, sheets
+
+    if args.dtype in (None, "auto"):
+        args.dtype = "float32"  # sums of maps should be those of the scores
+    model = explainer.Explainer(*model_choice.load(args))
+    if args.pictures == ["list"]:
+        print(_listing(model))
+        return 0
+    sheets.check(model, args.pictures, pairs=True, layer=args.layer)
+    query, gallery = _images(args, model)
+    _write_sheet(args, model, query, gallery)
+    return 0
+
+
+def _listing(model: explainer_lib.Explainer) -> str:
+    """Returns the pictures and the layers of a model as text."""
+    from reid_jax.explain import pictures
+
+    layers = [f"{name} ({layer.grid[0]} x {layer.grid[1]})" for name, layer in model.layers.items()]
+    return "\n".join(
+        [
+            f"pictures: {', '.join((*pictures.available(model), *explain.PAIRS))}",
+            f"layers: {', '.join(layers)}",
+            f"of activation: {model.last()}; of similarity: {', '.join(model.cut())}",
+        ]
+    )
+
+
+def _images(args: argparse.Namespace, model: explainer_lib.Explainer) -> tuple[retrieval.Query, records.Split]:
+    """Returns the query and the gallery."""
+    from reid_jax import build
+    from reid_jax.explain import retrieval
+    from reid_jax.inference import sources
+
+    if args.gallery:
+        splits = sources.open_source(args.gallery).splits
+    else:
+        splits = sources.of_dataset(build.open_data(model.settings.data)).splits
+    gallery = splits.get("gallery", splits.get("images"))
+    if gallery is None:
+        raise errors.UserError(f"expected a gallery in {args.gallery}, found {', '.join(splits)}; give another.")
+    if args.query:
+        return retrieval.Query(sources.load_image(args.query), file_io.shown(args.query)), gallery
+    if "query" not in splits:
+        raise errors.UserError("expected --query FILE, for the gallery is no data set with queries; add it.")
+    return retrieval.of_split(splits["query"], args.row or 0), gallery
+
+
+def _write_sheet(
+    args: argparse.Namespace, model: explainer_lib.Explainer, query: retrieval.Query, gallery: records.Split
+) -> None:
+    from reid_jax.explain import drawing, retrieval, sheets
+
+    embedded = retrieval.embedded_split(model, gallery)
+    rows = retrieval.nearest(model, query, gallery, embedded, args.top)
+    first, matches = retrieval.columns(query, gallery, rows)
+    title = f"{args.run or args.weights or 'random weights'} ({model.settings.model['name']})"
+    page = sheets.sheet(
+        model, first, matches, args.pictures, layer=args.layer, colors=args.colors, title=rules.plain(title)
+    )
+    output = arguments.path("--output", args.output)
+    file_io.make_folder(output.parent, "the folder of --output")
+    file_io.write_bytes(output, drawing.png(page), "the sheet")
+    print(f"{output}: {page.shape[1]}x{page.shape[0]} pixels")
