@@ -22,6 +22,10 @@ class UserError(Exception):
         super().__init__(_LONG_WORD.sub(lambda word: f"{word[0][:200]}...{word[0][-60:]}", message))
 
 
+class Stopped(UserError):
+    """End of a run that was asked to stop, by a scheduler or by Ctrl-C; everything up to its step is saved."""
+
+
 # Longer than most systems' longest file name, so that a path of a few folders stands whole.
 LONGEST_WORD = 1000
 # Of more names than these, a message lists those near the unknown one.

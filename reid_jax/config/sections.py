@@ -256,11 +256,13 @@ class Checkpoint(Section):
     Attributes:
         every_steps: interval in steps; 0 uses `every_epochs`.
         every_epochs: interval in epochs.
+        every_minutes: interval by the clock, in addition; 0 saves by steps alone.
         keep_best: number of checkpoints with the best mAP that are kept in addition to the newest.
     """
 
     every_steps: int = key(0, COUNT_OR_NONE)
     every_epochs: float = key(5.0, rules.NOT_NEGATIVE)
+    every_minutes: float = key(0.0, rules.NOT_NEGATIVE)
     keep_best: int = key(1, COUNT_OR_NONE)
 
 

@@ -358,6 +358,7 @@ class Experiment:
             log=self.settings.log.every_steps,
             evaluate=round(self.settings.evals.every_epochs * steps_per_epoch),
             save=checkpoint.every_steps or round(checkpoint.every_epochs * steps_per_epoch),
+            save_minutes=checkpoint.every_minutes,
         )
 
 

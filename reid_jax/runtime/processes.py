@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from reid_jax.errors import UserError
+from reid_jax.errors import Stopped, UserError
 from reid_jax.runtime import cluster as cluster_lib
 from reid_jax.runtime import interruption
 
@@ -313,6 +313,9 @@ def session(
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, interruption.Interrupted) else int(signal.SIGINT)
         abandon(interruption.sentence(number), interruption.CODES[number])
+    except Stopped:
+        shutdown()
+        raise
     except BaseException as error:
         sentence = str(error) if isinstance(error, UserError) else peer_failure(error)
         sentence = sentence or (explain(error) if explain else None)
@@ -370,6 +373,18 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def asked_to_stop(step: int) -> bool:
+    """Returns whether any process has received SIGTERM and all are to stop after this step; the same on every process.
+
+    The processes agree on a step that none has passed, without a collective and without waiting while nobody asks. In a
+    run of one process False: there the signal is handled where it arrives, see `interruption.notice`.
+
+    Args:
+        step: number of the step just made; every process calls this after every step.
+    """
+    return jax.process_count() > 1 and bool(multihost_utils.reached_preemption_sync_point(step))
+
+
 def broadcast_text(text: str) -> str:
     """Returns process 0's text on every process. A collective."""
     if jax.process_count() == 1:
@@ -380,6 +395,11 @@ def broadcast_text(text: str) -> str:
     if is_main():
         buffer[:] = np.frombuffer(encoded, np.uint8)
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8)).decode()
+
+
+def number_of_main(number: int) -> int:
+    """Returns process 0's whole number, below 2**31, on every process. A collective."""
+    return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def agree(what: str, value: str) -> None:

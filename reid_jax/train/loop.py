@@ -23,6 +23,7 @@ from reid_jax import errors, progress
 from reid_jax.runtime import interruption, processes
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import checkpoints as checkpoints_lib
+from reid_jax.train import clock as clock_lib
 from reid_jax.train import metrics as metrics_lib
 from reid_jax.train import profiling, step_line
 from reid_jax.train import state as state_lib
@@ -81,11 +82,17 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-    """Intervals in steps between events; 0 means at the end of the run only."""
+    """Intervals in steps between events; 0 means at the end of the run only.
+
+    Attributes:
+        log, evaluate, save: the intervals.
+        save_minutes: interval of checkpoints by the clock, in addition; 0 asks for none.
+    """
 
     log: int
     evaluate: int
     save: int
+    save_minutes: float = 0.0
 
 
 class NonFiniteLoss(errors.UserError):
@@ -152,6 +159,7 @@ class Loop:
         self.pace = step_line.Pace() if pace is None else pace
         self.last_step = phases[-1].last_step
         self._at_margin: dict[str, int] = {}
+        self._clock = clock_lib.Clock(every.save_minutes if checkpoints is not None else 0)
         self._terminate = False
 
     def run(self, state: state_lib.TrainState, first_step: int) -> state_lib.TrainState:
@@ -228,8 +236,10 @@ class Loop:
         line: step_line.StepLine,
     ) -> _Window:
         """Logs, evaluates and saves, in this order and if due; returns the window to continue with."""
+        self._terminate = self._terminate or processes.asked_to_stop(step)
         last = step == self.last_step
         due = {name: _due(step, getattr(self.every, name), last) for name in ("log", "evaluate", "save")}
+        due["save"] = self._clock.due(step) or due["save"]
         if not any(due.values()) and not self._terminate:
             line.update(step)
             return window
@@ -244,8 +254,11 @@ class Loop:
             self.writer.write(step, scores)
         if self.checkpoints is not None and (due["save"] or self._terminate):
             self.checkpoints.save(step, state, {**self.meta(), "phase": phase.name}, scores or None)
+            self._clock.saved(step)
+        elif due["log"]:
+            self._clock.plan(step)
         if self._terminate:
-            raise errors.UserError(f"asked to stop at step {step}; saved there, the same command continues from it.")
+            raise errors.Stopped(f"asked to stop at step {step}; saved there, the same command continues from it.")
         return _Window()
 
     def _log(
@@ -287,10 +300,9 @@ class Loop:
 
     @contextlib.contextmanager
     def _saving_on_termination(self) -> Iterator[None]:
-        """Saves after the current step on SIGTERM (preemption by a scheduler) or Ctrl-C, in runs of a single process.
+        """Saves after the current step on SIGTERM (preemption by a scheduler) or Ctrl-C in a run of a single process.
 
-        Saving is a collective operation and the signal reaches processes at different steps, so runs of several
-        processes rely on the last regular checkpoint instead.
+        Processes of a run of several agree on a step after SIGTERM, which their runtime receives; Ctrl-C ends them.
         """
         if processes.process_count() > 1:
             yield

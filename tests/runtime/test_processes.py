@@ -79,7 +79,7 @@ def test_one_process_by_flags_needs_no_coordinator():
 WORKER = """
     import json, os, signal, sys, time
     import jax, numpy as np, jax.numpy as jnp
-    from reid_jax.errors import UserError
+    from reid_jax.errors import Stopped, UserError
     from reid_jax.runtime import mesh as mesh_lib, processes
 
     def work(mesh, weights, batch, loss, index, folder):
@@ -101,7 +101,13 @@ WORKER = """
             "folder": processes.agree_on_folder(folder if index == 0 else "/elsewhere"),
         }
         processes.barrier("done")
-        print(json.dumps(result))
+        for step in range(1, 1000):
+            float(loss(weights, batch)[0])
+            if (index, step) == (1, 3):
+                os.kill(os.getpid(), signal.SIGTERM)
+            if processes.asked_to_stop(step):
+                print(json.dumps({**result, "stopped": step}))
+                raise Stopped("asked to stop.")
 
     def main(mode, index, folder):
         mesh = mesh_lib.create_mesh()
@@ -127,8 +133,11 @@ WORKER = """
 
     port, index, mode, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
     timeout = 1 if mode == "alone" else 30
-    with processes.session(f"localhost:{port}", 2, index, timeout=timeout, heartbeat_timeout=5):
-        main(mode, index, folder)
+    try:
+        with processes.session(f"localhost:{port}", 2, index, timeout=timeout, heartbeat_timeout=5):
+            main(mode, index, folder)
+    except Stopped as stopped:  # the session has ended in order
+        sys.exit(f"{stopped} {jax.distributed.is_initialized()}")
 """
 
 
@@ -167,7 +176,8 @@ def start(tmp_path, mode, indices=(0, 1)):
 
 def test_two_processes_agree(tmp_path):
     outcomes = start(tmp_path, "work")
-    assert [code for code, _, _ in outcomes] == [0, 0], outcomes
+    # At the end one of them is asked to stop, and both leave after the same step, in order.
+    assert [(code, err.splitlines()[-1]) for code, _, err in outcomes] == [(1, "asked to stop. False")] * 2, outcomes
     first, second = (json.loads(out.strip().splitlines()[-1]) for _, out, _ in outcomes)
     rows = np.array([[0, 1], [2, 3], [10, 11], [12, 13]], np.float64)
     centered = rows - rows.mean(0)
@@ -178,6 +188,7 @@ def test_two_processes_agree(tmp_path):
         assert result["text"] == "from 0"
         assert result["folder"] == str(tmp_path / "run")
         assert result["refused"].startswith("the config differs between process 0 and process 1;")
+    assert first["stopped"] == second["stopped"] >= 3
     assert (first["main"], second["main"]) == (True, False)
     assert first["local"] + second["local"] == rows.tolist()
     assert list((tmp_path / "run").iterdir()) == []
