@@ -25,7 +25,7 @@ SMALL = {
     "data.sampler": {"name": "identity_epoch", "identities": 4, "images": 2},
     "data.options": {"size": "tiny", "seed": 0},
     "model.width": 4,
-    "model.depths": (1, 1, 2, 1),
+    "model.depths": (0, 0, 2, 1),
     "model.feature_width": 8,
     "fed.rounds": 3,
     "fed.lr_drops": (0.5,),

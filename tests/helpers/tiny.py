@@ -2,7 +2,7 @@
 
 `CHANCE` serves most whole-run tests: BoT, because it traces and compiles in a third of MFV's time, with what makes a
 step depend on the whole batch and on chance: batch normalization, mining, boxes filled with noise, an averaged model.
-`MFV` has every part of MFV in place, dropout and attention among them.
+`MFV` (a row `mfv_noaux`) has every part of MFV in place, dropout and attention among them, with one stage.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ MFV: dict[str, Any] = {
     "data.augment.erase": {"probability": 0.5, "area": (0.02, 0.4), "aspect": (0.3, 3.3), "tries": 100},
     "preprocess.erase_fill": "noise",
     "model.width": 4,
-    "model.depths": (1, 1, 1, 1),
+    "model.depths": (0, 0, 1, 1),
+    "model.stages": (3,),
     "model.last_stride": 1,
     "model.level_depth": 1,
     "model.tfe_width": 16,
@@ -57,10 +58,12 @@ MFV: dict[str, Any] = {
     "evals.flip": True,
     "checkpoint.every_epochs": 1.0,
 }
+# Two residual blocks: tracing is what starting a run costs.
 BOT: dict[str, Any] = {
     **SMALL,
+    "model.size": "resnet18",
     "model.width": 4,
-    "model.depths": (1, 1, 1, 1),
+    "model.depths": (1, 0, 0, 1),
     "train.epochs": 2.0,
     "schedule.warmup_epochs": 1,
     "schedule.milestones_epochs": (1, 2),

@@ -86,7 +86,7 @@ def train_on_one_device(config: ConfigDict, workdir: pathlib.Path, monkeypatch: 
 def test_eight_devices_train_mfv_as_one_does(tmp_path, monkeypatch):
     assert jax.device_count() == 8
     prepare.prepare("synthped", tmp_path / "data", size="tiny")
-    config = tiny.config(tmp_path / "data", "mfv:synthped", tiny.MFV, **SLOWLY)
+    config = tiny.config(tmp_path / "data", "mfv:synthped,mfv_noaux", tiny.MFV, **SLOWLY)
     train_on_one_device(config, tmp_path / "one", monkeypatch)
     assert launch.run(config, workdir=str(tmp_path / "eight"), mode="train") == 0
     assert_same(tmp_path / "one", tmp_path / "eight")

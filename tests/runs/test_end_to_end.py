@@ -78,7 +78,7 @@ def test_run_folder_modes_and_repeated_calls(tmp_path, capsys, caplog):
     for score in SCORES:
         assert last[f"synthped/{score}"] == result[f"synthped/{score}"] == again[f"synthped/{score}"]
     features, dataset, _ = trained_lib.features_of_run(workdir)
-    assert features.query_features.shape == (18, 128)
+    assert features.query_features.shape == (18, 32)
     pictures = [dataset.query.image(index) for index in range(3)]
     described = extractor.images(variables, pictures).features
     np.testing.assert_allclose(described, features.query_features[:3], rtol=0, atol=1e-6)

@@ -7,11 +7,14 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 
+from reid_jax import errors
+from reid_jax.cli import evaluate
 from reid_jax.train import checkpoints
 from tests.helpers import tiny
 
@@ -37,7 +40,7 @@ def finished(command: str, *arguments: str, cwd: pathlib.Path) -> tuple[int, str
     return tiny.finish(start(command, *arguments, cwd=cwd))
 
 
-def test_own_system_is_trained_killed_resumed_evaluated_and_extracted(project, tmp_path):
+def test_own_system_is_trained_killed_resumed_evaluated_and_extracted(project, tmp_path, monkeypatch):
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     elsewhere.mkdir()
     train = ("train", "--config=tiny.py", f"--workdir={run}")
@@ -65,11 +68,15 @@ def test_own_system_is_trained_killed_resumed_evaluated_and_extracted(project, t
     }
 
     # From another working directory.
-    code, _, err = finished("evaluate", f"--run={run}", f"--output={tmp_path / 'again.json'}", cwd=elsewhere)
+    commands = (
+        ("evaluate", f"--run={run}", f"--output={tmp_path / 'again.json'}"),
+        ("extract", f"--run={run}", f"--output={tmp_path / 'people.npz'}"),
+    )
+    calls = "; ".join(f"{name}.main({arguments!r})" for name, *arguments in commands)
+    both = tiny.start_python(["-c", f"from reid_jax.cli import evaluate, extract; {calls}"], cwd=elsewhere)
+    code, _, err = tiny.finish(both)
     assert code == 0, err
     assert json.loads((tmp_path / "again.json").read_text())["people/mAP"] == pytest.approx(result["people/mAP"])
-    code, _, err = finished("extract", f"--run={run}", f"--output={tmp_path / 'people.npz'}", cwd=elsewhere)
-    assert code == 0, err
     with np.load(tmp_path / "people.npz") as file:
         assert file["query_features"].shape == (8, 32)
         assert file["gallery_features"].shape == (64, 32)
@@ -77,14 +84,16 @@ def test_own_system_is_trained_killed_resumed_evaluated_and_extracted(project, t
     # A changed or missing module is reported in one sentence with exit code 2 by every command.
     losses = project / "my_project" / "losses.py"
     losses.write_text(losses.read_text() + "\n# another version\n")
-    for arguments in ((*train,), ("evaluate", f"--run={run}")):
-        code, _, err = finished(*arguments, cwd=project)
-        assert (code, "Traceback" in err) == (2, False)
-        assert "has changed since the run" in err
-    shutil.rmtree(project / "my_project")
-    code, _, err = finished("evaluate", f"--run={run}", cwd=elsewhere)
+    code, _, err = finished(*train, cwd=project)
     assert (code, "Traceback" in err) == (2, False)
-    assert "cannot be found" in err
+    assert "has changed since the run" in err
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for damage, message in ((None, "has changed since the run"), (shutil.rmtree, "cannot be found")):
+        if damage:
+            damage(project / "my_project")
+            sys.modules.pop("my_project", None)
+        with pytest.raises(errors.UserError, match=message):
+            evaluate.main([f"--run={run}"])
 
 
 def test_page_on_extending_quotes_existing_files():
