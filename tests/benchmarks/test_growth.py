@@ -25,6 +25,6 @@ def test_a_stage_writes_rows_that_are_kept(tmp_path, monkeypatch):
 def test_a_stage_that_fails_is_named(tmp_path, monkeypatch):
     failed = subprocess.CompletedProcess([], 1, "", "no space left")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(errors.UserError, match="'prepare' of 500 images .* no space left"):
+    with pytest.raises(errors.UserError, match=r"'prepare' of 500 images .* no space left"):
         growth.measure(tmp_path, [500])
     assert not list(tmp_path.glob("*.json"))
