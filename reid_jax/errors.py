@@ -23,7 +23,15 @@ class UserError(Exception):
 
 
 class Stopped(UserError):
-    """End of a run that was asked to stop, by a scheduler or by Ctrl-C; everything up to its step is saved."""
+    """End of a run that was asked to stop, by a scheduler or by Ctrl-C; everything up to its step is saved.
+
+    Attributes:
+        number: the signal; the process ends with 128 + `number`, as after a signal that nobody handled.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 # Longer than most systems' longest file name, so that a path of a few folders stands whole.

@@ -142,7 +142,8 @@ def _guarded(command: Callable[[], int | None]) -> int:
         explained = failures.explain(error)
         if explained is None:
             raise
-        return _complain(explained)
+        code = _complain(explained)
+        return 128 + error.number if isinstance(error, errors.Stopped) else code
 
 
 def _exit(code: int) -> NoReturn:

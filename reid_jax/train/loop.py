@@ -160,7 +160,7 @@ class Loop:
         self.last_step = phases[-1].last_step
         self._at_margin: dict[str, int] = {}
         self._clock = clock_lib.Clock(every.save_minutes if checkpoints is not None else 0)
-        self._terminate = False
+        self._terminate: int | None = None
 
     def run(self, state: state_lib.TrainState, first_step: int) -> state_lib.TrainState:
         """Trains from `first_step` to the end and returns the final state."""
@@ -236,7 +236,8 @@ class Loop:
         line: step_line.StepLine,
     ) -> _Window:
         """Logs, evaluates and saves, in this order and if due; returns the window to continue with."""
-        self._terminate = self._terminate or processes.asked_to_stop(step)
+        if processes.asked_to_stop(step):
+            self._terminate = signal.SIGTERM
         last = step == self.last_step
         due = {name: _due(step, getattr(self.every, name), last) for name in ("log", "evaluate", "save")}
         due["save"] = self._clock.due(step) or due["save"]
@@ -258,7 +259,8 @@ class Loop:
         elif due["log"]:
             self._clock.plan(step)
         if self._terminate:
-            raise errors.Stopped(f"asked to stop at step {step}; saved there, the same command continues from it.")
+            sentence = f"asked to stop at step {step}; saved there, the same command continues from it."
+            raise errors.Stopped(sentence, self._terminate)
         return _Window()
 
     def _log(
@@ -311,7 +313,7 @@ class Loop:
             yield
 
     def _stop(self, number: int) -> None:
-        self._terminate = True
+        self._terminate = number
         # Not by logging: the signal may have come in the middle of a log line.
         if number == signal.SIGINT:
             os.write(

@@ -88,7 +88,7 @@ def test_killed_stopped_and_extended_runs_end_like_an_uninterrupted_run(tmp_path
     assert f"resumed at step {resumed_at[1]} of {STEPS}" in err
     assert f"extended at step {resumed_at[1]}: the longer schedule has the same learning rates up to there" in err
     stopped_at = newest(interrupted)
-    assert code == 2
+    assert code == 143
     assert f"error: asked to stop at step {stopped_at}; saved there, the same command continues from it." in err
     assert "Traceback" not in err
     assert 2 <= resumed_at[0] < resumed_at[1] < stopped_at < STEPS

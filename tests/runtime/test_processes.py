@@ -107,7 +107,7 @@ WORKER = """
                 os.kill(os.getpid(), signal.SIGTERM)
             if processes.asked_to_stop(step):
                 print(json.dumps({**result, "stopped": step}))
-                raise Stopped("asked to stop.")
+                raise Stopped("asked to stop.", signal.SIGTERM)
 
     def main(mode, index, folder):
         mesh = mesh_lib.create_mesh()
