@@ -7,6 +7,7 @@
     python scripts/search.py query people.gallery --run runs/mfv-demo --images frame.jpg \\
         --box 20,30,80,200 --other-camera entrance --since 2026-11-28T08:00 --why "lost child"
     python scripts/search.py query people.gallery --entry 17 --per track --html answer.html --why test
+    python scripts/search.py calibrate people.gallery --rate 0.001     # when to say "nobody"
     python scripts/search.py remove people.gallery --identity "person 7" --why "erasure asked for"
     python scripts/search.py compact people.gallery     # nothing of them is left in the files
     python scripts/search.py info people.gallery
@@ -46,6 +47,10 @@ ACTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
         "asks who is on an image",
         (*_SOURCE, *_MODEL, *_FILTER, "box", "entry", "top", "per", "as_track", "rerank", "json", "html"),
     ),
+    "calibrate": (
+        "chooses the distance beyond which nobody is found",
+        ("features", "rate", "rate_per", "no_threshold"),
+    ),
     "info": ("says what a gallery holds", ("json",)),
     "expire": ("removes what has expired, lines of the log too", ()),
     "compact": ("writes the file without what was removed", ()),
@@ -63,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--audit", metavar="FILE", help="the audit log (default: next to the gallery's file)")
     _add_images(parser.add_argument_group("images"))
     _add_labels(parser.add_argument_group("labels, filters and what is removed"))
-    _add_keeping(parser.add_argument_group("build and add"))
+    _add_keeping(parser.add_argument_group("build, add and calibrate"))
     _add_query(parser.add_argument_group("query"))
     model_choice.add(parser.add_argument_group("the model of --images"))
     return parser
@@ -118,6 +123,13 @@ def _add_keeping(group: Any) -> None:
     group.add_argument("--keep", metavar="SPAN", help="72h, 30d or forever; build: for all that is added later, too")
     group.add_argument("--thumbnails", default="yes", help="yes (default) or no: keep small pictures")
     group.add_argument("--no-audit", action="store_true", help="build: no audit log, for pictures of nobody")
+    group.add_argument(
+        "--rate", type=arguments.number(1e-9, 0.5), metavar="R", help="calibrate: the false-match rate, such as 0.001"
+    )
+    group.add_argument(
+        "--rate-per", default="comparison", help="comparison (default) of two people, or search for somebody absent"
+    )
+    group.add_argument("--no-threshold", action="store_true", help="calibrate: forget the threshold")
     group.add_argument("--keep-log", metavar="SPAN", help="build: how long lines of the log stay (default: 183d)")
 
 
@@ -154,8 +166,11 @@ def _check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     for name, endings in (("json", (".json",)), ("html", (".html", ".htm"))):
         if getattr(args, name) not in (None, "-") or (name == "html" and args.html):
             arguments.new_file(f"--{name}", getattr(args, name), endings)
+    arguments.one_of("--rate-per", args.rate_per, ("comparison", "search"))
     if args.action in ("build", "add", "query"):
         _check_source(args)
+    if args.action == "calibrate" and bool(args.rate) == args.no_threshold:
+        raise errors.UserError("expected --rate R, the false-match rate to promise, or --no-threshold; give one.")
     args.who = args.who or _user()
 
 
@@ -207,8 +222,8 @@ def main(argv: list[str]) -> int:
         return 0
     args = parser.parse_args(argv)
     _check(args, parser)
-    run = {"build": _build, "add": _add, "remove": _remove, "query": _query}.get(args.action, _keep)
-    run(args)
+    actions = {"build": _build, "add": _add, "remove": _remove, "query": _query, "calibrate": _calibrate}
+    actions.get(args.action, _keep)(args)
     return 0
 
 
@@ -363,6 +378,21 @@ def _query(args: argparse.Namespace) -> None:
             print(args.json)
 
 
+def _calibrate(args: argparse.Namespace) -> None:
+    from reid_jax.data import feature_set
+
+    with _open(args) as opened:
+        if args.no_threshold:
+            opened.set_threshold(None)
+            print("no threshold: every query has an answer.")
+            return
+        features, source = None, ""
+        if args.features:
+            path = arguments.existing_file("--features", args.features, "a features file (.npz)")
+            features, source = feature_set.FeatureSet.load(path), f"in {file_io.shown(path.name)}"
+        print(opened.calibrate(args.rate, per=args.rate_per, features=features, source=source).text() + ".")
+
+
 def _keep(args: argparse.Namespace) -> None:
     """Does what concerns the gallery as a whole."""
     with _open(args) as opened:
@@ -375,5 +405,4 @@ def _keep(args: argparse.Namespace) -> None:
             entries, lines = opened.expire(who=args.who, why=args.why)
             print(f"{entries:,} expired entries and {lines:,} lines of the log removed.")
         else:
-            opened.store.compact()
-            print("compacted.")
+            print(opened.compact(who=args.who, why=args.why).text() + ".")

@@ -8,5 +8,7 @@
 | rows and vectors on disk: the interface, SQL, SQLite | `store`, `sql_store`, `sqlite_store` |
 | exact search over a matrix in memory | `matrix`, `exact` |
 | entries of features files, data sets and folders | `intake` |
+| "nobody in the gallery": thresholds by false-match rate | `open_set` |
+| proof that removed entries are gone | `erasure` |
 | who asked what, and why | `audit` |
 """

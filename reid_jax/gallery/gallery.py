@@ -23,7 +23,7 @@ import numpy as np
 
 from reid_jax import errors, file_io
 from reid_jax.data import feature_set
-from reid_jax.gallery import answers, audit, exact, matrix, ranked_groups, store
+from reid_jax.gallery import answers, audit, erasure, exact, matrix, open_set, ranked_groups, store
 from reid_jax.gallery import binding as binding_lib
 from reid_jax.gallery import entries as entries_lib
 
@@ -315,6 +315,40 @@ class Gallery:
         count = self.store.remove(ids)
         self._note(event, who, why, ids=_spans(ids))
         return count
+
+    def compact(self, *, who: str = "", why: str = "") -> erasure.Proof:
+        """Writes the files anew without what was removed, and proves that nothing of it is left, see `erasure`.
+
+        Raises:
+            UserError: another process is at work, the disk is full, or something removed was found.
+        """
+        proof = erasure.compact(self.store)
+        self._note("compact", who, why, **dataclasses.asdict(proof))
+        return proof
+
+    def calibrate(
+        self, rate: float, *, per: str = "comparison", features: feature_set.FeatureSet | None = None, source: str = ""
+    ) -> answers.Threshold:
+        """Chooses the threshold of open-set answers at a false-match rate, and stores it, see `open_set`.
+
+        Args:
+            rate: the rate to promise, a fraction.
+            per: "comparison" or "search".
+            features: labeled images of the gallery's model; None takes the gallery's own labels.
+            source: what they are, in words.
+
+        Raises:
+            UserError: another model's features, or too few labeled images for that rate.
+        """
+        if features is None:
+            features = open_set.of_gallery(self.store, self.snapshot())
+            source = source or "on the gallery's own labels"
+        else:
+            shape, visible = features.gallery_features.shape[1:], features.gallery_visibility is not None
+            self.binding.refuse_other(binding_lib.Binding.of_meta(features.meta, shape, visible), "the labeled images")
+        found = open_set.calibrate(features, rate, per=per, metric=self.binding.metric, source=source)
+        self.set_threshold(found)
+        return found
 
     def set_threshold(self, threshold: answers.Threshold | None) -> None:
         """Stores the threshold of open-set answers; None removes it."""
