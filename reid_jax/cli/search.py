@@ -360,7 +360,7 @@ def _query(args: argparse.Namespace) -> None:
     )
     with _open(args) as opened:
         opened.refuse_no_reason(args.who, args.why)
-        opened.looked_at(opened.snapshot(), chosen)  # before the model is loaded
+        opened.refuse_nothing(chosen)  # before the model is loaded
         if args.entry:
             asked = opened.query_of(args.entry)
         else:

@@ -5,7 +5,7 @@
 | the gallery: open, add, remove, query, expire, compact | `gallery` |
 | what an entry and an answer hold; filters | `entries`, `answers` |
 | the model that a gallery belongs to | `binding` |
-| rows and vectors on disk: the interface, SQL, SQLite | `store`, `sql_store`, `sqlite_store` |
+| rows and vectors: the interface, SQLite, PostgreSQL | `store`, `sql_store`, `sqlite_store`, `postgres_store` |
 | exact search over a matrix in memory | `matrix`, `exact` |
 | entries of features files, data sets and folders | `intake` |
 | "nobody in the gallery": thresholds by false-match rate | `open_set` |

@@ -3,7 +3,7 @@
 The evaluation's distances are products of blocks of fixed sizes (`distance_blocks`), which for one query among a
 million rows computes 63 unused columns. Here a plain matrix product in numpy first finds the rows that can be among
 the nearest, and only these go through the evaluation's blocks. Both products sum the same terms in another order, so
-they differ by less than the bound of float32 summation (`_slack`): no row that belongs to the answer is left out, and
+they differ by less than the bound of float32 summation (`slack`): no row that belongs to the answer is left out, and
 order, ties (in the order of addition) and distances are those of the evaluation.
 """
 
@@ -85,24 +85,29 @@ def _candidates(
     values += squares[None, :]
     if not few:
         values[:, ~looked_at] = np.inf
-    slack = _slack(query, float(gallery.squares.max()), gallery.features.shape[1])
+    margins = slack(query.squares, float(gallery.squares.max()), gallery.features.shape[1])
     found = []
-    for line, margin in zip(values, slack, strict=True):
+    for line, margin in zip(values, margins, strict=True):
         limit = np.partition(line, k - 1)[k - 1] + margin
         inside = np.flatnonzero(line <= limit)
         found.append(rows[inside] if few else inside)
     return found
 
 
-def _slack(query: distance_blocks.Side, longest: float, size: int) -> np.ndarray:
+def slack(squares: np.ndarray, longest: float, size: int) -> np.ndarray:
     """Returns [Q] how much farther than the k-th nearest by one product a k-th nearest by another can seem.
 
     A sum of D products in any order differs from the true one by at most D u |x| |y| (u: relative rounding), hence two
     distances of one pair by 4 D u |x| |y| and a few roundings of the squares; each of two rows may be off by that.
     Doubled, for the terms of higher order.
+
+    Args:
+        squares: [Q] squared lengths of the queries.
+        longest: the largest squared length of a row.
+        size: D, numbers of a vector.
     """
-    lengths = np.sqrt(query.squares.astype(np.float64) * longest)
-    rounding = query.squares.astype(np.float64) + longest + 2 * lengths
+    lengths = np.sqrt(squares.astype(np.float64) * longest)
+    rounding = squares.astype(np.float64) + longest + 2 * lengths
     return np.asarray(2 * 2 * _ROUNDING * (4 * size * lengths + 4 * rounding))
 
 

@@ -58,7 +58,8 @@ class Gallery:
         self.store, self.log = opened, log
         self._matrix = matrix.Matrix(opened)
         self._snapshot: matrix.Snapshot | None = None
-        self._settings: dict[str, str] = {}
+        self._settings: tuple[int, dict[str, str]] | None = None
+        self._placed: tuple[store.State, Any] | None = None
         self._refreshing = threading.Lock()
 
     @classmethod
@@ -139,13 +140,14 @@ class Gallery:
         with self._refreshing:
             before = self._snapshot
             self._snapshot = self._matrix.load() if before is None else self._matrix.update(before)
-            if before is None or before.state.settings != self._snapshot.state.settings or not self._settings:
-                self._settings = self.store.settings()
             return self._snapshot
 
     def _setting(self, name: str) -> Any:
-        self.snapshot()
-        text = self._settings.get(name)
+        changed = self.store.state().settings
+        with self._refreshing:
+            if self._settings is None or self._settings[0] != changed:
+                self._settings = changed, self.store.settings()
+            text = self._settings[1].get(name)
         return None if text is None else json.loads(text)
 
     def entry(self, id: int) -> entries_lib.Entry:
@@ -390,12 +392,17 @@ class Gallery:
         self.refuse_no_reason(who, why)
         self.binding.refuse_other(asked.binding, "the query")
         features, visibility = self._checked(asked.features, asked.visibility, asked.names)
-        now = self.snapshot()
-        looked_at = self.looked_at(now, chosen)
+        if self.store.searches and group == "entry" and not asked.tracks:
+            now, count = self._candidates(features, ranked_groups.wanted(k, rerank), chosen)
+            looked_at = now.alive
+        else:
+            now = self.snapshot()
+            looked_at = self.looked_at(now, chosen)
+            count = int(looked_at.sum())
         side = now.prepared(features, visibility, self.binding.metric)
         limit = threshold or self.threshold
         found = ranked_groups.answer(now, side, looked_at, asked, k=k, group=group, rerank=rerank)
-        replies = [self._answer(now, one, int(looked_at.sum()), group, limit) for one in found]
+        replies = [self._answer(now, one, count, group, limit) for one in found]
         self._log_query(asked, replies, chosen, {"k": k, "group": group, "rerank": rerank}, who, why)
         return replies
 
@@ -415,16 +422,40 @@ class Gallery:
         Raises:
             UserError: the gallery is empty, or the filter leaves nothing.
         """
-        if not now.count:
-            raise errors.UserError(f"the gallery {self.name} is empty; add images with search.py add.")
         mask = now.looked_at(chosen, time.time())
         if not mask.any():
-            conditions = chosen.text() or "not expired"
-            raise errors.UserError(
-                f"none of the {now.count:,} entries of the gallery {self.name} passes the filter ({conditions}); "
-                "loosen it (search.py info lists cameras and times)."
-            )
+            raise self._nothing(now.count, chosen)
         return mask
+
+    def refuse_nothing(self, chosen: entries_lib.Filter) -> None:
+        """Raises the `UserError` of a search that would look at no entry, before a model is loaded for it."""
+        if not self.store.searches:
+            self.looked_at(self.snapshot(), chosen)
+        elif not self.store.candidates(np.zeros((0, *self.binding.shape), np.float32), 1, chosen, time.time())[1]:
+            raise self._nothing(self.store.count(), chosen)
+
+    def _nothing(self, count: int, chosen: entries_lib.Filter) -> errors.UserError:
+        """Returns the error for a search that looks at no entry."""
+        if not count:
+            return errors.UserError(f"the gallery {self.name} is empty; add images with search.py add.")
+        conditions = chosen.text() or "not expired"
+        return errors.UserError(
+            f"none of the {count:,} entries of the gallery {self.name} passes the filter ({conditions}); loosen it "
+            "(search.py info lists cameras and times)."
+        )
+
+    def _candidates(self, features: np.ndarray, k: int, chosen: entries_lib.Filter) -> tuple[matrix.Snapshot, int]:
+        """Returns a snapshot of the entries that can be in the answer, and how many were looked at, by a server."""
+        state = self.store.state()
+        builder = matrix.Matrix(self.store)
+        with self._refreshing:
+            if self._placed is None or self._placed[0] != state:
+                self._placed = state, builder.placement()
+            placement = self._placed[1]
+        rows, count = self.store.candidates(features, k, chosen, time.time())
+        if not count:
+            raise self._nothing(self.store.count(), chosen)
+        return builder.of_rows(rows, placement, state), count
 
     def rank(
         self, features: np.ndarray, looked_at: np.ndarray, k: int, visibility: np.ndarray | None = None

@@ -139,6 +139,29 @@ class Matrix:
         self._prepare(0)
         return self._snapshot(state)
 
+    def of_rows(
+        self, rows: store.Rows | None, placement: feature_scaling.Placement | None, state: store.State
+    ) -> Snapshot:
+        """Returns a snapshot of some entries alone, placed as the whole gallery is."""
+        self._reset(0 if rows is None else len(rows.ids))
+        if rows is not None:
+            self._append(rows)
+        self._placement = placement
+        self._prepare(0)
+        return self._snapshot(state)
+
+    def placement(self) -> feature_scaling.Placement | None:
+        """Returns how the store's rows have to be placed, from a sample of them alone; None for an own metric."""
+        if self._own is not None:
+            return None
+        unit = self._metric == "cosine"
+        count = self._source.count()
+        shape = self._source.binding.shape
+        if not count:
+            return feature_scaling.Placement(np.zeros(shape), 1.0, unit)
+        sample = self._source.vectors(self._source.at(feature_scaling.spread(count).tolist()).tolist())[0]
+        return feature_scaling.placement(sample, sample, unit=unit)
+
     def update(self, before: Snapshot) -> Snapshot:
         """Returns a snapshot after reading what has changed since another, the newest so far."""
         state = self._source.state()

@@ -37,6 +37,11 @@ class Found:
     images: int = 1
 
 
+def wanted(k: int, rerank: bool) -> int:
+    """Returns how many nearest entries an answer of k lines needs."""
+    return max(RERANKED, 3 * k) if rerank else k
+
+
 def answer(
     now: matrix.Snapshot,
     side: distance_blocks.Side,
@@ -63,9 +68,8 @@ def answer(
     """
     metric = asked.binding.metric
     if group == "entry" and not asked.tracks:
-        wanted = max(RERANKED, 3 * k) if rerank else k
         found = []
-        for number, (rows, values) in enumerate(exact.nearest(side, now.side, looked_at, wanted)):
+        for number, (rows, values) in enumerate(exact.nearest(side, now.side, looked_at, wanted(k, rerank))):
             reranked = None
             if rerank:
                 order, reranked = _reranked(side.take(slice(number, number + 1)), now.side.take(rows))

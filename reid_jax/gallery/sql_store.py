@@ -20,7 +20,7 @@ PROBE = 32  # bytes of a removed vector that are kept until the tables are compa
 _READ_AT_ONCE = 4096
 _MOST_PARAMETERS = 500  # of a statement
 _COLUMNS = "id, file, identity, camera, time, track, added, expires, folder"
-_ROWS = "e.id, e.camera, e.identity, e.track, e.time, e.expires, v.vector, v.visibility"
+ROWS = "e.id, e.camera, e.identity, e.track, e.time, e.expires, v.vector, v.visibility"
 
 
 class SqlStore(store.Store):
@@ -93,7 +93,7 @@ class SqlStore(store.Store):
         while True:
             with self._lock, self._reading():
                 rows = self._query(
-                    f"select {_ROWS} from entries e join vectors v on v.id = e.id where e.id > ? "
+                    f"select {ROWS} from entries e join vectors v on v.id = e.id where e.id > ? "
                     f"order by e.id limit {_READ_AT_ONCE}",
                     (after,),
                 )
@@ -129,10 +129,10 @@ class SqlStore(store.Store):
     def present(self, files: Sequence[str]) -> set[str]:
         """Returns those of some file names that are in the gallery."""
         found: set[str] = set()
-        for part in _parts(files):
+        for part in parts(files):
             with self._lock, self._reading():
                 found |= {
-                    row[0] for row in self._query(f"select file from entries where file in ({_marks(part)})", part)
+                    row[0] for row in self._query(f"select file from entries where file in ({marks(part)})", part)
                 }
         return found
 
@@ -141,10 +141,10 @@ class SqlStore(store.Store):
         found: list[int] = []
         for column in ("files", "identities", "tracks", "ids"):
             name = {"files": "file", "identities": "identity", "tracks": "track", "ids": "id"}[column]
-            for part in _parts(getattr(selection, column)):
+            for part in parts(getattr(selection, column)):
                 with self._lock, self._reading():
                     found += [
-                        r[0] for r in self._query(f"select id from entries where {name} in ({_marks(part)})", part)
+                        r[0] for r in self._query(f"select id from entries where {name} in ({marks(part)})", part)
                     ]
         if selection.since is not None or selection.until is not None:
             low = -1e300 if selection.since is None else selection.since
@@ -162,24 +162,62 @@ class SqlStore(store.Store):
     def details(self, ids: Sequence[int]) -> list[entries_lib.Entry]:
         """Returns some entries, in the order of the ids; those that are gone are left out."""
         found: dict[int, entries_lib.Entry] = {}
-        for part in _parts([int(id) for id in ids]):
+        for part in parts([int(id) for id in ids]):
             with self._lock, self._reading():
-                rows = self._query(f"select {_COLUMNS} from entries where id in ({_marks(part)})", part)
+                rows = self._query(f"select {_COLUMNS} from entries where id in ({marks(part)})", part)
             found |= {row[0]: entries_lib.Entry(*row) for row in rows}
         return [found[int(id)] for id in ids if int(id) in found]
 
     def vectors(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns features and visibility of some entries, in the order of the ids."""
         found: dict[int, tuple[Any, Any]] = {}
-        for part in _parts([int(id) for id in ids]):
+        for part in parts([int(id) for id in ids]):
             with self._lock, self._reading():
-                rows = self._query(f"select id, vector, visibility from vectors where id in ({_marks(part)})", part)
+                rows = self._query(f"select id, vector, visibility from vectors where id in ({marks(part)})", part)
             found |= {row[0]: (row[1], row[2]) for row in rows}
         missing = [int(id) for id in ids if int(id) not in found]
         if missing:
             raise errors.UserError(f"there is no entry {missing[0]} in the gallery {self.name}; see search.py info.")
         vectors, visibility = zip(*(found[int(id)] for id in ids), strict=True)
         return self._decode(vectors), self._visibility(visibility)
+
+    def at(self, places: Sequence[int]) -> np.ndarray:
+        """Returns the ids of the entries at some places in the order of addition, ascending."""
+        found: list[int] = []
+        for part in parts([int(place) for place in places]):
+            with self._lock, self._reading():
+                rows = self._query(
+                    "select id from (select id, row_number() over (order by id) - 1 as place from entries) as numbered "
+                    f"where place in ({marks(part)})",
+                    part,
+                )
+            found += [row[0] for row in rows]
+        return np.sort(np.asarray(found, np.int64))
+
+    def count(self) -> int:
+        """Returns the number of entries."""
+        with self._lock, self._reading():
+            return int(self._query("select count(*) from entries")[0][0])
+
+    def _where(self, chosen: entries_lib.Filter, now: float) -> tuple[str, list[Any]]:
+        """Returns the condition and parameters of a filter; the table `entries` is `e`."""
+        conditions = ["(e.expires is null or e.expires > ?)"]
+        parameters: list[Any] = [now]
+        values: list[Any]
+        for condition, values in (
+            ("e.camera in ({marks})", list(chosen.cameras)),
+            ("(e.camera is null or e.camera not in ({marks}))", list(chosen.other_than)),
+            ("e.identity in ({marks})", list(chosen.identities)),
+            ("e.id not in ({marks})", list(chosen.leave_out)),
+            ("e.time >= {marks}", [] if chosen.since is None else [chosen.since]),
+            ("e.time <= {marks}", [] if chosen.until is None else [chosen.until]),
+        ):
+            if values:
+                conditions.append(condition.format(marks=marks(values)))
+                parameters += values
+        if chosen.known is not None:
+            conditions.append(f"e.identity is {'not ' if chosen.known else ''}null")
+        return " and ".join(conditions), parameters
 
     def thumbnail(self, id: int) -> bytes | None:
         """Returns the encoded thumbnail of an entry, None where there is none."""
@@ -242,11 +280,11 @@ class SqlStore(store.Store):
         """Removes entries in one transaction and returns how many there were."""
         removed = 0
         with self._lock, self._transaction():
-            for part in _parts([int(id) for id in ids]):
-                marks = _marks(part)
+            for part in parts([int(id) for id in ids]):
+                chosen = marks(part)
                 rows = self._query(
                     "select e.file, e.identity, e.track, v.vector from entries e join vectors v on v.id = e.id "
-                    f"where e.id in ({marks})",
+                    f"where e.id in ({chosen})",
                     part,
                 )
                 if not rows:
@@ -258,7 +296,7 @@ class SqlStore(store.Store):
                 kept |= {("text", text.encode()) for row in rows for text in row[:3] if text}
                 self._many("insert into removed (kind, content) values (?, ?)", sorted(kept))
                 for table in ("thumbnails", "vectors", "entries"):
-                    self._query(f"delete from {table} where id in ({marks})", part)
+                    self._query(f"delete from {table} where id in ({chosen})", part)
                 removed += len(rows)
             if removed:
                 self._query(
@@ -278,17 +316,17 @@ class SqlStore(store.Store):
         """Returns what has been removed and is no longer in the gallery under any entry."""
         rows = self._query("select distinct kind, content from removed")
         texts = [bytes(content).decode() for kind, content in rows if kind == "text"]
-        for part in _parts(texts):
+        for part in parts(texts):
             for column in ("file", "identity", "track"):
-                living = self._query(f"select distinct {column} from entries where {column} in ({_marks(part)})", part)
+                living = self._query(f"select distinct {column} from entries where {column} in ({marks(part)})", part)
                 texts = [text for text in texts if (text,) not in set(living)]
         return store.Removed(tuple(sorted(texts)), tuple(bytes(content) for kind, content in rows if kind == "vector"))
 
 
-def _parts(values: Sequence[Any]) -> Iterator[list[Any]]:
+def parts(values: Sequence[Any]) -> Iterator[list[Any]]:
     for start in range(0, len(values), _MOST_PARAMETERS):
         yield list(values[start : start + _MOST_PARAMETERS])
 
 
-def _marks(values: Sequence[Any]) -> str:
+def marks(values: Sequence[Any]) -> str:
     return ", ".join("?" * len(values))

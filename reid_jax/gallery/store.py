@@ -141,6 +141,32 @@ class Store(abc.ABC):
         """
 
     @abc.abstractmethod
+    def count(self) -> int:
+        """Returns the number of entries."""
+
+    @abc.abstractmethod
+    def at(self, places: Sequence[int]) -> np.ndarray:
+        """Returns the ids of the entries at some places in the order of addition, ascending."""
+
+    @property
+    def searches(self) -> bool:
+        """Whether `candidates` finds the entries that can be among the nearest; else all of them are read."""
+        return False
+
+    def candidates(
+        self, features: np.ndarray, k: int, chosen: entries_lib.Filter, now: float
+    ) -> tuple[Rows | None, int]:
+        """Returns the entries that can be among the k nearest of some vectors, and how many pass the filter.
+
+        Args:
+            features: [n, D] float32.
+            k: number of nearest entries that must be among them, for each vector.
+            chosen: which entries are looked at.
+            now: the time, for entries that have expired.
+        """
+        raise NotImplementedError
+
+    @abc.abstractmethod
     def thumbnail(self, id: int) -> bytes | None:
         """Returns the encoded thumbnail of an entry, None where there is none."""
 
@@ -185,7 +211,10 @@ def create(place: str | os.PathLike[str], binding: binding_lib.Binding, settings
     Raises:
         UserError: there is something already, or the place cannot be written.
     """
-    _refuse_url(place)
+    if is_url(place):
+        from reid_jax.gallery import postgres_store
+
+        return postgres_store.PostgresStore.create(str(place), binding, settings)
     from reid_jax.gallery import sqlite_store
 
     return sqlite_store.SqliteStore.create(pathlib.Path(place), binding, settings)
@@ -197,15 +226,13 @@ def open_store(place: str | os.PathLike[str]) -> Store:
     Raises:
         UserError: there is none, it is of another version, or the server does not answer.
     """
-    _refuse_url(place)
+    if is_url(place):
+        from reid_jax.gallery import postgres_store
+
+        return postgres_store.PostgresStore(str(place))
     from reid_jax.gallery import sqlite_store
 
     return sqlite_store.SqliteStore(pathlib.Path(place))
-
-
-def _refuse_url(place: str | os.PathLike[str]) -> None:
-    if is_url(place):
-        raise errors.UserError("galleries on a server are not supported yet; give the path of a file.")
 
 
 def check_format(found: str | None, name: str) -> None:

@@ -22,7 +22,11 @@ def exact(place, log=None):
             expected = distance_blocks.pairwise(query, side)
             order = np.argsort(expected, axis=1, kind="stable")
             assert len(np.unique(expected[0])) < 700  # there are ties
-            visibility = features.query_visibility
+            asked = answers.Query(features.query_features, opened.binding, visibility := features.query_visibility)
+            for row, reply in enumerate(opened.query(asked, k=6)):
+                assert [hit.entry.id - 1 for hit in reply.hits] == order[row, :6].tolist()
+                shown = distance_blocks.readable(expected[row, order[row, :6]], metric, bool(slots), query.scale)
+                assert [hit.distance for hit in reply.hits] == shown.tolist()
             for k in (5, 700):
                 found = opened.rank(features.query_features, everything, k, visibility)
                 for row, (rows, values) in enumerate(found):

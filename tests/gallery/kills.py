@@ -75,8 +75,9 @@ def write(place: pathlib.Path, chance: random.Random, first: int, living: set[in
             opened.compact(**ME)
         else:
             change = ["add", first, first + chance.randint(1, 200)]
+            made = images(range(change[1], change[2]))
             say("begin", change)
-            opened.add(images(range(change[1], change[2])), BINDING, **ME)
+            opened.add(made, BINDING, **ME)
             living |= set(range(change[1], change[2]))
             first = change[2]
         say("end", change)
