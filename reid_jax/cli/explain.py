@@ -1,4 +1,4 @@
-"""Draws what a model looks at: maps on a query and its matches.
+"""Draws what a model looks at: maps on a query and its matches, and all embeddings on a plane.
 
     python scripts/explain.py sheet --run runs/mfv-demo --output sheet.png  # a query of its data set
     python scripts/explain.py sheet --run runs/mfv-demo --row 7 --pictures occlusion --output 7.png
@@ -6,10 +6,13 @@
     python scripts/explain.py sheet --weights osnet_x0_25_msmt17 --query a.jpg --gallery photos \\
         --output sheet.png
     python scripts/explain.py sheet --run runs/mfv-demo --pictures list     # what this model has
+    python scripts/explain.py map --run runs/mfv-demo --output map.html
+    python scripts/explain.py map --features market.npz --images data/market1501 --output map.html
 
 Pictures of one image: activation, attention, heads and rollout (vision transformers), slots and parts (descriptors of
 body parts), reconstruction (pixel decoders). Of a pair: similarity, a map whose sum is the similarity, and occlusion,
-how far the similarity falls where a region is hidden. A sheet explains a score; it is no evidence of identity.
+how far the similarity falls where a region is hidden. A sheet explains a score; it is no evidence of identity. A map of
+embeddings is a page with the pictures; --method tsne needs the package of the extra map.
 """
 
 from __future__ import annotations
@@ -26,13 +29,14 @@ if TYPE_CHECKING:
     from reid_jax.explain import explainer as explainer_lib
     from reid_jax.explain import retrieval
 
-ACTIONS = ("sheet",)
+# Action: ending of its output.
+ACTIONS = {"sheet": ".png", "map": ".html"}
 _DEFAULT = "activation,similarity"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser(__doc__)
-    parser.add_argument("action", nargs="?", default="sheet", metavar="ACTION", help="sheet (default)")
+    parser.add_argument("action", nargs="?", default="sheet", metavar="ACTION", help="sheet (default) or map")
     model_choice.add(parser)
     parser.add_argument("--query", metavar="FILE", help="the image to explain; default: --row of the data set")
     parser.add_argument("--row", type=arguments.whole(0, 10**9), help="number of a query of the data set (default: 0)")
@@ -43,13 +47,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pictures", default=_DEFAULT, metavar="NAMES", help=f"default: {_DEFAULT}; or list")
     parser.add_argument("--layer", default="", help="of activation and similarity; default: the model's own")
     parser.add_argument("--colors", default=explain.COLORS[0], help="viridis (default), magma or jet")
-    parser.add_argument("--output", metavar="FILE", help="the picture, ending in .png")
+    parser.add_argument("--features", metavar="FILE", help="map: of this features file (.npz), without a model")
+    parser.add_argument("--images", metavar="DIR", help="map: images of --features (default: recorded in the file)")
+    parser.add_argument("--method", default="tsne", help="map: tsne (default) or pca")
+    parser.add_argument(
+        "--count", type=arguments.whole(4, 20_000), default=2000, help="map: the most images on it (default: 2000)"
+    )
+    parser.add_argument("--output", metavar="FILE", help="the sheet (.png) or the map (.html)")
     return parser
 
 
 def _check(args: argparse.Namespace) -> None:
     """Raises a `UserError` for arguments that can be refused before JAX is loaded."""
-    arguments.one_of("ACTION", args.action, ACTIONS)
+    arguments.one_of("ACTION", args.action, tuple(ACTIONS))
+    if args.action == "map":
+        _check_map(args)
+        return
+    if args.features or args.images:
+        raise errors.UserError("--features and --images are for the map of embeddings; leave them out.")
     model_choice.check(args)
     args.pictures = (
         args.pictures.split(",")
@@ -68,10 +83,34 @@ def _check(args: argparse.Namespace) -> None:
             f"expected an image or a folder as --gallery, there is no {rules.plain(args.gallery)}; give another."
         )
     if args.pictures != ["list"]:
-        if not args.output:
-            raise errors.UserError("expected --output FILE, such as sheet.png.")
-        arguments.new_file("--output", args.output, (".png",))
+        _check_output(args)
     model_choice.find_weights(args)
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    if not args.output:
+        raise errors.UserError(f"expected --output FILE, such as {args.action}{ACTIONS[args.action]}.")
+    arguments.new_file("--output", args.output, (ACTIONS[args.action],))
+
+
+def _check_map(args: argparse.Namespace) -> None:
+    """Raises a `UserError` for arguments that do not make a map."""
+    from reid_jax.explain import embedding_map
+
+    if bool(args.features) == bool(args.run) or args.model or args.weights:
+        raise errors.UserError(
+            "expected either --run DIR or --features FILE for a map; reid-jax extract writes features of other models."
+        )
+    if args.images and not args.features:
+        raise errors.UserError("--images goes with --features, a run has its own; leave it out.")
+    if args.run:
+        arguments.existing_folder("--run", args.run, "a run folder")
+    if args.features:
+        arguments.existing_file("--features", args.features, "a features file (.npz)")
+    if args.images:
+        arguments.existing_folder("--images", args.images, "the folder of the images")
+    embedding_map.check_method(args.method)
+    _check_output(args)
 
 
 def main(argv: list[str]) -> int:
@@ -81,6 +120,9 @@ def main(argv: list[str]) -> int:
         print(model_choice.listing())
         return 0
     _check(args)
+    if args.action == "map":
+        _write_map(args)
+        return 0
 
     from reid_jax.explain import explainer, sheets
 
@@ -146,3 +188,24 @@ def _write_sheet(
     file_io.make_folder(output.parent, "the folder of --output")
     file_io.write_bytes(output, drawing.png(page), "the sheet")
     print(f"{output}: {page.shape[1]}x{page.shape[0]} pixels")
+
+
+def _write_map(args: argparse.Namespace) -> None:
+    from reid_jax.data.feature_set import FeatureSet
+    from reid_jax.evaluation import image_files, thumbnails
+    from reid_jax.explain import embedding_map
+
+    if args.features:
+        features = FeatureSet.load(args.features)
+        folder = args.images or features.meta.get("source")
+        if not isinstance(folder, str) or not folder:
+            raise errors.UserError("expected --images DIR, the folder the features were made from; add it.")
+        load: thumbnails.LoadImage = image_files.ImageFiles(folder, features)
+    else:
+        from reid_jax.runs import trained
+
+        features, dataset, _ = trained.features_of_run(args.run, best=args.best)
+
+        load = lambda side, row: dataset.split(side).image(row)
+
+    print(embedding_map.write(args.output, features, load, method=args.method, most=args.count))

@@ -77,7 +77,7 @@ def columns(query: Query, gallery: records.Split, rows: np.ndarray) -> tuple[Col
     for row in map(int, rows):
         pid, known = int(gallery.pids[row]), []
         if query.pid is not None:
-            known.append("right: same person" if pid == query.pid else "wrong: another person")
+            known.append("right person" if pid == query.pid else "wrong person")
             known += [_person(gallery, pid), f"camera {labels[int(gallery.camids[row])]}"]
         found.append(Column(gallery.image(row), (*known, gallery.filenames[row]), int(gallery.camids[row])))
     return first, found

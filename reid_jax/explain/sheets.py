@@ -47,12 +47,14 @@ class Row:
         cells: for each column a map [h, w] with the number of the column whose image it lies on, a picture uint8
             [H, W, 3], or None.
         captions: text below each cell, "" for none.
+        signed: whether the scale holds zero in any case.
         group: rows of the same group share a scale; "" for a scale of its own.
     """
 
     lines: tuple[str, ...]
     cells: tuple[tuple[np.ndarray, int] | np.ndarray | None, ...]
     captions: tuple[str, ...] = ()
+    signed: bool = False
     group: str = ""
 
 
@@ -106,7 +108,7 @@ def sheet(
     embedded = model.embed(images, [column.camera for column in columns])
     found = explainer_lib.similarities(embedded.take([0] * len(matches)), embedded.take(slice(1, None)))
     shown = [query] + [
-        dataclasses.replace(match, lines=(f"similarity {value:.3f}", *match.lines))
+        dataclasses.replace(match, lines=(f"similarity {value:.4f}", *match.lines))
         for match, value in zip(matches, found, strict=True)
     ]
     rows = [row for name in which for row in _rows(model, name, images, columns, layer)]
@@ -191,16 +193,16 @@ def _similarity_rows(model: Explainer, columns: Sequence[Column], layer: str) ->
     kind = "exact" if all(pair.query.exact for pair in found) else "approximation"
     return [
         Row(
-            ("similarity by region", "of the query", f"at {where}", kind, "= map + of no region"),
+            ("similarity by region", "of the query", f"at {where}", kind, "= regions + the rest"),
             (None, *((pair.query.regions, 0) for pair in found)),
             ("", *(f"= {pair.query.note()}" for pair in found)),
-            group="similarity",
+            signed=True,
         ),
         Row(
-            ("similarity by region", "of the match", f"at {where}", kind, "= map + of no region"),
+            ("similarity by region", "of the match", f"at {where}", kind, "= regions + the rest"),
             (None, *((pair.gallery.regions, place + 1) for place, pair in enumerate(found))),
             ("", *(f"= {pair.gallery.note()}" for pair in found)),
-            group="similarity",
+            signed=True,
         ),
     ]
 
@@ -216,12 +218,12 @@ def _occlusion_rows(model: Explainer, images: np.ndarray, columns: Sequence[Colu
         Row(
             ("fall of similarity", "where the query", "is hidden"),
             (None, *((values, 0) for values in query)),
-            group="occlusion",
+            signed=True,
         ),
         Row(
             ("fall of similarity", "where the match", "is hidden"),
             (None, *((values, place + 1) for place, values in enumerate(matches))),
-            group="occlusion",
+            signed=True,
         ),
     ]
 
@@ -302,8 +304,7 @@ def _scales(rows: Sequence[Row]) -> list[tuple[float, float] | None]:
     for key, row in zip(keys, rows, strict=True):
         for cell in row.cells:
             if isinstance(cell, tuple):
-                zero = [0.0] if key in explain.PAIRS else []  # of signed values
-                ends.setdefault(key, zero).extend((float(cell[0].min()), float(cell[0].max())))
+                ends.setdefault(key, [0.0] if row.signed else []).extend((float(cell[0].min()), float(cell[0].max())))
     return [(min(ends[key]), max(ends[key])) if key in ends else None for key in keys]
 
 
