@@ -152,6 +152,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         help="with --html: the N/2 worst queries and a spread of the others (default: all)",
     )
     parser.add_argument(
+        "--explain",
+        type=arguments.whole(1, 10_000),
+        metavar="N",
+        help="with --html and a model: the page also shows why images are near, for N queries",
+    )
+    parser.add_argument(
         "--images",
         metavar="DIR",
         help="with --weights: a data set with query and gallery; with --html: folder of the images (default: recorded "
@@ -202,6 +208,11 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.queries is not None and not args.html:
         raise errors.UserError("--queries is for the page of ranked lists: add --html FILE, or leave it out.")
+    if args.explain and not (args.html and (args.run or args.weights)):
+        raise errors.UserError(
+            "--explain draws maps on the page of ranked lists with the model itself: add --html FILE and --run DIR or "
+            "--weights FILE, or leave it out."
+        )
     if args.alpha is not None and not args.expand:
         raise errors.UserError("--alpha is the exponent of query expansion: add --expand N, or leave it out.")
     if args.metric is not None:
@@ -303,6 +314,21 @@ def _write(path: str, values: dict[str, Any]) -> None:
     print(f"\n{path}")
 
 
+def _explain(args: argparse.Namespace, measured: suite.Report, load_image: thumbnails.LoadImage) -> report.Explain:
+    """Returns the function that draws why images are near a query."""
+    from reid_jax.explain import explainer, ranked_maps
+    from reid_jax.inference import published
+    from reid_jax.runs import trained
+
+    changes = {"dtype": "float32"}
+    chosen = (
+        trained.from_run(args.run, best=args.best, overrides=changes)
+        if args.run
+        else published.from_weights(args.model, args.weights, overrides=changes)
+    )
+    return ranked_maps.RankedMaps(explainer.Explainer(*chosen), measured.feature_set, load_image)
+
+
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
     args = _parser().parse_args(argv)
@@ -336,5 +362,8 @@ def main(argv: list[str]) -> int:
         by_name = {one.name: one for one in reports}
         _write(args.output, suite.with_descriptors(by_name, reports[0].name) if args.run else suite.merge(reports))
     if args.html and load_image is not None:
-        print(report.write_page(args.html, reports[0], load_image, max_queries=args.queries))
+        explained = (
+            {"explain": _explain(args, reports[0], load_image), "explained": args.explain} if args.explain else {}
+        )
+        print(report.write_page(args.html, reports[0], load_image, max_queries=args.queries, **explained))
     return 0

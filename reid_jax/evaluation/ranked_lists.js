@@ -52,14 +52,34 @@ function show(data) {
     return make("img", { src: `data:image/webp;base64,${text}`, alt, decoding: "async" });
   }
 
-  function answer(number, distance, rank, right) {
+  const dialog = make("dialog", { class: "why-dialog", "aria-label": "Explanation of a match" });
+  document.body.append(dialog);
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+
+  // On demand: a picture is decoded when somebody asks for it.
+  function why(number, title) {
+    const button = make("button", { class: "why", type: "button", "aria-label": `why: ${title}` }, "why?");
+    button.addEventListener("click", () => {
+      const close = make("button", { class: "more", type: "button" }, "Close");
+      close.addEventListener("click", () => dialog.close());
+      dialog.replaceChildren(make("h2", {}, title),
+        make("img", { src: `data:image/webp;base64,${data.pictures[number]}`, alt: "regions of the query and of the match that make them similar" }),
+        make("p", { class: "note" }, "Left the query, right the match; colors are what each region adds to their similarity. " +
+          "Below stand the sum of the regions and what no region adds. This explains the score of a model; it is not evidence of identity."), close);
+      dialog.showModal();
+    });
+    return button;
+  }
+
+  function answer(number, distance, rank, right, reason) {
     const image = data.gallery[number], word = right ? "right" : "wrong";
     const camera = `camera ${image.camera}`;
     return make("figure", { class: word, title: `${image.name}\n${image.person}, ${camera}` },
       picture(image.picture, `rank ${rank}, ${right ? "same person" : "another person"}: ${image.person}, ${camera}`),
       make("span", { class: "rank", "aria-hidden": "true" }, String(rank)),
       make("span", { class: "mark", "aria-hidden": "true" }, right ? "✓" : "✗"),
-      make("figcaption", {}, make("b", {}, distance), make("span", {}, image.person), make("span", {}, camera)));
+      make("figcaption", {}, make("b", {}, distance), make("span", {}, image.person), make("span", {}, camera)),
+      ...(reason >= 0 ? [why(reason, `rank ${rank}, ${right ? "same person" : "another person"}: ${image.person}`)] : []));
   }
 
   function card(entry) {
@@ -71,8 +91,8 @@ function show(data) {
     facts.append(make("dd", { class: "name" }, entry.name));
     const answers = make("ol", { class: "answers" });
     entry.gallery.forEach((number, place) =>
-      answers.append(make("li", {}, answer(number, entry.distances[place], place + 1, entry.right[place] === "1"))));
-    if (entry.later) answers.append(make("li", { class: "later" }, answer(entry.later[0], entry.later[1], entry.first, true)));
+      answers.append(make("li", {}, answer(number, entry.distances[place], place + 1, entry.right[place] === "1", entry.why ? entry.why[place] : -1))));
+    if (entry.later) answers.append(make("li", { class: "later" }, answer(entry.later[0], entry.later[1], entry.first, true, -1)));
     const query = make("figure", { class: "query", title: entry.name }, picture(entry.picture, `query, identity ${entry.identity}`));
     return make("article", { class: "card", "aria-label": `query ${entry.name}` }, make("div", { class: "query-facts" }, query, facts), answers);
   }

@@ -23,6 +23,8 @@ from reid_jax.evaluation.ranking import RankingResult
 from reid_jax.evaluation.thumbnails import LoadImage
 
 DistanceRows = Callable[[np.ndarray], np.ndarray]
+# From a query row and gallery rows to a picture uint8 [H, W, 3] for each of them: why they are near.
+Explain = Callable[[int, np.ndarray], Sequence[np.ndarray]]
 
 _TEMPLATE = pathlib.Path(__file__).with_name("ranked_lists.html")
 _BLOCK = 256  # queries whose distances are in memory at a time
@@ -174,6 +176,8 @@ def write_ranked_lists(
     facts: Mapping[str, str] | None = None,
     distance_rows: DistanceRows | None = None,
     budget: int = thumbnails.BUDGET,
+    explain: Explain | None = None,
+    explained: int = 0,
 ) -> pathlib.Path:
     """Writes the page and returns its path.
 
@@ -189,6 +193,8 @@ def write_ranked_lists(
         facts: run, model and date below the headline; by default `about(feature_set)`.
         distance_rows: see `ranked_lists`.
         budget: bytes of all pictures; the lists beyond it, those with the highest AP, have names only.
+        explain: draws why images are near a query; the page shows these pictures on demand.
+        explained: number of lists that have such pictures, in the order of the page, within the budget.
 
     Raises:
         UserError: an image cannot be read, or the file cannot be written.
@@ -197,6 +203,8 @@ def write_ranked_lists(
     queries = choose_queries(result, result.num_query if max_queries is None else max_queries)
     lists = ranked_lists(feature_set, result, queries, top=top, distance_rows=distance_rows)
     data, pictures = _data(lists, feature_set, result, load_image, budget)
+    if explain is not None:
+        _add_explanations(data, lists[:explained], pictures, explain)
     name = title or str(feature_set.meta.get("dataset") or "Ranked lists")
     about_it = about(feature_set) if facts is None else facts
     page = web_pages.fill(
@@ -318,6 +326,18 @@ def _data(
         for row in rows
     ]
     return {"queries": queries, "gallery": gallery, "pictures": pictures.texts}, pictures
+
+
+def _add_explanations(
+    data: dict[str, Any], lists: Sequence[RankedList], pictures: thumbnails.Thumbnails, explain: Explain
+) -> None:
+    """Adds to the first lists the number of the picture that explains each answer; the last ones lose theirs first."""
+    with progress.bar("explanations", len(lists), "queries") as advance:
+        for entry, one in zip(data["queries"], lists):
+            if pictures.full:
+                break
+            entry["why"] = [pictures.add(picture) for picture in explain(one.query, one.gallery)]
+            advance(1)
 
 
 def _query(

@@ -60,6 +60,15 @@ class Thumbnails:
             self._progress()
         return self._numbers[key]
 
+    def add(self, image: np.ndarray) -> int:
+        """Returns the position of a further picture, uint8 [H, W, 3], at its own size; -1 beyond the budget."""
+        if self.full:
+            return -1
+        data = encode(image, image.shape[1::-1])
+        self._bytes += len(data)
+        self.texts.append(base64.b64encode(data).decode("ascii"))
+        return len(self.texts) - 1
+
 
 def encode(image: np.ndarray, size: Sequence[int]) -> bytes:
     """Returns an image as a WebP file, reduced where it is larger than `size` (width, height)."""

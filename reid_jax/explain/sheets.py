@@ -129,6 +129,31 @@ def check(model: Explainer, which: Sequence[str], *, pairs: bool, layer: str = "
         model.layer(layer)
 
 
+def strip(images: Sequence[np.ndarray], pair: similarity_maps.Pair, *, height: int = 208) -> np.ndarray:
+    """Draws a pair in one line: both images, each with its map and a scale, and the terms of the sum below.
+
+    Args:
+        images: the query and the gallery image, uint8 [H, W, 3], both of the model's size.
+        pair: their maps.
+        height: of an image in pixels.
+
+    Returns:
+        uint8 [height + 24, W, 3].
+    """
+    cells = []
+    for image, found in zip(images, (pair.query, pair.gallery), strict=True):
+        large = drawing.enlarge(image, height)
+        low, high = min(0.0, float(found.regions.min())), max(0.0, float(found.regions.max()))
+        gap = np.full((height, _GAP, 3), drawing.PAPER, np.uint8)
+        cells += [large, gap, drawing.overlay(large, found.regions, low, high), drawing.scale(height, low, high), gap]
+    page = Image.fromarray(np.pad(np.concatenate(cells, axis=1), ((0, 24), (0, 0), (0, 0)), constant_values=255))
+    draw, half = ImageDraw.Draw(page), page.width // 2
+    for left, found in zip((0, half), (pair.query, pair.gallery), strict=True):
+        text = f"similarity {found.similarity:.4f} = {found.note()}{'' if found.exact else ' (approximation)'}"
+        drawing.write(draw, (left, height + 4), text, half - _GAP)
+    return np.asarray(page)
+
+
 # ---- rows of a picture ----------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import io
 import json
 import re
@@ -142,6 +143,26 @@ def test_page_stays_within_its_budget(features, tmp_path):
     assert "6 of 12 queries are on this page" in path.read_text()
     assert "Distances of all" not in path.read_text()
     assert thumbnails.Thumbnails(load, 100_000).size < thumbnails.Thumbnails(load, 10).size
+
+
+def test_explanations_are_added_within_the_budget(features, tmp_path):
+    asked = []
+
+    def explain(query, gallery):
+        asked.append(query)
+        return [np.full((20, 60, 3), row, np.uint8) for row in gallery]
+
+    result = ranking.evaluate(features)
+    write = functools.partial(report.write_ranked_lists, tmp_path / "page.html", features, result, load, top=3)
+    data = data_of(write(explain=explain, explained=2))
+    first, second, *others = data["queries"]
+    assert asked == [first["row"], second["row"]]
+    assert not any("why" in entry for entry in others)
+    assert len(first["why"]) == 3
+    picture = Image.open(io.BytesIO(base64.b64decode(data["pictures"][first["why"][2]])))
+    assert picture.size == (60, 20)
+    thumbs = thumbnails.Thumbnails(load, 1, budget=1)
+    assert (thumbs.add(load("query", 1)), thumbs.add(load("query", 1))) == (0, -1)
 
 
 def test_cameras_are_counted_as_in_the_names(features, tmp_path):

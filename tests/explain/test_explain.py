@@ -12,7 +12,17 @@ from PIL import Image
 from reid_jax import errors
 from reid_jax.cli import explain as command
 from reid_jax.cli import model_choice
-from reid_jax.explain import deletion, drawing, explainer, occlusion, pictures, retrieval, sheets, similarity_maps
+from reid_jax.explain import (
+    deletion,
+    drawing,
+    explainer,
+    occlusion,
+    pictures,
+    ranked_maps,
+    retrieval,
+    sheets,
+    similarity_maps,
+)
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.models import transreid
 from reid_jax.ops import distances, taps
@@ -142,6 +152,17 @@ def test_occlusion_finds_the_region_that_counts(halves):
     curves = deletion.curves(halves, image, falls[0], halves.embed(image[None]))
     np.testing.assert_allclose(curves.deletion[[0, -1]], curves.insertion[[-1, 0]], atol=1e-6)
     assert curves.areas()[0] < curves.areas()[1]
+
+
+def test_pictures_for_the_page_of_ranked_lists(halves):
+    features = type("", (), {"query_cams": np.array([0, 1]), "gallery_cams": np.array([1, -1, 0])})
+    found = ranked_maps.RankedMaps(halves, features, lambda side, row: images(8)[row + 4 * (side == "gallery")])
+    drawn = found(1, np.array([2, 0]))
+    assert len(drawn) == 2
+    assert drawn[0].shape == drawn[1].shape
+    assert drawn[0].shape[0] == 208 + 24
+    assert (drawn[0] != drawn[1]).any()
+    assert found(0, np.array([], int)) == []
 
 
 def test_spread_keeps_sums():
