@@ -335,8 +335,13 @@ def read_bytes(path: str | os.PathLike[str], expected: str, remedy: str, *, limi
     with reading(path, expected, remedy), open(path, "rb") as file:
         data = file.read() if limit is None else file.read(limit + 1)
         if limit is not None and len(data) > limit:
-            raise errors.UserError(f"expected {expected} of at most {limit} bytes at {path}, it is larger; {remedy}.")
+            raise too_large(path, expected, remedy, limit)
     return data
+
+
+def too_large(path: str | os.PathLike[str], expected: str, remedy: str, limit: int) -> errors.UserError:
+    """Returns the error for a file of more bytes than its limit, see `read_bytes`."""
+    return errors.UserError(f"expected {expected} of at most {limit} bytes at {path}, it is larger; {remedy}.")
 
 
 def read_text(path: str | os.PathLike[str], expected: str, remedy: str, *, limit: int | None = None) -> str:

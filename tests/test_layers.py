@@ -37,6 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "export": {"build", "inference", "ops", "trees"},
     "gallery": {"data", "evaluation", "inference"},
     "explain": {"build", "config", "data", "evaluation", "inference", "losses", "ops"},
+    "app": {"config", "data", "evaluation", "explain", "gallery", "inference"},
     "federated": {"config", "data", "train", *TRAINING},
 }
 # The rooms above those may import all that stand before them here, and nothing behind.

@@ -11,6 +11,7 @@
     python scripts/search.py remove people.gallery --identity "person 7" --why "erasure asked for"
     python scripts/search.py compact people.gallery     # nothing of them is left in the files
     python scripts/search.py info people.gallery
+    python scripts/search.py serve people.gallery --run runs/mfv-demo   # in the browser, on this machine
 
 A gallery is one file, bound to the model that made it, or the URL of a PostgreSQL server (--store URL in its place). An
 image is in it once, by its name. Entries leave it after 30 days unless --keep says otherwise. Queries and changes are
@@ -26,7 +27,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from reid_jax import errors, file_io
-from reid_jax.cli import arguments, command_line, model_choice, search_text
+from reid_jax.cli import arguments, command_line, model_choice, search_serve, search_text
 from reid_jax.config import rules
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ ACTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "info": ("says what a gallery holds", ("json",)),
     "expire": ("removes what has expired, lines of the log too", ()),
     "compact": ("writes the file without what was removed", ()),
+    "serve": ("shows it in the browser", (*_MODEL, *search_serve.OPTIONS)),
 }
 
 
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_keeping(parser.add_argument_group("build, add and calibrate"))
     _add_query(parser.add_argument_group("query"))
     model_choice.add(parser.add_argument_group("the model of --images"))
+    search_serve.add(parser.add_argument_group("serve"))
     return parser
 
 
@@ -171,6 +174,8 @@ def _check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         _check_source(args)
     if args.action == "calibrate" and bool(args.rate) == args.no_threshold:
         raise errors.UserError("expected --rate R, the false-match rate to promise, or --no-threshold; give one.")
+    elif args.action == "serve":
+        search_serve.check(args)
     args.who = args.who or _user()
 
 
@@ -222,7 +227,14 @@ def main(argv: list[str]) -> int:
         return 0
     args = parser.parse_args(argv)
     _check(args, parser)
-    actions = {"build": _build, "add": _add, "remove": _remove, "query": _query, "calibrate": _calibrate}
+    actions = {
+        "build": _build,
+        "add": _add,
+        "remove": _remove,
+        "query": _query,
+        "calibrate": _calibrate,
+        "serve": search_serve.run,
+    }
     actions.get(args.action, _keep)(args)
     return 0
 

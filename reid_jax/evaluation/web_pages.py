@@ -38,21 +38,36 @@ def data_block(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def fill(template: pathlib.Path, values: Mapping[str, str], script: pathlib.Path | None = None) -> str:
+def fill(
+    template: pathlib.Path,
+    values: Mapping[str, str],
+    script: pathlib.Path | None = None,
+    style: pathlib.Path | None = None,
+    allowed: str = "",
+) -> str:
     """Returns the page of a template with the style that all pages share.
 
     Args:
         template: HTML with placeholders such as `<!--TITLE-->`.
         values: HTML by placeholder; exactly those of the template.
         script: its script, if any.
+        style: a style of its own after the shared one, if any.
+        allowed: further directives of the content security policy, such as `connect-src 'self'`.
     """
-    style = (_FOLDER / "page_style.css").read_text(encoding="utf-8")
+    shared = (_FOLDER / "page_style.css").read_text(encoding="utf-8")
+    look = shared + (style.read_text(encoding="utf-8") if style else "")
     code = script.read_text(encoding="utf-8") if script else ""
-    policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'"
+    policy = f"default-src 'none'; img-src data:; style-src '{_digest(look)}'"
     policy += f"; script-src '{_digest(code)}'" if code else ""
-    every = {**values, "POLICY": policy, "STYLE": style, "SCRIPT": code}
+    policy += f"; {allowed}" if allowed else ""
+    every = {**values, "POLICY": policy, "STYLE": look, "SCRIPT": code}
     # One pass, so that a placeholder within a value stays what it is: text.
     return re.sub(r"<!--([A-Z]+)-->", lambda match: every[match[1]], template.read_text(encoding="utf-8"))
+
+
+def policy_of(page: str) -> str:
+    """Returns the content security policy of a page of `fill`, for the header of a server."""
+    return html.unescape(page.partition('Content-Security-Policy" content="')[2].partition('"')[0])
 
 
 def _digest(text: str) -> str:

@@ -27,6 +27,7 @@ COLUMNS = ("file", "identity", "camera", "time", "track")
 _FEATURES = ("a features file (.npz)", "extract the features again")
 _TABLE = ("a table of labels (.csv)", "correct it")
 _MOST_TABLE = 1 << 28
+MOST_IMAGE = 1 << 28  # bytes of an image to ask with; the largest that is decoded has 100 MB uncompressed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,7 +298,7 @@ def of_image(
     Raises:
         UserError: the image cannot be read, or a box has no pixel in it.
     """
-    data = file_io.read_bytes(path, "an image", "give another file")
+    data = file_io.read_bytes(path, "an image", "give another file", limit=MOST_IMAGE)
     return of_bytes(extractor, variables, data, file_io.shown(pathlib.Path(path)), boxes, metric)
 
 

@@ -39,8 +39,10 @@ SHOWN_BY = {
     "runs/ablation_table.py": ("ablate",),
     "benchmarks/": ("benchmark",),
     "export/": ("export",),
+    "app/": ("search",),
     "gallery/": ("search",),
     "cli/model_choice.py": ("extract", "export", "search"),
+    "cli/search_serve.py": ("search",),
     "cli/search_text.py": ("search",),
 }
 # Flags of other programs, and "--name=value", which means any.
