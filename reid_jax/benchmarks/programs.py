@@ -131,22 +131,25 @@ class Program:
         )
 
 
-def alternate(runs: Mapping[str, Callable[[], None]], repetitions: int) -> dict[str, tuple[list[float], list[float]]]:
+def alternate(
+    runs: Mapping[str, Callable[[], None]], repetitions: int, *, warm: bool = True
+) -> dict[str, tuple[list[float], list[float]]]:
     """Returns the times of functions called in turn, so that other programs affect all of them alike.
 
     Args:
         runs: functions by name; each returns when its work is done.
-        repetitions: number of timed rounds, after one that is not timed.
+        repetitions: number of timed rounds.
+        warm: whether a round that is not timed comes before them.
 
     Returns:
         By name, wall seconds and processor seconds of every round.
     """
     seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in runs}
-    for round_ in range(repetitions + 1):
+    for round_ in range(repetitions + warm):
         for name, run in runs.items():
             wall, processor = time.perf_counter(), time.process_time()
             run()
-            if round_:
+            if round_ >= warm:
                 seconds[name][0].append(time.perf_counter() - wall)
                 seconds[name][1].append(time.process_time() - processor)
     return seconds

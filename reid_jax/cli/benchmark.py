@@ -9,6 +9,7 @@
     python scripts/benchmark.py rerank --size msmt17
     python scripts/benchmark.py page               # the page of ranked lists: seconds and MB
     python scripts/benchmark.py start --config configs/mfv.py      # to the first step, cold and warm
+    python scripts/benchmark.py export --output results/export.json   # goes on where it was cut off
     python scripts/benchmark.py aot --target tpu:v5e:2x2           # for devices that are not there
     python scripts/benchmark.py growth             # from 10,000 to 1,000,000 images
     python scripts/benchmark.py campaign --minutes 12 --torch      # a device lent for minutes
@@ -32,7 +33,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from reid_jax import errors
+from reid_jax import errors, file_io
 from reid_jax.benchmarks import targets
 from reid_jax.cli import arguments, command_line, help_pages
 from reid_jax.config import files
@@ -50,6 +51,7 @@ WHAT = {
     "verify": "distances of all pairs, thresholds",
     "page": "writing the page of ranked lists, and its size",
     "start": "seconds to the first step of a run, with and without kept programs",
+    "export": "exported files of the ten systems, or of --config: nearness to the model, size, speed in ONNX Runtime",
     "aot": "compiling full-size systems for accelerators that are not there (--target)",
     "growth": "every stage of a run at 10,000 to 1,000,000 images, in half an hour",
     "campaign": "everything worth knowing of a device that is lent for some minutes",
@@ -58,9 +60,9 @@ WHAT = {
 MODELS, RANKING = ("train", "infer"), ("rank", "rerank", "verify", "page")
 ONLY = {
     **dict.fromkeys(("model", "demo", "dtype", "option"), MODELS),
-    "batch": (*MODELS, "aot"),
+    "batch": (*MODELS, "export", "aot"),
     "torch": (*MODELS, "campaign"),
-    "config": (*MODELS, "start", "aot"),
+    "config": (*MODELS, "start", "export", "aot"),
     "target": ("aot",),
     **dict.fromkeys(("height", "width"), (*MODELS, "input")),
     **dict.fromkeys(("threads", "workers", "corruptions"), ("input",)),
@@ -77,7 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="print what can be measured, and exit")
     parser.add_argument("--model", metavar="NAME,...", help="train, infer: models of --list, by commas")
     parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE[:PRESET]", help="train, infer, start, aot: a config"
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE[:PRESET]",
+        help="train, infer, start, export, aot: a config",
     )
     parser.add_argument("--demo", action="store_true", help="train, infer: the demo of configs/mfv.py")
     parser.add_argument(
@@ -151,6 +157,10 @@ def _check(args: argparse.Namespace) -> None:
         zoo.lookup(name)
     for text in args.config:
         files.load_config(text)
+    if args.kind == "export":
+        from reid_jax.export import onnx_file
+
+        onnx_file.check_installed()
     if args.kind == "aot":
         if args.target is None:
             raise errors.UserError(f"expected --target with aot, such as {targets.EXAMPLES}; give one or more.")
@@ -169,7 +179,27 @@ def _check(args: argparse.Namespace) -> None:
     arguments.one_of("--dtype", args.dtype, ("auto", "float32", "bfloat16"))
 
 
-def _measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
+def _exports(args: argparse.Namespace, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the rows of exported files, and writes them after each system; goes on where the file ends."""
+    from reid_jax.benchmarks import export_speed, tables
+
+    known: list[dict[str, Any]] = []
+    if args.output and os.path.exists(args.output):
+        earlier = file_io.read_json(args.output, "the tables of an earlier measurement", "remove the file")
+        known = earlier.get("tables", {}).get("export", [])
+        print(f"{len({row['what'] for row in known})} systems of {args.output} are not measured again", flush=True)
+
+    def report(rows: list[dict[str, Any]]) -> None:
+        if args.output:
+            tables.write(args.output, {"export": rows}, about)
+        print(tables.table([row for row in rows if row["what"] == rows[-1]["what"]]), file=sys.stderr, flush=True)
+
+    names = args.config or [f"{system}:{export_speed.PRESET}" for system in export_speed.SYSTEMS]
+    batches = [batch for batch in _batches(args.batch) if batch] or list(export_speed.BATCHES)
+    return export_speed.measure([files.load_config(name) for name in names], batches, known, report)
+
+
+def _measure(args: argparse.Namespace, kind: str, about: dict[str, Any]) -> list[dict[str, Any]]:
     from reid_jax.benchmarks import (
         ahead,
         growth,
@@ -184,6 +214,8 @@ def _measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
     def show(row: dict[str, Any]) -> None:
         print(tables.table([row]), file=sys.stderr, flush=True)
 
+    if kind == "export":
+        return _exports(args, about)
     if kind == "start":
         return start_speed.measure(args.config, show)
     if kind == "aot":
@@ -269,7 +301,7 @@ def main(argv: list[str]) -> int:
           f"commit {about['commit'] or 'unknown'}")  # fmt: skip
     measured = {}
     for kind in KINDS if args.kind == "all" else (args.kind,):
-        measured[kind] = _measure(args, kind)
+        measured[kind] = _measure(args, kind, about)
         print(f"\n{tables.table(measured[kind])}", flush=True)
     if {"train", "infer"} & set(measured) and not any(row.get("mfu") for rows in measured.values() for row in rows):
         print(f"\nno utilization: no peak is known for {jax.devices()[0].device_kind} in this precision")

@@ -246,17 +246,28 @@ def model_of(graph: Graph, results: Sequence[Value], names: Sequence[str], meta:
     """
     for value, name in zip(results, names, strict=True):
         graph.nodes.append(helper.make_node("Identity", [graph.reference(value)], [name], name))
+    nodes, used = _needed(graph.nodes, names)
     built = helper.make_graph(
-        graph.nodes,
+        nodes,
         "embedding",
         [_described(str(graph.input.name), graph.input, graph.batch)],
         [_described(name, value, graph.batch) for name, value in zip(names, results)],
-        list(graph.initializers.values()),
+        [each for each in graph.initializers.values() if each.name in used],
     )
     model = helper.make_model(built, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     model.producer_name = "reid_jax"
     helper.set_model_props(model, meta)
     return model
+
+
+def _needed(nodes: Sequence[onnx.NodeProto], results: Sequence[str]) -> tuple[list[onnx.NodeProto], set[str]]:
+    """Returns the nodes that results depend on, in order, and the names that they use; classifiers are left out."""
+    used, kept = set(results), []
+    for node in reversed(nodes):
+        if not used.isdisjoint(node.output):
+            kept.append(node)
+            used.update(node.input)
+    return kept[::-1], used
 
 
 def _described(name: str, value: Value, batch: Any) -> onnx.ValueInfoProto:

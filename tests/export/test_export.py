@@ -6,7 +6,6 @@ import importlib
 import json
 import zipfile
 
-import flax.linen as nn
 import jax
 import numpy as np
 import onnx
@@ -17,50 +16,18 @@ from reid_jax import errors, trees
 from reid_jax.cli import export as command
 from reid_jax.cli import model_choice
 from reid_jax.export import embedding, onnx_file, stablehlo
-from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import input_layouts, trackers
-from reid_jax.ops.descriptors import Descriptor
-from reid_jax.runtime import mesh as mesh_lib
-from reid_jax.weights import zoo
-
-SMALL = {"data.height": 64, "data.width": 32, "dtype": "float32"}
-
-
-class Stripes(nn.Module):
-    """One convolution, and the mean of the map or of its halves; a half is visible as far as it is bright."""
-
-    slots: bool = False
-
-    @nn.compact
-    def __call__(self, batch, train=False):
-        maps = nn.relu(nn.Conv(8, (3, 3), (2, 2))(batch["image"]))
-        if not self.slots:
-            return Descriptor(nn.Dense(6)(maps.mean((1, 2)) + 0.01 * batch["camid"][:, None]))
-        halves = maps.reshape(maps.shape[0], 2, -1, 8)
-        return Descriptor(nn.Dense(6)(halves.mean(2)), nn.sigmoid(halves.mean((2, 3))))
-
-    def describe(self, outputs):
-        return outputs
-
-
-def small(**fields):
-    """Returns an extractor of `Stripes` with flip averaging, and its variables."""
-    settings = zoo.settings("bot", {}, {**SMALL, "evals.flip": True})
-    extractor = extractor_lib.Extractor(Stripes(**fields), settings, mesh_lib.create_mesh(), {"random": True})
-    variables = jax.jit(extractor.model.init)(
-        jax.random.key(0), {"image": np.zeros((1, 64, 32, 3), np.float32), "camid": np.zeros(1)}
-    )
-    return extractor, variables
+from tests.helpers import stripes
 
 
 @pytest.fixture(scope="module")
 def plain():
-    return small()
+    return stripes.small()
 
 
 @pytest.fixture(scope="module")
 def slots():
-    return small(slots=True)
+    return stripes.small(slots=True)
 
 
 def pixels(batch):

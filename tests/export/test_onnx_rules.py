@@ -128,6 +128,21 @@ def test_constants_are_computed_when_the_file_is_written():
     assert [node.op_type for node in graph.nodes] == ["Sub", "Mul"]
 
 
+def test_what_no_result_needs_is_left_out():
+    """Such as classifiers, which belong to the training identities."""
+
+    def embedded(x):
+        hidden = x @ jnp.asarray(TABLE).T
+        unused = hidden @ jnp.asarray(TABLE)
+        return (hidden, unused)[:1]
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    graph, results = onnx_graph.trace(embedded, jax.ShapeDtypeStruct((batch, 5), np.float32), onnx_rules.RULES)
+    model = onnx_graph.model_of(graph, results, ["features"], {})
+    assert [node.op_type for node in model.graph.node].count("MatMul") == 1
+    assert len(model.graph.initializer) == 1
+
+
 def test_what_has_no_counterpart_is_named():
     with pytest.raises(errors.UserError, match=r"'cumsum'.* export StableHLO"):
         session(lambda x: (jnp.cumsum(x, axis=1),), (4,))

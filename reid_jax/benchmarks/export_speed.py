@@ -1,0 +1,153 @@
+"""Exported files of whole systems: nearness to the model, size, and speed in ONNX Runtime compared with ours.
+
+Each system has its recipe's size and random weights. Its function from uint8 images to test features is written as
+StableHLO for CPUs and as ONNX; both are compared with the model at each batch size, on the same random pixels. Then
+ONNX Runtime and the model's own program run in turn on all cores.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from reid_jax import build, progress
+from reid_jax import config as config_lib
+from reid_jax.benchmarks import programs
+from reid_jax.export import embedding, onnx_file, stablehlo
+from reid_jax.inference import extractor as extractor_lib
+from reid_jax.runs import settings as settings_lib
+from reid_jax.runtime import mesh as mesh_lib
+
+Row = dict[str, Any]
+Run = Callable[[np.ndarray], Sequence[np.ndarray]]
+
+BATCHES = (1, 5, 64)
+SYSTEMS = ("mfv", "amfor", "mgaf", "mspf", "cfat", "bot", "osnet", "transreid", "mgn", "cil")
+PRESET = "market1501"
+SECONDS = 8.0  # of timed calls for each system and batch size, both programs together
+CLASSES, CAMERAS = 751, 6  # of Market-1501
+
+
+def name_of(config: ConfigDict) -> str:
+    """Returns the name of a config in the table."""
+    return f"{config.system}:{','.join([config.preset, *config.variants])}"
+
+
+def measure(
+    configs: Sequence[ConfigDict],
+    batches: Sequence[int] = BATCHES,
+    known: Sequence[Row] = (),
+    report: Callable[[list[Row]], None] = lambda rows: None,
+) -> list[Row]:
+    """Returns a row for each system and batch size.
+
+    Args:
+        configs: the systems.
+        batches: images per call.
+        known: rows of an earlier call; their systems are not measured again.
+        report: is called with all rows after each system.
+
+    Returns:
+        Rows with `what`, `batch`, `image`, `flip`, sizes of the files in MB, largest difference (`..._difference`, of
+        features of unit length) and least cosine (`..._cosine`) from the model, and images per second of ONNX Runtime
+        and of the model's own program, both by the median call.
+    """
+    rows = list(known)
+    measured = {row["what"] for row in known}
+    for config in configs:
+        if name_of(config) not in measured:
+            rows += _system(config, batches)
+            report(rows)
+    return rows
+
+
+def _system(config: ConfigDict, batches: Sequence[int]) -> list[Row]:
+    """Returns the rows of one system."""
+    config = config.copy_and_resolve_references()
+    config_lib.override(config, {"dtype": "float32"})
+    settings = settings_lib.of(config)
+    model = build.build_model(settings, CLASSES, CAMERAS)
+    extractor = extractor_lib.Extractor(model, settings, mesh_lib.create_mesh(), {"random": True, "seed": 0})
+    variables = build.init_variables(model, settings, extractor.example_batch())
+    return rows_of(name_of(config), extractor, variables, batches)
+
+
+def rows_of(
+    name: str, extractor: extractor_lib.Extractor, variables: build.Variables, batches: Sequence[int]
+) -> list[Row]:
+    """Returns the rows of a model.
+
+    Args:
+        name: its name in the table.
+        extractor: the model, which computes in float32.
+        variables: its variables.
+        batches: images per call.
+    """
+    with tempfile.TemporaryDirectory() as folder, progress.waiting(f"exporting {name}"):
+        files = {"onnx": pathlib.Path(folder, "model.onnx"), "stablehlo": pathlib.Path(folder, "model.zip")}
+        onnx_file.write(extractor, variables, files["onnx"])
+        stablehlo.write(extractor, variables, files["stablehlo"], targets=("cpu",))
+        sizes = {f"{kind}_MB": path.stat().st_size / 1e6 for kind, path in files.items()}
+        runs = {"onnx": _session(files["onnx"]), "stablehlo": _deserialized(files["stablehlo"])}
+    shared = {
+        "what": name,
+        "image": f"{extractor.size['height']}x{extractor.size['width']}",
+        "flip": extractor.settings.evals.flip,
+        **sizes,
+    }
+    return [{**shared, "batch": batch, **_batch(extractor, variables, runs, batch)} for batch in batches]
+
+
+def _batch(
+    extractor: extractor_lib.Extractor, variables: build.Variables, runs: Mapping[str, Run], batch: int
+) -> dict[str, Any]:
+    """Returns differences and speeds at one batch size."""
+    pixels = embedding.trial_images(batch, extractor.size["height"], extractor.size["width"])
+    unknown = {"camid": np.full(batch, -1, np.int32), "label": np.zeros(batch, np.int32)}
+    program = programs.Program.compile(extractor.describe, variables, ({"image": pixels, **unknown},), batch)
+    described = program.compiled(variables, *program.arguments)
+    expected = [np.asarray(array) for array in described if array is not None]
+    found: dict[str, Any] = {}
+    for name, run in runs.items():
+        difference, cosine = embedding.differences(expected, run(pixels))
+        found |= {f"{name}_difference": difference, f"{name}_cosine": cosine}
+
+    def onnx() -> None:
+        runs["onnx"](pixels)
+
+    started = time.perf_counter()
+    program()
+    onnx()
+    spent = time.perf_counter() - started
+    calls = int(min(max(SECONDS / spent, 1), 20))
+    seconds = programs.alternate({"ours": program, "onnx": onnx}, calls, warm=False)
+    speeds = {f"{name}_images_per_s": batch / float(np.median(wall)) for name, (wall, _) in seconds.items()}
+    ratio = {"onnx_of_ours": speeds["onnx_images_per_s"] / speeds["ours_images_per_s"]}
+    return {**found, **speeds, **ratio, "calls": calls, "load": round(os.getloadavg()[0], 1)}
+
+
+def _session(path: pathlib.Path) -> Run:
+    """Returns the function of an ONNX file in ONNX Runtime, on as many threads as there are cores."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"images": images})
+
+
+def _deserialized(path: pathlib.Path) -> Run:
+    """Returns the function of a StableHLO file."""
+    with zipfile.ZipFile(path) as archive:
+        call: Any = jax.export.deserialize(bytearray(archive.read(stablehlo.FUNCTION))).call
+    return lambda images: [np.asarray(array) for array in call(images)]
