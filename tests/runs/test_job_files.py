@@ -22,8 +22,9 @@ def test_the_page_lists_them():
 @pytest.mark.parametrize("name", [name for name in FILES if name != "Containerfile"])
 def test_they_call_training_with_flags_it_has(name):
     text = (FOLDER / name).read_text(encoding="utf-8")
-    start = text.index("scripts/main.py --config" if name != "jobset.yaml" else "args:")
-    call = re.split(r"\n\s*(?:code=|;;|env:)|\Z", text[start:])[0]
+    begins = re.search(r"args:" if name == "jobset.yaml" else r"scripts/main\.py[\s\\]+--config", text)
+    assert begins
+    call = re.split(r"\n\s*(?:code=|;;|env:)|\Z", text[begins.start() :])[0]
     given = re.findall(r"--([a-z_]+(?:\.[a-z_.]+)?)", call)
     assert {"config", "workdir"} <= set(given) <= FLAGS | {key for key in given if key.startswith("config.")}
     config = files.load_config("configs/mfv.py:market1501")
