@@ -360,7 +360,7 @@ def _remove(args: argparse.Namespace) -> None:
 
 
 def _query(args: argparse.Namespace) -> None:
-    from reid_jax.gallery import entries
+    from reid_jax.gallery import answer_page, entries
 
     chosen = entries.Filter(
         cameras=tuple(args.camera),
@@ -373,6 +373,7 @@ def _query(args: argparse.Namespace) -> None:
     with _open(args) as opened:
         opened.refuse_no_reason(args.who, args.why)
         opened.refuse_nothing(chosen)  # before the model is loaded
+        described = None
         if args.entry:
             asked = opened.query_of(args.entry)
         else:
@@ -381,13 +382,19 @@ def _query(args: argparse.Namespace) -> None:
         replies = opened.query(
             asked, k=args.top, chosen=chosen, group=args.per, rerank=args.rerank, who=args.who, why=args.why
         )
-        if args.json == "-":
-            print(json.dumps([reply.as_dict() for reply in replies], indent=2))
-            return
-        print(search_text.answers(replies))
-        if args.json:
-            file_io.write_json(args.json, [reply.as_dict() for reply in replies], "the answers")
-            print(args.json)
+        if args.html:
+            picture = answer_page.pictures_of(described, replies, opened, args.entry)
+            facts = {"asked by": args.who, "because": args.why}
+            answer_page.write(args.html, opened, replies, picture=picture, chosen=chosen, facts=facts)
+    values = [reply.as_dict() for reply in replies]
+    if args.json == "-":
+        print(json.dumps(values, indent=2))
+        return
+    print(search_text.answers(replies))
+    if args.json:
+        file_io.write_json(args.json, values, "the answers")
+    for output in filter(None, (args.json, args.html)):
+        print(output)
 
 
 def _calibrate(args: argparse.Namespace) -> None:

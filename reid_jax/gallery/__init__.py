@@ -11,4 +11,5 @@
 | "nobody in the gallery": thresholds by false-match rate | `open_set` |
 | proof that removed entries are gone | `erasure` |
 | who asked what, and why | `audit` |
+| the page of answers | `answer_page` |
 """

@@ -88,6 +88,13 @@ def test_from_images_to_answers(colors, photos, tmp_path, capsys):
     assert voted[0]["hits"][0]["track"] == "a"
     assert run(*ask, *MODEL, "--images", photos / "2.png", "--rerank", "--json=-") == 0
     assert json.loads(capsys.readouterr().out)[0]["hits"][0]["file"] == "2.png"
+    # A page with pictures; names are text in it.
+    page = tmp_path / "answer.html"
+    assert run(*ask, "--entry=3", "--per=identity", "--html", page) == 0
+    html = page.read_text()
+    assert html.count("<img ") == html.count("data:image/webp;base64,") == 8  # the query, two people, five unknown
+    assert "<script" not in html
+    capsys.readouterr()
     # What is added again is refused, or left out.
     more = ("add", people, *MODEL, "--images", photos)
     with pytest.raises(errors.UserError, match="8 of the 8 images are in the gallery already"):
@@ -101,7 +108,7 @@ def test_from_images_to_answers(colors, photos, tmp_path, capsys):
     assert "2 entries removed" in told
     assert "14 entries (13 without identity" in told
     log = [json.loads(line) for line in (tmp_path / "people.gallery.audit.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in log] == ["add", *["query"] * 5, "add", "remove"]
+    assert [line["event"] for line in log] == ["add", *["query"] * 6, "add", "remove"]
     assert log[1]["who"] == "kim"
     assert log[1]["queries"][0].startswith("sha256:")
     assert log[1]["answers"][0]["ids"][0] == 3
