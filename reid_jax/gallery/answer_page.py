@@ -134,7 +134,7 @@ def _hit(hit: answers.Hit, rank: int, images: int, pictures: _Pictures) -> str:
     entry = hit.entry
     distance = f"{hit.distance:.3f}" if hit.distance < 1e6 else "∞"
     lines = [f"<b>{distance}{' match' if hit.accepted else ''}</b>"]
-    lines.append(f"<span>{web_pages.escaped(entry.identity or 'no name')}</span>")
+    lines.append(f"<span>{web_pages.escaped(_person(entry.identity))}</span>")
     if entry.camera:
         lines.append(f"<span>camera {web_pages.escaped(entry.camera)}</span>")
     if entry.time is not None:
@@ -147,6 +147,12 @@ def _hit(hit: answers.Hit, rank: int, images: int, pictures: _Pictures) -> str:
         f'<figure class="{"right" if hit.accepted else "query"}" title="{title}">{pictures.of_entry(entry.id)}'
         f'<span class="rank" aria-hidden="true">{rank}</span>{mark}<figcaption>{"".join(lines)}</figcaption></figure>'
     )
+
+
+def _person(identity: str | None) -> str:
+    if identity is None:
+        return "no name"
+    return f"id {identity}" if identity.isdecimal() else identity
 
 
 def pictures_of(
