@@ -40,6 +40,9 @@ flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for several pr
 flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
 flags.DEFINE_integer("process_id", None, "Number of this process, from 0, with --coordinator.")
 flags.DEFINE_string(
+    "preemption_notice", None, "gce, aws, azure or a file: saves and stops when it says that the machine is taken away."
+)
+flags.DEFINE_string(
     "profile", None, "FROM:TO, steps from 1: records them into the run folder, for TensorBoard or Perfetto."
 )
 flags.DEFINE_string("compilation_cache", None, compilation.HELP)  # read by `command_line.keep_programs`
@@ -63,9 +66,11 @@ def main(config: ConfigDict) -> int:
     # Imported here because loading JAX takes seconds: a misspelled flag, a value out of range, missing weights and
     # `--print_config` are answered before.
     from reid_jax.runs import launch
-    from reid_jax.runtime import processes
+    from reid_jax.runtime import processes, spot_notices
 
     with processes.session(given.coordinator, given.num_processes, given.process_id, explain=failures.explain):
+        if given.preemption_notice is not None:
+            spot_notices.watch(given.preemption_notice)
         return launch.run(config, workdir=given.workdir, mode=given.mode, profile=profile, extend=given.extend)
 
 
