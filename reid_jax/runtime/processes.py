@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import glob
 import ipaddress
 import logging
 import os
@@ -23,7 +24,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -229,30 +230,48 @@ def shutdown() -> None:
 
 # ---- peer failure ----------------------------------------------------------------------------------------------------
 
-_abort_handler: Any = None  # kept alive: C code holds a pointer to it
+# What an aborting process says, None where an abort is what it seems; set by `_explain_aborts`.
+_last_words: str | None = None
 
 
 def _explain_aborts(sentence: str | None) -> None:
     """Makes an abort of the C++ runtime print a sentence and end with exit code 2; `None` restores the usual abort.
 
     The runtime's client kills the process (SIGABRT, from a thread of its own) when the coordinator or a peer is lost.
-    The handlers of Python's `signal` module do not run in that situation, those of the C library do.
+    The handlers of Python's `signal` module do not run in that situation, and Python code in a handler of the C library
+    could wait for the interpreter's lock for ever. So the handler is `sleep` of the C library itself, which signals may
+    interrupt: it holds the aborting thread for SIGABRT's number of seconds, 6. Meanwhile a thread of Python's own
+    notices it and ends the process; where it cannot, because the lock is held, the abort takes its course.
     """
-    global _abort_handler
-    if os.name != "posix":
+    global _last_words
+    if not sys.platform.startswith("linux"):
         return
+    first, _last_words = _last_words is None, sentence
     libc = ctypes.CDLL(None)
     libc.signal.restype = ctypes.c_void_p
-    if sentence is None:
-        libc.signal(signal.SIGABRT, ctypes.c_void_p(0))
-        _abort_handler = None
-        return
+    handler = ctypes.cast(libc.sleep, ctypes.c_void_p) if sentence else ctypes.c_void_p(0)
+    libc.signal(signal.SIGABRT, handler)
+    if sentence and first:
+        threading.Thread(target=_watch_for_aborts, name="aborts", daemon=True).start()
 
-    def handler(_: int) -> None:
-        abandon(sentence)
 
-    _abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
-    libc.signal(signal.SIGABRT, _abort_handler)
+def _watch_for_aborts() -> None:
+    """Ends the process with its last words when one of its threads aborts; ends itself when there are none."""
+    while _last_words is not None:
+        if _aborting():
+            abandon(_last_words)
+        time.sleep(0.2)
+
+
+def _aborting() -> bool:
+    """Returns whether a thread of this process is in the handler of SIGABRT: it blocks that signal, not all of them."""
+    for path in glob.glob("/proc/self/task/*/status"):
+        with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as file:
+            found = re.search(r"^SigBlk:\s*([0-9a-f]+)", file.read(), re.MULTILINE)
+            blocked = int(found[1], 16) if found else 0
+            if blocked >> (signal.SIGABRT - 1) & 1 and not blocked >> (signal.SIGSEGV - 1) & 1:
+                return True
+    return False
 
 
 def _ended_sentence() -> str:
