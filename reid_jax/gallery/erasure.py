@@ -22,7 +22,7 @@ from reid_jax.gallery import sql_store, store
 
 SHORTEST = 8  # bytes of a name that is looked for
 _AT_ONCE = 1 << 24
-_SHOWN = 3
+_NUMBER = 8  # bytes of the largest number that is stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Proof:
         vectors: number of removed vectors that were looked for.
         short: number of removed names too short to be looked for.
         shared: number of removed names and vectors that living entries have, too.
+        unclear: number of removed names that were found where they cannot be told from living ones, whose texts stand
+            one behind the other.
         scanned: number of bytes that were looked at; 0 for a server, whose files are not at hand.
         before: bytes of the gallery before.
         after: bytes of the gallery afterwards.
@@ -43,6 +45,7 @@ class Proof:
     vectors: int
     short: int
     shared: int
+    unclear: int
     scanned: int
     before: int
     after: int
@@ -64,6 +67,8 @@ class Proof:
             extra.append(f"{self.short:,} names of fewer than {SHORTEST} bytes were not looked for")
         if self.shared:
             extra.append(f"{self.shared:,} names and vectors also belong to entries that stay")
+        if self.unclear:
+            extra.append(f"{self.unclear:,} names read like two living ones in a row and could not be judged")
         return "; ".join([found, *extra])
 
 
@@ -77,44 +82,53 @@ def compact(opened: store.Store) -> Proof:
     before = opened.size()
     removed = opened.compact()
     files = opened.files()
-    long = [text.encode() for text in removed.texts if len(text.encode()) >= SHORTEST]
-    names, vectors = _only_removed(opened, long, removed.vectors)
-    shared = len(long) - len(names) + len(removed.vectors) - len(vectors)
+    texts = [text.encode() for text in removed.texts if len(text.encode()) >= SHORTEST]
+    living, vectors = _living(opened, removed.vectors) if files and (texts or removed.vectors) else (b"", set())
+    gone = set(removed.vectors) - vectors
+    names = set(texts) - _found(living, texts)
+    found: set[bytes] = set()
     scanned = 0
     for path in files:
-        found = occurrences(path, [*names, *vectors])
+        found |= occurrences(path, [*names, *gone])
         scanned += path.stat().st_size
-        if found:
-            kinds = {"a name" if pattern in set(names) else "a vector" for pattern in found}
-            raise errors.UserError(
-                f"{len(found)} removed items ({' and '.join(sorted(kinds))}) are still in {file_io.shown(path)}; "
-                "compact again when no other process has the gallery open, else report this."
-            )
-    return Proof(
-        len(names), len(vectors), len(removed.texts) - len(long), shared, scanned if files else 0, before, opened.size()
-    )
+    unclear = {name for name in found & names if _is_put_together(name, living)}
+    left = found - unclear
+    if left:
+        opened.remember(removed)
+        kinds = sorted({"a name" if pattern in names else "a vector" for pattern in left})
+        raise errors.UserError(
+            f"{len(left)} removed items ({' and '.join(kinds)}) are still in the files of {opened.name}; compact again "
+            "when no other process has the gallery open, else report this."
+        )
+    short, shared = len(removed.texts) - len(texts), len(texts) - len(names) + len(removed.vectors) - len(gone)
+    counts = len(names - unclear), len(gone), short, shared, len(unclear)
+    return Proof(*counts, scanned if files else 0, before, opened.size())
 
 
-def _only_removed(
-    opened: store.Store, names: Sequence[bytes], vectors: Sequence[bytes]
-) -> tuple[list[bytes], list[bytes]]:
-    """Returns those names and vectors that no living entry has, a longer name that contains one included."""
-    if not opened.files() or not (names or vectors):
-        return list(names), list(vectors)
-    gone = set(vectors)
-    parts: list[bytes] = []
+def _living(opened: store.Store, vectors: Sequence[bytes]) -> tuple[bytes, set[bytes]]:
+    """Returns the texts of all living entries, each between zero bytes, and those of some vectors that they have."""
+    wanted, there = set(vectors), set[bytes]()
+    texts: set[str] = {"", opened.binding.as_json()}
     for block in opened.read():
-        if gone:
+        if wanted:
             rows = block.features.reshape(len(block.ids), -1).astype("<f4")
-            gone -= {row.tobytes()[: sql_store.PROBE] for row in rows}
-        if names:
-            parts += [
-                text.encode() for texts in (block.identities, block.tracks, block.cameras) for text in texts if text
-            ]
-            parts += [entry.file.encode() for entry in opened.details(block.ids.tolist())]
-            parts += [(entry.folder or "").encode() for entry in opened.details(block.ids[:1].tolist())]
-    living = _found(b"\0".join(set(parts)), names)
-    return [name for name in names if name not in living], [vector for vector in vectors if vector in gone]
+            there |= wanted & {row.tobytes()[: sql_store.PROBE] for row in rows}
+        for entry in opened.details(block.ids.tolist()):
+            texts |= {entry.file, entry.identity or "", entry.track or "", entry.camera or "", entry.folder or ""}
+    return b"\0" + b"\0".join(text.encode() for text in texts) + b"\0", there
+
+
+def _is_put_together(name: bytes, living: bytes) -> bool:
+    """Returns whether a name can be the end of a living text and the beginning of what is stored behind it.
+
+    The database stores the texts of a row without anything between them, and numbers behind them: "person 1", camera
+    "2" reads "person 12".
+    """
+    for cut in range(1, len(name)):
+        head, tail = name[:cut], name[cut:]
+        if head + b"\0" in living and (len(tail) <= _NUMBER or b"\0" + tail in living):
+            return True
+    return False
 
 
 def occurrences(path: pathlib.Path, patterns: Iterable[bytes]) -> set[bytes]:

@@ -230,6 +230,8 @@ class Gallery:
                 full disk; of the block in question nothing is added.
         """
         self.binding.refuse_other(binding, "the new images")
+        if not len(entries):
+            return Added(np.zeros(0, np.int64))
         features, visibility = self._checked(entries.features, entries.visibility, entries.files)
         entries = dataclasses.replace(entries, features=features, visibility=visibility)
         skipped: list[str] = []

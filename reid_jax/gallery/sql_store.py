@@ -312,6 +312,12 @@ class SqlStore(store.Store):
                 self._query("insert into settings (name, value) values (?, ?)", (name, value))
             self._query("update settings set value = cast(cast(value as bigint) + 1 as text) where name = 'changed'")
 
+    def remember(self, removed: store.Removed) -> None:
+        """Notes what was removed once more, for the next time that the tables are compacted."""
+        rows = [("text", text.encode()) for text in removed.texts] + [("vector", each) for each in removed.vectors]
+        with self._lock, self._transaction():
+            self._many("insert into removed (kind, content) values (?, ?)", rows)
+
     def _removed(self) -> store.Removed:
         """Returns what has been removed and is no longer in the gallery under any entry."""
         rows = self._query("select distinct kind, content from removed")

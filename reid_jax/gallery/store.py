@@ -183,6 +183,10 @@ class Store(abc.ABC):
         """Writes the tables anew without free space, and returns what was removed since the last time."""
 
     @abc.abstractmethod
+    def remember(self, removed: Removed) -> None:
+        """Notes what was removed once more, for the next time that the tables are compacted."""
+
+    @abc.abstractmethod
     def files(self) -> list[pathlib.Path]:
         """Returns the files of the gallery on this machine; empty for a server."""
 
