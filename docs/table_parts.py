@@ -10,6 +10,10 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 
+SPACE = "\u00a0"  # keeps a number and its spread on one line
+# Two-sided 95 % quantiles of Student's distribution by degrees of freedom.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
 
 def grid(titles: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A markdown table; cells that hold a vertical bar have it escaped."""

@@ -30,16 +30,14 @@ from typing import Any
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parent))  # this folder is no package
 
+import export_tables
 import published_tables
 import trial_tables
-from table_parts import RESULTS, ROOT, grid, read
+from table_parts import RESULTS, ROOT, SPACE, STUDENT, grid, read
 
 DIRECTIVE = re.compile(r"^<!-- table: (.+?) -->$", re.MULTILINE)
 BLOCK = re.compile(r"(<!-- systems -->\n).*?(<!-- end -->)", re.DOTALL)
 
-SPACE = "\u00a0"  # keeps a number and its spread on one line
-# Two-sided 95 % quantiles of Student's distribution by degrees of freedom.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 # Training policies that the corruption benchmark allows.
 RULE_ABIDING = ("none", "augmix", "unknown", "-", "")
 METRICS = ("mAP", "rank1", "mINP")
@@ -374,6 +372,8 @@ TABLES: dict[str, Callable[..., str]] = {
     "faults": trial_tables.faults,
     "wrong_turns": trial_tables.wrong_turns,
     "first_hour": trial_tables.first_hour,
+    "trackers": export_tables.trackers,
+    "tracker_parity": export_tables.tracker_parity,
 }
 
 

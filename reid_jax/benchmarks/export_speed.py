@@ -1,17 +1,14 @@
 """Exported files of whole systems: nearness to the model, size, and speed in ONNX Runtime compared with ours.
 
-Each system has its recipe's size and random weights. Its function from uint8 images to test features is written as
-StableHLO for CPUs and as ONNX; both are compared with the model at each batch size, on the same random pixels. Then
-ONNX Runtime and the model's own program run in turn on all cores.
+Each system has its recipe's size and random weights. Its function from uint8 images to test features becomes StableHLO
+for CPUs and ONNX; both are compared with the model at each batch size, on the same random pixels. Then ONNX Runtime and
+the model's own program run in turn on all cores.
 """
 
 from __future__ import annotations
 
 import os
-import pathlib
-import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,7 +30,7 @@ Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 BATCHES = (1, 5, 64)
 SYSTEMS = ("mfv", "amfor", "mgaf", "mspf", "cfat", "bot", "osnet", "transreid", "mgn", "cil")
 PRESET = "market1501"
-SECONDS = 8.0  # of timed calls for each system and batch size, both programs together
+SECONDS = 5.0  # of timed calls for each system and batch size, both programs together
 CLASSES, CAMERAS = 751, 6  # of Market-1501
 
 
@@ -92,12 +89,18 @@ def rows_of(
         variables: its variables.
         batches: images per call.
     """
-    with tempfile.TemporaryDirectory() as folder, progress.waiting(f"exporting {name}"):
-        files = {"onnx": pathlib.Path(folder, "model.onnx"), "stablehlo": pathlib.Path(folder, "model.zip")}
-        onnx_file.write(extractor, variables, files["onnx"])
-        stablehlo.write(extractor, variables, files["stablehlo"], targets=("cpu",))
-        sizes = {f"{kind}_MB": path.stat().st_size / 1e6 for kind, path in files.items()}
-        runs = {"onnx": _session(files["onnx"]), "stablehlo": _deserialized(files["stablehlo"])}
+    with progress.waiting(f"exporting {name}"):
+        function = embedding.of(extractor, variables)
+        files = {
+            "onnx": onnx_file.model_of(function).SerializeToString(),
+            "stablehlo": stablehlo.serialized(function, ("cpu",)),
+        }
+        call: Any = jax.export.deserialize(bytearray(files["stablehlo"])).call
+    runs: dict[str, Run] = {
+        "onnx": onnx_file.runner(files["onnx"], _threads()),
+        "stablehlo": lambda images: [np.asarray(array) for array in call(images)],
+    }
+    sizes = {f"{kind}_MB": len(content) / 1e6 for kind, content in files.items()}
     shared = {
         "what": name,
         "image": f"{extractor.size['height']}x{extractor.size['width']}",
@@ -135,19 +138,6 @@ def _batch(
     return {**found, **speeds, **ratio, "calls": calls, "load": round(os.getloadavg()[0], 1)}
 
 
-def _session(path: pathlib.Path) -> Run:
-    """Returns the function of an ONNX file in ONNX Runtime, on as many threads as there are cores."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"images": images})
-
-
-def _deserialized(path: pathlib.Path) -> Run:
-    """Returns the function of a StableHLO file."""
-    with zipfile.ZipFile(path) as archive:
-        call: Any = jax.export.deserialize(bytearray(archive.read(stablehlo.FUNCTION))).call
-    return lambda images: [np.asarray(array) for array in call(images)]
+def _threads() -> int:
+    """Returns the number of cores that this process may use, 0 where that is unknown."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0

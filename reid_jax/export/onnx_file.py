@@ -12,10 +12,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from reid_jax import build, errors, file_io
 from reid_jax.export import embedding as embedding_lib
@@ -56,35 +58,54 @@ def write(
         UserError: a package is missing, an operation has no counterpart in ONNX, the result is unlike the model's, or a
             file cannot be written.
     """
-    check_installed()
-    import onnx
-    import onnxruntime
-
-    from reid_jax.export import onnx_graph, onnx_rules
-
     path = pathlib.Path(path)
     function = embedding_lib.of(extractor, variables, layout, threshold)
+    model = model_of(function)
+    opset = model.opset_import[0].version
+    meta = {**function.meta, "format": f"ONNX, operator set {opset}", "outputs": list(function.outputs)}
+    meta["parity"] = embedding_lib.check(function, extractor, variables, runner(model.SerializeToString()), "ONNX")
+    for key, value in meta.items():
+        model.metadata_props.add(key=key, value=json.dumps(value, sort_keys=True))
+    file_io.write_bytes(path, model.SerializeToString(), "the exported model")
+    file_io.write_json(path.with_name(path.name + ".metadata.json"), _sidecar(meta), "the description beside the model")
+    return meta
+
+
+def model_of(function: embedding_lib.Embedding) -> Any:
+    """Returns the `onnx.ModelProto` of an embedding function, without meta data and not yet compared.
+
+    Raises:
+        UserError: a package is missing, an operation has no counterpart in ONNX, or the model is too large.
+    """
+    check_installed()
+    from reid_jax.export import onnx_graph, onnx_rules
+
     (batch,) = jax.export.symbolic_shape(onnx_graph.BATCH)
     images = jax.ShapeDtypeStruct((batch, *function.image_shape), jnp.dtype(function.dtype))
     with embedding_lib.traced_for(("onnx",)):
         graph, results = onnx_graph.trace(function.call, images, onnx_rules.RULES)
-    meta = {**function.meta, "format": f"ONNX, operator set {onnx_graph.OPSET}", "outputs": list(function.outputs)}
-    texts = {key: json.dumps(value, sort_keys=True) for key, value in meta.items()}
-    model = onnx_graph.model_of(graph, results, function.outputs, texts)
+    model = onnx_graph.model_of(graph, results, function.outputs)
     if model.ByteSize() > _LARGEST:
         raise errors.UserError(
             f"the model has {model.ByteSize() / 2**30:.1f} GiB, an ONNX file at most 2; export StableHLO."
         )
-    content = model.SerializeToString()
+    return model
+
+
+def runner(content: bytes, threads: int = 0) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
+    """Returns the function of an ONNX file in ONNX Runtime on the CPU.
+
+    Args:
+        content: the file.
+        threads: threads of a call; 0 is one per core.
+    """
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    run = lambda images: session.run(None, {"images": images})
-    meta["parity"] = embedding_lib.check(function, extractor, variables, run, "ONNX")
-    onnx.helper.set_model_props(model, {**texts, "parity": json.dumps(meta["parity"])})
-    file_io.write_bytes(path, model.SerializeToString(), "the exported model")
-    file_io.write_json(path.with_name(path.name + ".metadata.json"), _sidecar(meta), "the description beside the model")
-    return meta
+    return lambda images: session.run(None, {"images": images})
 
 
 def _sidecar(meta: dict[str, Any]) -> dict[str, Any]:

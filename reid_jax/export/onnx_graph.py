@@ -235,14 +235,13 @@ def _is_constant(equation: Any, inputs: Sequence[Value]) -> bool:
     )
 
 
-def model_of(graph: Graph, results: Sequence[Value], names: Sequence[str], meta: dict[str, str]) -> onnx.ModelProto:
-    """Returns the ONNX model, checked.
+def model_of(graph: Graph, results: Sequence[Value], names: Sequence[str]) -> onnx.ModelProto:
+    """Returns the ONNX model.
 
     Args:
         graph: the nodes.
         results: their results.
         names: names of the results in the file.
-        meta: texts for the file's `metadata_props`.
     """
     for value, name in zip(results, names, strict=True):
         graph.nodes.append(helper.make_node("Identity", [graph.reference(value)], [name], name))
@@ -256,7 +255,6 @@ def model_of(graph: Graph, results: Sequence[Value], names: Sequence[str], meta:
     )
     model = helper.make_model(built, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     model.producer_name = "reid_jax"
-    helper.set_model_props(model, meta)
     return model
 
 

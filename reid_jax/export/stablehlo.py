@@ -4,8 +4,8 @@
     embed = jax.export.deserialize(archive.read("function.stablehlo")).call
     features = embed(crops)[0]  # uint8 [B, 256, 128, 3], any B
 
-The archive also holds `meta.json`. JAX promises to read such a file for six months after it was written, so keep the
-weights beside it.
+The archive also holds `meta.json`. Its reader needs the packages `jax` and `flatbuffers`. JAX promises to read such a
+file for six months after it was written, so keep the weights beside it.
 """
 
 from __future__ import annotations
@@ -53,11 +53,7 @@ def write(
         if target not in export.PLATFORMS:
             raise errors.unknown("platform", target, export.PLATFORMS)
     function = embedding_lib.of(extractor, variables, layout, threshold)
-    (batch,) = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *function.image_shape), jnp.dtype(function.dtype))
-    with embedding_lib.traced_for(targets):
-        exported = jax.export.export(jax.jit(function.call), platforms=tuple(targets))(images)
-    content = bytes(exported.serialize())
+    content = serialized(function, targets)
     here = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     parity = None  # a program for other devices alone cannot be run here
     if here in targets:
@@ -73,6 +69,15 @@ def write(
     }
     file_io.write_bytes(path, _archive(content, meta), "the exported model")
     return meta
+
+
+def serialized(function: embedding_lib.Embedding, targets: Sequence[str]) -> bytes:
+    """Returns an embedding function as StableHLO for some platforms, not yet compared."""
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *function.image_shape), jnp.dtype(function.dtype))
+    with embedding_lib.traced_for(targets):
+        exported = jax.export.export(jax.jit(function.call), platforms=tuple(targets))(images)
+    return bytes(exported.serialize())
 
 
 def _archive(content: bytes, meta: dict[str, Any]) -> bytes:

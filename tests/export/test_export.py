@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import importlib
 import json
 import zipfile
@@ -17,6 +19,7 @@ from reid_jax.cli import export as command
 from reid_jax.cli import model_choice
 from reid_jax.export import embedding, onnx_file, stablehlo
 from reid_jax.inference import input_layouts, trackers
+from reid_jax.runs import folder
 from tests.helpers import stripes
 
 
@@ -154,11 +157,34 @@ def test_slots_keep_their_visibility(slots, tmp_path):
     np.testing.assert_allclose(visibility, described.visibility, atol=1e-5)
 
 
-def test_a_file_unlike_the_model_is_not_written(plain, tmp_path, monkeypatch):
+@pytest.mark.parametrize("write", [stablehlo.write, onnx_file.write])
+def test_a_file_unlike_the_model_is_not_written(plain, tmp_path, monkeypatch, write):
     monkeypatch.setattr(embedding, "TOLERANCE", -1.0)
     with pytest.raises(errors.UserError, match=r"differs from the model.* no file was written"):
-        stablehlo.write(*plain, tmp_path / "model.zip", targets=("cpu",))
+        write(*plain, tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("metric", "layout", "changes", "expected"),
+    [
+        ("cosine", "float_nchw", {}, embedding.Threshold(0.3, 1e-3, "synthped")),
+        ("euclidean", "uint8", {"false_match_rate": "1e-2"}, embedding.Threshold(0.4, 1e-2, "synthped")),
+        ("euclidean", "float_nchw", {}, None),  # the file's vectors have another distance than the evaluation's
+        ("cosine", "uint8", {"flip": True}, None),
+        ("cosine", "uint8", {"best": True}, None),
+        ("cosine", "uint8", {"false_match_rate": "1e-4"}, None),
+        ("euclidean", "float_nchw", {"threshold": 0.7}, embedding.Threshold(0.7)),
+    ],
+)
+def test_the_threshold_is_that_of_the_same_features(plain, monkeypatch, metric, layout, changes, expected):
+    result = {f"synthped/verification/threshold_at_fpr_{rate}": value for rate, value in (("1e-3", 0.3), ("1e-2", 0.4))}
+    monkeypatch.setattr(folder.RunFolder, "read_result", lambda self: {"dataset": "synthped", **result})
+    extractor, variables = plain
+    evals = dataclasses.replace(extractor.settings.evals, metric=metric)
+    monkeypatch.setattr(extractor, "settings", dataclasses.replace(extractor.settings, evals=evals))
+    given = {"run": "run", "best": False, "flip": None, "threshold": None, "false_match_rate": None, "input": layout}
+    assert command._threshold(argparse.Namespace(**(given | changes)), extractor, variables) == expected
 
 
 def test_other_devices_alone_cannot_be_compared(plain, tmp_path):

@@ -23,7 +23,7 @@ def session(function, shape, dtype=np.float32):
     (batch,) = jax.export.symbolic_shape("batch")
     graph, results = onnx_graph.trace(function, jax.ShapeDtypeStruct((batch, *shape), dtype), onnx_rules.RULES)
     names = [f"out{number}" for number in range(len(results))]
-    model = onnx_graph.model_of(graph, results, names, {"model": "trial"})
+    model = onnx_graph.model_of(graph, results, names)
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
@@ -138,7 +138,7 @@ def test_what_no_result_needs_is_left_out():
 
     (batch,) = jax.export.symbolic_shape("batch")
     graph, results = onnx_graph.trace(embedded, jax.ShapeDtypeStruct((batch, 5), np.float32), onnx_rules.RULES)
-    model = onnx_graph.model_of(graph, results, ["features"], {})
+    model = onnx_graph.model_of(graph, results, ["features"])
     assert [node.op_type for node in model.graph.node].count("MatMul") == 1
     assert len(model.graph.initializer) == 1
 
