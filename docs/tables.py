@@ -31,6 +31,7 @@ from typing import Any
 sys.path.append(str(pathlib.Path(__file__).resolve().parent))  # this folder is no package
 
 import export_tables
+import gallery_tables
 import published_tables
 import trial_tables
 from table_parts import RESULTS, ROOT, SPACE, STUDENT, grid, read
@@ -374,6 +375,10 @@ TABLES: dict[str, Callable[..., str]] = {
     "first_hour": trial_tables.first_hour,
     "trackers": export_tables.trackers,
     "tracker_parity": export_tables.tracker_parity,
+    "gallery_engines": gallery_tables.engines,
+    "gallery_kills": gallery_tables.kills,
+    "gallery_scores": gallery_tables.scores,
+    "gallery_open_set": gallery_tables.open_set,
 }
 
 

@@ -132,8 +132,9 @@ class Gallery:
     @property
     def threshold(self) -> answers.Threshold | None:
         """The threshold of open-set answers, None before `calibrate`."""
-        text = self._setting("threshold")
-        return None if text is None else answers.Threshold(**text)
+        values = self._setting("threshold")
+        with file_io.reading(self.name, "a gallery", "restore a copy, or build it again"):
+            return None if values is None else answers.Threshold(**values)
 
     def snapshot(self) -> matrix.Snapshot:
         """Returns vectors and labels as they are now; reads only what has changed since the last time."""
@@ -148,7 +149,8 @@ class Gallery:
             if self._settings is None or self._settings[0] != changed:
                 self._settings = changed, self.store.settings()
             text = self._settings[1].get(name)
-        return None if text is None else json.loads(text)
+        with file_io.reading(self.name, "a gallery", "restore a copy, or build it again"):
+            return None if text is None else json.loads(text)
 
     def entry(self, id: int) -> entries_lib.Entry:
         """Returns an entry.

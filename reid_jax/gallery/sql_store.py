@@ -330,9 +330,11 @@ class SqlStore(store.Store):
 
 
 def parts(values: Sequence[Any]) -> Iterator[list[Any]]:
+    """Yields values in lists that one statement takes as parameters."""
     for start in range(0, len(values), _MOST_PARAMETERS):
         yield list(values[start : start + _MOST_PARAMETERS])
 
 
 def marks(values: Sequence[Any]) -> str:
+    """Returns as many marks of parameters."""
     return ", ".join("?" * len(values))

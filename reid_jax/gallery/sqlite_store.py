@@ -207,6 +207,7 @@ def _connect(path: pathlib.Path) -> sqlite3.Connection:
     """Returns a connection in write-ahead mode, to be used under a lock."""
     try:
         connection = sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
+        connection.execute("pragma trusted_schema = off")  # a file from elsewhere may hold triggers and views
         connection.execute("pragma secure_delete = on")
         connection.execute("pragma synchronous = full")
         connection.execute("pragma journal_mode = wal")
