@@ -192,7 +192,7 @@ def check_data(settings: config_lib.Settings) -> None:
     _check_others(settings)
     prepare.check_source(data.name, data.root, **data.options)
     for name in (*data.sources, *settings.evals.datasets):
-        known, options = (name, {}) if names_lib.is_path(name) else _of_preset(name)
+        known, options = (name, {}) if names_lib.is_path(name) else of_preset(name)
         prepare.check_source(known, data.root, **options)
 
 
@@ -201,8 +201,12 @@ def _check_others(settings: config_lib.Settings) -> None:
         raise errors.UserError(f"evals.datasets names {settings.data.name!r}, which is evaluated anyway; remove it.")
 
 
-def _of_preset(name: str) -> tuple[str, Mapping[str, Any]]:
-    """Returns name and options of the data set that a preset means."""
+def of_preset(name: str) -> tuple[str, Mapping[str, Any]]:
+    """Returns name and options of the data set that a preset means.
+
+    Raises:
+        UserError: an unknown preset.
+    """
     if name not in config_lib.DATASETS:
         raise errors.unknown(
             "data set (data.sources, evals.datasets)", str(name), [*config_lib.DATASETS, "package.module:Name"]
@@ -215,7 +219,7 @@ def _open_preset(name: str, root: str, log_warnings: bool = True) -> records.ReI
     """Returns the data set of a preset or of the user's own code."""
     if names_lib.is_path(name):
         return _open(name, root, {}, log_warnings)
-    known, options = _of_preset(name)
+    known, options = of_preset(name)
     return _open(known, root, options, log_warnings)
 
 

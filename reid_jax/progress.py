@@ -114,23 +114,28 @@ class Bar:
         if line:
             self.line()
 
-    def line(self, values: str = "", *, last: bool = False) -> None:
+    def line(self, values: str = "", *, last: bool = False) -> bool:
         """Shows values beside the counts: behind the bar, or without a terminal in a line if one is due.
 
         Args:
             values: text behind the counts.
             last: whether a line is due in any case.
+
+        Returns:
+            Whether there was a line.
         """
         if not self.shown:
-            return
+            return False
         if self._bar is not None:
             if values:
                 self._bar.set_postfix_str(values, refresh=False)
-            return
+            return False
         now = time.monotonic()
         if now - self._last_line >= self.every_seconds or last:
             self._last_line, self._lines = now, self._lines + 1
             say("  ".join(text for text in (self._counts(now), values) if text))
+            return True
+        return False
 
     def _counts(self, now: float) -> str:
         counts = (self.done,) if self.total is None else (self.done, self.total)

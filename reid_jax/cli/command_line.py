@@ -197,11 +197,17 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 class _Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parses arguments, and then says where compiled programs are kept."""
+        """Parses arguments, and then says where compiled programs are kept, where that is news."""
         parsed = super().parse_args(args, namespace)
-        if compilation.notice() and not getattr(parsed, "list", False):
-            print(compilation.notice(), file=sys.stderr)
+        if compilation.news() and not getattr(parsed, "list", False):
+            print(compilation.news(), file=sys.stderr)
         return parsed
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Raises a `UserError` with the nearest name, in place of argparse's sentence."""
+        if action.choices is not None and value not in action.choices:
+            name = action.option_strings[-1] if action.option_strings else action.dest
+            raise errors.unknown(name, rules.plain(value), [str(each) for each in action.choices])
 
     def error(self, message: str) -> NoReturn:
         raise errors.UserError(f"{errors.reason(ValueError(message))}; {self.prog} --help lists the arguments.")

@@ -9,6 +9,8 @@
     python scripts/evaluate.py --model bot --weights market_resnet50.pth --images data/market1501
     python scripts/evaluate.py --run runs/mfv-demo --corruptions --rounds 10 --output robust.json
     python scripts/evaluate.py --run runs/mfv-demo --corruptions --families noise --severities 3
+    python scripts/evaluate.py --weights osnet_x0_25_msmt17 --images data/market1501 --corruptions
+    python scripts/evaluate.py --run runs/bot-demo runs/mfv-demo --html page.html  # a page of each
 
 Scores are printed in per cent; the JSON file holds fractions.
 """
@@ -20,14 +22,10 @@ import pathlib
 import sys
 from typing import Any
 
-import numpy as np
-
 from reid_jax import errors, file_io
-from reid_jax.cli import arguments, command_line
+from reid_jax.cli import arguments, command_line, evaluated_sets
 from reid_jax.config import rules
-from reid_jax.data import image_io
-from reid_jax.data.feature_set import FeatureSet
-from reid_jax.evaluation import distance_blocks, image_files, own_scores, ranking, report, suite, thumbnails
+from reid_jax.evaluation import distance_blocks, own_scores, ranking, report, suite, thumbnails
 from reid_jax.weights import hub, zoo
 
 # Options of the plain evaluation that the corrupted one does not have.
@@ -44,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_sources(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--features", nargs="+", metavar="FILE", help="features files (.npz), one per test set")
-    source.add_argument("--run", metavar="DIR", help="run folder: its newest checkpoint, on its own data set")
+    source.add_argument(
+        "--run", nargs="+", metavar="DIR", help="run folders: the newest checkpoint of each, on its own data set"
+    )
     source.add_argument(
         "--weights", metavar="FILE", help="a weights file, or a name of reid-jax weights list, on --images DIR"
     )
@@ -125,7 +125,9 @@ def _add_rankings(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_corruptions(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--corruptions", action="store_true", help="with --run: clean and corrupted images instead")
+    parser.add_argument(
+        "--corruptions", action="store_true", help="with --run or --weights: clean and corrupted images"
+    )
     parser.add_argument("--families", nargs="+", default=[], metavar="NAME", help="among noise, blur, weather, digital")
     parser.add_argument("--types", nargs="+", default=[], metavar="NAME", help="among the twenty corruptions")
     parser.add_argument(
@@ -165,39 +167,8 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _sources(args: argparse.Namespace) -> tuple[dict[str, FeatureSet], thumbnails.LoadImage | None]:
-    """Returns feature sets by name and, for the page, a function that loads their images."""
-    if args.run or args.weights:
-        from reid_jax.inference import published  # models and data: only where a model runs
-        from reid_jax.runs import trained
-
-        if args.run:
-            described, dataset = trained.all_features_of_run(args.run, best=args.best, dataset=args.dataset)
-        else:
-            features, dataset = published.evaluation_features(args.model, args.weights, args.images, args.dataset)
-            described = {dataset.name: features}
-
-        def load(side: str, row: int) -> np.ndarray:
-            split = getattr(dataset, side)
-            image = split.source[row]["image"]
-            return image_io.decode(image, split.filenames[row]) if isinstance(image, bytes) else image
-
-        return described, load
-    sets: dict[str, FeatureSet] = {}
-    for path in args.features:
-        features = FeatureSet.load(path, allow_float16=args.allow_float16)
-        # A name from a file: on one line, and short.
-        name = file_io.shown(str(features.meta.get("dataset") or pathlib.Path(path).stem))[:80]
-        sets[name if name not in sets else f"{name}:{pathlib.Path(path).stem}"] = features
-    if len(sets) < len(args.features):
-        raise errors.UserError("the same features file was given twice: name each once.")
-    return sets, None
-
-
 def _check(args: argparse.Namespace) -> None:
     """Raises a `UserError` for arguments that can be refused before anything is loaded."""
-    if args.html and args.features and len(args.features) > 1:
-        raise errors.UserError("--html draws one test set: give one features file with it.")
     if args.best and not args.run:
         raise errors.UserError("--best needs --run DIR: a features file holds one checkpoint's features.")
     _check_weights(args)
@@ -222,8 +193,12 @@ def _check(args: argparse.Namespace) -> None:
         raise errors.unknown("AP rule", args.ap, ranking.AP_RULES)
     if args.dataset and args.features:
         raise errors.UserError("--dataset needs --run DIR or --weights FILE: a features file holds one data set.")
-    if args.corruptions and not args.run:
-        raise errors.UserError("--corruptions needs --run DIR: corrupted images have to go through a model.")
+    if args.corruptions and args.features:
+        raise errors.UserError(
+            "--corruptions needs --run DIR or --weights: corrupted images have to go through a model."
+        )
+    if args.corruptions and args.run and len(args.run) > 1:
+        raise errors.UserError(f"--corruptions takes one run, got {len(args.run)}; call once for each.")
     if args.corruptions and any(getattr(args, name) for name in PLAIN_ONLY):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in PLAIN_ONLY)
         raise errors.UserError(f"--corruptions cannot be combined with {names}; leave it out for those.")
@@ -257,8 +232,8 @@ def _check_paths(args: argparse.Namespace) -> None:
     """Raises a `UserError` for files and folders that are missing or cannot be written."""
     for path in args.features or ():
         arguments.existing_file("--features", path, "a features file (.npz)")
-    if args.run is not None:
-        arguments.existing_folder("--run", args.run, "a run folder")
+    for path in args.run or ():
+        arguments.existing_folder("--run", path, "a run folder")
     if args.images is not None:
         arguments.existing_folder("--images", args.images, "the folder of the images")
     if args.frost_dir:
@@ -266,6 +241,8 @@ def _check_paths(args: argparse.Namespace) -> None:
     for flag, what in (("output", "the scores"), ("html", "the page")):
         if getattr(args, flag) is not None:
             file_io.check_place(arguments.path(f"--{flag}", getattr(args, flag)), what)
+    kind = "--run" if args.run else "--features"
+    evaluated_sets.labels(kind, args.run or args.features or ("",))
     if args.html and args.output and pathlib.Path(args.html).resolve() == pathlib.Path(args.output).resolve():
         raise errors.UserError("--output and --html name the same file; name two.")
 
@@ -277,35 +254,30 @@ def _corruptions(args: argparse.Namespace) -> int:
     selection = sampling.select(
         families=args.families, types=args.types, severities=args.severities, frost_dir=args.frost_dir
     )
-    from reid_jax.runs import trained  # models and data: only where a model runs
+    from reid_jax.runs import robust_weights, trained  # models and data: only where a model runs
 
-    result = trained.evaluate_robustness(
-        args.run,
-        best=args.best,
-        dataset=args.dataset,
-        metric=args.metric,
-        ap=args.ap,
-        same_camera_filter=False if args.no_same_camera_filter else None,
-        selection=selection,
-        rounds=10 if args.rounds is None else args.rounds,
-        seed=args.seed,
-        progress=lambda text: print(text, file=sys.stderr, flush=True),
-    )
+    options: dict[str, Any] = {
+        "dataset": args.dataset,
+        "metric": args.metric,
+        "ap": args.ap,
+        "same_camera_filter": False if args.no_same_camera_filter else None,
+        "selection": selection,
+        "rounds": 10 if args.rounds is None else args.rounds,
+        "seed": args.seed,
+        "progress": lambda text: print(text, file=sys.stderr, flush=True),
+    }
+    if args.run:
+        result = trained.evaluate_robustness(args.run[0], best=args.best, **options)
+    else:
+        result = robust_weights.evaluate(args.model, args.weights, args.images, **options)
     print(result.table())
     if args.output:
         _write(args.output, result.as_dict())
-        name = f"{pathlib.Path(args.run).as_posix()}{f' on {args.dataset}' if args.dataset else ''}"
+        what = pathlib.Path(args.run[0]).as_posix() if args.run else rules.plain(args.weights)
+        name = f"{what}{f' on {args.dataset}' if args.dataset else ''}"
         text = f"# {name}, clean and corrupted\n\n```\n{result.table()}\n```\n"
         file_io.write_text(pathlib.Path(args.output).with_suffix(".md"), text, "the table")
     return 0
-
-
-def _image_folder(args: argparse.Namespace, features: FeatureSet) -> str:
-    """Returns the folder of the images: that of the arguments, or the one that the features were extracted from."""
-    source = args.images or features.meta.get("source")
-    if not isinstance(source, str) or not source:
-        raise errors.UserError("--html needs --images DIR, the folder the features were made from.")
-    return source
 
 
 def _write(path: str, values: dict[str, Any]) -> None:
@@ -314,7 +286,9 @@ def _write(path: str, values: dict[str, Any]) -> None:
     print(f"\n{path}")
 
 
-def _explain(args: argparse.Namespace, measured: suite.Report, load_image: thumbnails.LoadImage) -> report.Explain:
+def _explain(
+    args: argparse.Namespace, run: str, measured: suite.Report, load_image: thumbnails.LoadImage
+) -> report.Explain:
     """Returns the function that draws why images are near a query."""
     from reid_jax.explain import explainer, ranked_maps
     from reid_jax.inference import published
@@ -322,8 +296,8 @@ def _explain(args: argparse.Namespace, measured: suite.Report, load_image: thumb
 
     changes = {"dtype": "float32"}
     chosen = (
-        trained.from_run(args.run, best=args.best, overrides=changes)
-        if args.run
+        trained.from_run(run, best=args.best, overrides=changes)
+        if run
         else published.from_weights(args.model, args.weights, overrides=changes)
     )
     return ranked_maps.RankedMaps(explainer.Explainer(*chosen), measured.feature_set, load_image)
@@ -335,7 +309,7 @@ def main(argv: list[str]) -> int:
     _check(args)
     if args.corruptions:
         return _corruptions(args)
-    sets, load_image = _sources(args)
+    sources = evaluated_sets.read(args)
     protocol = suite.Protocol(
         metric=args.metric,
         ap=args.ap,
@@ -353,17 +327,19 @@ def main(argv: list[str]) -> int:
         seed=args.seed,
         scores=tuple(args.score),
     )
-    if args.html and load_image is None:
-        features = next(iter(sets.values()))
-        load_image = image_files.ImageFiles(_image_folder(args, features), features)
-    reports = [suite.run(name, features, protocol) for name, features in sets.items()]
-    print(suite.table(reports))
+    images = [source.page_images(args.images) for source in sources] if args.html else []
+    reports = {
+        name: suite.run(name, features, protocol) for source in sources for name, features in source.sets.items()
+    }
+    print(suite.table(list(reports.values())))
     if args.output:
-        by_name = {one.name: one for one in reports}
-        _write(args.output, suite.with_descriptors(by_name, reports[0].name) if args.run else suite.merge(reports))
-    if args.html and load_image is not None:
-        explained = (
-            {"explain": _explain(args, reports[0], load_image), "explained": args.explain} if args.explain else {}
-        )
-        print(report.write_page(args.html, reports[0], load_image, max_queries=args.queries, **explained))
+        one_run = args.run and len(sources) == 1
+        _write(args.output, suite.with_descriptors(reports, sources[0].dataset) if one_run else suite.merge(reports))
+    for source, load_image in zip(sources, images, strict=False):
+        measured = reports[source.dataset]
+        explained: dict[str, Any] = {}
+        if args.explain:
+            explained = {"explain": _explain(args, source.run, measured, load_image), "explained": args.explain}
+        path = evaluated_sets.page_path(args.html, source.label)
+        print(report.write_page(path, measured, load_image, max_queries=args.queries, **explained))
     return 0

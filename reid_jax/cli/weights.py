@@ -23,22 +23,34 @@ from reid_jax.weights import hub, weight_tables
 
 
 def _listing() -> str:
-    """Returns a table: name, whether the file is on this machine, and what it is."""
+    """Returns a table: name, whether the file is on this machine, and what it is; licenses below it, once each."""
     rows, notes = [], []
+    licenses: dict[str, list[str]] = {}
+    conditions: dict[str, None] = {}
     for name, entry in hub.ENTRIES.items():
         try:
             place = "here" if hub.locate(name) else "to fetch" if entry.url else "by hand"
         except errors.UserError as error:
             place = "damaged"
             notes.append(f"{name}: {error}")
-        rows.append((name, place, f"{entry.trained_on} ({entry.publisher}; {entry.license})"))
+        size = f"{entry.megabytes:.0f}" if entry.parameters else "?"
+        dimension = str(entry.dimension or "?")
+        rows.append((name, place, size, dimension, f"{entry.trained_on} ({entry.publisher})"))
+        license, _, terms = entry.license.partition("; ")
+        publishers = licenses.setdefault(license, [])
+        publishers += [entry.publisher] * (entry.publisher not in publishers)
+        conditions |= dict.fromkeys([terms] if terms else [])
         if not entry.url:
             notes.append(f"by hand: {entry.file} from {entry.page}")
+    titles = ("name", "file", "MB", "D", "trained on (source)")
+    named = ", ".join(f"{license} ({', '.join(publishers)})" for license, publishers in licenses.items())
     legend = [
+        help_pages.wrapped(f"licenses: {'; '.join([named, *conditions])}"),
+        "MB: about, from the number of parameters; D: length of the model's feature",
         "to fetch: weights get NAME, or a run that names it; get NAME --offline says which file belongs where",
         f"folder: {hub.folder()}",
     ]
-    return "\n".join([help_pages.table([("name", "file", "trained on (source; license)"), *rows]), "", *notes, *legend])
+    return "\n".join([help_pages.table([titles, *rows]), "", *notes, *legend])
 
 
 def _export(names: list[str], best: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
@@ -284,13 +285,6 @@ class Extractor:
             local: Descriptor = jax.tree.map(mesh_lib.local_rows, described)
             return local
 
-        def compile(batch: Mapping[str, np.ndarray]) -> None:
-            # The call that follows finds the compiled program.
-            if batch["image"].shape not in self._compiled:
-                with progress_lib.waiting("compiling the model"):
-                    self._describe.lower(variables, mesh_lib.to_global(dict(batch), self.mesh)).compile()
-                self._compiled.add(batch["image"].shape)
-
         share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         with (
             pipeline.eval_batches(split, **self.size, batch_size=batch_size or self.batch_size, **share) as batches,
@@ -300,10 +294,44 @@ class Extractor:
                 "images",
             ) as advance,
         ):
-            extracted = extract_features(describe, batches, len(split), compile=compile, progress=progress or advance)
+            extracted = extract_features(
+                describe,
+                batches,
+                len(split),
+                compile=functools.partial(self._compile, variables),
+                progress=progress or advance,
+            )
         self._timed_images += len(split)
         self._timed_seconds += extracted.seconds
         return extracted
+
+    def _compile(self, variables: build.Variables, batch: Mapping[str, np.ndarray]) -> None:
+        """Compiles the program for the shape of a batch once; the call that follows finds it."""
+        if batch["image"].shape not in self._compiled:
+            with progress_lib.waiting("compiling the model"):
+                self._describe.lower(variables, mesh_lib.to_global(dict(batch), self.mesh)).compile()
+            self._compiled.add(batch["image"].shape)
+
+    def warm(self, variables: build.Variables, counts: Iterable[int]) -> None:
+        """Compiles the programs of `images` for some numbers of images, so that its first calls do not wait for them.
+
+        `reid_jax.runtime.compilation.keep()`, called before, keeps the programs for the next start.
+
+        Args:
+            variables: `params` and `batch_stats`.
+            counts: numbers of images; 5 and 8 share a program, see `images`.
+        """
+        for count in sorted({self._padded(count) for count in counts}):
+            rows = count // jax.process_count()
+            image = np.zeros((rows, self.size["height"], self.size["width"], 3), np.uint8)
+            self._compile(variables, {"image": image, "camid": np.full(rows, -1, np.int32)})
+
+    def _padded(self, count: int) -> int:
+        """Returns the size of the batches in which `images` describes this many images."""
+        if count < 1:
+            raise errors.UserError(f"expected numbers of images from 1 on, got {count}.")
+        padded = min(1 << (count - 1).bit_length(), self.batch_size)
+        return -(-padded // self.mesh.size) * self.mesh.size
 
     def images(
         self,
@@ -316,7 +344,7 @@ class Extractor:
         """Returns the features of images from an unknown camera.
 
         A batch is padded to the next power of two, so that a few images cost little; each of these sizes is compiled
-        at its first use.
+        at its first use, or by `warm` before.
 
         Args:
             variables: `params` and `batch_stats`.
@@ -341,8 +369,7 @@ class Extractor:
             camids=np.full(count, -1, np.int32),
             filenames=tuple(str(index) for index in range(count)),
         )
-        padded = min(1 << (count - 1).bit_length(), self.batch_size)
-        return self.split(variables, split, batch_size=-(-padded // self.mesh.size) * self.mesh.size)
+        return self.split(variables, split, batch_size=self._padded(count))
 
     def _nothing(self, variables: build.Variables) -> Extracted:
         """Returns the features of no image: arrays of the right width without rows."""

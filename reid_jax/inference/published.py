@@ -57,6 +57,28 @@ def from_weights(
     return extractor, mesh_lib.replicate(variables, mesh)
 
 
+def evaluation_data(images: str | pathlib.Path, dataset: str | None = None) -> tuple[records.ReIDDataset, str]:
+    """Returns query and gallery of a data set's folder, and the folder; says what is doubtful about it.
+
+    Args:
+        images: raw or prepared folder of a data set with query and gallery.
+        dataset: how to read it; None detects that.
+
+    Raises:
+        UserError: images without query and gallery.
+    """
+    source = sources.open_source(images, dataset=dataset)
+    if "query" not in source.splits:
+        raise errors.UserError(
+            f"expected a data set with query and gallery as --images, found {source.kind} at {images}; extract.py "
+            "writes features of images alone."
+        )
+    for sentence in (*source.notes, *source.warnings()):
+        LOG.warning("warning: %s.", sentence.rstrip("."))
+    opened = records.ReIDDataset(source.dataset, query=source.splits["query"], gallery=source.splits["gallery"])
+    return opened, source.root
+
+
 def evaluation_features(
     name: str, weights: str, images: str | pathlib.Path, dataset: str | None = None
 ) -> tuple[feature_set.FeatureSet, records.ReIDDataset]:
@@ -71,19 +93,10 @@ def evaluation_features(
     Raises:
         UserError: as `from_weights`, or images without query and gallery.
     """
-    source = sources.open_source(images, dataset=dataset)
-    if "query" not in source.splits:
-        raise errors.UserError(
-            f"expected a data set with query and gallery as --images, found {source.kind} at {images}; extract.py "
-            "writes features of images alone."
-        )
+    opened, root = evaluation_data(images, dataset)
     extractor, variables = from_weights(name, weights)
-    opened = records.ReIDDataset(source.dataset, query=source.splits["query"], gallery=source.splits["gallery"])
-    meta = {**features.feature_meta(extractor.settings), "dataset": source.dataset, "weights": extractor.origin}
-    described = features.describe_dataset(extractor, variables, opened, {**meta, "source": source.root})
-    for sentence in (*source.notes, *source.warnings()):
-        LOG.warning("warning: %s.", sentence.rstrip("."))
-    return described, opened
+    meta = {**features.feature_meta(extractor.settings), "dataset": opened.name, "weights": extractor.origin}
+    return features.describe_dataset(extractor, variables, opened, {**meta, "source": root}), opened
 
 
 def from_seed(

@@ -9,17 +9,34 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from reid_jax.ops import tracing
+
+
+def traced_once(initializer: nn.initializers.Initializer) -> nn.initializers.Initializer:
+    """Returns the initializer, traced once per shape: a network asks for the same few shapes hundreds of times."""
+
+    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        return jnp.asarray(initializer(key, shape, dtype))
+
+    traced = tracing.once(static=(1, 2))(draw)
+
+    def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return traced(key, tuple(shape), dtype)
+
+    return initialize
+
+
 # He et al. 2015, counted over the outputs: normal with variance 2 / (kh kw D). Convolutions of the ResNet family.
-kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+kaiming_fan_out = traced_once(nn.initializers.variance_scaling(2.0, "fan_out", "normal"))
 
 # He et al. 2015, counted over the inputs: normal with variance 2 / (kh kw C).
-kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+kaiming_fan_in = traced_once(nn.initializers.variance_scaling(2.0, "fan_in", "normal"))
 
 # PyTorch's default for Linear and Conv2d: uniform in ±1 / sqrt(fan_in).
-torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+torch_default = traced_once(nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"))
 
 # Identity classifiers of the BNNeck recipe: normal with standard deviation 0.001.
-classifier = nn.initializers.normal(0.001)
+classifier = traced_once(nn.initializers.normal(0.001))
 
 
 def torch_default_bias(fan_in: int) -> nn.initializers.Initializer:

@@ -310,9 +310,8 @@ class Experiment:
                 LOG.info("%s", advice)
             return initial, meta
         at_step, restored, meta = found
-        if "started_from" in meta:
-            LOG.info("start: %s", meta["started_from"])
-        LOG.info("resumed at step %d of %d", at_step, schedule[-1].last_step)
+        began = f"; the run began from {meta['started_from']}" if "started_from" in meta else ""
+        LOG.info("resumed at step %d of %d%s", at_step, schedule[-1].last_step, began)
         return restored, {**meta, "step": at_step}
 
     def _train(

@@ -2,8 +2,9 @@
 
 Variables, optimizer state, averages and the order of batches continue; the learning rate is that of the longer
 schedule from the next step on. Where that schedule has the same rates so far (constant, steps at given epochs), the
-extended run equals the uninterrupted longer one, bit for bit. Where it does not (a cosine over the whole run), the log
-and `result.json` say so. `extended.json` in the run folder lists the extensions.
+extended run equals the uninterrupted longer one, bit for bit. Where it does not (a cosine over the whole run, drops at
+fractions of a federation's rounds), the log and `result.json` say so. `extended.json` in the run folder lists the
+extensions.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from ml_collections import ConfigDict
 from reid_jax import config as config_lib
 from reid_jax import errors, file_io
 from reid_jax.config import phases
+from reid_jax.federated import federation_options
 from reid_jax.runs import folder as folder_lib
 
 _EPOCHS = "train.epochs"
+_ROUNDS = "fed.rounds"  # the length of a federated run
 _MOST_COMPARED = 2000  # steps whose learning rates are compared
 
 
@@ -54,7 +57,8 @@ def check(folder: folder_lib.RunFolder, config: ConfigDict) -> dict[str, Any]:
     before, after = (config_lib.Settings.of(config_lib.to_dict(each)) for each in (stored, config))
     changed = config_lib.differences(config, stored)
     keys = [text.partition(":")[0] for text in changed]
-    last = f"phases.{after.phase_order[-1]}.{_EPOCHS}" if after.phase_order else _EPOCHS
+    federated = before.train.mode == after.train.mode == "federated"
+    last = f"phases.{after.phase_order[-1]}.{_EPOCHS}" if after.phase_order else _ROUNDS if federated else _EPOCHS
     if other := [text for key, text in zip(keys, changed, strict=True) if key not in (_EPOCHS, last)]:
         raise errors.UserError(
             f"expected a config that differs from that of {folder.path} in its length alone to extend it, this one "
@@ -63,19 +67,21 @@ def check(folder: folder_lib.RunFolder, config: ConfigDict) -> dict[str, Any]:
         )
     if not keys:
         return {}
-    if before.train.mode == "federated":
-        raise errors.UserError(
-            "a federated run, whose length is fed.rounds, cannot be extended; start another from it with "
-            f"--config.init.weights={folder.path}."
-        )
-    lengths = [[phase.train.epochs for _, phase in phases.resolve(settings)] for settings in (before, after)]
+    lengths = [_lengths(settings, federated) for settings in (before, after)]
     if lengths[0][:-1] != lengths[1][:-1] or lengths[1][-1] <= lengths[0][-1]:
         raise errors.UserError(
-            f"expected a longer last phase to extend {folder.path}, its phases have {_listed(lengths[0])} epochs and "
-            f"those of the config {_listed(lengths[1])}; raise {last}."
+            f"expected a longer last phase to extend {folder.path}, its phases have {_listed(lengths[0])} "
+            f"{'rounds' if federated else 'epochs'} and those of the config {_listed(lengths[1])}; raise {last}."
         )
     flat = config_lib.flatten(stored)
     return {key: flat.get(key) for key in keys}
+
+
+def _lengths(settings: config_lib.Settings, federated: bool) -> list[float]:
+    """Returns the epochs of each phase, or the rounds of the only one of a federation."""
+    if federated:
+        return [federation_options.Options.of(settings.fed).rounds]
+    return [phase.train.epochs for _, phase in phases.resolve(settings)]
 
 
 def _listed(lengths: Sequence[float]) -> str:

@@ -185,6 +185,6 @@ def _is_longer(change: str) -> bool:
     key, _, values = change.partition(": ")
     before, _, after = values.partition(" -> ")
     try:
-        return key.endswith("train.epochs") and float(after) > float(before)
+        return key.endswith(("train.epochs", "fed.rounds")) and float(after) > float(before)
     except ValueError:
         return False

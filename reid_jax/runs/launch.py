@@ -60,8 +60,8 @@ def run(
         return 0
     with _claimed(folder, config, extend), metrics.log_to(folder.path, active=processes.is_main()):
         LOG.info("%s", _headline(config, folder))
-        if compilation.notice():
-            LOG.info("%s", compilation.notice())
+        if compilation.news():
+            LOG.info("%s", compilation.news())
         if warning:
             LOG.warning("%s", warning)
         if mode != "eval" and not folder.has_checkpoint():

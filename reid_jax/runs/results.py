@@ -37,6 +37,10 @@ class Evaluated(Protocol):
         """Returns the features and the ranking of a data set, those of the last step where it was evaluated."""
 
 
+# Of a test set: queries, those of them without a match, gallery images.
+COUNTS = ("num_query", "num_query_without_match", "num_gallery")
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Features of a data set's query and gallery, and their ranking."""
@@ -69,6 +73,7 @@ def finish(
     measured = suite.run(dataset.name, evaluated.features, protocol(settings.evals), plain=evaluated.ranking)
     result = {
         "dataset": dataset.name,
+        **({"trained_on": list(settings.data.sources)} if settings.data.sources else {}),
         **corrupted_scores(run, variables, evaluated.features),
         **measured.flat(),
         **further_descriptors.scores(run.further, variables, dataset),
@@ -141,6 +146,7 @@ def measure_others(run: Evaluated, variables: build.Variables) -> dict[str, Any]
         ).flat()
         # Keys without a data set's name are reserved for the run's own data set.
         values |= {key: value for key, value in measured.items() if key.startswith(f"{other.name}/")}
+        values |= {f"{other.name}/{key}": measured[key] for key in COUNTS}
     return values
 
 
@@ -195,8 +201,14 @@ def summary(result: Mapping[str, Any]) -> str:
     if f"{dataset}/reconstruction/psnr" in result:
         drawn, plain = (result[f"{dataset}/reconstruction/{name}"] for name in ("psnr", "mean_fill_psnr"))
         lines.append(f"  PSNR of reconstructed patches: {drawn:.2f} dB; of the mean color: {plain:.2f} dB")
-    lines.append(
-        f"  {result['num_query']} queries ({result['num_query_without_match']} without a match excluded), "
-        f"{result['num_gallery']} gallery images"
-    )
+    lines.append(f"  {_counts(result, '')}")
+    others = (key.removesuffix("/num_query") for key in result if key.endswith("/num_query"))
+    lines += [f"  {other}: {_counts(result, f'{other}/')}" for other in others]
+    if trained_on := result.get("trained_on"):
+        lines.append(f"  trained on {', '.join(trained_on)} (data.sources)")
     return "\n".join(lines)
+
+
+def _counts(result: Mapping[str, Any], prefix: str) -> str:
+    queries, unmatched, gallery = (result.get(f"{prefix}{key}", "?") for key in COUNTS)
+    return f"{queries} queries ({unmatched} without a match excluded), {gallery} gallery images"

@@ -6,48 +6,58 @@ parameters that does not fit is found first.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from reid_jax import build, errors
 from reid_jax import config as config_lib
-from reid_jax import errors
 from reid_jax.config import phases
 from reid_jax.data import builders, records
 from reid_jax.data.synthped import dataset as synthped
-from reid_jax.federated import phase as federated_phase
 from reid_jax.plugins import names
 
 _HEIGHT, _WIDTH, _CAMERAS, _IMAGES = 64, 32, 6, 4
 
 
 def dataset(settings: config_lib.Settings) -> records.ReIDDataset | None:
-    """Returns the stand-in; `None` where the data set is prepared, is the user's own code, or is not there.
+    """Returns the stand-in; `None` where the data is prepared already, or where some of it is the user's own code.
 
-    Training on other data sets (`data.sources`) and federations, whose clients are cameras, have none.
+    With `data.sources` it has the training identities of all of them.
     """
     data = settings.data
-    if data.sources or names.is_path(data.name):
+    if any(names.is_path(name) for name in (data.name, *data.sources)):
         return None
-    if federated_phase.is_federated(settings):
+    own: tuple[str, Mapping[str, Any]] = (data.name, data.options)
+    trained_on = [build.of_preset(name) for name in data.sources] or [own]
+    if all(_is_prepared(name, data.root, options) for name, options in (own, *trained_on)):
         return None
-    if records.prepared_version(records.prepared_folder(data.name, data.root, **data.options)) is not None:
-        return None
-    module = builders.load(data.name)
-    return _drawn(data.name, _identities(settings, module), data.maps)
+    known = [_identities(name, options) for name, options in trained_on]
+    identities = sum(each for each in known if each is not None)
+    if None in known:
+        identities = max(identities, _asked(settings))
+    return _drawn(data.name, identities, data.maps)
 
 
-def _identities(settings: config_lib.Settings, module: Any) -> int:
-    """Returns the number of training identities; where it is unknown, as many as the samplers ask for."""
-    data = settings.data
-    if data.name.startswith("synthped"):
-        size = data.options.get("size", "demo")
+def _is_prepared(name: str, root: str, options: Mapping[str, Any]) -> bool:
+    return records.prepared_version(records.prepared_folder(name, root, **options)) is not None
+
+
+def _identities(name: str, options: Mapping[str, Any]) -> int | None:
+    """Returns the number of training identities of a data set, `None` where it is unknown."""
+    if name.startswith("synthped"):
+        size = options.get("size", "demo")
         if size not in synthped.SIZES:
             raise errors.unknown("SynthPed size", str(size), synthped.SIZES)
         return synthped.SIZES[size].train_identities
-    published = builders.published(data.name, module, records.resolve_options(data.name, dict(data.options)))
-    if known := published.get("train", {}).get("identities"):
-        return int(known)
+    published = builders.published(name, builders.load(name), records.resolve_options(name, dict(options)))
+    known = published.get("train", {}).get("identities")
+    return None if known is None else int(known)
+
+
+def _asked(settings: config_lib.Settings) -> int:
+    """Returns as many identities as the samplers ask for."""
     asked = [2]
     for _, phase in phases.resolve(settings):
         options = dict(phase.data.sampler)

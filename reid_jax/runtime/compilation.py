@@ -1,7 +1,8 @@
 """Compiled programs kept between starts of a command: JAX's persistent compilation cache, on by default.
 
 `keep` chooses the folder and sets the environment that JAX reads when it is imported, so that the processes a command
-starts keep their programs there too. Only commands call it: importing the package changes no setting of JAX.
+starts keep their programs there too. Commands call it, and a program that uses the package may: importing the package
+changes no setting of JAX.
 
 JAX locks the folder while it reads or writes, so that several processes may use one, and removes the programs that
 were not used for longest when the folder grows beyond `LIMIT`. What a killed process left unfinished, JAX would trip
@@ -16,6 +17,7 @@ import os
 import pathlib
 import platform
 import shutil
+import sys
 from collections.abc import Iterable, MutableMapping
 
 import filelock
@@ -39,13 +41,14 @@ LEAST_FREE = 200 << 20  # bytes of the disk
 LOCK_SECONDS = 2.0
 
 _notice: list[str] = []
+_is_news: list[bool] = []
 
 
 def keep(given: str | None = None, environment: MutableMapping[str, str] = os.environ) -> str:
     """Sets the environment so that JAX keeps compiled programs, and returns the sentence that says where.
 
-    Call it before JAX is imported. A folder that cannot be used is no error, except one that the caller has named: the
-    command goes on without.
+    Call it before anything is compiled. A folder that cannot be used is no error, except one that the caller has named:
+    the program goes on without.
 
     Args:
         given: "off", a folder, or None for the variable `REID_JAX_COMPILATION_CACHE`, then JAX's own
@@ -56,13 +59,21 @@ def keep(given: str | None = None, environment: MutableMapping[str, str] = os.en
         UserError: a folder that was named cannot be used.
     """
     named = given if given is not None else environment.get(VARIABLE)
-    _notice[:] = [_choose(named, environment)]
-    return _notice[0]
+    sentence, is_news = _choose(named, environment)
+    _notice[:], _is_news[:] = [sentence], [is_news]
+    if environment is os.environ and "jax" in sys.modules:
+        _set_jax(environment)
+    return sentence
 
 
 def notice() -> str:
     """Returns the sentence of `keep`, empty where it was not called."""
     return _notice[0] if _notice else ""
+
+
+def news() -> str:
+    """Returns that sentence where it is worth a line: the folder is new here, or nothing can be kept; else empty."""
+    return notice() if any(_is_news) else ""
 
 
 def taken_from(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -105,19 +116,31 @@ def machine_name() -> str:
     return f"{platform.machine() or 'cpu'}-{hashlib.sha256(described.encode()).hexdigest()[:8]}"
 
 
-def _choose(named: str | None, environment: MutableMapping[str, str]) -> str:
-    """Sets the environment and returns the sentence, see `keep`."""
+def _set_jax(environment: MutableMapping[str, str]) -> None:
+    """Gives the settings to a JAX that was imported before."""
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", environment.get(ENABLE, "true").lower() not in OFF)
+    jax.config.update("jax_compilation_cache_dir", environment.get(FOLDER))
+    if least := environment.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", float(least))
+    if limit := environment.get("JAX_COMPILATION_CACHE_MAX_SIZE"):
+        jax.config.update("jax_compilation_cache_max_size", int(limit))
+
+
+def _choose(named: str | None, environment: MutableMapping[str, str]) -> tuple[str, bool]:
+    """Sets the environment and returns the sentence, see `keep`, and whether it is news."""
     if named is not None and named.lower() in OFF:
         environment[ENABLE] = "false"
-        return "compiled programs are not kept."
+        return "compiled programs are not kept.", False
     if named is None or named.lower() in ON:
         if environment.get(ENABLE, "").lower() in OFF:
-            return "compiled programs are not kept."
+            return "compiled programs are not kept.", False
         if environment.get(FOLDER):
-            return f"compiled programs are kept in {file_io.shown(environment[FOLDER])}."
+            return f"compiled programs are kept in {file_io.shown(environment[FOLDER])}.", False
         named = None
     try:
-        place, limited = _place(named, environment)
+        place, limited, made = _place(named, environment)
     except (OSError, RuntimeError, ValueError) as error:
         reason = errors.reason(error)
         if isinstance(error, OSError) and error.filename:
@@ -127,25 +150,26 @@ def _choose(named: str | None, environment: MutableMapping[str, str]) -> str:
                 f"expected a folder that can be written as {FLAG}, {file_io.shown(named)} is none ({reason}); give "
                 f"another, or {FLAG}=off."
             ) from error
-        return f"compiled programs are not kept ({reason}); {FLAG}=FOLDER names a place for them."
+        return f"compiled programs are not kept ({reason}); {FLAG}=FOLDER names a place for them.", True
     environment[FOLDER] = place
     environment[ENABLE] = "true"
     environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(LEAST_COMPILE_SECONDS))
     if limited:
         environment.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(LIMIT))
-    return f"compiled programs are kept in {file_io.shown(place)} ({FLAG}=off keeps none)."
+    return f"compiled programs are kept in {file_io.shown(place)} ({FLAG}=off keeps none).", made
 
 
-def _place(named: str | None, environment: MutableMapping[str, str]) -> tuple[str, bool]:
-    """Returns the folder of this kind of machine, ready for use, and whether its size is limited.
+def _place(named: str | None, environment: MutableMapping[str, str]) -> tuple[str, bool, bool]:
+    """Returns the folder of this kind of machine, ready for use, whether its size is limited, and whether it is new.
 
     Raises:
         OSError: it cannot be used.
     """
     if named is not None and "://" in named:
-        return named, False  # an object store, which JAX reads and which has limits of its own
+        return named, False, False  # an object store, which JAX reads and which has limits of its own
     base = pathlib.Path(named).expanduser().absolute() if named else default_folder(environment)
     folder = base / machine_name()
+    made = not folder.exists()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
     # A kept program is code that will run here.
@@ -157,7 +181,7 @@ def _place(named: str | None, environment: MutableMapping[str, str]) -> tuple[st
         raise OSError(f"less than {LEAST_FREE >> 20} MB are free in {file_io.shown(folder)}")
     with contextlib.suppress(filelock.Timeout), filelock.FileLock(folder / ".lockfile", timeout=LOCK_SECONDS):
         _tidy(folder)
-    return str(folder), True
+    return str(folder), True, made
 
 
 def _tidy(folder: pathlib.Path, most: int = MOST_PROGRAMS) -> None:

@@ -12,6 +12,9 @@ from typing import Any, TextIO
 
 from reid_jax import progress
 
+# Before the first values, the seconds between two lines without a terminal grow by this factor.
+RARER = 3
+
 # With more loss terms than this, those of one family (`ce_g1`, `ce_g2`, ...) are shown as their mean.
 TERMS_SHOWN = 4
 
@@ -66,11 +69,15 @@ class StepLine:
         self._bar = progress.Bar(
             "step", total, initial=initial, shown=shown, stream=stream, every_seconds=every_seconds, stays=True
         )
-        self._total, self._first = total, True
+        self._total, self._initial, self._every_seconds = total, initial, every_seconds
+        self._first = True
 
     def update(self, step: int) -> None:
-        """Records that `step` is done."""
+        """Records that `step` is done; before the first values, a line says how long the rest will take."""
         self._bar.advance(step - self._bar.done, line=False)
+        # The first step compiles and says nothing of the others.
+        if self._first and step > self._initial + 1 and self._bar.line():
+            self._bar.every_seconds *= RARER
 
     def show(self, step: int, values: Mapping[str, Any]) -> None:
         """Shows the values of a step: behind the bar, or in a line of the log when one is due.
@@ -79,9 +86,9 @@ class StepLine:
             step: number of steps so far.
             values: what is written to `metrics.jsonl` for this step.
         """
-        self.update(step)
+        self._bar.advance(step - self._bar.done, line=False)
         self._bar.line("  ".join(text(values)), last=self._first or step >= self._total)
-        self._first = False
+        self._first, self._bar.every_seconds = False, self._every_seconds
 
     def close(self) -> None:
         """Ends the bar and its line."""

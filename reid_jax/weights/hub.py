@@ -49,6 +49,8 @@ class Entry:
         trained_on: images it was trained on.
         license: of the file or of the code it came with, and terms of the images.
         sha256: the published hash or its first digits; "" where none is published.
+        parameters: number of trainable parameters in the file, its classifier included; 0 where it is not known.
+        dimension: length D of the model's feature; 0 where it is not known.
     """
 
     file: str
@@ -58,6 +60,18 @@ class Entry:
     trained_on: str
     license: str
     sha256: str = ""
+    parameters: int = 0
+    dimension: int = 0
+
+    @property
+    def megabytes(self) -> float:
+        """About the size of the file: four bytes per parameter."""
+        return 4e-6 * self.parameters
+
+
+# Parameters with classifier, and length of the feature.
+_RESNET50, _VIT_BASE = (25_557_032, 2048), (86_567_656, 768)
+_OSNET_WIDTH = 512
 
 
 def _torchvision(file: str, sha256: str) -> Entry:
@@ -70,16 +84,17 @@ def _torchvision(file: str, sha256: str) -> Entry:
         "ImageNet-1k" + file,
         f"BSD-3-Clause; {_IMAGENET_TERMS}",
         sha256,
+        *_RESNET50,
     )
 
 
-def _vit(url: str, publisher: str, page: str, trained_on: str, sha256: str) -> Entry:
+def _vit(url: str, publisher: str, page: str, trained_on: str, sha256: str, size: tuple[int, int] = _VIT_BASE) -> Entry:
     """Returns a vision transformer of timm or DeiT whose file name ends in the first digits of its hash."""
     file = url.rpartition("/")[2]
-    return Entry(file, url, publisher, page, trained_on, f"Apache-2.0; {_IMAGENET_TERMS}", sha256)
+    return Entry(file, url, publisher, page, trained_on, f"Apache-2.0; {_IMAGENET_TERMS}", sha256, *size)
 
 
-def _timm_hub(name: str, trained_on: str) -> Entry:
+def _timm_hub(name: str, trained_on: str, size: tuple[int, int]) -> Entry:
     """Returns a model of timm's collection at Hugging Face, whose server sends the hash with the file."""
     return Entry(
         f"{name}.safetensors",
@@ -88,10 +103,12 @@ def _timm_hub(name: str, trained_on: str) -> Entry:
         f"{_HUGGING_FACE}timm/{name}",
         trained_on,
         f"Apache-2.0; {_IMAGENET_TERMS}",
+        "",
+        *size,
     )
 
 
-def _osnet(name: str, key: str) -> Entry:
+def _osnet(name: str, key: str, backbone: int) -> Entry:
     """Returns an ImageNet file of torchreid, by the link in its code."""
     return Entry(
         f"{name}_imagenet.pth",
@@ -100,10 +117,12 @@ def _osnet(name: str, key: str) -> Entry:
         "https://kaiyangzhou.github.io/deep-person-reid/MODEL_ZOO",
         "ImageNet-1k",
         f"MIT; {_IMAGENET_TERMS}",
+        "",
+        *_with_classifier(backbone, 1000),
     )
 
 
-def _osnet_msmt17(file: str, trained_on: str) -> Entry:
+def _osnet_msmt17(file: str, trained_on: str, backbone: int, identities: int) -> Entry:
     """Returns a ReID model of torchreid's author at Hugging Face."""
     return Entry(
         file,
@@ -112,7 +131,14 @@ def _osnet_msmt17(file: str, trained_on: str) -> Entry:
         f"{_HUGGING_FACE}kaiyangzhou/osnet",
         trained_on,
         "MIT; the terms of MSMT17 apply",
+        "",
+        *_with_classifier(backbone, identities),
     )
+
+
+def _with_classifier(backbone: int, classes: int) -> tuple[int, int]:
+    """Returns parameters of OSNet with its classifier, and the length of its feature."""
+    return backbone + classes * (_OSNET_WIDTH + 1), _OSNET_WIDTH
 
 
 _DEIT_PAGE = "https://github.com/facebookresearch/deit"
@@ -122,26 +148,28 @@ _MSMT17_RECIPE = "_combineall_256x128_amsgrad_ep150_stp60_lr0.0015_b64_fb10_soft
 ENTRIES: dict[str, Entry] = {
     "resnet50_imagenet": _torchvision("", "19c8e357"),
     "resnet50_imagenet_v2": _torchvision(", torchvision's later recipe", "11ad3fa6"),
-    "resnet50_a1": _timm_hub("resnet50.a1_in1k", "ImageNet-1k, timm's recipe A1"),
+    "resnet50_a1": _timm_hub("resnet50.a1_in1k", "ImageNet-1k, timm's recipe A1", _RESNET50),
     "vit_base_imagenet": _vit(
         f"{_TIMM}v0.1-vitjx/jx_vit_base_p16_224-80ecf9dd.pth",
         *("timm", _TIMM_PAGE, "ImageNet-21k, then ImageNet-1k", "80ecf9dd"),
     ),
-    "vit_base_augreg": _timm_hub("vit_base_patch16_224.augreg_in21k_ft_in1k", "ImageNet-21k, then ImageNet-1k"),
+    "vit_base_augreg": _timm_hub(
+        "vit_base_patch16_224.augreg_in21k_ft_in1k", "ImageNet-21k, then ImageNet-1k", _VIT_BASE
+    ),
     "vit_small_imagenet": _vit(
         f"{_TIMM}v0.1-weights/vit_small_p16_224-15ec54c9.pth",
-        *("timm", _TIMM_PAGE, "ImageNet-1k (width 768, eight blocks)", "15ec54c9"),
+        *("timm", _TIMM_PAGE, "ImageNet-1k (width 768, eight blocks)", "15ec54c9", (48_754_408, 768)),
     ),
     "deit_base_imagenet": _vit(
         f"{_DEIT}deit_base_patch16_224-b5f2ef4d.pth", "DeiT", _DEIT_PAGE, "ImageNet-1k", "b5f2ef4d"
     ),
     "deit_base_distilled": _vit(
         f"{_DEIT}deit_base_distilled_patch16_224-df68dfff.pth",
-        *("DeiT", _DEIT_PAGE, "ImageNet-1k, distilled", "df68dfff"),
+        *("DeiT", _DEIT_PAGE, "ImageNet-1k, distilled", "df68dfff", (87_338_192, 768)),
     ),
     "deit_small_distilled": _vit(
         f"{_DEIT}deit_small_distilled_patch16_224-649709d9.pth",
-        *("DeiT", _DEIT_PAGE, "ImageNet-1k, distilled", "649709d9"),
+        *("DeiT", _DEIT_PAGE, "ImageNet-1k, distilled", "649709d9", (22_436_432, 384)),
     ),
     "mae_vit_base": Entry(
         "mae_pretrain_vit_base.pth",
@@ -150,17 +178,20 @@ ENTRIES: dict[str, Entry] = {
         "https://github.com/facebookresearch/mae",
         "ImageNet-1k, without labels",
         f"CC-BY-NC 4.0; {_IMAGENET_TERMS}",
+        "",
+        *(85_798_656, 768),  # without a classifier
     ),
-    "osnet_x1_0_imagenet": _osnet("osnet_x1_0", "1LaG1EJpHrxdAxKnSCJ_i0u-nbxSAeiFY"),
-    "osnet_x0_75_imagenet": _osnet("osnet_x0_75", "1uwA9fElHOk3ZogwbeY5GkLI6QPTX70Hq"),
-    "osnet_x0_5_imagenet": _osnet("osnet_x0_5", "16DGLbZukvVYgINws8u8deSaOqjybZ83i"),
-    "osnet_x0_25_imagenet": _osnet("osnet_x0_25", "1rb8UN5ZzPKRc_xvtHlyDh-cSz88YX9hs"),
-    "osnet_ibn_x1_0_imagenet": _osnet("osnet_ibn_x1_0", "1sr90V6irlYYDd4_4ISU2iruoRG8J__6l"),
-    "osnet_ain_x1_0_imagenet": _osnet("osnet_ain_x1_0", "1-CaioD9NaqbHK_kzSMW8VE4_3KcsRjEo"),
-    "osnet_x1_0_msmt17": _osnet_msmt17(f"osnet_x1_0_msmt17{_MSMT17_RECIPE}", "MSMT17, all images"),
-    "osnet_x0_25_msmt17": _osnet_msmt17(f"osnet_x0_25_msmt17{_MSMT17_RECIPE}", "MSMT17, all images"),
+    "osnet_x1_0_imagenet": _osnet("osnet_x1_0", "1LaG1EJpHrxdAxKnSCJ_i0u-nbxSAeiFY", 2_169_508),
+    "osnet_x0_75_imagenet": _osnet("osnet_x0_75", "1uwA9fElHOk3ZogwbeY5GkLI6QPTX70Hq", 1_285_754),
+    "osnet_x0_5_imagenet": _osnet("osnet_x0_5", "16DGLbZukvVYgINws8u8deSaOqjybZ83i", 630_034),
+    "osnet_x0_25_imagenet": _osnet("osnet_x0_25", "1rb8UN5ZzPKRc_xvtHlyDh-cSz88YX9hs", 201_864),
+    "osnet_ibn_x1_0_imagenet": _osnet("osnet_ibn_x1_0", "1sr90V6irlYYDd4_4ISU2iruoRG8J__6l", 2_170_532),
+    "osnet_ain_x1_0_imagenet": _osnet("osnet_ain_x1_0", "1-CaioD9NaqbHK_kzSMW8VE4_3KcsRjEo", 2_169_508),
+    "osnet_x1_0_msmt17": _osnet_msmt17(f"osnet_x1_0_msmt17{_MSMT17_RECIPE}", "MSMT17, all images", 2_169_508, 4101),
+    "osnet_x0_25_msmt17": _osnet_msmt17(f"osnet_x0_25_msmt17{_MSMT17_RECIPE}", "MSMT17, all images", 201_864, 4101),
     "osnet_ain_x1_0_msmt17": _osnet_msmt17(
-        "osnet_ain_x1_0_msmt17_256x128_amsgrad_ep50_lr0.0015_coslr_b64_fb10_softmax_labsmth_flip_jitter.pth", "MSMT17"
+        "osnet_ain_x1_0_msmt17_256x128_amsgrad_ep50_lr0.0015_coslr_b64_fb10_softmax_labsmth_flip_jitter.pth",
+        *("MSMT17", 2_169_508, 1041),
     ),
     "hap_vit_base": Entry(
         "ckpt_default_pretrain_pose_mae_vit_base_patch16_LUPersonPose_399.pth",

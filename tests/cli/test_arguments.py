@@ -48,7 +48,7 @@ CASES = [
     ("ablate", (*ABLATE, "--results=FILE"), "lies below the file"),
     ("ablate", (*ABLATE, "--workdir=BELOW"), "expected a place to write as --workdir"),
     ("benchmark", (), "expected what to measure, one of train"),
-    ("benchmark", ("trian",), "invalid choice: 'trian'"),
+    ("benchmark", ("trian",), "unknown kind 'trian'; did you mean 'train'"),
     ("benchmark", ("train", "--model=bott"), "did you mean 'bot'"),
     ("benchmark", ("train", "--model="), "expected --model as names"),
     ("benchmark", ("train", "--batch=0"), "expected --batch as whole numbers from 1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from reid_jax.cli import command_line
 from reid_jax.cli import evaluate as evaluate_cli
 from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import ranking
+from reid_jax.runs import trained
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +116,51 @@ def test_several_sets_and_the_other_rule(run, toy, tmp_path):
     assert "trapezoid" in out
 
 
-def test_page(run, tmp_path):
-    features = FeatureSet(np.eye(2), np.eye(2), [1, 2], [1, 2], [0, 0], [1, 1], ["a.png", "b.png"], ["c.png", "d.png"])
-    features.save(tmp_path / "f.npz")
+@pytest.fixture
+def pictured(tmp_path):
+    """Features of two people by two models, `f.npz` and `deep/f.npz`, and their pictures in the folder."""
+    names = ["a.png", "b.png"], ["c.png", "d.png"]
+    (tmp_path / "deep").mkdir()
+    for path, gallery in (("f.npz", np.eye(2)), ("deep/f.npz", np.eye(2)[::-1])):
+        features = FeatureSet(np.eye(2), gallery, [1, 2], [1, 2], [0, 0], [1, 1], *names, meta={"dataset": "two"})
+        features.save(tmp_path / path)
     for name in "abcd":
         Image.new("RGB", (4, 8)).save(tmp_path / f"{name}.png")
-    code, _, _ = run("--features", tmp_path / "f.npz", "--html", tmp_path / "page.html", "--images", tmp_path)
+    return tmp_path
+
+
+def test_page(run, pictured):
+    code, _, _ = run("--features", pictured / "f.npz", "--html", pictured / "page.html", "--images", pictured)
     assert code == 0
-    assert (tmp_path / "page.html").read_text().count('"correct":') == 2
+    assert (pictured / "page.html").read_text().count('"correct":') == 2
+
+
+def test_two_models_on_one_data_set_are_told_apart_and_have_a_page_each(run, pictured, monkeypatch):
+    files = ("--features", pictured / "f.npz", pictured / "deep" / "f.npz")
+    more = ("--html", pictured / "page.html", "--images", pictured, "--output", pictured / "r.json")
+    code, out, err = run(*files, *more)
+    assert code == 0, err
+    values = json.loads((pictured / "r.json").read_text())
+    here = pictured.name
+    assert (values[f"two:{here}-f/mAP"], values["two:deep-f/mAP"]) == (1.0, 0.5)
+    for label in (f"{here}-f", "deep-f"):
+        assert f"two:{label}" in out
+        assert (pictured / f"page-{label}.html").is_file()
+    assert not (pictured / "page.html").exists()
+    code, _, err = run("--features", pictured / "f.npz", pictured / "deep" / ".." / "f.npz")
+    assert code == 2
+    assert "twice" in err
+
+    # Runs in the same way.
+    def described(path, **_):
+        features = FeatureSet.load(pictured / ("f.npz" if path.endswith("deep") else "deep/f.npz"))
+        return {"two": features, "two/map": features}, types.SimpleNamespace(name="two")
+
+    monkeypatch.setattr(trained, "all_features_of_run", described)
+    code, _, err = run("--run", pictured, pictured / "deep", "--output", pictured / "r.json")
+    assert code == 0, err
+    values = json.loads((pictured / "r.json").read_text())
+    assert (values[f"two:{here}/mAP"], values["two:deep/mAP"], values["two:deep/map/mAP"]) == (0.5, 1.0, 1.0)
 
 
 def test_mistakes_end_with_one_sentence_and_code_2(run, toy, tmp_path):

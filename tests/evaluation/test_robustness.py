@@ -16,8 +16,9 @@ from reid_jax.data import image_io, records
 from reid_jax.data.corruptions import sampling
 from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import published_robustness, ranking, robustness
-from reid_jax.inference import extractor, features
+from reid_jax.inference import extractor, features, published
 from reid_jax.runs import baselines, folder, trained
+from reid_jax.weights import hub
 from tests.helpers import tiny
 
 SIZE = {"height": 32, "width": 16, "interpolation": "bilinear"}
@@ -214,6 +215,24 @@ def test_script(call, dataset, tmp_path, monkeypatch):
     assert "corruptions in training: all20" in out
     assert f"{100 * values['market1501/clean/mAP']:.2f}" in out
     assert "round 2 of 2" in err
+
+
+def test_published_weights_on_corrupted_images(call, dataset, tmp_path, monkeypatch):
+    model = RawPixels()
+    model.settings = config_lib.Settings.of(config_lib.to_dict(config_lib.defaults()))
+    monkeypatch.setattr(published, "from_weights", lambda name, weights: (model, {}))
+    monkeypatch.setattr(published, "evaluation_data", lambda images, name: (dataset, str(images)))
+    monkeypatch.setattr(hub, "check", lambda *_, **__: None)
+    (tmp_path / "images").mkdir()
+    code, out, err = call(
+        "--weights", "osnet_x0_25_msmt17", "--images", tmp_path / "images", "--corruptions", "--rounds", 1,
+        "--families", "noise", "--severities", 5, "--output", tmp_path / "robust.json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "corruptions in training: unknown" in out
+    values = json.loads((tmp_path / "robust.json").read_text())
+    assert 0 < values["market1501/corrupted/mAP"] <= values["market1501/clean/mAP"]
+    assert "# osnet_x0_25_msmt17, clean and corrupted" in (tmp_path / "robust.md").read_text()
 
 
 def test_script_mistakes(call, tmp_path):

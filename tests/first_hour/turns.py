@@ -111,7 +111,7 @@ TURNS = (
     Turn("ablate --config mfv --rows mfv_bse", "did you mean 'mfv_base'", "row misspelled"),
     Turn("ablate --config mfv --rows mfv --override train.epoch=3", "did you mean 'train.epochs'", "key misspelled"),
     Turn("benchmark train --model resnet51", "did you mean 'resnet50'", "model misspelled"),
-    Turn("benchmark tain", "invalid choice", "kind misspelled"),
+    Turn("benchmark tain", "did you mean 'train'", "kind misspelled"),
     Turn("training-report runs/no", "expected a run folder", "a run that is not there"),
     Turn("check-resume --config mfv", "arguments are required: --workdir", "no folder"),
     Turn("evalute --run runs/x", "did you mean 'evaluate'", "command misspelled"),

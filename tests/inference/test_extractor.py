@@ -34,20 +34,41 @@ def describe(batch):
     return Descriptor(jnp.stack([columns, 2 * columns], axis=1), jnp.ones((image.shape[0], 2)))
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_images_are_resized_as_in_tests_and_flipped_where_the_config_says_so(flip):
-    """One number per image, its left column: with flips the mean of left and right."""
-    model = types.SimpleNamespace(
-        apply=lambda variables, batch, train: batch["image"][:, 0, 0], describe=lambda first: Descriptor(first)
-    )
+def left_column(flip, batch_size, traced=None):
+    """An extractor of one number per image, its left column; `traced` collects the sizes of traced batches."""
+
+    def apply(variables, batch, train):
+        if traced is not None:
+            traced.append(len(batch["image"]))
+        return batch["image"][:, 0, 0]
+
+    model = types.SimpleNamespace(apply=apply, describe=lambda first: Descriptor(first))
     data = sections.Data(height=4, width=6, interpolation="bicubic", test_interpolation="nearest")
     preprocess = sections.Preprocess((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    settings = types.SimpleNamespace(data=data, evals=sections.Evals(flip=flip, batch_size=2), preprocess=preprocess)
-    made = extractor.Extractor(model, settings, mesh_lib.create_mesh(jax.devices()[:1]))
+    evals = sections.Evals(flip=flip, batch_size=batch_size)
+    settings = types.SimpleNamespace(data=data, evals=evals, preprocess=preprocess)
+    return extractor.Extractor(model, settings, mesh_lib.create_mesh(jax.devices()[:1]))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_images_are_resized_as_in_tests_and_flipped_where_the_config_says_so(flip):
+    """The number of an image is its left column: with flips the mean of left and right."""
+    made = left_column(flip, batch_size=2)
     assert made.size == {"height": 4, "width": 6, "interpolation": "nearest"}
     got = made._describe({}, {"image": IMAGES[:2]}).features
     left, right = IMAGES[:2, 0, 0] / 255, IMAGES[:2, 0, -1] / 255
     np.testing.assert_allclose(got, (left + right) / 2 if flip else left, rtol=1e-5)
+
+
+def test_warm_compiles_what_a_number_of_images_needs():
+    traced = []
+    made = left_column(False, batch_size=4, traced=traced)
+    made.warm({}, (3, 1, 4, 9))
+    assert traced == [1, 4]  # 3 and 9 images come in batches of 4
+    assert [len(made.images({}, IMAGES[:count]).features) for count in (1, 3, 9)] == [1, 3, 9]
+    assert traced == [1, 4]
+    with pytest.raises(errors.UserError, match="numbers of images from 1 on, got 0"):
+        made.warm({}, [0])
 
 
 def test_rows_are_in_order_without_padding_and_progress_is_reported():

@@ -83,6 +83,22 @@ def test_only_the_last_phase_may_grow(tmp_path):
         changed("a", 5.0)
 
 
+def test_a_federation_has_rounds_as_its_length(tmp_path):
+    def config(**changes):
+        return tiny.config(tmp_path, "mgaf:demo,mgaf_federated", {"fed.rounds": 3, **changes})
+
+    folder = folder_lib.RunFolder(tmp_path / "run")
+    folder.claim(config())
+    (folder.checkpoints / "3").mkdir(parents=True)
+    with pytest.raises(errors.UserError, match=r"fed\.rounds: 3 -> 5\).*or add --extend to continue that run"):
+        folder.check(config(**{"fed.rounds": 5}))
+    assert extension.check(folder, config(**{"fed.rounds": 5})) == {"fed.rounds": 3}
+    with pytest.raises(errors.UserError, match=r"phases have 3 rounds and those of the config 2; raise fed\.rounds"):
+        extension.check(folder, config(**{"fed.rounds": 2}))
+    with pytest.raises(errors.UserError, match=r"raise fed\.rounds"):
+        extension.check(folder, config(**{"train.epochs": 99.0}))
+
+
 def phase(config, epochs):
     """A phase of ten steps an epoch, as the comparison of rates sees it."""
     schedule = schedules.build({**config, "granularity": "step"}, 0.1, 1.0, 10 * epochs, 10)

@@ -12,6 +12,7 @@ from reid_jax.data import prepare
 from reid_jax.runs import config_checks, launch, stand_in
 from reid_jax.runs import settings as settings_lib
 from reid_jax.train import checkpoints
+from tests.federated import test_federated_run
 from tests.helpers import tiny
 
 TERM = {"loss": "cross_entropy", "on": "logits/b", "weight": 1.0}
@@ -39,6 +40,10 @@ def config(root, **overrides):
         ({"evals__datasets": ("market15O1",)}, "did you mean 'market1501'"),
         ({"evals__datasets": ("msmt17",)}, "expected the files of data set 'msmt17' in"),
         ({"evals__datasets": ("synthped",)}, "which is evaluated anyway"),
+        (
+            {"data__sources": ("synthped_occluded",), "data__sampler__identities": 400},
+            "400 identities was asked for, but the training split has 96",
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
@@ -51,6 +56,24 @@ def test_a_mistake_is_found_before_the_data_is_prepared(mistake, sentence, tmp_p
     assert logging.root.manager.disable == logging.NOTSET
 
 
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [
+        ({"losses.ce_g1": {**TERM, "on": "logits/t1"}}, "unknown output 'logits/t1'.*logits/g1"),
+        ({"data.sampler.identities": 16}, "16 identities was asked for, but the training split has 8; lower"),
+        ({"fed.round": 3}, "did you mean 'rounds'"),
+    ],
+    ids=["loss", "sampler", "round"],
+)
+def test_a_federations_mistake_is_found_before_the_data_is_prepared(mistake, sentence, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "prepare", lambda *_, **__: pytest.fail("a data set is prepared"))
+    name = "mgaf:synthped,mgaf_base,mgaf_federated"
+    made = tiny.config(tmp_path / "data", name, {**test_federated_run.SMALL, **mistake})
+    with pytest.raises(errors.UserError, match=sentence):
+        launch.run(made, workdir=str(tmp_path / "run"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_stand_in_has_the_identities_that_are_known(tmp_path):
     def drawn(**overrides):
         return stand_in.dataset(settings_lib.of(config(tmp_path, **overrides)))
@@ -61,7 +84,8 @@ def test_a_stand_in_has_the_identities_that_are_known(tmp_path):
     (tmp_path / "reid_folder").mkdir()
     own = {"data__name": "reid_folder", "data__options": {}, "data__sampler__identities": 40}
     assert drawn(**own).train.counts()["identities"] == 40  # unknown: as many as are asked for
-    assert drawn(data__sources=("market1501",)) is None
+    assert drawn(data__sources=("market1501", "synthped")).train.counts()["identities"] == 751 + 96
+    assert drawn(data__sources=("my_project.data:people",)) is None
 
 
 @pytest.mark.parametrize("system", sorted(path.stem for path in (tiny.ROOT / "configs").glob("*.py")))

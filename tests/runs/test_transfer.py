@@ -49,6 +49,11 @@ def test_training_on_one_data_set_and_evaluation_on_two_others(root, tmp_path):
     assert {key: during[key] for key in expected} == {key: result[key] for key in expected}
     table = results.summary(result)
     assert "trained, on dukemtmc_reid" in table
+    counts = f"{result['dukemtmc_reid/num_query']} queries"
+    assert result["dukemtmc_reid/num_query"] > 0
+    assert f"\n  dukemtmc_reid: {counts}" in table
+    assert result["trained_on"] == ["market1501"]
+    assert "trained on market1501 (data.sources)" in table
     # Another choice of evaluation sets keeps the run folder, other training data do not.
     assert config_lib.differences(_config(root, "bot:occluded_reid"), config) == []
     other = _config(root, "bot:occluded_reid", data__sources=("msmt17",))

@@ -17,9 +17,9 @@ MACHINE = compilation.machine_name()
 @pytest.fixture(autouse=True)
 def no_notice():
     """What this process says of its own programs stays as it was."""
-    before = compilation.notice()
+    before = compilation._notice[:], compilation._is_news[:]
     yield
-    compilation._notice[:] = [before] if before else []
+    compilation._notice[:], compilation._is_news[:] = before
 
 
 def kept_in(environment: dict[str, str]) -> str | None:
@@ -36,7 +36,9 @@ def test_by_default_programs_are_kept_in_the_users_cache(tmp_path):
     assert folder.stat().st_mode & 0o777 == 0o700
     assert environment["JAX_COMPILATION_CACHE_MAX_SIZE"] == str(compilation.LIMIT)
     assert str(folder) in said
-    assert said == compilation.notice()
+    assert said == compilation.notice() == compilation.news()
+    assert compilation.keep(None, {"XDG_CACHE_HOME": str(tmp_path)}) == said
+    assert compilation.news() == ""  # said once per folder
     relative = compilation.default_folder({"XDG_CACHE_HOME": "cache"})  # the standard has such a value ignored
     assert relative == pathlib.Path.home() / ".cache" / "reid_jax" / "programs"
 
@@ -69,7 +71,7 @@ def test_the_flag_comes_first_then_our_variable_then_jaxs(given, variables, fold
 def test_a_place_that_cannot_be_used_is_no_error_unless_it_was_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     environment = {"XDG_CACHE_HOME": str(tmp_path / "file")}
-    assert "compiled programs are not kept (" in compilation.keep(None, environment)
+    assert "compiled programs are not kept (" in compilation.keep(None, environment) == compilation.news()
     assert kept_in(environment) is None
     with pytest.raises(errors.UserError, match="expected a folder that can be written"):
         compilation.keep(str(tmp_path / "file"), {})

@@ -44,6 +44,21 @@ def test_the_estimate_begins_after_the_first_step(caplog, monkeypatch):
     assert caplog.records[0].message == "step 31/100 (~1 min 09 s left)  loss 1.000"
 
 
+def test_slow_steps_have_an_estimate_before_their_first_values(caplog, monkeypatch):
+    """Six seconds a step, values every fifth: one line after ten seconds, the next one in thirty."""
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    line = step_line.StepLine(100, shown=True, stream=io.StringIO())
+    with caplog.at_level(logging.INFO):
+        for step in range(1, 10):
+            now += 30.0 if step == 1 else 6.0  # the first one compiles
+            line.show(step, {"loss": 1.0}) if step == 5 else line.update(step)
+    assert [record.message for record in caplog.records] == [
+        "step 2/100 (~9 min 48 s left)",
+        "step 5/100 (~9 min 30 s left)  loss 1.000",
+    ]
+
+
 def test_on_a_terminal_it_is_a_bar():
     class Terminal(io.StringIO):
         def isatty(self):

@@ -1,11 +1,14 @@
 """The full key lists of the published ImageNet files, at their real sizes, fill the models that start from them."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
 
 from reid_jax import models
-from reid_jax.weights import torch_files, weight_tables
+from reid_jax.weights import hub, torch_files, weight_tables
+from tests.helpers import torchreid_names
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -68,3 +71,17 @@ def test_a_published_file_fills_the_backbone(name, options, published, count, ig
     assert len(report.named("loaded", "reshaped")) == count - ignored
     assert len(report.named("ignored")) == ignored
     assert not report.named("extra", "misfit")
+
+
+def test_stated_sizes_are_those_of_the_key_lists():
+    stated = {name: entry.parameters for name, entry in hub.ENTRIES.items()}
+    files = {"resnet50_imagenet": torchvision_resnet50(), "vit_base_imagenet": timm_vit_base()}
+    for name in ("osnet_x1_0", "osnet_x0_75", "osnet_x0_5", "osnet_x0_25", "osnet_ibn_x1_0", "osnet_ain_x1_0"):
+        size = name.removeprefix("osnet_").removeprefix("ibn_").removeprefix("ain_")
+        kind = next((kind for kind in ("ibn", "ain") if kind in name), "plain")
+        files[f"{name}_imagenet"] = torchreid_names.shapes(size, kind, 1000)
+    files["osnet_x0_25_msmt17"] = torchreid_names.shapes("x0_25", "plain", 4101)
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    for name, shapes in files.items():
+        counted = sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith(statistics))
+        assert stated[name] == counted, name
