@@ -78,7 +78,9 @@ def info(facts: Mapping[str, Any]) -> str:
         f"taken from {facts['from']} to {facts['to']}" if facts["from"] else "no times",
         f"model {model}, {shape} values, compared by {facts['metric']}; weights {facts['weights'][:16] or 'unknown'}",
         "entries are " + kept(facts["keep_seconds"]),
-        f"audit log: {facts['audit_log']}" if facts["audit_log"] else "no audit log",
+        f"audit log: {facts['audit_log']}, {facts['audit_lines']:,} lines in an unbroken chain"
+        if facts["audit_log"]
+        else "no audit log",
         f"{facts['bytes'] / 1e6:,.1f} MB, gallery {facts['id']}",
     ]
     if facts["threshold"]:

@@ -156,11 +156,12 @@ def _found(data: bytes, patterns: Iterable[bytes]) -> set[bytes]:
     if not wanted or len(data) < SHORTEST:
         return set()
     content = np.frombuffer(data, np.uint8)
-    pairs = content[:-1].astype(np.uint16) | (content[1:].astype(np.uint16) << 8)
     keys = np.unique(np.asarray([int.from_bytes(pattern[:SHORTEST], "little") for pattern in wanted], np.uint64))
     table = np.zeros(1 << 16, bool)
     table[(keys & np.uint64(0xFFFF)).astype(np.int64)] = True
-    places = np.flatnonzero(table[pairs[: len(data) - SHORTEST + 1]])
+    pairs = [np.frombuffer(data, "<u2", (len(data) - offset) // 2, offset) for offset in (0, 1)]
+    places = np.concatenate([2 * np.flatnonzero(table[pair]) + offset for offset, pair in enumerate(pairs)])
+    places = places[places <= len(data) - SHORTEST]
     eights = np.zeros(len(places), np.uint64)
     for byte in range(SHORTEST):
         eights |= content[places + byte].astype(np.uint64) << np.uint64(8 * byte)

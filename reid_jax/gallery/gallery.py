@@ -178,7 +178,11 @@ class Gallery:
         return sorted(now.names[kind][code] for code in codes if code)
 
     def info(self) -> dict[str, Any]:
-        """Returns model, numbers of entries, people, cameras and tracks, retention, threshold and size on disk."""
+        """Returns model, numbers of entries, people, cameras and tracks, retention, threshold and size on disk.
+
+        Raises:
+            UserError: the audit log was changed by hand.
+        """
         now = self.snapshot()
         living = now.alive
         times = now.times[living]
@@ -200,6 +204,7 @@ class Gallery:
             "shape": list(self.binding.shape),
             "keep_seconds": self._setting("keep"),
             "audit_log": None if self.log is None else str(self.log.path),
+            "audit_lines": None if self.log is None else self.log.check(),
             "keep_log_seconds": self._setting("keep_log"),
             "threshold": None if threshold is None else dataclasses.asdict(threshold),
             "bytes": self.store.size(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ from tests.helpers import small_galleries
 def exact(place, log=None):
     """Rankings, ties and distances are the evaluation's to the last bit, for each metric and for slots."""
     for metric, slots in (("cosine", 0), ("euclidean", 0), ("cosine", 3)):
-        features = small_galleries.drawn(metric, slots=slots, queries=70, images=700)
+        features = small_galleries.drawn(metric, slots=slots, queries=20, images=700)
         with made(place(f"exact_{metric}_{slots}"), features, log) as opened:
             now = opened.snapshot()
             everything = opened.looked_at(now, entries.Filter())
@@ -173,4 +175,32 @@ def expiry(place, log=None):
         assert opened.expire(now=1e12)[0] == 0
 
 
-ALL = (exact, filters, changes, grows_and_shrinks, expiry)
+def threads(place, log=None):
+    """Readers in several threads see whole states, whatever a writer does, and nobody waits for long."""
+    features = small_galleries.drawn(queries=2, images=400, ties=False)
+    binding = small_galleries.bound(features)
+    broken, over = [], threading.Event()
+    with made(place("threads"), features, log, range(40)) as opened:
+
+        def ask():
+            try:
+                while not over.is_set():
+                    count = opened.query(query_of(features, [0]), k=500)[0].looked_at
+                    assert count % 40 == 0
+            except BaseException as error:
+                broken.append(error)
+
+        readers = [threading.Thread(target=ask) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        for first in range(40, 400, 40):
+            opened.add(small_galleries.entries(features, range(first, first + 40)), binding)
+        opened.remove(entries.Selection(ids=tuple(range(41, 81))))
+        over.set()
+        for reader in readers:
+            reader.join()
+        assert not broken, broken
+        assert opened.query(query_of(features, [0]), k=500)[0].looked_at == 360
+
+
+ALL = (exact, filters, changes, grows_and_shrinks, expiry, threads)
