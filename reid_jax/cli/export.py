@@ -21,6 +21,8 @@ import argparse
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from reid_jax import errors, export, file_io
 from reid_jax.cli import arguments, command_line, model_choice
 from reid_jax.inference import input_layouts
@@ -117,15 +119,26 @@ def _threshold(
     result = folder.RunFolder(args.run).read_result() if args.run else None
     if result is None or args.best or args.flip:
         return None  # no evaluation, or one of other weights or features
-    if input_layouts.LAYOUTS[args.input].planes:
-        # Vectors of unit length have the distance of the evaluation only where that is the cosine of one vector.
-        slots = extractor.images(variables, []).features.ndim > 2
-        if slots or extractor.settings.evals.metric != "cosine":
-            return None
     rate = args.false_match_rate or _RATE
     name = result["dataset"]
     distance = result.get(f"{name}/verification/threshold_at_fpr_{rate}")
+    if distance is not None and input_layouts.LAYOUTS[args.input].planes:
+        distance = _as_cosine(float(distance), extractor, variables)
     return None if distance is None else embedding.Threshold(float(distance), float(rate), str(name))
+
+
+def _as_cosine(distance: float, extractor: extractor_lib.Extractor, variables: build.Variables) -> float | None:
+    """Returns a distance of the evaluation as `1 - cos` of vectors of unit length, None where that cannot be said."""
+    from reid_jax.export import embedding
+
+    pixels = embedding.trial_images(1, extractor.size["height"], extractor.size["width"])
+    features, metric = extractor.images(variables, pixels).features, extractor.settings.evals.metric
+    if features.ndim > 2 or metric not in ("cosine", "euclidean"):
+        return None
+    if metric == "cosine":
+        return distance
+    unit = bool(np.all(np.abs(np.linalg.norm(features, axis=-1) - 1) < 1e-3))
+    return distance**2 / 2 if unit else None
 
 
 def _summary(meta: dict[str, Any]) -> str:
@@ -138,7 +151,10 @@ def _summary(meta: dict[str, Any]) -> str:
     if meta["output"]["slots_joined"]:
         lines.append("note: slots are joined to one vector; visibility counts only as far as a product can show it.")
     if meta["threshold"] is None:
-        lines.append("note: no threshold of these features is known; give one by --threshold.")
+        lines.append(
+            "note: no threshold of these features is known; evaluate.py --run DIR --metric cosine --verification shows "
+            "some, --threshold gives one."
+        )
     elif meta["threshold"]["false_match_rate"] is not None:
         lines.append(
             f"threshold: {meta['threshold']['distance']:.4g} at a false match rate of "

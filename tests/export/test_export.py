@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import types
 import zipfile
 
 import jax
@@ -163,6 +164,17 @@ def test_a_file_unlike_the_model_is_not_written(plain, tmp_path, monkeypatch, wr
     with pytest.raises(errors.UserError, match=r"differs from the model.* no file was written"):
         write(*plain, tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_euclidean_threshold_of_unit_vectors_becomes_a_cosine(plain, monkeypatch):
+    """Of vectors of unit length: the squared distance is 2 - 2 cos."""
+    extractor, variables = plain
+    evals = dataclasses.replace(extractor.settings.evals, metric="euclidean")
+    monkeypatch.setattr(extractor, "settings", dataclasses.replace(extractor.settings, evals=evals))
+    for features, expected in ((np.asarray([[0.6, 0.8]]), 0.08), (np.asarray([[6.0, 8.0]]), None)):
+        found = types.SimpleNamespace(features=features)
+        monkeypatch.setattr(extractor, "images", lambda variables, pixels, found=found: found)
+        assert command._as_cosine(0.4, extractor, variables) == (expected and pytest.approx(expected))
 
 
 @pytest.mark.parametrize(
