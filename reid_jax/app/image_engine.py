@@ -93,7 +93,8 @@ class ModelEngine:
             large = drawing.enlarge(image, _HEIGHT)
             pictures.append(image_io.encode_png(drawing.overlay(large, side.regions, low, high)))
         exact = pair.query.exact and pair.gallery.exact
-        how = "The maps sum up to the similarity." if exact else "The maps are an approximation by gradients."
+        how = "It is" if exact else "It is, by gradients and so not to the last digit,"
+        how += f" the sum of what the regions add and of a constant ({pair.query.note()})."
         return Explanation(
             query=pictures[0],
             entry=pictures[1],
@@ -101,7 +102,7 @@ class ModelEngine:
             exact=exact,
             low=low,
             high=high,
-            note=f"Bright regions make the two pictures similar to the model. {how} {explain.CAUTION}",
+            note=f"{how} Bright regions make the two pictures similar to the model. {explain.CAUTION}",
         )
 
     def warm_up(self) -> None:

@@ -54,7 +54,7 @@ async function ask(action, parameters, image) {
 
 const days = (seconds) => (seconds === null ? "for ever" : seconds % 86400 ? `${Math.round(seconds / 3600)} hours` : `${seconds / 86400} days`);
 const count = (number, noun) => `${number.toLocaleString("en")} ${number === 1 ? noun : noun.replace(/y$/, "ie").replace(/([^s])$/, "$1s")}`;
-const moment = (text) => (text ? text.replace("T", " ").replace(/(:\d\d)?(\.\d+)?Z$/, "$1") : "unknown");
+const moment = (text) => text.replace("T", " ").replace(/(:00)?(\.\d+)?Z$/, " UTC");
 
 function describe(info) {
   state.info = info;
@@ -135,7 +135,7 @@ async function search() {
     fail(new Error("this is logged: expected the reason, got none; give one."));
     return;
   }
-  const number = (state.number += 1), asked = { image: state.image, entry: state.entry, why: byId("why").value.trim() };
+  const number = (state.number += 1), asked = { image: state.image, entry: state.entry, why: byId("why").value.trim(), picture: byId("preview").src };
   tell("busy", "Searching", "The first search of a new size takes a little longer.");
   const parameters = asked.entry === null ? filters() : { ...filters(), entry: asked.entry };
   try {
@@ -152,6 +152,7 @@ function tell(kind, heading, text) {
   byId("verdict").className = `panel verdict ${kind}`;
   byId("heading").textContent = heading;
   byId("summary").textContent = text;
+  byId("verdict").scrollIntoView({ block: "nearest" });
 }
 
 function fail(error) {
@@ -166,9 +167,9 @@ function show(answer, asked) {
   if (!limit) {
     tell("open", "The nearest pictures", `${looked}. The gallery has no threshold, so nothing is said on whether the person is in it; a first place is no identification.`);
   } else if (answer.nobody) {
-    tell("nobody", "Nobody in the gallery", `${looked}, none within the threshold: ${answer.threshold_text}.`);
+    tell("nobody", "Nobody in the gallery", `${looked}, none of them near enough. The threshold: ${answer.threshold_text}.`);
   } else {
-    tell("some", `${near} of ${answer.hits.length} within the threshold`, `${looked}; ${answer.threshold_text}. A first place is no identification.`);
+    tell("some", `${near} of ${answer.hits.length} within the threshold`, `A first place is no identification. ${looked}. The threshold: ${answer.threshold_text}.`);
   }
   const farthest = Math.max(...answer.hits.map((hit) => hit.distance ?? 0), limit ? 1.25 * limit.distance : 0) || 1;
   byId("answer").replaceChildren(...answer.hits.map((hit, place) => card(hit, place + 1, limit, farthest, asked)));
@@ -290,22 +291,24 @@ function confirmAddition() {
   }), { class: "main" });
   open("Add this picture to the gallery?", [subject,
     make("p", {}, `It will be kept ${days(state.info.keep_seconds)} and found by everyone who may search. Empty fields are unknown.`),
-    field("identity", "Identity"), field("camera", "Camera", { list: "camera-names" }), field("time", "Time (UTC)", { type: "datetime-local", step: "1" }),
+    field("identity", "Identity"), field("camera", "Camera", { list: "camera-names" }), field("time", "Time (UTC)", { type: "datetime-local" }),
     field("track", "Track"), make("datalist", { id: "camera-names" }, ...state.info.cameras.map((name) => make("option", { value: name }))), reasonField()],
     [button("Cancel", close), add]);
 }
 
 async function explain(hit, asked) {
   open("What makes them similar?", [make("p", {}, "The first explanation takes a while: the model is compiled for it.")], [button("Close", close)]);
-  const parameters = { entry: hit.id, why: asked.why };
+  const parameters = { entry: hit.id, why: asked.why }, before = asked.picture;
   if (asked.entry !== null) parameters.query_entry = asked.entry;
   try {
     const found = await ask("explain", parameters, asked.image);
-    const figure = (source, text) => make("figure", {}, make("img", { src: source, alt: `map on the ${text}` }), make("figcaption", {}, text));
+    const figure = (source, text) => (source ? [make("figure", {}, make("img", { src: source, alt: text }), make("figcaption", {}, text))] : []);
     const source = found.picture === "original" ? "the original pictures" : "the small picture of the gallery, so that it may differ a little";
+    const scale = `The scale goes from ${found.low.toPrecision(2)} (dark) to ${found.high.toPrecision(2)} (bright) in both.`;
     open("What makes them similar?", [
-      make("div", { class: "pair" }, figure(found.query, "the picture asked with"), figure(found.entry, `entry ${found.id}`)),
-      make("p", {}, `Similarity ${found.similarity.toFixed(3)}, of ${source}. ${found.note}`)], [button("Close", close)]);
+      make("div", { class: "pair" }, ...figure(before, "asked with"), ...figure(found.query, "its regions"),
+        ...figure(found.entry, "its regions"), ...figure(hit.picture, `entry ${found.id}`)),
+      make("p", {}, `Similarity ${found.similarity.toFixed(3)}, of ${source}. ${found.note} ${scale}`)], [button("Close", close)]);
   } catch (error) {
     complain(error);
   }
