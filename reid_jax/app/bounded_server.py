@@ -15,6 +15,7 @@ import http.server
 import io
 import json
 import re
+import select
 import socket
 import socketserver
 import ssl
@@ -204,6 +205,27 @@ class BoundedServer(socketserver.TCPServer):
             traceback.print_exc()
 
 
+def _encrypted(connection: socket.socket, tls: ssl.SSLContext, seconds: float) -> ssl.SSLSocket:
+    """Returns a connection after the handshake of https, which has to end within some seconds."""
+    end = time.monotonic() + seconds
+    connection.setblocking(False)
+    secure = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+    try:
+        while True:
+            try:
+                secure.do_handshake()
+                return secure
+            except ssl.SSLWantReadError:
+                reading, writing = [secure], []
+            except ssl.SSLWantWriteError:
+                reading, writing = [], [secure]
+            if not any(select.select(reading, writing, [], max(0.0, end - time.monotonic()))):
+                raise TimeoutError
+    except BaseException:
+        secure.close()
+        raise
+
+
 def _turn_away(connection: socket.socket) -> None:
     """Sends the refusal of a full server without waiting for anything."""
     text = json.dumps({"error": "the server has as many connections as it takes; try again in a moment."}).encode()
@@ -227,12 +249,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.request.settimeout(limits.head_seconds)
         if self.server.tls is not None:
             # Here and not in the thread that accepts: a client may take its time with the handshake.
-            self.request = self.server.tls.wrap_socket(self.request, server_side=True)
+            self.request = _encrypted(self.request, self.server.tls, limits.head_seconds)
         super().setup()
         self.rfile.close()
         self._source = _DeadlineReader(self.connection, limits.head_seconds, limits.head)
         self.rfile = io.BufferedReader(self._source)
         self._unread = False
+
+    def finish(self) -> None:
+        super().finish()
+        if self.server.tls is not None:
+            self.request.close()  # the server knows the connection below alone
 
     def handle(self) -> None:
         """Answers the request."""

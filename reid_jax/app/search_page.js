@@ -330,10 +330,13 @@ async function refresh() {
   describe(await ask("info"));
 }
 
+const beginning = [byId("heading").textContent, byId("summary").textContent];
+
 async function start() {
   takeToken();
   try {
     await refresh();
+    tell("", ...beginning);
   } catch (error) {
     fail(error);
   }

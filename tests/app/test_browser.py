@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from reid_jax.app import serving
+from reid_jax.app import access, serving
 from tests.app import drawn_gallery
 from tests.pages import browser, search
 
@@ -16,14 +16,15 @@ if browser.PROGRAM is not None:
         image.write_bytes(drawn_gallery.file(drawn_gallery.picture(0)))
         large.write_bytes(bytes(200_001))
         limits = dataclasses.replace(serving.Settings().limits, body=200_000)
-        settings = serving.Settings(port=0, user="kim", limits=limits)
+        token = access.new_token()
+        settings = serving.Settings(port=0, user="kim", limits=limits, tokens={"kim": token})
         opened, engine = drawn_gallery.made(tmp_path / "people.gallery"), drawn_gallery.Stripes()
         with (
             opened,
             serving.running(opened, engine, settings) as (_, address),
             browser.Browser(browser.PROGRAM) as chromium,
         ):
-            search.walk(chromium.open(address), image, large, drawn_gallery.HOSTILE)
+            search.walk(chromium.open(address), image, large, drawn_gallery.HOSTILE, token)
         events = [line["event"] for line in opened.log.lines()]
         assert events[:3] == ["add", "serve", "query"]
         assert events[-3:] == ["query", "remove", "stop serving"]

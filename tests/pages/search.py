@@ -30,7 +30,7 @@ CAMERAS = ("entrance", "hall", "platform 2", "car park")
 _READY = "document.querySelectorAll('#about li').length > 3"
 
 
-def walk(page: browser.Page, image: pathlib.Path, large: pathlib.Path, hostile: str) -> None:
+def walk(page: browser.Page, image: pathlib.Path, large: pathlib.Path, hostile: str, token: str) -> None:
     """Searches, explains, adds, removes and errs on the page of `drawn_gallery`, and checks what it shows.
 
     Args:
@@ -38,8 +38,15 @@ def walk(page: browser.Page, image: pathlib.Path, large: pathlib.Path, hostile: 
         image: a picture of the person with a hostile name.
         large: a file beyond the limit.
         hostile: that name.
+        token: of the server.
     """
+    for each in ("wrong", token):
+        page.wait("document.getElementById('dialog').open")
+        assert "This server needs a token" in page.text("#dialog")
+        page.run(f"document.getElementById('field-token').value = {json.dumps(each)}")
+        press(page, "#dialog", "Continue")
     page.wait(_READY)
+    assert "No search yet" in page.text("#verdict")
     assert page.run("document.getElementById('go').disabled")
     choose(page, image)
     page.click("#go")
