@@ -1,0 +1,64 @@
+"""Hosts that are network namespaces of this machine, joined by a bridge; needs Linux, root and the command `ip`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import subprocess
+from collections.abc import Iterator
+
+BRIDGE = "reidbr"
+NETWORK = "10.77.0"
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """A network namespace.
+
+    Attributes:
+        name: of the namespace; its cable at the bridge has the same name.
+        address: its address.
+    """
+
+    name: str
+    address: str
+
+    def command(self, arguments: list[str]) -> list[str]:
+        """Returns the command that runs another one on this host."""
+        return ["ip", "netns", "exec", self.name, *arguments]
+
+    def unplug(self) -> None:
+        """Takes the host off the network."""
+        _ip("link", "set", self.name, "down")
+
+    def plug(self) -> None:
+        """Puts the host on the network."""
+        _ip("link", "set", self.name, "up")
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+@contextlib.contextmanager
+def network(count: int) -> Iterator[list[Host]]:
+    """Makes hosts and takes them down at the end."""
+    assert os.geteuid() == 0, "expected root, which alone makes network namespaces; run it as root on Linux."
+    for name in (f"reid{number}" for number in range(64)):  # of a run that was killed
+        subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+    subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True, check=False)
+    hosts = [Host(f"reid{number}", f"{NETWORK}.{number + 1}") for number in range(count)]
+    with contextlib.ExitStack() as stack:
+        _ip("link", "add", BRIDGE, "type", "bridge")
+        stack.callback(_ip, "link", "delete", BRIDGE)
+        _ip("link", "set", BRIDGE, "up")
+        for host in hosts:
+            _ip("netns", "add", host.name)
+            stack.callback(_ip, "netns", "delete", host.name)
+            _ip("link", "add", host.name, "type", "veth", "peer", "name", "eth0", "netns", host.name)
+            _ip("link", "set", host.name, "master", BRIDGE, "up")
+            _ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "eth0")
+            _ip("-n", host.name, "link", "set", "eth0", "up")
+            _ip("-n", host.name, "link", "set", "lo", "up")
+        yield hosts
