@@ -14,6 +14,7 @@ from reid_jax import config as config_lib
 from reid_jax import errors, models
 from reid_jax.config import sections
 from reid_jax.data import prepare, records, union
+from reid_jax.ops import grouping
 from reid_jax.ops import images as image_ops
 from reid_jax.plugins import names as names_lib
 from reid_jax.runtime import processes
@@ -82,7 +83,7 @@ def make_preprocess(settings: sections.Preprocess) -> Callable[..., dict[str, ja
 
 
 def initializer(model: Any, settings: config_lib.Settings, batch: Mapping[str, Any]) -> Callable[[jax.Array], Any]:
-    """Returns the compiled function from a random key to initial variables, `jax.jit(model.init)` with its options.
+    """Returns the compiled function from a random key to initial variables, `model.init` with draws of one kind as one.
 
     `jax.eval_shape` of it gives the shapes without compiling, and its trace serves the first call as well.
 
@@ -100,7 +101,7 @@ def initializer(model: Any, settings: config_lib.Settings, batch: Mapping[str, A
 
     # Hundreds of random draws that run once: optimizing the program would dominate the start-up of a small run.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(init, compiler_options=quick)
+    return grouping.grouped(init, quick)
 
 
 def init_variables(
