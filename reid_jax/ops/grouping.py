@@ -136,11 +136,12 @@ def _needed(variable: Any, producers: dict[Any, Any], order: dict[int, int]) -> 
 
 def _is_number(variable: Any) -> bool:
     """Returns whether a variable is an integer scalar written in the program."""
-    return (
-        isinstance(variable, core.Literal)
-        and np.ndim(variable.val) == 0
-        and np.asarray(variable.val).dtype.kind in "iu"
-    )
+    return isinstance(variable, core.Literal) and np.ndim(variable.val) == 0 and _dtype(variable).kind in "iu"
+
+
+def _dtype(variable: Any) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = variable.aval.dtype
+    return dtype
 
 
 def _value(variable: Any, known: dict[Any, Any]) -> Any:
