@@ -95,11 +95,16 @@ function choose(file) {
   }
   state.image = file;
   state.entry = null;
-  byId("using").hidden = true;
+  use(file.name || "a pasted picture");
   const reader = new FileReader();
   reader.addEventListener("load", () => preview(String(reader.result)));
   reader.readAsDataURL(file);
   ready();
+}
+
+function use(text) {
+  byId("using-text").textContent = text;
+  byId("using").hidden = false;
 }
 
 function preview(address) {
@@ -211,8 +216,7 @@ function searchFrom(hit) {
   byId("file").value = "";
   preview(hit.picture);
   byId("hint").hidden = byId("limit").hidden = Boolean(hit.picture);
-  byId("using-text").textContent = `entry ${hit.id}${hit.identity === null ? "" : `, ${hit.identity}`}`;
-  byId("using").hidden = false;
+  use(`entry ${hit.id}${hit.identity === null ? "" : `, ${hit.identity}`}`);
   ready();
   search();
   scrollTo({ top: 0 });
@@ -344,6 +348,7 @@ async function start() {
 
 function listen() {
   byId("file").addEventListener("change", (event) => choose(event.target.files[0]));
+  byId("preview").addEventListener("error", () => preview(null)); // such as TIFF, which the server reads and browsers do not
   byId("clear").addEventListener("click", forget);
   byId("add").addEventListener("click", confirmAddition);
   byId("ask").addEventListener("submit", (event) => {

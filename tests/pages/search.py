@@ -70,7 +70,25 @@ def walk(page: browser.Page, image: pathlib.Path, large: pathlib.Path, hostile: 
     press(page, ".hit", "search from this")
     page.wait("document.getElementById('using-text').textContent.startsWith('entry 1,')")
     page.wait("document.querySelectorAll('.hit').length === 10")
+    drop_and_paste(page, hostile)
     _change(page, image, large)
+
+
+def drop_and_paste(page: browser.Page, hostile: str) -> None:
+    """Drops a file on the page, which no browser can show, and pastes another."""
+    file = "const all = new DataTransfer(); all.items.add(new File(['x'], {}, {{type: 'image/{}'}}));"
+    kind = "document.dispatchEvent(new {}Event('{}', {{{}: all, cancelable: true}}));"
+    for name, event in (
+        ("a <b>.tiff", kind.format("Drag", "drop", "dataTransfer")),
+        (hostile, kind.format("Clipboard", "paste", "clipboardData")),
+    ):
+        page.run(f"(() => {{ {file.format(json.dumps(name), 'tiff')} {event} }})()")
+        page.wait(f"document.getElementById('using-text').textContent === {json.dumps(name)}")
+        page.wait("document.getElementById('preview').hidden")
+    page.click("#go")
+    page.wait("document.getElementById('summary').textContent.includes('the upload is not an image that can be read')")
+    press(page, "#ask", "use another")
+    assert page.run("document.getElementById('go').disabled")
 
 
 def _change(page: browser.Page, image: pathlib.Path, large: pathlib.Path) -> None:
