@@ -80,6 +80,7 @@ def initialize(
     whole = cluster.num_processes is not None
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        _warn_of_loopback(cluster)
     _explain_aborts(
         f"not all {cluster.num_processes or ''} processes of the run ({cluster.source}) met at "
         f"{cluster.coordinator or 'the coordinator'} within {timeout} s; start the same command on every host, each "
@@ -156,6 +157,21 @@ def _bind_address(coordinator: str) -> str | None:
     raise UserError(
         f"process 0 cannot open port {port} of {coordinator} ({failure.strerror}); choose a free port."
     ) from failure
+
+
+def _warn_of_loopback(cluster: cluster_lib.Cluster) -> None:
+    """Warns where processes of other hosts could not reach this one: gloo listens at the address of the host's name."""
+    if cluster.coordinator is None or _is_loopback(_host_and_port(cluster.coordinator)[0]):
+        return
+    name = socket.gethostname()
+    with contextlib.suppress(OSError):
+        found = socket.gethostbyname(name)
+        if _is_loopback(found) and _host_and_port(cluster.coordinator)[0] != "localhost":
+            logger.warning(
+                "the name of this host, %s, means %s here, where processes of other hosts cannot reach it; give it its "
+                "address in /etc/hosts",
+                *(name, found),
+            )
 
 
 def _host_and_port(coordinator: str) -> tuple[str, int]:

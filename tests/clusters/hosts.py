@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import pathlib
+import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 
@@ -56,6 +59,11 @@ def network(count: int) -> Iterator[list[Host]]:
         for host in hosts:
             _ip("netns", "add", host.name)
             stack.callback(_ip, "netns", "delete", host.name)
+            # `ip netns exec` puts these files over those of /etc: on each host the machine's name is its own address.
+            own = pathlib.Path("/etc/netns") / host.name
+            own.mkdir(parents=True, exist_ok=True)
+            stack.callback(shutil.rmtree, own)
+            (own / "hosts").write_text(f"127.0.0.1 localhost\n{host.address} {socket.gethostname()}\n")
             _ip("link", "add", host.name, "type", "veth", "peer", "name", "eth0", "netns", host.name)
             _ip("link", "set", host.name, "master", BRIDGE, "up")
             _ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "eth0")

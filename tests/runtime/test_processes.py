@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from reid_jax.errors import UserError
+from reid_jax.runtime import cluster
 from reid_jax.runtime import processes as processes_lib
 
 pytestmark = pytest.mark.slow
@@ -57,6 +58,15 @@ def test_process_0_listens_on_the_coordinators_host_only(monkeypatch, caplog):
     assert "give its address in --coordinator" in caplog.text
     monkeypatch.setenv(processes_lib.BIND_ADDRESS, "10.0.0.1:9")
     assert processes_lib._bind_address(f"service:{port}") == "10.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "warned"), [("10.0.0.7:9", True), ("127.0.0.1:9", False), ("localhost:9", False)]
+)
+def test_a_name_that_means_the_loopback_is_told(coordinator, warned, monkeypatch, caplog):
+    monkeypatch.setattr(socket, "gethostbyname", lambda name: "127.0.1.1")
+    processes_lib._warn_of_loopback(cluster.Cluster("flags", coordinator, 2, 1))
+    assert ("cannot reach it; give it its address in /etc/hosts" in caplog.text) == warned
 
 
 def test_a_process_that_waits_says_for_whom(monkeypatch, capfd):
