@@ -51,8 +51,8 @@ class Access:
         if host is None or not self._is_own(host):
             raise RefusedError(
                 HTTPStatus.MISDIRECTED_REQUEST,
-                "the request names another host than this server's; use the address that the server printed, or start "
-                "it with the name (--name NAME).",
+                "the request is addressed to another host name; use the address that the server printed, or start it "
+                "with this name (--name NAME).",
             )
 
     def _is_own(self, host: str) -> bool:

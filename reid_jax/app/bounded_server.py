@@ -228,7 +228,7 @@ def _encrypted(connection: socket.socket, tls: ssl.SSLContext, seconds: float) -
 
 def _turn_away(connection: socket.socket) -> None:
     """Sends the refusal of a full server without waiting for anything."""
-    text = json.dumps({"error": "the server has as many connections as it takes; try again in a moment."}).encode()
+    text = json.dumps({"error": "the server is at its limit of connections; try again in a moment."}).encode()
     head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n"
     with contextlib.suppress(OSError):
         connection.settimeout(0.0)
@@ -291,7 +291,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise
         except Exception:
             traceback.print_exc()
-            text = "the server failed at this request; what happened stands in the terminal that it runs in."
+            text = "the server failed to answer this request; details are in its terminal."
             return Response.of_json({"error": text}, HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _read(self, request: Request) -> bytes:

@@ -71,7 +71,7 @@ class Router:
         action = self._actions.get(request.path)
         if action is None:
             known = ", ".join(("/", "/api/info", *self._actions))
-            raise RefusedError(HTTPStatus.NOT_FOUND, f"there is nothing at this address; known: {known}.")
+            raise RefusedError(HTTPStatus.NOT_FOUND, f"there is nothing at this address; known addresses: {known}.")
         _only(request, "POST")
         self._access.check_site(request)
         given = request.parameters()

@@ -62,7 +62,7 @@ class SearchApi:
         if not self._turn.acquire(timeout=self._turn_seconds):
             raise RefusedError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"others have been asking for {self._turn_seconds:g} seconds; try again.",
+                "the server is busy with other requests; try again.",
                 {"Retry-After": "5"},
             )
         try:
@@ -73,14 +73,12 @@ class SearchApi:
     def _reason(self, given: Parameters, *, search: bool = False) -> str:
         why = given.text("why")
         if not why and (self.require_reason or (search and self.gallery.log is not None)):
-            raise errors.UserError("this is logged: expected the reason (why), got none; give one.")
+            raise errors.UserError("expected a reason (why) for the audit log, got none; give one.")
         return why
 
     def _may_change(self) -> None:
         if self.read_only:
-            raise RefusedError(
-                HTTPStatus.FORBIDDEN, "this server changes nothing (--read-only); use search.py add and remove."
-            )
+            raise RefusedError(HTTPStatus.FORBIDDEN, "this server is read-only; use search.py add and remove.")
 
     # ---- actions
 

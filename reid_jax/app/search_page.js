@@ -52,7 +52,7 @@ async function ask(action, parameters, image) {
 
 // ---- what the gallery is ------------------------------------------------------------------------------------------------
 
-const days = (seconds) => (seconds === null ? "for ever" : seconds % 86400 ? `${Math.round(seconds / 3600)} hours` : `${seconds / 86400} days`);
+const days = (seconds) => (seconds === null ? "an unlimited time" : seconds % 86400 ? `${Math.round(seconds / 3600)} hours` : `${seconds / 86400} days`);
 const count = (number, noun) => `${number.toLocaleString("en")} ${number === 1 ? noun : noun.replace(/y$/, "ie").replace(/([^s])$/, "$1s")}`;
 const moment = (text) => text.replace("T", " ").replace(/(:00)?(\.\d+)?Z$/, " UTC");
 
@@ -73,7 +73,7 @@ function describe(info) {
   byId("why-needed").textContent = info.reason_needed.search ? "(needed)" : "(optional)";
   byId("limit").textContent = `JPEG, PNG, WebP, BMP or TIFF, up to ${Math.floor(info.most_bytes / 2 ** 20)} MB`;
   byId("duties").textContent = info.logged
-    ? `Who asked what, when and why is logged${info.keep_log_seconds === null ? "" : ` and kept ${days(info.keep_log_seconds)}`}; your picture is not stored.`
+    ? `Each search is logged with name, time and reason${info.keep_log_seconds === null ? "" : `, for ${days(info.keep_log_seconds)}`}; your picture is not stored.`
     : "This gallery has no log; your picture is not stored.";
   byId("add").hidden = info.read_only;
   ready();
@@ -137,11 +137,11 @@ async function search() {
   if (byId("go").disabled) return;
   if (state.info.reason_needed.search && !byId("why").value.trim()) {
     byId("why").focus();
-    fail(new Error("this is logged: expected the reason, got none; give one."));
+    fail(new Error("expected a reason for the audit log, got none; give one."));
     return;
   }
   const number = (state.number += 1), asked = { image: state.image, entry: state.entry, why: byId("why").value.trim(), picture: byId("preview").src };
-  tell("busy", "Searching", "The first search of a new size takes a little longer.");
+  tell("busy", "Searching", "This takes a moment.");
   const parameters = asked.entry === null ? filters() : { ...filters(), entry: asked.entry };
   try {
     const answer = await ask("search", parameters, asked.image);
@@ -291,10 +291,10 @@ function confirmAddition() {
     close();
     await refresh();
     byId("answer").replaceChildren();
-    tell("open", "Added", `It is entry ${added.id}; the gallery has ${count(added.entries, "picture")}, each kept ${days(state.info.keep_seconds)}.`);
+    tell("open", "Added", `It is entry ${added.id}. The gallery has ${count(added.entries, "picture")}, each kept for ${days(state.info.keep_seconds)}.`);
   }), { class: "main" });
   open("Add this picture to the gallery?", [subject,
-    make("p", {}, `It will be kept ${days(state.info.keep_seconds)} and found by everyone who may search. Empty fields are unknown.`),
+    make("p", {}, `It will be kept for ${days(state.info.keep_seconds)}, and everyone who may search can find it. Leave unknown fields empty.`),
     field("identity", "Identity"), field("camera", "Camera", { list: "camera-names" }), field("time", "Time (UTC)", { type: "datetime-local" }),
     field("track", "Track"), make("datalist", { id: "camera-names" }, ...state.info.cameras.map((name) => make("option", { value: name }))), reasonField()],
     [button("Cancel", close), add]);
@@ -307,12 +307,12 @@ async function explain(hit, asked) {
   try {
     const found = await ask("explain", parameters, asked.image);
     const figure = (source, text) => (source ? [make("figure", {}, make("img", { src: source, alt: text }), make("figcaption", {}, text))] : []);
-    const source = found.picture === "original" ? "the original pictures" : "the small picture of the gallery, so that it may differ a little";
+    const source = found.picture === "original" ? "the original picture" : "the gallery's small picture, so it can differ a little from the ranking's";
     const scale = `The scale goes from ${found.low.toPrecision(2)} (dark) to ${found.high.toPrecision(2)} (bright) in both.`;
     open("What makes them similar?", [
       make("div", { class: "pair" }, ...figure(before, "asked with"), ...figure(found.query, "its regions"),
         ...figure(found.entry, "its regions"), ...figure(hit.picture, `entry ${found.id}`)),
-      make("p", {}, `Similarity ${found.similarity.toFixed(3)}, of ${source}. ${found.note} ${scale}`)], [button("Close", close)]);
+      make("p", {}, `Similarity ${found.similarity.toFixed(3)}, computed from ${source}. ${found.note} ${scale}`)], [button("Close", close)]);
   } catch (error) {
     complain(error);
   }

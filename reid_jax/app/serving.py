@@ -65,7 +65,7 @@ def running(
     local = access.is_local(settings.host)
     if not local and not settings.tokens:
         raise errors.UserError(
-            f"other machines reach {settings.host[:100]}: expected a token, got none; give a file of tokens."
+            f"{settings.host[:100]} is reached from other machines: expected tokens, got none; give a file of them."
         )
     rules = access.Access(
         settings.user,

@@ -93,8 +93,8 @@ def _say(settings: serving.Settings, address: str, made: str | None) -> None:
     print(f"{address}#token={made}" if made else address)
     if settings.tokens and not settings.certificate:
         print(
-            "note: without https images and tokens travel readable by the network between; give --certificate, or put "
-            "a proxy with https or an SSH tunnel before it.",
+            "note: without https, images and tokens cross the network unencrypted; give --certificate, or use an SSH "
+            "tunnel or a proxy with https.",
             file=sys.stderr,
         )
     print("Ctrl-C stops it.", file=sys.stderr, flush=True)

@@ -40,7 +40,9 @@ def test_other_hosts_other_sites_and_forms_are_refused(shared):
 def test_beyond_this_machine_a_token_is_needed(tmp_path):
     token = access.new_token()
     with drawn_gallery.made(tmp_path / "people.gallery") as opened:
-        missing = pytest.raises(errors.UserError, match=r"other machines reach 0\.0\.0\.0: expected a token, got none")
+        missing = pytest.raises(
+            errors.UserError, match=r"0\.0\.0\.0 is reached from other machines: expected tokens, got none"
+        )
         with missing, served(opened, host="0.0.0.0"):
             pass
         tokens = {"ann": token, "bo": access.new_token()}

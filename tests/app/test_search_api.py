@@ -111,7 +111,7 @@ def test_adding_and_removing(fresh):
 @pytest.mark.parametrize(
     ("action", "given", "status", "message"),
     [
-        ("search", {"entry": 2}, 400, "expected the reason (why), got none"),
+        ("search", {"entry": 2}, 400, "expected a reason (why) for the audit log, got none"),
         ("search", {"why": "x"}, 400, "expected an image as the body, or entry=NUMBER"),
         ("search", {"entry": 2, "why": "x", "body": "image"}, 400, "one of the two"),
         ("search", {"entry": 0, "why": "x"}, 400, "expected entry as a whole number from 1"),
@@ -170,7 +170,7 @@ def test_one_inference_at_a_time(shared):
         status, answer = shared.post("search", image(1), **WHY)
     finally:
         shared.server.answer._api._turn.release()
-    assert (status, answer["error"]) == (503, "others have been asking for 0.3 seconds; try again.")
+    assert (status, answer["error"]) == (503, "the server is busy with other requests; try again.")
 
 
 def test_a_defect_shows_no_traceback_to_the_client(shared, capsys):
@@ -183,9 +183,7 @@ def test_a_defect_shows_no_traceback_to_the_client(shared, capsys):
     finally:
         shared.gallery.store.thumbnail = before
     assert status == 500
-    assert answer == {
-        "error": "the server failed at this request; what happened stands in the terminal that it runs in."
-    }
+    assert answer == {"error": "the server failed to answer this request; details are in its terminal."}
     assert "ValueError: a defect" in capsys.readouterr().err
 
 

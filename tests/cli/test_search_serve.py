@@ -67,7 +67,7 @@ def test_on_this_machine_and_beyond(people, asked, capsys):
     assert run("serve", people, *MODEL, "--port=0", "--host=0.0.0.0", "--who=ann", "--read-only") == 0
     info, out, token = asked
     assert (info["who"], info["read_only"], len(token)) == ("ann", True, 43)
-    assert "note: without https images and tokens travel readable" in out.err
+    assert "note: without https, images and tokens cross the network" in out.err
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def walk(page: browser.Page, image: pathlib.Path, large: pathlib.Path, hostile: 
     assert page.run("document.getElementById('go').disabled")
     choose(page, image)
     page.click("#go")
-    page.wait("document.getElementById('summary').textContent.includes('expected the reason')")
+    page.wait("document.getElementById('summary').textContent.includes('expected a reason')")
     page.run("document.getElementById('why').value = 'test & <b>'")
     assert found(page)[0] == hostile
     assert "within the threshold" in page.text("#verdict")
@@ -87,7 +87,7 @@ def drop_and_paste(page: browser.Page, hostile: str) -> None:
         page.wait("document.getElementById('preview').hidden")
     page.click("#go")
     page.wait("document.getElementById('summary').textContent.includes('the upload is not an image that can be read')")
-    press(page, "#ask", "use another")
+    press(page, "#ask", "clear")
     assert page.run("document.getElementById('go').disabled")
 
 
