@@ -38,6 +38,8 @@ SHOWN_BY = {
     "runs/ablation.py": ("ablate",),
     "runs/ablation_table.py": ("ablate",),
     "benchmarks/": ("benchmark",),
+    "cli/evaluated_sets.py": ("evaluate",),
+    "explain/": ("explain",),
     "export/": ("export",),
     "app/": ("search",),
     "gallery/": ("search",),
@@ -51,6 +53,7 @@ OTHERS = {
     "train/profiling.py": {"logdir"},
     "cli/federation.py": {"run-config"},
     "cli/command_line.py": {"name"},
+    "benchmarks/growth.py": {"xla_force_host_platform_device_count"},
     "benchmarks/start_speed.py": {"workdir", "mode"},  # of the commands that it starts
     "benchmarks/campaign_training.py": {"root", "option", "workdir", "mode"},
 }
