@@ -41,7 +41,7 @@ _ADD = (*_SOURCE, *_MODEL, "table", "prefix", "keep", "thumbnails", "identity", 
 _FILTER = ("camera", "other_camera", "since", "until", "known", "unknown", "identity")
 # Action: what it does, and the options that it takes besides the gallery and --who, --why and --audit.
 ACTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "build": ("makes a gallery of images", (*_ADD, "no_audit", "keep_log")),
+    "build": ("makes a gallery of images", (*_ADD, "no_audit", "keep_log", "rate", "rate_per")),
     "add": ("adds images", (*_ADD, "skip_existing")),
     "remove": ("removes images", ("file", "identity", "track", "since", "until", "id")),
     "query": (
@@ -127,7 +127,10 @@ def _add_keeping(group: Any) -> None:
     group.add_argument("--thumbnails", default="yes", help="yes (default) or no: keep small pictures")
     group.add_argument("--no-audit", action="store_true", help="build: no audit log, for pictures of nobody")
     group.add_argument(
-        "--rate", type=arguments.number(1e-9, 0.5), metavar="R", help="calibrate: the false-match rate, such as 0.001"
+        "--rate",
+        type=arguments.number(1e-9, 0.5),
+        metavar="R",
+        help="calibrate, build: the false-match rate, such as 0.001",
     )
     group.add_argument(
         "--rate-per", default="comparison", help="comparison (default) of two people, or search for somebody absent"
@@ -315,7 +318,13 @@ def _build(args: argparse.Namespace) -> None:
     with gallery.Gallery.create(
         args.place, described.binding, keep=keep, audited=not args.no_audit, keep_log=keep_log, log=args.audit
     ) as opened:
-        added = opened.add(made, described.binding, who=args.who, why=args.why)
+        try:
+            added = opened.add(made, described.binding, who=args.who, why=args.why)
+            if args.rate:
+                print(opened.calibrate(args.rate, per=args.rate_per).text() + ".")
+        except BaseException:
+            opened.discard()  # rather than a part of it
+            raise
         print(f"{len(added.ids):,} images, {search_text.kept(keep)}.")
         print(args.place)
 

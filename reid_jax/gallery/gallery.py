@@ -113,6 +113,10 @@ class Gallery:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def discard(self) -> None:
+        """Closes the gallery and removes it, after its building has failed."""
+        self.store.discard()
+
     def close(self) -> None:
         """Closes the gallery; nothing is lost where it is not called."""
         self.store.close()

@@ -278,6 +278,13 @@ class PostgresStore(sql_store.SqlStore):
         with self._lock, self._reading():
             return int(self._query(f"select {total}")[0][0])
 
+    def discard(self) -> None:
+        """Removes the tables and closes the store, after its building has failed."""
+        with self._lock, self._writing():
+            for table in _TYPES:
+                self._query(f"drop table {table}")
+        self.close()
+
     def close(self) -> None:
         """Closes the connection."""
         with self._lock:

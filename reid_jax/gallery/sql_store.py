@@ -76,7 +76,7 @@ class SqlStore(store.Store):
         """Reads what the gallery is."""
         values = self.settings()
         store.check_format(values.get("format"), self.name)
-        with file_io.reading(self.name, "a gallery", "give another, or build it again"):
+        with self._damaged():
             self.id = values["id"]
             self.binding = binding_lib.Binding.from_json(values["binding"])
 
@@ -86,7 +86,8 @@ class SqlStore(store.Store):
         """Returns what tells whether anything has changed."""
         with self._lock, self._reading():
             found = dict(self._query("select name, value from settings where name in ('added', 'removed', 'changed')"))
-        return store.State(int(found["added"]), int(found["removed"]), int(found["changed"]))
+        with self._damaged():
+            return store.State(int(found["added"]), int(found["removed"]), int(found["changed"]))
 
     def read(self, after: int = 0) -> Iterator[store.Rows]:
         """Yields the entries with a larger id in blocks, in the order in which they were added."""
@@ -103,14 +104,22 @@ class SqlStore(store.Store):
             yield self._as_rows(rows)
 
     def _as_rows(self, rows: list[tuple[Any, ...]]) -> store.Rows:
+        with self._damaged():
+            return self._columns(rows)
+
+    def _damaged(self) -> contextlib.AbstractContextManager[None]:
+        """Surrounds what a foreign or damaged gallery can make fail."""
+        return file_io.reading(self.name, "a gallery", "restore a copy, or build it again")
+
+    def _columns(self, rows: list[tuple[Any, ...]]) -> store.Rows:
         ids, cameras, identities, tracks, times, expires, vectors, visibility = zip(*rows, strict=True)
         return store.Rows(
             np.asarray(ids, np.int64),
             self._decode(vectors),
             self._visibility(visibility),
-            cameras,
-            identities,
-            tracks,
+            _texts(cameras),
+            _texts(identities),
+            _texts(tracks),
             np.asarray([np.nan if time is None else time for time in times], np.float64),
             np.asarray([np.inf if time is None else time for time in expires], np.float64),
         )
@@ -165,7 +174,8 @@ class SqlStore(store.Store):
         for part in parts([int(id) for id in ids]):
             with self._lock, self._reading():
                 rows = self._query(f"select {_COLUMNS} from entries where id in ({marks(part)})", part)
-            found |= {row[0]: entries_lib.Entry(*row) for row in rows}
+            with self._damaged():
+                found |= {row[0]: _entry(row) for row in rows}
         return [found[int(id)] for id in ids if int(id) in found]
 
     def vectors(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -179,7 +189,8 @@ class SqlStore(store.Store):
         if missing:
             raise errors.UserError(f"there is no entry {missing[0]} in the gallery {self.name}; see search.py info.")
         vectors, visibility = zip(*(found[int(id)] for id in ids), strict=True)
-        return self._decode(vectors), self._visibility(visibility)
+        with self._damaged():
+            return self._decode(vectors), self._visibility(visibility)
 
     def at(self, places: Sequence[int]) -> np.ndarray:
         """Returns the ids of the entries at some places in the order of addition, ascending."""
@@ -223,7 +234,8 @@ class SqlStore(store.Store):
         """Returns the encoded thumbnail of an entry, None where there is none."""
         with self._lock, self._reading():
             rows = self._query("select image from thumbnails where id = ?", (int(id),))
-        return bytes(rows[0][0]) if rows else None
+        with self._damaged():
+            return bytes(rows[0][0]) if rows else None
 
     def settings(self) -> dict[str, str]:
         """Returns the settings, JSON texts by name."""
@@ -244,7 +256,8 @@ class SqlStore(store.Store):
                     f"{file_io.shown(taken[0])[:200]}; leave them out (--skip-existing) or name them otherwise "
                     "(--prefix)."
                 )
-            first = int(self._query("select value from settings where name = 'added'")[0][0]) + 1
+            with self._damaged():
+                first = int(self._query("select value from settings where name = 'added'")[0][0]) + 1
             ids = np.arange(first, first + len(entries), dtype=np.int64)
             labels = (entries.files, entries.identities, entries.cameras, entries.times, entries.tracks)
             self._many(
@@ -293,7 +306,7 @@ class SqlStore(store.Store):
                 kept: set[tuple[str, bytes]] = {
                     ("vector", vector.astype("<f4").tobytes()[:PROBE]) for vector in vectors
                 }
-                kept |= {("text", text.encode()) for row in rows for text in row[:3] if text}
+                kept |= {("text", str(text).encode("utf-8", "replace")) for row in rows for text in row[:3] if text}
                 self._many("insert into removed (kind, content) values (?, ?)", sorted(kept))
                 for table in ("thumbnails", "vectors", "entries"):
                     self._query(f"delete from {table} where id in ({chosen})", part)
@@ -321,12 +334,25 @@ class SqlStore(store.Store):
     def _removed(self) -> store.Removed:
         """Returns what has been removed and is no longer in the gallery under any entry."""
         rows = self._query("select distinct kind, content from removed")
-        texts = [bytes(content).decode() for kind, content in rows if kind == "text"]
+        with self._damaged():
+            texts = [bytes(content).decode() for kind, content in rows if kind == "text"]
         for part in parts(texts):
             for column in ("file", "identity", "track"):
                 living = self._query(f"select distinct {column} from entries where {column} in ({marks(part)})", part)
                 texts = [text for text in texts if (text,) not in set(living)]
         return store.Removed(tuple(sorted(texts)), tuple(bytes(content) for kind, content in rows if kind == "vector"))
+
+
+def _entry(row: Sequence[Any]) -> entries_lib.Entry:
+    """Returns an entry of the columns of a row."""
+    id, file, identity, camera, time, track, added, expires, folder = row
+    identity, camera, track, folder = _texts((identity, camera, track, folder))
+    time, expires = (None if value is None else float(value) for value in (time, expires))
+    return entries_lib.Entry(int(id), str(file), identity, camera, time, track, float(added), expires, folder)
+
+
+def _texts(values: Sequence[Any]) -> list[str | None]:
+    return [None if value is None else str(value) for value in values]
 
 
 def parts(values: Sequence[Any]) -> Iterator[list[Any]]:

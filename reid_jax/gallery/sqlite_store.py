@@ -98,10 +98,10 @@ class SqliteStore(sql_store.SqlStore):
         """Turns errors of the database into sentences."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:  # messages about a damaged file can hold any byte
             raise self._sentence(error) from error
 
-    def _sentence(self, error: sqlite3.Error) -> errors.UserError:
+    def _sentence(self, error: Exception) -> errors.UserError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return errors.UserError(
@@ -197,6 +197,13 @@ class SqliteStore(sql_store.SqlStore):
         """Returns the bytes of the files."""
         return sum(os.path.getsize(path) for path in self.files())
 
+    def discard(self) -> None:
+        """Closes the store and removes its files, after its building has failed."""
+        files = self.files()
+        self.close()
+        for path in files:
+            path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Closes the connection."""
         with self._lock, contextlib.suppress(sqlite3.Error):
@@ -211,7 +218,7 @@ def _connect(path: pathlib.Path) -> sqlite3.Connection:
         connection.execute("pragma secure_delete = on")
         connection.execute("pragma synchronous = full")
         connection.execute("pragma journal_mode = wal")
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeError) as error:
         raise errors.UserError(
             f"cannot open the gallery {file_io.shown(path)} ({errors.reason(error)}); its folder must be writable."
         ) from error

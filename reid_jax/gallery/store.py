@@ -195,6 +195,10 @@ class Store(abc.ABC):
         """Returns the bytes that the gallery takes."""
 
     @abc.abstractmethod
+    def discard(self) -> None:
+        """Closes the store and removes it, after its building has failed."""
+
+    @abc.abstractmethod
     def close(self) -> None:
         """Closes the store; nothing is lost where it is not called."""
 

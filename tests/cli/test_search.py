@@ -126,6 +126,14 @@ def test_features_files(tmp_path, capsys):
     assert printed.count("entries looked at") == 5
     assert "names no folder of images" in noted
     assert not (tmp_path / "people.gallery.audit.jsonl").exists()
+    failing = tmp_path / "failing.gallery"
+    with pytest.raises(errors.UserError, match="needs at least 30,000,000 comparisons"):
+        run("build", failing, "--features", tmp_path / "f.npz", "--no-audit", "--rate=1e-7")
+    assert not list(tmp_path.glob("failing*"))  # nothing half-built is left
+    assert run("build", failing, "--features", tmp_path / "f.npz", "--no-audit", "--rate=0.1") == 0
+    assert "1 in 10 is accepted at most" in capsys.readouterr().out
+    assert run("query", failing, "--features", tmp_path / "f.npz") == 0
+    assert " match  " in capsys.readouterr().out
     other = small_galleries.drawn(queries=5, images=60)
     other.meta["weights"] = {"sha256": "b" * 64}
     other.save(tmp_path / "other.npz")

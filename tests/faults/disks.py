@@ -68,6 +68,7 @@ def full_writers(bench: Bench) -> None:
             "size=tiny",
             "--output={}/s.png",
         ],
+        "gallery": ["search", "build", "{}/g.gallery", f"--features={features}", "--no-audit"],
         "table of speed": ["benchmark", "rank", "--quick", "--output={}/b.json"],
         "run": bench.train(bench.work / "none")[:2] + ["--workdir={}/run"],
     }

@@ -7,7 +7,7 @@ import pathlib
 import random
 from collections.abc import Callable
 
-from tests.fuzz import people_kinds, weight_kinds
+from tests.fuzz import gallery_kind, people_kinds, weight_kinds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,5 +37,6 @@ KINDS = {
     "images": Kind(people_kinds.images, people_kinds.decode, 3),
     "folders": Kind(people_kinds.folders, people_kinds.open_folder),
     "configs": Kind(people_kinds.configs, people_kinds.check_config),
+    "galleries": Kind(gallery_kind.make, gallery_kind.read),
     "arguments": Kind(people_kinds.arguments, people_kinds.call_command),
 }

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from reid_jax import errors
-from reid_jax.cli import contact_sheet, convert_weights, evaluate, export, extract, prepare_dataset
+from reid_jax.cli import contact_sheet, convert_weights, evaluate, export, extract, prepare_dataset, search
 from reid_jax.config import files
 from reid_jax.data import image_io
 from reid_jax.inference import sources
@@ -151,6 +151,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "convert-weights": convert_weights.main,
     "prepare-dataset": prepare_dataset.main,
     "contact-sheet": contact_sheet.main,
+    "search": search.main,
 }
 _FLAGS = {
     "evaluate": "features run weights model best dataset metric score ap rerank k1 k2 lambda expand alpha verification "
@@ -162,6 +163,8 @@ _FLAGS = {
     "convert-weights": "model weights output option into allow-missing height width verbose",
     "prepare-dataset": "source root strict-counts option force check list",
     "contact-sheet": "output root split identities skip images height parts option",
+    "search": "store who why audit features images dataset side box entry identity camera other-camera track time "
+    "since until known file id table prefix keep thumbnails no-audit rate rate-per top per as-track rerank json html",
 }
 
 
@@ -176,6 +179,8 @@ def arguments(chance: random.Random) -> bytes:
         given += [str(chance.choice((*words, *mutation.TEXTS))) for _ in range(chance.choice((0, 1, 1, 1, 2)))]
     if command in ("prepare-dataset", "contact-sheet"):
         given.insert(0, chance.choice(("reid_folder", "market1501", "none", "", "../x")))
+    if command == "search":
+        given = [chance.choice((*search.ACTIONS, "none")), chance.choice(("garbage", "none", "", "empty")), *given]
     return json.dumps([command, given]).encode()
 
 
