@@ -224,7 +224,7 @@ class Evals(Section):
         flip: whether descriptors are averaged with those of the mirrored image.
         batch_size: images per batch.
         same_camera_filter: whether gallery images with the query's identity and camera are excluded.
-        baselines: whether the untrained network and features without learning are evaluated before training.
+        baselines: whether the network at its start and features without learning are evaluated as well.
         ranked_lists: maximum number of queries on the page of ranked lists, the worst among them; 0 writes no page.
         corruption_rounds: rounds of the final evaluation with randomly corrupted queries, gallery, or both; 0 skips it.
         datasets: presets of further data sets to evaluate on.

@@ -182,10 +182,15 @@ class Experiment:
             named |= scores
         return named
 
+    @property
+    def _from_scratch(self) -> bool:
+        """Whether the run starts from random variables, which its seed alone decides."""
+        return hub.is_scratch(self.settings.init.weights) and not self.settings.init.trained
+
     def baselines(self, initial: state.TrainState) -> dict[str, float]:
         """Returns the scores of the baselines by name: the network at the start, raw pixels, color histogram."""
-        evals, init = self.settings.evals, self.settings.init
-        start = "untrained" if hub.is_scratch(init.weights) and not init.trained else "start"
+        evals = self.settings.evals
+        start = "untrained" if self._from_scratch else "start"
         ranked = {start: results.rank(self.features(initial.variables, self.dataset), evals)}
         for name, describe in baselines.SIMPLE_FEATURES.items():
             ranked[name] = results.rank(baselines.extract_simple(describe, self.dataset, self.extractor.size), evals)
@@ -241,7 +246,8 @@ class Experiment:
             raise errors.UserError(
                 f"expected a checkpoint in {folder.checkpoints} to evaluate, found none; train first."
             )
-        if self.settings.evals.baselines and not meta["step"]:
+        # Random variables can be drawn again, so their baseline does not delay the first step.
+        if self.settings.evals.baselines and not self._from_scratch and not meta["step"]:
             meta["baselines"] = self.baselines(initial)
         parameters = trees.count_parameters(initial.params)
         del initial
@@ -251,6 +257,8 @@ class Experiment:
         saved.close()
         if not evaluate:
             return None
+        if self.settings.evals.baselines and self._from_scratch and not meta["baselines"]:
+            meta["baselines"] = self.baselines(self.initial_state())
         history = {**_history(train_state, schedule, meta), "parameters": parameters}
         complete = history["steps"] == schedule[-1].last_step
         return results.finish(self, folder, evaluated_variables(train_state), history, complete=complete)
