@@ -1,5 +1,5 @@
 """Tables of what the scripts under `tests/` found: malformed inputs, faults, deliberate mistakes, wrong turns,
-a first hour."""
+a first hour, sums and trials of explanations."""
 
 from __future__ import annotations
 
@@ -87,3 +87,29 @@ def first_hour() -> str:
     lines.append(["together", "", f"{sum(step['seconds'] for step in document['steps']):.0f}"])
     about = f"{document['device']}, {document['cores']} cores, commit {document['commit']}, {document['date']}."
     return grid(["step", "after `reid-jax`", "seconds"], lines) + f"\n<small>{about}</small>\n"
+
+
+def explain_sums() -> str:
+    """How complete the maps of a pair are, by system."""
+    document = read("explain_sums.json")
+    lines = []
+    for row in document["systems"]:
+        kind = "one gradient, exact" if row["exact"] else f"{document['steps']} gradients, approximation"
+        residue = "rounding" if row["residue"] < 1e-5 else f"{row['residue']:.0e}"
+        lines.append([row["system"], row["layers"], kind, residue])
+    return grid(["system", "maps that are explained", "how", "largest residue"], lines)
+
+
+def explain_check(*files: str) -> str:
+    """Deletion and insertion of maps against random orders, from files of `explain.py check`."""
+    lines = []
+    for file in files:
+        document = read(file)
+        for row in document["maps"]:
+            cells = [document["model"], row["picture"], f"{row['rows']} × {row['columns']}"]
+            for side in ("deletion", "insertion"):
+                cells += [f"{row[side]:.4f}", f"{row[f'random_{side}']:.4f}", f"{100 * row[f'better_{side}']:.0f} %"]
+            lines.append(cells)
+    titles = ["model", "map", "grid", "deletion", "random", "better in", "insertion", "random", "better in"]
+    pairs = sorted({read(file)["pairs"] for file in files})
+    return grid(titles, lines) + f"\n<small>{' and '.join(map(str, pairs))} pairs each.</small>\n"

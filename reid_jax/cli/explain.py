@@ -8,20 +8,23 @@
     python scripts/explain.py sheet --run runs/mfv-demo --pictures list     # what this model has
     python scripts/explain.py map --run runs/mfv-demo --output map.html
     python scripts/explain.py map --features market.npz --images data/market1501 --output map.html
+    python scripts/explain.py check --run runs/mfv-demo --output check.json # do the maps mean anything?
 
 Pictures of one image: activation, attention, heads and rollout (vision transformers), slots and parts (descriptors of
 body parts), reconstruction (pixel decoders). Of a pair: similarity, a map whose sum is the similarity, and occlusion,
 how far the similarity falls where a region is hidden. A sheet explains a score; it is no evidence of identity. A map of
-embeddings is a page with the pictures; --method tsne needs the package of the extra map.
+embeddings is a page with the pictures; --method tsne needs the package of the extra map. A check hides regions in the
+order of each map and in random order, and compares how fast the similarity falls.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from reid_jax import errors, explain, file_io
-from reid_jax.cli import arguments, command_line, model_choice
+from reid_jax.cli import arguments, command_line, help_pages, model_choice
 from reid_jax.config import rules
 
 if TYPE_CHECKING:
@@ -30,13 +33,13 @@ if TYPE_CHECKING:
     from reid_jax.explain import retrieval
 
 # Action: ending of its output.
-ACTIONS = {"sheet": ".png", "map": ".html"}
+ACTIONS = {"sheet": ".png", "map": ".html", "check": ".json"}
 _DEFAULT = "activation,similarity"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser(__doc__)
-    parser.add_argument("action", nargs="?", default="sheet", metavar="ACTION", help="sheet (default) or map")
+    parser.add_argument("action", nargs="?", default="sheet", metavar="ACTION", help="sheet (default), map or check")
     model_choice.add(parser)
     parser.add_argument("--query", metavar="FILE", help="the image to explain; default: --row of the data set")
     parser.add_argument("--row", type=arguments.whole(0, 10**9), help="number of a query of the data set (default: 0)")
@@ -53,7 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--count", type=arguments.whole(4, 20_000), default=2000, help="map: the most images on it (default: 2000)"
     )
-    parser.add_argument("--output", metavar="FILE", help="the sheet (.png) or the map (.html)")
+    parser.add_argument(
+        "--pairs", type=arguments.whole(1, 10_000), default=24, help="check: queries and matches (default: 24)"
+    )
+    parser.add_argument("--output", metavar="FILE", help="the sheet (.png), the map (.html) or the check (.json)")
     return parser
 
 
@@ -74,8 +80,14 @@ def _check(args: argparse.Namespace) -> None:
     arguments.one_of("--colors", args.colors, explain.COLORS)
     if args.query and args.row is not None:
         raise errors.UserError("--row is a query of the data set and --query a file; leave one out.")
-    if not args.run and not args.gallery and args.pictures != ["list"]:
-        raise errors.UserError("expected --gallery PATH with --model, an image or a folder to compare with; add it.")
+    pair = next((name for name in args.pictures if name in explain.PAIRS), "")
+    pair = "a check" if args.action == "check" else pair
+    if not args.run and not args.gallery and pair:
+        raise errors.UserError(
+            f"expected --gallery PATH for {pair}, images to compare with; add it, or ask for --pictures of one image."
+        )
+    if not args.run and not args.gallery and not args.query and args.pictures != ["list"]:
+        raise errors.UserError("expected --query FILE or --gallery PATH, images to explain; add one.")
     if args.query:
         arguments.existing_file("--query", args.query, "an image")
     if args.gallery and not arguments.path("--gallery", args.gallery).expanduser().exists():
@@ -133,8 +145,10 @@ def main(argv: list[str]) -> int:
         print(_listing(model))
         return 0
     sheets.check(model, args.pictures, pairs=True, layer=args.layer)
-    query, gallery = _images(args, model)
-    _write_sheet(args, model, query, gallery)
+    if args.action == "check":
+        _write_check(args, model)
+        return 0
+    _write_sheet(args, model)
     return 0
 
 
@@ -152,16 +166,24 @@ def _listing(model: explainer_lib.Explainer) -> str:
     )
 
 
-def _images(args: argparse.Namespace, model: explainer_lib.Explainer) -> tuple[retrieval.Query, records.Split]:
-    """Returns the query and the gallery."""
+def _splits(args: argparse.Namespace, model: explainer_lib.Explainer) -> dict[str, records.Split]:
+    """Returns the images of --gallery, or of the run's data set, by split."""
     from reid_jax import build
-    from reid_jax.explain import retrieval
     from reid_jax.inference import sources
 
     if args.gallery:
-        splits = sources.open_source(args.gallery).splits
-    else:
-        splits = sources.of_dataset(build.open_data(model.settings.data)).splits
+        return sources.open_source(args.gallery).splits
+    return sources.of_dataset(build.open_data(model.settings.data)).splits
+
+
+def _images(args: argparse.Namespace, model: explainer_lib.Explainer) -> tuple[retrieval.Query, records.Split | None]:
+    """Returns the query and the gallery, None for a query alone."""
+    from reid_jax.explain import retrieval
+    from reid_jax.inference import sources
+
+    if args.query and not args.gallery and not args.run:
+        return retrieval.Query(sources.load_image(args.query), file_io.shown(args.query)), None
+    splits = _splits(args, model)
     gallery = splits.get("gallery", splits.get("images"))
     if gallery is None:
         raise errors.UserError(f"expected a gallery in {args.gallery}, found {', '.join(splits)}; give another.")
@@ -172,14 +194,14 @@ def _images(args: argparse.Namespace, model: explainer_lib.Explainer) -> tuple[r
     return retrieval.of_split(splits["query"], args.row or 0), gallery
 
 
-def _write_sheet(
-    args: argparse.Namespace, model: explainer_lib.Explainer, query: retrieval.Query, gallery: records.Split
-) -> None:
+def _write_sheet(args: argparse.Namespace, model: explainer_lib.Explainer) -> None:
     from reid_jax.explain import drawing, retrieval, sheets
 
-    embedded = retrieval.embedded_split(model, gallery)
-    rows = retrieval.nearest(model, query, gallery, embedded, args.top)
-    first, matches = retrieval.columns(query, gallery, rows)
+    query, gallery = _images(args, model)
+    first, matches = sheets.Column(query.image, ("query", query.name)), list[sheets.Column]()
+    if gallery is not None:
+        embedded = retrieval.embedded_split(model, gallery)
+        first, matches = retrieval.columns(query, gallery, retrieval.nearest(model, query, gallery, embedded, args.top))
     title = f"{args.run or args.weights or 'random weights'} ({model.settings.model['name']})"
     page = sheets.sheet(
         model, first, matches, args.pictures, layer=args.layer, colors=args.colors, title=rules.plain(title)
@@ -209,3 +231,33 @@ def _write_map(args: argparse.Namespace) -> None:
         load = lambda side, row: dataset.split(side).image(row)
 
     print(embedding_map.write(args.output, features, load, method=args.method, most=args.count))
+
+
+def _write_check(args: argparse.Namespace, model: explainer_lib.Explainer) -> None:
+    from reid_jax.explain import deletion, retrieval
+
+    splits = _splits(args, model)
+    if "query" not in splits:
+        raise errors.UserError("expected a data set with query and gallery for a check, got images; give another.")
+    pairs = retrieval.right_pairs(model, splits["query"], splits["gallery"], args.pairs)
+    rows = deletion.trial(model, pairs)
+    heads = ("picture", "grid", "deletion", "random", "better in", "insertion", "random", "better in")
+    print(help_pages.table([heads, *map(_check_row, rows)]))
+    result = {
+        "model": model.settings.model["name"],
+        "weights": model.extractor.origin,
+        "pairs": len(pairs),
+        "maps": rows,
+    }
+    output = arguments.path("--output", args.output)
+    file_io.make_folder(output.parent, "the folder of --output")
+    file_io.write_json(output, result, "the check")
+    print(output)
+
+
+def _check_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the texts of a row of the check: areas, and in how many per cent of the pairs the map is better."""
+    texts = [str(row["picture"]), f"{row['rows']} x {row['columns']}"]
+    for side in ("deletion", "insertion"):
+        texts += [f"{row[side]:.4f}", f"{row[f'random_{side}']:.4f}", f"{100 * row[f'better_{side}']:.0f} %"]
+    return tuple(texts)

@@ -64,6 +64,28 @@ def nearest(model: Explainer, query: Query, gallery: records.Split, embedded: Em
     return rows
 
 
+def right_pairs(
+    model: Explainer, queries: records.Split, gallery: records.Split, count: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns queries, spread evenly, each with its most similar image of the same person from another camera.
+
+    Raises:
+        UserError: no query has such an image.
+    """
+    embedded, pairs = embedded_split(model, gallery), []
+    for row in np.unique(np.linspace(0, len(queries) - 1, min(count, len(queries))).astype(int)):
+        query = of_split(queries, int(row))
+        ranked = nearest(model, query, gallery, embedded, len(gallery))
+        right = ranked[gallery.pids[ranked] == query.pid]
+        if len(right):
+            pairs.append((query.image, gallery.image(int(right[0]))))
+    if not pairs:
+        raise errors.UserError(
+            f"expected queries with an image of the same person in {gallery.name}, found none; give another data set."
+        )
+    return pairs
+
+
 def columns(query: Query, gallery: records.Split, rows: np.ndarray) -> tuple[Column, list[Column]]:
     """Returns the columns of a query and of gallery rows: identity, camera, and right or wrong in words."""
     labels = camera_labels.of(gallery.filenames, gallery.camids)

@@ -64,7 +64,7 @@ def halves():
 
 @pytest.fixture(scope="module")
 def vit():
-    fields = {"width": 8, "depth": 2, "heads": 2, "image_size": (32, 16), "patch": 8, "stride": 4}
+    fields = {"width": 8, "depth": 2, "heads": 2, "mlp_ratio": 1.0, "image_size": (32, 16), "patch": 8, "stride": 4}
     return explained(transreid.TransReID(1, **fields), flip=False)
 
 
@@ -154,6 +154,19 @@ def test_occlusion_finds_the_region_that_counts(halves):
     assert curves.areas()[0] < curves.areas()[1]
 
 
+def test_a_trial_compares_each_map_with_random_orders(halves):
+    one, other = images(2)
+    rows = deletion.trial(halves, [(one, other), (other, one)])
+    assert [row["picture"] for row in rows] == ["activation", "similarity", "occlusion"]
+    assert (rows[1]["rows"], rows[1]["columns"]) == (4, 2)
+    assert rows[0]["random_deletion"] == rows[1]["random_deletion"] != rows[2]["random_deletion"]
+    assert all(0 <= row["better_insertion"] <= 1 for row in rows)
+    perfect = {"deletion": 0.2, "insertion": 0.8, "random_deletion": 0.5, "random_insertion": 0.5}
+    found = deletion.outcome("a", (1, 2), np.array([[0.1, 0.9, 0.5, 0.5], [0.3, 0.7, 0.5, 0.5]]))
+    assert perfect.items() <= found.items()
+    assert found["better_deletion"] == found["better_insertion"] == 1
+
+
 def test_pictures_for_the_page_of_ranked_lists(halves):
     features = type("", (), {"query_cams": np.array([0, 1]), "gallery_cams": np.array([1, -1, 0])})
     found = ranked_maps.RankedMaps(halves, features, lambda side, row: images(8)[row + 4 * (side == "gallery")])
@@ -218,6 +231,10 @@ def test_the_command_draws_a_folder(halves, tmp_path, monkeypatch, capsys):
     assert "out/sheet.png: " in capsys.readouterr().out
     page = np.asarray(Image.open(tmp_path / "out" / "sheet.png"))
     assert page.std() > 10
+    alone = ["--model", "bot", "--random-weights", "--pictures", "activation", "--output", "one.png"]
+    assert command.main([*alone, *query]) == 0
+    with Image.open(tmp_path / "one.png") as drawn:
+        assert drawn.width < page.shape[1]
     assert command.main([*arguments, "--pictures", "list"]) == 0
     assert "layers: pixels (32 x 16), last (4 x 2)" in capsys.readouterr().out
     with pytest.raises(errors.UserError, match="no data set with queries"):
@@ -231,7 +248,9 @@ def test_the_command_draws_a_folder(halves, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("sheet --model bot --random-weights --output a.png", "expected --gallery PATH"),
+        ("sheet --model bot --random-weights --output a.png", "expected --gallery PATH for similarity"),
+        ("sheet --model bot --random-weights --pictures activation --output a.png", "--query FILE or --gallery PATH"),
+        ("check --model bot --random-weights --pictures activation --output a.json", "PATH for a check"),
         ("sheet --model bot --random-weights --gallery . ", "expected --output FILE"),
         ("sheet --model bot --random-weights --gallery . --output a.jpg", "end in .png"),
         ("sheet --model bot --random-weights --gallery nowhere --output a.png", "there is no nowhere"),
