@@ -3,8 +3,8 @@
     python -m tests.explain.systems --output results/explain_sums.json
 
 The demos' networks with random weights: whether the regions' shares sum up to the similarity follows from the layers
-behind the maps alone. Normalizations have random means, so that shifts count. Systems that are in the file already and
-not among --systems stay.
+behind the maps alone. Normalizations have random means and shifts, so that these count. Systems that are in the file
+already and not among --systems stay.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,17 +30,22 @@ SYSTEMS = ("bot", "cil", "osnet", "mgn", "transreid", "mfv", "amfor", "mgaf", "m
 PAIRS = 3
 
 
-def drawn(variables: dict) -> dict:
-    """Returns variables whose running means are small random numbers."""
+def drawn(shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns random variables of given shapes; the model's own initializers would have to be compiled."""
     generator = np.random.default_rng(0)
-    flat = trees.flatten(variables["batch_stats"])
-    moved = {
-        name: np.asarray(value) + generator.normal(0, 0.1, value.shape).astype(np.float32)
-        if name.endswith("mean")
-        else value
-        for name, value in flat.items()
-    }
-    return {**variables, "batch_stats": trees.unflatten(moved)}
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        values = generator.standard_normal(shape).astype(np.float32)
+        last = name.rpartition("/")[2]
+        if last in ("scale", "var"):
+            return 1 + 0.1 * np.abs(values)
+        if last == "p":  # exponent of a power mean
+            return np.full(shape, 3, np.float32)
+        if last in ("bias", "mean"):
+            return 0.1 * values
+        return values * np.float32((2 / max(np.prod(shape[:-1]), 1)) ** 0.5)
+
+    return trees.unflatten({name: draw(name, leaf.shape) for name, leaf in trees.flatten(shapes).items()})
 
 
 def pictures(count: int, size: tuple[int, int]) -> np.ndarray:
@@ -52,12 +59,12 @@ def pictures(count: int, size: tuple[int, int]) -> np.ndarray:
     return images.astype(np.uint8)
 
 
-def measure(system: str) -> dict:
+def measure(system: str) -> dict[str, Any]:
     """Returns the layers of a system's cut, whether one gradient suffices, and the errors of the sums."""
     settings = settings_lib.of(files.load_config(str(ROOT / "configs" / f"{system}.py")))
     network = build.build_model(settings, 4, 2)
     one = extractor.Extractor(network, settings, mesh.create_mesh())
-    model = explainer.Explainer(one, drawn(build.init_variables(network, settings, one.example_batch())))
+    model = explainer.Explainer(one, drawn(build.variable_shapes(network, settings, one.example_batch())))
     query, *gallery = pictures(1 + PAIRS, model.size)
     found = [each for pair in similarity_maps.pairs(model, query, gallery) for each in (pair.query, pair.gallery)]
     sums = [abs(each.map.sum(dtype=np.float64) + each.residue - each.similarity) for each in found]

@@ -26,6 +26,7 @@ from reid_jax.explain import (
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.models import transreid
 from reid_jax.ops import distances, taps
+from reid_jax.ops import images as image_ops
 from reid_jax.ops.descriptors import Descriptor
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.weights import zoo
@@ -45,6 +46,30 @@ class Halves(nn.Module):
 
     def describe(self, outputs):
         return Descriptor(distances.normalize_rows(outputs["slots"]), outputs["seen"])
+
+
+class Painter(nn.Module):
+    """Tokens on an upright grid with masks of two parts, two slots that attend to them, and gray in hidden patches."""
+
+    slot_attention = "attention/parts"
+    reconstructs = True
+
+    @nn.compact
+    def __call__(self, batch, train=False):
+        x = image_ops.patchify(batch["image"], 8)  # [B, 8, 192]
+        x = taps.tap("tokens", jnp.concatenate((x[:, :1], x), axis=1), grid=(4, 2), leading=1)
+        weights = nn.softmax(x[:, None, :3, :8])  # the background's query, then those of the slots
+        outputs = {"tokens": x[:, 1:], "slots": taps.tap("attention/parts", weights)[:, 0, 1:] @ x[:, 1:]}
+        if "image_clean" in batch:
+            hidden = image_ops.patchify(jnp.abs(batch["image"] - batch["image_clean"]) > 1e-3, 8).any(-1)
+            outputs |= {"pixels/predicted": jnp.zeros((*hidden.shape, 192)), "pixels/mask": hidden}
+        return outputs
+
+    def part_masks(self, variables, tokens):
+        return nn.softmax(tokens[..., :3])
+
+    def describe(self, outputs):
+        return Descriptor(outputs["slots"])
 
 
 def explained(model, flip):
@@ -152,6 +177,29 @@ def test_occlusion_finds_the_region_that_counts(halves):
     curves = deletion.curves(halves, image, falls[0], halves.embed(image[None]))
     np.testing.assert_allclose(curves.deletion[[0, -1]], curves.insertion[[-1, 0]], atol=1e-6)
     assert curves.areas()[0] < curves.areas()[1]
+
+
+def test_slots_masks_and_reconstruction():
+    model = explained(Painter(), flip=False)
+    assert pictures.available(model) == ("activation", "slots", "parts", "reconstruction")
+    looks = pictures.slots(model, images(2))
+    assert looks.shape == (2, 2, 4, 2)
+    np.testing.assert_allclose(looks.sum((2, 3)), 1, rtol=1e-5)
+    masks = pictures.parts(model, images(2))
+    assert masks.shape == (2, 3, 4, 2)
+    np.testing.assert_allclose(masks.sum(1), 1, rtol=1e-5)
+    tokens = image_ops.patchify(
+        image_ops.normalize(images(2), *(vars(model.settings.preprocess)[key] for key in ("mean", "std"))), 8
+    )
+    np.testing.assert_allclose(masks[1, :, 2, 1], nn.softmax(tokens[1, 5, :3]), rtol=1e-5)
+    seen, completed, true = pictures.reconstruction(model, images(2), box=(0.25, 0.5, 0.5, 1))
+    np.testing.assert_allclose(
+        completed[:, 8:16, 8:], np.broadcast_to(model.settings.preprocess.mean, (2, 8, 8, 3)), atol=1e-6
+    )
+    np.testing.assert_allclose(np.delete(completed, range(8, 16), 1), np.delete(true, range(8, 16), 1), atol=1e-6)
+    assert (seen[:, 8:16, 8:] * 255 == model.blank).all()
+    page = sheets.sheet(model, sheets.Column(images(1)[0], ("query",)), [], ["slots", "parts", "reconstruction"])
+    assert page.shape[0] > 7 * sheets.HEIGHT
 
 
 def test_a_trial_compares_each_map_with_random_orders(halves):

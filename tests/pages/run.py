@@ -1,4 +1,4 @@
-"""Opens the page of ranked lists and a report in a real browser; a script of its own, because the suite has no browser.
+"""Opens the page of ranked lists, a report and a map of embeddings in a real browser; a script of its own, because the suite has no browser.
 
     python -m tests.pages.run --output pictures --browser chromium
 
