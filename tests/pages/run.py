@@ -1,9 +1,9 @@
-"""Opens the page of ranked lists, a report and a map of embeddings in a real browser; a script of its own, because the suite has no browser.
+"""Opens the page of ranked lists, a report and a map of embeddings in a real browser; a script of its own.
 
     python -m tests.pages.run --output pictures --browser chromium
 
 The people are drawn, their features random, names of files and people hostile. Searches are compared with what they
-must find, no name may become an element or run, and pictures of both pages, wide and narrow, light and dark, are for
+must find, no name may become an element or run, and pictures of the pages, wide and narrow, light and dark, are for
 the eye.
 """
 
@@ -24,6 +24,7 @@ import numpy as np
 from reid_jax import config as config_lib
 from reid_jax.data import feature_set
 from reid_jax.evaluation import report, suite
+from reid_jax.explain import embedding_map
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runs import report_page
 
@@ -111,17 +112,40 @@ def check_searches(browser: str, page: pathlib.Path, ranked: suite.Report) -> li
     return wrong
 
 
-def write_pages(output: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, suite.Report]:
-    """Writes both pages and returns them and what the first one shows."""
+def check_map(browser: str, page: pathlib.Path) -> list[str]:
+    """Returns what is wrong with the searches and the safety of a map of embeddings."""
+    wrong, images = [], 2 * 4 * PEOPLE
+    for state, count in {"": images, "find=12": 2 * CAMERAS, "find=onerror": 2 * CAMERAS + 1, "find=nobody": 0}.items():
+        dom = browse(browser, f"{page.as_uri()}#{urllib.parse.quote(state, safe='=&')}", "--dump-dom")
+        shown = re.search(r'id="shown"[^>]*>([^<]*)<', dom)
+        faded = len(re.findall(r'class="point p\d faded"', dom))
+        if shown is None or shown[1] != f"{count} of {images} images" or faded != images - count:
+            wrong.append(f"map, {state!r}: expected {count} images, got {shown and shown[1]}, {faded} of them faded")
+        if _Foreign.found_in(dom):
+            wrong.append(f"map, {state!r}: a name became an element or ran")
+    return wrong
+
+
+def write_pages(output: pathlib.Path) -> tuple[list[pathlib.Path], suite.Report]:
+    """Writes the pages and returns them and what the first one shows."""
     ranked = suite.run("drawn", features(), suite.Protocol(verification=True))
-    page = report.write_page(output / "ranked_lists.html", ranked, picture, facts={"run": "<run>", "made": "today"})
+    page = report.write_page(
+        output / "ranked_lists.html",
+        ranked,
+        picture,
+        facts={"run": "<run>", "made": "today"},
+        explain=lambda query, gallery: [picture("gallery", int(row)) for row in gallery],
+        explained=3,
+    )
+    plane = embedding_map.write(output / "embedding_map.html", ranked.feature_set, picture, method="pca")
     folder = folder_lib.RunFolder(output / "run")
     folder.path.mkdir(exist_ok=True)
     folder.config.write_text(config_lib.to_json(config_lib.defaults()))
     lines = [{"step": step, "loss": 9 / step, "learning_rate": 1e-3, "<i>x": step} for step in range(1, 500)]
     lines += [{"step": step, "drawn/mAP": step / 600} for step in range(100, 500, 100)]
     (folder.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return page, report_page.write(folder, ranked.flat() | {"dataset": "drawn", "steps": 499}), ranked
+    written = report_page.write(folder, ranked.flat() | {"dataset": "drawn", "steps": 499})
+    return [page, written, plane], ranked
 
 
 def main(arguments: list[str]) -> int:
@@ -132,9 +156,9 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     output = args.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    page, other, ranked = write_pages(output)
-    wrong = check_searches(args.browser, page, ranked)
-    for path in (page, other):
+    pages, ranked = write_pages(output)
+    wrong = check_searches(args.browser, pages[0], ranked) + check_map(args.browser, pages[-1])
+    for path in pages:
         for wide, high in SIZES:
             for scheme in ("light", "dark"):
                 # 0 is dark, 1 is light.
