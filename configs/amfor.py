@@ -324,7 +324,7 @@ VARIANTS = {
     "amfor_no_hpr": row("The full system without reconstruction of part features (HPR).", hpr=False),
     # Text features; the default is a learned bank.
     "clip": {
-        "notes": "Text features from CLIP: a first phase learns a prompt for each identity.",
+        "notes": "Text features from CLIP (init.text_weights); a first phase learns a prompt per identity.",
         "model.text_source": "clip",
         "phase_order": ("prompts", "joint"),
     },

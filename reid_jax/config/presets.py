@@ -69,6 +69,9 @@ FEDERATED: Overrides = {
     },
 }
 
+# A variant with this setting needs weights that it cannot name.
+WITH_WEIGHTS: Overrides = {"model.text_source": "clip"}
+
 
 class HelpRequested(Exception):
     """Raised for `--config FILE:help`; the message is the text to print."""
@@ -142,11 +145,12 @@ def _help_text(
     for title, entries in groups:
         lines += ["", title] if entries else []
         for name, overrides in entries.items():
-            needs = _needs(recipe, overrides) if name in presets else "=" * _changes_nothing(recipe, overrides)
+            needs = _needs(recipe, overrides) if name in presets else _mark(recipe, overrides)
             lines += _aligned(names[name], needs, overrides, column, width)
     legend = (
         "d  needs the images of the data set: scripts/prepare_dataset.py, once",
-        "w  starts from published weights, fetched by name; --config.init.weights=scratch does without",
+        "w  starts from published weights, fetched by name, or from those that its sentence names; "
+        "--config.init.weights=scratch does without",
         *(["=  what a preset is without a variant"] if any(" =  " in line for line in lines) else []),
     )
     legend = tuple(textwrap.fill(line, width, subsequent_indent="   ") for line in legend)
@@ -161,6 +165,14 @@ def _needs(recipe: Callable[[], ConfigDict], overrides: Overrides) -> str:
     entry = catalog.entries().get(config.data.name)
     generated = entry is not None and entry.about["needs"].startswith("nothing")
     return ("" if generated else "d") + ("w" if config.init.weights else "")
+
+
+def _mark(recipe: Callable[[], ConfigDict], overrides: Overrides) -> str:
+    """Returns the mark of a variant: "=" for the row of the full system, "w" for one with weights of its own."""
+    if _changes_nothing(recipe, overrides):
+        return "="
+    starts = any(value for key, value in overrides.items() if key.startswith("init."))
+    return "w" * (starts or WITH_WEIGHTS.items() <= overrides.items())
 
 
 def _changes_nothing(recipe: Callable[[], ConfigDict], overrides: Overrides) -> bool:
