@@ -1,5 +1,6 @@
 """Settings of the whole suite: CPU that pretends to be eight devices, strict shapes, compiled programs kept."""
 
+import atexit
 import gc
 import importlib.metadata
 import os
@@ -59,6 +60,14 @@ flags.FLAGS.mark_as_parsed()
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begins with the slow files, so that no worker of `-n` is left alone with one of them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_sessionfinish() -> None:
+    """Ends quickly: millions of objects are left, which pytest would search and JAX and Python take apart."""
+    gc.freeze()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Called first of all exit handlers. A worker has sent its results, and its exit code is not looked at.
+        atexit.register(os._exit, 0)
 
 
 @pytest.fixture(scope="session")

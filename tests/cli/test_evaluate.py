@@ -184,24 +184,6 @@ def test_mistakes_end_with_one_sentence_and_code_2(run, toy, tmp_path):
     assert run("--features", tmp_path / "one.npz", "--no-same-camera-filter")[0] == 0
 
 
-def test_benchmark_of_the_page(monkeypatch):
-    monkeypatch.setitem(ranking_speed.SIZES, "tiny", ranking_speed.Size(30, 200, 9, 3, 0.2))
-    (row,) = ranking_speed.page("tiny", dimensions=8, drawn=2)
-    assert row["queries"] == 30
-    assert 80 < row["pictures"] <= 230
-    assert 0.1 < row["page_MB"] < 0.5
-
-
-def test_benchmark_rows():
-    fast, twin = ranking_speed.rank("tiny", dimensions=8, repeats=1)
-    assert fast["mAP"] == pytest.approx(twin["mAP"], abs=1e-4)
-    assert fast["seconds"] > 0
-    assert twin["mAP_difference"] < 1e-4
-    assert ranking_speed.rerank("tiny", dimensions=8, k1=6, k2=2)[0]["gallery"] == 1000
-    assert [row["gallery"] for row in ranking_speed.rank_growth((300, 600), num_query=20, dimensions=8)] == [300, 600]
-    assert ranking_speed.verify("tiny", dimensions=8)[0]["auc"] > 0.5
-
-
 def test_the_output_is_checked_before_any_work(run, toy, tmp_path, monkeypatch):
     """A folder, or a place below a file: one sentence before the features are read."""
     features = tmp_path / "f.npz"
