@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reid_jax import progress
+from reid_jax import errors, progress
 from reid_jax.evaluation import distance_blocks, feature_scaling
 from reid_jax.gallery import entries as entries_lib
 from reid_jax.gallery import store
@@ -159,7 +159,7 @@ class Matrix:
         shape = self._source.binding.shape
         if not count:
             return feature_scaling.Placement(np.zeros(shape), 1.0, unit)
-        sample = self._source.vectors(self._source.at(feature_scaling.spread(count).tolist()).tolist())[0]
+        sample = self._source.vectors(self._source.at(feature_scaling.spread(count).tolist()).tolist(), partly=True)[0]
         return feature_scaling.placement(sample, sample, unit=unit)
 
     def update(self, before: Snapshot) -> Snapshot:
@@ -191,7 +191,11 @@ class Matrix:
         if self._placement is None or not after.count:
             return False
         living = after.ids[after.alive]
-        sample = self._source.vectors(living[feature_scaling.spread(len(living))].tolist())[0]
+        places = feature_scaling.spread(len(living))
+        try:
+            sample = self._source.vectors(living[places].tolist(), partly=True)[0]
+        except errors.UserError:  # all of them have been removed since
+            return True
         center = feature_scaling.center_of(sample, unit=self._placement.unit)
         if not np.array_equal(center.any(axis=-1), self._placement.center.any(axis=-1)):
             return True

@@ -178,7 +178,7 @@ class SqlStore(store.Store):
                 found |= {row[0]: _entry(row) for row in rows}
         return [found[int(id)] for id in ids if int(id) in found]
 
-    def vectors(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+    def vectors(self, ids: Sequence[int], *, partly: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns features and visibility of some entries, in the order of the ids."""
         found: dict[int, tuple[Any, Any]] = {}
         for part in parts([int(id) for id in ids]):
@@ -186,9 +186,9 @@ class SqlStore(store.Store):
                 rows = self._query(f"select id, vector, visibility from vectors where id in ({marks(part)})", part)
             found |= {row[0]: (row[1], row[2]) for row in rows}
         missing = [int(id) for id in ids if int(id) not in found]
-        if missing:
+        if missing and (not partly or not found):
             raise errors.UserError(f"there is no entry {missing[0]} in the gallery {self.name}; see search.py info.")
-        vectors, visibility = zip(*(found[int(id)] for id in ids), strict=True)
+        vectors, visibility = zip(*(found[int(id)] for id in ids if int(id) in found), strict=True)
         with self._damaged():
             return self._decode(vectors), self._visibility(visibility)
 

@@ -133,8 +133,12 @@ class Store(abc.ABC):
         """Returns some entries, in the order of the ids; those that are gone are left out."""
 
     @abc.abstractmethod
-    def vectors(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+    def vectors(self, ids: Sequence[int], *, partly: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns features and visibility of some entries, in the order of the ids.
+
+        Args:
+            ids: numbers of entries.
+            partly: leave out those that are gone, as happens while another thread or process removes entries.
 
         Raises:
             UserError: one of them is not in the gallery.
