@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from reid_jax import errors, explain, file_io
 from reid_jax.cli import arguments, command_line, help_pages, model_choice
 from reid_jax.config import rules
+from reid_jax.explain import projection
 
 if TYPE_CHECKING:
     from reid_jax.data import records
@@ -107,8 +108,6 @@ def _check_output(args: argparse.Namespace) -> None:
 
 def _check_map(args: argparse.Namespace) -> None:
     """Raises a `UserError` for arguments that do not make a map."""
-    from reid_jax.explain import embedding_map
-
     if bool(args.features) == bool(args.run) or args.model or args.weights:
         raise errors.UserError(
             "expected either --run DIR or --features FILE for a map; reid-jax extract writes features of other models."
@@ -121,7 +120,7 @@ def _check_map(args: argparse.Namespace) -> None:
         arguments.existing_file("--features", args.features, "a features file (.npz)")
     if args.images:
         arguments.existing_folder("--images", args.images, "the folder of the images")
-    embedding_map.check_method(args.method)
+    projection.check_method(args.method)
     _check_output(args)
 
 

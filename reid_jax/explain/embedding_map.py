@@ -2,63 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from reid_jax import errors, explain, file_io, progress
+from reid_jax import explain, file_io, progress
 from reid_jax.data.feature_set import FeatureSet
 from reid_jax.evaluation import report, thumbnails, web_pages
+from reid_jax.explain import projection
 
 _TEMPLATE = pathlib.Path(__file__).with_name("embedding_map.html")
-METHODS = ("tsne", "pca")
-PERPLEXITY = 30.0  # neighbors that count for a point, about
-
-
-def check_method(method: str) -> None:
-    """Raises a `UserError` for an unknown method, or one whose package is not installed."""
-    if method not in METHODS:
-        raise errors.unknown("method of the map", method, METHODS)
-    if method == "tsne" and importlib.util.find_spec("sklearn") is None:
-        raise errors.UserError(
-            "expected the package scikit-learn for a map by t-SNE; install it by pip install 'reid_jax[map]', or take "
-            "--method pca."
-        )
-
-
-def project(vectors: np.ndarray, method: str = "tsne", seed: int = 0) -> np.ndarray:
-    """Returns places on a plane, float32 [N, 2] in [0, 1].
-
-    Args:
-        vectors: [N, D] of unit length.
-        method: "tsne" keeps neighbors together (scikit-learn; the same places for the same seed), "pca" shows the two
-            directions of the largest variance.
-        seed: of t-SNE.
-
-    Raises:
-        UserError: unknown method, missing package, or fewer than four vectors.
-    """
-    check_method(method)
-    if len(vectors) < 4:
-        raise errors.UserError(f"expected at least 4 images for a map, got {len(vectors)}; give more.")
-    centered = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
-    left, values, _ = np.linalg.svd(centered, full_matrices=False)
-    places = left[:, :2] * values[:2]
-    if places.shape[1] < 2:
-        places = np.pad(places, ((0, 0), (0, 1)))
-    if method == "tsne":
-        from sklearn.manifold import TSNE
-
-        perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
-        start = places / max(places[:, 0].std(), 1e-12) * 1e-4
-        with progress.waiting("t-SNE"):
-            places = TSNE(2, perplexity=perplexity, init=start, random_state=seed).fit_transform(centered)
-    low, high = places.min(axis=0), places.max(axis=0)
-    scaled: np.ndarray = ((places - low) / np.maximum(high - low, 1e-12)).astype(np.float32)
-    return scaled
 
 
 def unit_vectors(features: np.ndarray, visibility: np.ndarray | None) -> np.ndarray:
@@ -106,14 +61,14 @@ def write(
         path: the HTML file.
         features: embeddings with identities and cameras.
         load_image: maps ("query" | "gallery", row) to uint8 [H, W, 3].
-        method: see `project`.
+        method: see `projection.project`.
         most: images on the page, see `choose`.
         seed: of the choice and of t-SNE.
         facts: run, model and date below the headline; by default `report.about(features)`.
         budget: bytes of all pictures; images beyond it have none.
 
     Raises:
-        UserError: see `project`; an image cannot be read, or the file cannot be written.
+        UserError: see `projection.project`; an image cannot be read, or the file cannot be written.
     """
     path = pathlib.Path(path)
     rows = choose(features, most, seed)
@@ -129,7 +84,7 @@ def write(
             )
         ]
     )
-    places = project(vectors, method, seed)
+    places = projection.project(vectors, method, seed)
     shown = [(side, int(row)) for side, picked in zip(sides, rows, strict=True) for row in picked]
     data = _data(features, load_image, shown, places, budget)
     name = str(features.meta.get("dataset") or "Embeddings")

@@ -43,7 +43,7 @@ SHOWN_BY = {
     "export/": ("export",),
     "app/": ("search",),
     "gallery/": ("search",),
-    "cli/model_choice.py": ("extract", "export", "search"),
+    "cli/model_choice.py": ("extract", "explain", "export", "search"),
     "cli/search_serve.py": ("search",),
     "cli/search_text.py": ("search",),
 }

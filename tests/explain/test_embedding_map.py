@@ -12,7 +12,7 @@ import pytest
 from reid_jax import errors
 from reid_jax.cli import explain as command
 from reid_jax.data.feature_set import FeatureSet
-from reid_jax.explain import embedding_map
+from reid_jax.explain import embedding_map, projection
 
 HOSTILE = '</script><img src=x onerror="alert(1)">'
 
@@ -57,7 +57,7 @@ def test_people_are_chosen_whole_and_distractors_last(features):
 def test_principal_components_keep_the_two_largest_directions():
     generator = np.random.default_rng(1)
     vectors = generator.standard_normal((200, 5)) * [1, 20, 1, 7, 1]
-    places = embedding_map.project(vectors, "pca")
+    places = projection.project(vectors, "pca")
     for column, axis in ((0, 1), (1, 3)):
         assert abs(np.corrcoef(places[:, column], vectors[:, axis])[0, 1]) > 0.95
     assert places.min() == 0
@@ -74,12 +74,12 @@ def test_slots_become_one_vector_of_unit_length():
 def test_refusals(features, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(errors.UserError, match="at least 4 images for a map, got 3"):
-        embedding_map.project(np.eye(3), "pca")
+        projection.project(np.eye(3), "pca")
     with pytest.raises(errors.UserError, match="unknown method of the map 'umap'"):
-        embedding_map.project(np.eye(5), "umap")
+        projection.project(np.eye(5), "umap")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(errors.UserError, match=r"scikit-learn for a map by t-SNE.*reid_jax\[map\]"):
-        embedding_map.project(np.eye(5))
+        projection.project(np.eye(5))
     features.save(tmp_path / "f.npz")
     for arguments, message in (
         ("map --output a.html", "either --run DIR or --features FILE"),

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from reid_jax import errors
-from reid_jax.cli import contact_sheet, convert_weights, evaluate, export, extract, prepare_dataset, search
+from reid_jax.cli import contact_sheet, convert_weights, evaluate, explain, export, extract, prepare_dataset, search
 from reid_jax.config import files
 from reid_jax.data import image_io
 from reid_jax.inference import sources
@@ -146,6 +146,7 @@ def check_config(content: bytes, folder: pathlib.Path) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "evaluate": evaluate.main,
+    "explain": explain.main,
     "export": export.main,
     "extract": extract.main,
     "convert-weights": convert_weights.main,
@@ -155,7 +156,9 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
 }
 _FLAGS = {
     "evaluate": "features run weights model best dataset metric score ap rerank k1 k2 lambda expand alpha verification "
-    "single-shot rounds seed corruptions families types severities output html images",
+    "single-shot rounds seed corruptions families types severities output html images explain queries",
+    "explain": "run best model weights random-weights seed height width interpolation option flip dtype list query row "
+    "gallery top pictures layer colors features images method count pairs output",
     "export": "run best model weights random-weights seed height width interpolation option flip dtype list format "
     "input platforms output",
     "extract": "run best model weights random-weights seed height width interpolation option images dataset "
@@ -179,6 +182,8 @@ def arguments(chance: random.Random) -> bytes:
         given += [str(chance.choice((*words, *mutation.TEXTS))) for _ in range(chance.choice((0, 1, 1, 1, 2)))]
     if command in ("prepare-dataset", "contact-sheet"):
         given.insert(0, chance.choice(("reid_folder", "market1501", "none", "", "../x")))
+    if command == "explain":
+        given.insert(0, chance.choice((*explain.ACTIONS, "none")))
     if command == "search":
         given = [chance.choice((*search.ACTIONS, "none")), chance.choice(("garbage", "none", "", "empty")), *given]
     return json.dumps([command, given]).encode()
