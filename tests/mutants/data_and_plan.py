@@ -63,8 +63,8 @@ MUTANTS = (
     transforms("pad: int = 10", "pad: int = 4", "default padding 4"),
     samplers("used = len(members) // self._images * self._images", "used = self._images", "one group of an identity"),
     samplers(
-        "drawn = rng.choice(alive, self._identities, replace=False)\n        after",
-        "drawn = alive[: self._identities]\n        after",
+        "drawn = rng.choice(pool.alive, self._identities, replace=False)",
+        "drawn = np.asarray(pool.alive)[: self._identities]",
         "identities in order",
     ),
     samplers(

@@ -28,8 +28,8 @@ MUTANTS = (
     network("pool=2 ** max(3 - k, 0)", "pool=2 ** max(k - 1, 0)", "levels are pooled in reverse"),
     network('maps[f"stage{k}"], train=train)  # [B', 'maps["stage3"], train=train)  # [B', "every level reads stage 3"),
     network(
-        'self._head("b", pooling.global_average(maps["stage4"])',
-        'self._head("b", pooling.global_max(maps["stage4"])',
+        'self._head("b", pooling.global_average(stage4)',
+        'self._head("b", pooling.global_max(stage4)',
         "head b: maximum instead of average",
     ),
     network(

@@ -58,8 +58,8 @@ MUTANTS = (
         "default order of MSPF",
     ),
     network(
-        "maximum = trunk.stage(g3, 5, train=train).astype(jnp.float32).max((1, 2))",
-        "maximum = trunk.stage(g3, 5, train=train).astype(jnp.float32).mean((1, 2))",
+        "trunk.stage(g3, 5, train=train).astype(jnp.float32), cut=True).max((1, 2))",
+        "trunk.stage(g3, 5, train=train).astype(jnp.float32), cut=True).mean((1, 2))",
         "global average",
     ),
     network(
@@ -88,8 +88,8 @@ MUTANTS = (
         "stripes interleaved",
     ),
     network(
-        "for stage in self.sam_maps]\n        return",
-        "for stage in reversed(self.sam_maps)]\n        return",
+        "for stage_map in aligned], axis=-1)",
+        "for stage_map in reversed(aligned)], axis=-1)",
         "maps in reverse",
     ),
     network(

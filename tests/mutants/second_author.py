@@ -243,13 +243,13 @@ MUTANTS = (
         "parts normalized together",
     ),
     distances(
-        "return x / jnp.sqrt(jnp.maximum(squared, epsilon**2))",
-        "return x / jnp.sqrt(squared + epsilon)",
+        "jnp.sqrt(jnp.maximum(squared, epsilon**2))",
+        "jnp.sqrt(squared + epsilon)",
         "zero vector divided",
     ),
     distances(
-        "return x / jnp.sqrt(jnp.maximum(squared, epsilon**2))",
-        "return x / jax.lax.stop_gradient(jnp.sqrt(jnp.maximum(squared, epsilon**2)))",
+        "jnp.sqrt(jnp.maximum(squared, epsilon**2))",
+        "jax.lax.stop_gradient(jnp.sqrt(jnp.maximum(squared, epsilon**2)))",
         "length is a constant",
     ),
     mfv(
