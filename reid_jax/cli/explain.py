@@ -11,8 +11,9 @@
     python scripts/explain.py check --run runs/mfv-demo --output check.json # do the maps mean anything?
 
 Pictures of one image: activation, attention, heads and rollout (vision transformers), slots and parts (descriptors of
-body parts), reconstruction (pixel decoders). Of a pair: similarity, a map whose sum is the similarity, and occlusion,
-how far the similarity falls where a region is hidden. A sheet explains a score; it is no evidence of identity. A map of
+body parts), reconstruction (pixel decoders). Of a pair: similarity, a map whose sum is the similarity; contrast, the
+same for what the similarity is above that to the gallery on average; and occlusion, how far the similarity falls where
+a region is hidden. A sheet explains a score; it is no evidence of identity. A map of
 embeddings is a page with the pictures; --method tsne needs the package of the extra map. A check hides regions in the
 order of each map and in random order, and compares how fast the similarity falls.
 """
@@ -197,13 +198,20 @@ def _write_sheet(args: argparse.Namespace, model: explainer_lib.Explainer) -> No
     from reid_jax.explain import drawing, retrieval, sheets
 
     query, gallery = _images(args, model)
-    first, matches = sheets.Column(query.image, ("query", query.name)), list[sheets.Column]()
+    first, matches, embedded = sheets.Column(query.image, ("query", query.name)), list[sheets.Column](), None
     if gallery is not None:
         embedded = retrieval.embedded_split(model, gallery)
         first, matches = retrieval.columns(query, gallery, retrieval.nearest(model, query, gallery, embedded, args.top))
     title = f"{args.run or args.weights or 'random weights'} ({model.settings.model['name']})"
     page = sheets.sheet(
-        model, first, matches, args.pictures, layer=args.layer, colors=args.colors, title=rules.plain(title)
+        model,
+        first,
+        matches,
+        args.pictures,
+        layer=args.layer,
+        colors=args.colors,
+        title=rules.plain(title),
+        background=embedded,
     )
     output = arguments.path("--output", args.output)
     file_io.make_folder(output.parent, "the folder of --output")

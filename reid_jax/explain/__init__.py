@@ -14,7 +14,8 @@ evidence of identity.
 """
 
 # Kept here, where commands find them before JAX is loaded.
-PAIRS = ("similarity", "occlusion")
+# Pictures of two images; "contrast" needs a gallery as well.
+PAIRS = ("similarity", "contrast", "occlusion")
 PICTURES = ("activation", "attention", "heads", "rollout", "slots", "parts", "reconstruction", *PAIRS)
 COLORS = ("viridis", "magma", "jet")
 CAUTION = "Explains the score of a model; not evidence of identity."

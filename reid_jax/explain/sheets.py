@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from reid_jax import errors, explain
 from reid_jax.explain import drawing, occlusion, pictures, similarity_maps
 from reid_jax.explain import explainer as explainer_lib
-from reid_jax.explain.explainer import Explainer
+from reid_jax.explain.explainer import Embedded, Explainer
 
 HEIGHT = 192  # of a picture on a sheet, in pixels
 MOST_SIDE = 20_000  # pixels of a sheet
@@ -87,6 +87,7 @@ def sheet(
     layer: str = "",
     colors: str = "viridis",
     title: str = "",
+    background: Embedded | None = None,
 ) -> np.ndarray:
     """Draws the sheet of a query and its matches, uint8 [H, W, 3].
 
@@ -98,11 +99,15 @@ def sheet(
         layer: a map inside of the model, for "activation" and "similarity"; "" takes the model's own.
         colors: see `drawing.colorize`.
         title: headline.
+        background: features of the whole gallery, for "contrast".
 
     Raises:
-        UserError: a picture or a layer that the model does not have, one image alone for a picture of a pair.
+        UserError: a picture or a layer that the model does not have, a contrast without a gallery, one image alone for
+            a picture of a pair.
     """
     check(model, which, pairs=bool(matches), layer=layer)
+    if "contrast" in which and background is None:
+        raise errors.UserError("a contrast compares a pair with a gallery, none was given; take 'similarity'.")
     columns = [query, *matches]
     images = model.resized([column.image for column in columns])
     embedded = model.embed(images, [column.camera for column in columns])
@@ -111,7 +116,7 @@ def sheet(
         dataclasses.replace(match, lines=(f"similarity {value:.4f}", *match.lines))
         for match, value in zip(matches, found, strict=True)
     ]
-    rows = [row for name in which for row in _rows(model, name, images, columns, layer)]
+    rows = [row for name in which for row in _rows(model, name, images, columns, layer, background)]
     return compose(shown, images, rows, colors=colors, title=title)
 
 
@@ -210,25 +215,27 @@ def _slot_rows(model: Explainer, images: np.ndarray) -> list[Row]:
     ]
 
 
-def _similarity_rows(model: Explainer, columns: Sequence[Column], layer: str) -> list[Row]:
+def _similarity_rows(model: Explainer, columns: Sequence[Column], layer: str, background: Embedded | None) -> list[Row]:
     cameras = (columns[0].camera, [column.camera for column in columns[1:]])
     query, *gallery = (column.image for column in columns)
-    found = similarity_maps.pairs(model, query, gallery, layers=(layer,) if layer else (), cameras=cameras)
-    where = layer or ", ".join(model.cut())
+    found = similarity_maps.pairs(
+        model, query, gallery, layers=(layer,) if layer else (), cameras=cameras, background=background
+    )
     kind = "exact" if all(pair.query.exact for pair in found) else "approximation"
+    notes = (f"at {layer or ', '.join(model.cut())}", kind, "= regions + the rest")
+    title = "similarity by region" if background is None else "contrast to gallery"
+    sides = (
+        ("of the query", [(pair.query, 0) for pair in found]),
+        ("of the match", [(pair.gallery, place) for place, pair in enumerate(found, start=1)]),
+    )
     return [
         Row(
-            ("similarity by region", "of the query", f"at {where}", kind, "= regions + the rest"),
-            (None, *((pair.query.regions, 0) for pair in found)),
-            ("", *(f"= {pair.query.note()}" for pair in found)),
+            (title, side, *notes),
+            (None, *((one.regions, place) for one, place in cells)),
+            ("", *(f"= {one.note(3 if background is None else 4)}" for one, _ in cells)),
             signed=True,
-        ),
-        Row(
-            ("similarity by region", "of the match", f"at {where}", kind, "= regions + the rest"),
-            (None, *((pair.gallery.regions, place + 1) for place, pair in enumerate(found))),
-            ("", *(f"= {pair.gallery.note()}" for pair in found)),
-            signed=True,
-        ),
+        )
+        for side, cells in sides
     ]
 
 
@@ -253,12 +260,19 @@ def _occlusion_rows(model: Explainer, images: np.ndarray, columns: Sequence[Colu
     ]
 
 
-def _rows(model: Explainer, name: str, images: np.ndarray, columns: Sequence[Column], layer: str) -> list[Row]:
+def _rows(
+    model: Explainer,
+    name: str,
+    images: np.ndarray,
+    columns: Sequence[Column],
+    layer: str,
+    background: Embedded | None,
+) -> list[Row]:
     """Returns the rows of a picture."""
     if name == "activation":
         return _activation_rows(model, images, layer)
-    if name == "similarity":
-        return _similarity_rows(model, columns, layer)
+    if name in ("similarity", "contrast"):
+        return _similarity_rows(model, columns, layer, background if name == "contrast" else None)
     if name == "occlusion":
         return _occlusion_rows(model, images, columns)
     return _OF_IMAGES[name](model, images)

@@ -40,7 +40,7 @@ class RegionMap:
 
     Attributes:
         map: float32 [h, w], shares of the similarity, of either sign; their sum is `similarity - residue`.
-        similarity: see `explainer.similarities`, in [-1, 1].
+        similarity: see `explainer.similarities`, in [-1, 1]; with a background what it is above the mean, in [-2, 2].
         constant: what is in the sum and belongs to no region, spread evenly.
         residue: what the sum lacks.
         exact: whether one gradient gave the whole similarity.
@@ -57,10 +57,10 @@ class RegionMap:
         """What the regions add to the constant, float32 [h, w]: the map without its even share."""
         return self.map - np.float32(self.constant / self.map.size)
 
-    def note(self) -> str:
-        """Returns the terms of the similarity: regions, constant, and the residue where it is not rounding."""
-        parts = f"{float(self.regions.sum(dtype=np.float64)):.3f} {self.constant:+.3f}"
-        return parts if abs(self.residue) < TOLERANCE else f"{parts} {self.residue:+.3f}"
+    def note(self, digits: int = 3) -> str:
+        """Returns the terms of the similarity: regions, constant, and the residue where it shows in these digits."""
+        parts = f"{float(self.regions.sum(dtype=np.float64)):.{digits}f} {self.constant:+.{digits}f}"
+        return parts if abs(self.residue) < 2 * 10.0**-digits else f"{parts} {self.residue:+.{digits}f}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +79,7 @@ def pairs(
     layers: Sequence[str] = (),
     steps: int = STEPS,
     cameras: tuple[int, Sequence[int]] | None = None,
+    background: Embedded | None = None,
 ) -> list[Pair]:
     """Returns the maps of a query and each of some gallery images.
 
@@ -90,6 +91,8 @@ def pairs(
             which nothing of an image goes around.
         steps: gradients that are averaged where one does not suffice.
         cameras: of the query and of the gallery images, see `Explainer.embed`.
+        background: features of many images; what is explained is then how much more similar the two are than each of
+            them is to these on average, which leaves out what all images share.
 
     Raises:
         UserError: an unknown layer, no gallery image, or a number of steps out of range.
@@ -108,7 +111,9 @@ def pairs(
     # Row by row: the query and its partner, then the partner and the query.
     own = np.array([0] * count + list(range(1, count + 1)))
     partner = np.array(list(range(1, count + 1)) + [0] * count)
-    maps = region_maps(model, names, images[own], places[own], embedded.take(own), embedded.take(partner), steps)
+    maps = region_maps(
+        model, names, images[own], places[own], embedded.take(own), embedded.take(partner), steps, background
+    )
     return [Pair(one, other) for one, other in zip(maps[:count], maps[count:])]
 
 
@@ -120,6 +125,7 @@ def region_maps(
     own: Embedded,
     partner: Embedded,
     steps: int = STEPS,
+    background: Embedded | None = None,
 ) -> list[RegionMap]:
     """Returns a map for each image and partner.
 
@@ -131,11 +137,15 @@ def region_maps(
         own: features of the images.
         partner: features of what each is compared with.
         steps: see `pairs`.
+        background: see `pairs`.
     """
     program = _Attribution(model, tuple(names))
-    weights = explainer_lib.slot_weights(own, partner) / own.lengths()
+    weights = explainer_lib.slot_weights(own, partner)
     target = partner.features / partner.lengths()[..., None] * weights[..., None]
-    expected = explainer_lib.similarities(own, partner)
+    if background is not None:
+        target = target - _mean_target(own, background)
+    expected = np.einsum("nsd,nsd,ns->n", own.features, target, 1 / own.lengths(), dtype=np.float64)
+    target = target / own.lengths()[..., None]
     pieces = model.chunks(images, cameras, target.astype(np.float32))
     found = [program(piece, (1.0,)) for piece in pieces]
     exact = max(float(np.abs(part.residue()).max()) for part in found) <= TOLERANCE
@@ -149,6 +159,16 @@ def region_maps(
         residue = float(similarity - whole.sum(dtype=np.float64))
         maps.append(RegionMap(whole.astype(np.float32), float(similarity), float(constant), residue, exact))
     return maps
+
+
+def _mean_target(own: Embedded, background: Embedded) -> np.ndarray:
+    """Returns the mean over background images of their unit slots, weighed as in the similarity to each row."""
+    unit = background.features / background.lengths()[..., None]
+    means = []
+    for row in range(len(own.features)):
+        weights = explainer_lib.slot_weights(own.take([row] * len(unit)), background)
+        means.append(np.einsum("bs,bsd->sd", weights, unit) / len(unit))
+    return np.stack(means)
 
 
 @dataclasses.dataclass(frozen=True)

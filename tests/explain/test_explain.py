@@ -113,6 +113,20 @@ def test_a_map_sums_to_the_similarity(halves):
             np.testing.assert_allclose(one_map.regions.sum() + one_map.constant, expected, atol=1e-5)
 
 
+def test_a_contrast_leaves_out_what_all_images_share(halves):
+    query, other, *gallery = images(5)
+    background = halves.embed(np.stack(gallery))
+    pair = similarity_maps.pairs(halves, query, [other], background=background)[0]
+    both = halves.embed(np.stack((query, other)))
+    similarity = explainer.similarities(both.take([0]), both.take([1]))[0]
+    for row, found in enumerate((pair.query, pair.gallery)):
+        mean = explainer.similarities(both.take([row] * 3), background).mean()
+        np.testing.assert_allclose(found.similarity, similarity - mean, atol=1e-6)
+        np.testing.assert_allclose(found.map.sum(), similarity - mean, atol=1e-5)
+    with pytest.raises(errors.UserError, match="compares a pair with a gallery"):
+        sheets.sheet(halves, sheets.Column(query), [sheets.Column(other)], ["contrast"])
+
+
 def test_the_map_is_that_of_pairs_of_positions(halves):
     """Mean pooling and a linear neck: Stylianou's product of all positions, summed over those of the other image."""
     model = explained(Halves(), flip=False)
@@ -247,7 +261,7 @@ def test_colors_and_scales():
 
 def test_what_a_model_lacks_is_refused_with_what_it_has(halves, vit):
     with pytest.raises(
-        errors.UserError, match="unknown picture of Halves 'rollout'; known: activation, occlusion, sim"
+        errors.UserError, match="unknown picture of Halves 'rollout'; known: activation, contrast, occlusion, sim"
     ):
         sheets.check(halves, ["rollout"], pairs=True)
     with pytest.raises(errors.UserError, match=r"unknown layer of TransReID 'stage4'.*patches"):
