@@ -219,7 +219,7 @@ class Matrix:
             values["visibility"] = True if block.visibility is None else block.visibility
         for name, value in values.items():
             self._arrays[name][start:stop] = value
-        self._peak = max(self._peak, float(np.abs(block.features).max()))
+        self._peak = max(self._peak, float(block.features.max()), -float(block.features.min()))
         self._count = stop
 
     def _grow(self, count: int) -> None:

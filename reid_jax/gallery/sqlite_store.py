@@ -161,7 +161,11 @@ class SqliteStore(sql_store.SqlStore):
             raise errors.UserError(
                 f"the gallery {self.name} is damaged (a vector has another length); restore a copy, or build it again."
             )
-        return np.frombuffer(b"".join(values), "<f4").reshape(len(values), *self.binding.shape).astype(np.float32)
+        return (
+            np.frombuffer(b"".join(values), "<f4")
+            .reshape(len(values), *self.binding.shape)
+            .astype(np.float32, copy=False)
+        )
 
     def compact(self) -> store.Removed:
         """Writes the file anew without free space, empties the log, and returns what was removed since the last time.
