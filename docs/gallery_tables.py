@@ -32,9 +32,10 @@ def engines() -> str:
         same = one.get("same_answers")
         lines.append([f"{one['entries']:,}", _NAMES[one["engine"]], *cells, "-" if same is None else f"{same} of 15"])
     commits = sorted({one["commit"] for one in document["results"]})
+    loads = [one.get("load", 0) for one in document["results"]]
     about = (
         f"Vectors of {document['dimension']} numbers, the {document['top']} nearest of one query, medians. "
-        f"{document['device']}, commit {', '.join(commits)}."
+        f"{document['device']}, load up to {max(loads):.0f}, commit {', '.join(commits)}."
     )
     return grid(titles, lines) + f"\n<small>{about}</small>\n"
 

@@ -245,9 +245,14 @@ def main(argv: list[str]) -> int:
 # ---- images
 
 
-def _described(args: argparse.Namespace, metric: str | None = None) -> tuple[intake.Described, tuple[str, ...]]:
-    """Returns the images that are added or asked with, and references for the audit log."""
-    from reid_jax.gallery import intake
+def _described(
+    args: argparse.Namespace, opened: gallery_lib.Gallery | None = None
+) -> tuple[intake.Described, tuple[str, ...]]:
+    """Returns the images that are added or asked with, and references for the audit log.
+
+    Another model than that of the open gallery is refused before it has described anything.
+    """
+    from reid_jax.gallery import binding, intake
     from reid_jax.inference import sources
 
     side = args.side or ("query" if args.action == "query" else "gallery")
@@ -259,6 +264,10 @@ def _described(args: argparse.Namespace, metric: str | None = None) -> tuple[int
     if not single:
         source = sources.open_source(args.images, dataset=args.dataset, on_bad_image=args.on_bad_image)
     extractor, variables = model_choice.load(args)
+    metric = None if opened is None else opened.binding.metric
+    if opened is not None:
+        found = binding.Binding.of_extractor(extractor, variables, metric)
+        opened.binding.refuse_other(found, "the query" if args.action == "query" else "the new images")
     if source is None:
         return intake.of_image(extractor, variables, args.images, [_box(text) for text in args.box], metric)
     return intake.of_source(extractor, variables, source, side, metric), ()
@@ -334,7 +343,7 @@ def _add(args: argparse.Namespace) -> None:
 
     keep: Any = entries.parse_span(args.keep) if args.keep else "default"
     with _open(args) as opened:
-        described, _ = _described(args, opened.binding.metric)
+        described, _ = _described(args, opened)
         made = _new_entries(args, described)
         added = opened.add(
             made, described.binding, skip_existing=args.skip_existing, keep=keep, who=args.who, why=args.why
@@ -386,7 +395,7 @@ def _query(args: argparse.Namespace) -> None:
         if args.entry:
             asked = opened.query_of(args.entry)
         else:
-            described, references = _described(args, opened.binding.metric)
+            described, references = _described(args, opened)
             asked = described.query(references, track=args.as_track)
         replies = opened.query(
             asked, k=args.top, chosen=chosen, group=args.per, rerank=args.rerank, who=args.who, why=args.why

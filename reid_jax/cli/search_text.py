@@ -32,6 +32,9 @@ def _answer(reply: answers_lib.Answer) -> str:
     header = ["entry", "distance", "identity", "camera", "time", "file"]
     if grouped:
         header[1:1] = ["votes"]
+    reranked = reply.hits and reply.hits[0].reranked is not None
+    if reranked:
+        header[1:1] = ["re-ranked"]
     rows = []
     for hit in reply.hits:
         entry = hit.entry.as_dict()
@@ -39,6 +42,8 @@ def _answer(reply: answers_lib.Answer) -> str:
         row = [str(hit.entry.id), f"{hit.distance:.4f}{mark}"]
         if grouped:
             row[1:1] = [f"{hit.votes}/{reply.images}"]
+        if reranked:
+            row[1:1] = [f"{hit.reranked:.4f}"]
         row += [shown(entry[name]) for name in ("identity", "camera", "time", "file")]
         rows.append(row)
     verdict = {None: "", True: ": nobody in the gallery", False: ""}[reply.nobody]

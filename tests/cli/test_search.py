@@ -56,7 +56,7 @@ def run(*words):
 MODEL = ("--model=bot", "--random-weights")
 
 
-def test_from_images_to_answers(colors, photos, tmp_path, capsys):
+def test_from_images_to_answers(colors, photos, tmp_path, capsys, monkeypatch):
     people = tmp_path / "people.gallery"
     table = ("--table", tmp_path / "labels.csv")
     assert run("build", people, *MODEL, "--images", photos, *table, "--who=kim", "--why=test") == 0
@@ -95,6 +95,15 @@ def test_from_images_to_answers(colors, photos, tmp_path, capsys):
     assert html.count("<img ") == html.count("data:image/webp;base64,") == 8  # the query, two people, five unknown
     assert "<script" not in html
     capsys.readouterr()
+    assert run(*ask, "--entry=3", "--rerank", "--top=1") == 0
+    assert "re-ranked" in capsys.readouterr().out
+    # Another model is refused before it has described an image.
+    monkeypatch.setattr(Colors, "origin", {"random": True, "seed": 1})
+    monkeypatch.setattr(Colors, "split", None)
+    with pytest.raises(errors.UserError, match=r"weights random, seed 0, the query with random, seed 1: their"):
+        run(*ask, *MODEL, "--images", photos)
+    monkeypatch.undo()
+    monkeypatch.setattr(model_choice, "load", lambda args, **_: (Colors(), {}))
     # What is added again is refused, or left out.
     more = ("add", people, *MODEL, "--images", photos)
     with pytest.raises(errors.UserError, match="8 of the 8 images are in the gallery already"):
@@ -108,7 +117,7 @@ def test_from_images_to_answers(colors, photos, tmp_path, capsys):
     assert "2 entries removed" in told
     assert "14 entries (13 without identity" in told
     log = [json.loads(line) for line in (tmp_path / "people.gallery.audit.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in log] == ["add", *["query"] * 6, "add", "remove"]
+    assert [line["event"] for line in log] == ["add", *["query"] * 7, "add", "remove"]
     assert log[1]["who"] == "kim"
     assert log[1]["queries"][0].startswith("sha256:")
     assert log[1]["answers"][0]["ids"][0] == 3

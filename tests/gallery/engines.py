@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import pathlib
 import resource
 import subprocess
@@ -361,6 +362,7 @@ def measure(engine: str, count: int, folder: pathlib.Path) -> dict[str, Any]:
     result["remove_seconds"] = timed(lambda: made.remove(gone))
     assert made.search(asked[0], "all")[0] != gone[0] or gone[0] != answers["all"][0][0], "a removal is still found"
     result["memory_bytes"] = made.memory()
+    result["load"] = round(os.getloadavg()[0], 1)
     if isinstance(made, Ours):
         result["compact_seconds"] = timed(made.compact)
     made.close()
