@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from reid_jax.benchmarks import program_counts, subjects, targets
 from reid_jax.config import files
-from reid_jax.ops import platforms
+from reid_jax.ops import batch_parts, platforms
 from reid_jax.runs import experiment, plan
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import step
@@ -55,7 +55,8 @@ class Abstract:
             lambda x: jax.ShapeDtypeStruct((images, *x.shape[1:]), x.dtype, sharding=split), self.arguments[self.batch]
         )
         if self.donated:
-            return step.compiled(self.function, self.arguments[0], mesh), tuple(placed)
+            divided = batch_parts.applied(self.function, batch_parts.Parts(mesh))
+            return step.compiled(divided, self.arguments[0], mesh), tuple(placed)
         return jax.jit(self.function, out_shardings=split), tuple(placed)
 
 

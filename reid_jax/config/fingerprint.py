@@ -71,6 +71,7 @@ NEUTRAL: dict[str, Any] = {
     "train.ema_decay": 0.0,
     "train.mode": "joint",
     "train.turns": (),
+    "train.batch_statistics": "global",
     "start_from": "",
     "fed": {},
     "fed.clients": "camera",

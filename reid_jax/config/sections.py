@@ -202,6 +202,9 @@ class Train(Section):
         mode: "joint", or "federated" (see the section `fed`).
         turns: names of objectives that are applied to each batch in turn, with an update each; a loss term names its
             objective as `turn`.
+        batch_statistics: over what batch normalization computes its statistics on several devices: "global" for the
+            whole batch, so that the number of devices changes nothing, or "device" for each device's part, as most
+            published recipes do on several GPUs; running statistics are then means over the devices.
     """
 
     epochs: float = key(120.0, rules.POSITIVE)
@@ -209,6 +212,7 @@ class Train(Section):
     ema_decay: float = key(0.0, rules.SHARE)
     mode: str = key("joint", rules.choice("joint", "federated"))
     turns: tuple[str, ...] = key((), rules.TEXTS)
+    batch_statistics: str = key("global", rules.choice("global", "device"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,11 @@
 """Normalization layers with PyTorch's constants and float32 statistics.
 
-Batch statistics are those of the global batch: under `jit` with a batch split over devices a mean is already global.
+Batch statistics are those of the global batch, also where it is split over devices: each device computes the moments of
+its part, all moments are gathered at once, and Chan's formula combines them (the sums of squares of a single reduction
+would lose digits). `train.batch_statistics="device"` normalizes each part by its own.
+
+References:
+    Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from reid_jax.ops import tracing
+from reid_jax.ops import batch_parts, tracing
 
 
 def _vector(values: jax.Array, ndim: int) -> jax.Array:
@@ -46,10 +51,17 @@ class BatchNorm(nn.Module):
         shape = (x.shape[-1],)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        parts = batch_parts.of(x.shape[0]) if train else None
+        per_device = parts is not None and parts.statistics == "device"
+        if parts is not None:
+            x = parts.divide(x)
         if train:
-            mean, variance = _moments(x, tuple(range(x.ndim - 1)), False)
+            count = x.size // x.shape[-1] // (x.shape[0] if per_device else 1)
+            if parts is None:
+                mean, variance = _moments(x, tuple(range(x.ndim - 1)), False)
+            else:
+                mean, variance, means, variances = _moments_of_parts(x, parts)
             if not self.is_initializing():
-                count = x.size // x.shape[-1]
                 unbiased = variance * (count / max(count - 1, 1))
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
                 running_variance.value = self.momentum * running_variance.value + (1 - self.momentum) * unbiased
@@ -57,7 +69,11 @@ class BatchNorm(nn.Module):
             mean, variance = running_mean.value, running_variance.value
         scale = self.param("scale", self.scale_init, shape, jnp.float32) if self.use_scale else None
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32) if self.use_bias else None
-        return _normalize(x, mean, variance, scale, bias, self.epsilon, self.dtype)
+        if parts is None:
+            return _normalize(x, mean, variance, scale, bias, self.epsilon, self.dtype)
+        if per_device:
+            mean, variance = means, variances
+        return _normalize_parts(x, mean, variance, scale, bias, self.epsilon, self.dtype, parts)
 
 
 @tracing.once(static=(5, 6))
@@ -70,12 +86,7 @@ def _normalize(
     epsilon: float,
     dtype: Any,
 ) -> jax.Array:
-    gain = jax.lax.rsqrt(variance + epsilon)
-    if scale is not None:
-        gain = gain * scale
-    shift = -mean * gain
-    if bias is not None:
-        shift = shift + bias
+    gain, shift = _gain_and_shift(mean, variance, scale, bias, epsilon)
     return (x * _vector(gain, x.ndim) + _vector(shift, x.ndim)).astype(dtype)
 
 
@@ -86,6 +97,57 @@ def _moments(x: jax.Array, axes: tuple[int, ...], keepdims: bool) -> tuple[jax.A
     mean = x.mean(axes, keepdims=True)
     variance = jnp.square(x - mean).mean(axes, keepdims=keepdims)
     return (mean if keepdims else mean.reshape(-1)), variance
+
+
+def _gain_and_shift(
+    mean: jax.Array, variance: jax.Array, scale: jax.Array | None, bias: jax.Array | None, epsilon: float
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the factor and the summand of the normalization, from moments [C] or [parts, C]."""
+    gain = jax.lax.rsqrt(variance + epsilon)
+    if scale is not None:
+        gain = gain * (scale if gain.ndim == 1 else scale[None])
+    shift = -mean * gain
+    if bias is not None:
+        shift = shift + (bias if shift.ndim == 1 else bias[None])
+    return gain, shift
+
+
+@tracing.once(static=(1,))
+def _moments_of_parts(x: jax.Array, parts: batch_parts.Parts) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Returns mean and biased variance of a divided batch [parts, B, ..., C], and those of each part.
+
+    With statistics of each part the first two are the means over the parts, for the running values alone.
+    """
+    means, variances = jax.vmap(lambda part: _moments(part, tuple(range(part.ndim - 1)), False))(x)
+    pair = parts.placed(jnp.stack((means, variances), axis=1))  # [parts, 2, C]
+    if parts.statistics == "device":
+        mean, variance = parts.everywhere(jax.lax.stop_gradient(pair)).mean(0)
+        return mean, variance, pair[:, 0], pair[:, 1]
+    gathered = parts.everywhere(pair)
+    mean = gathered[:, 0].mean(0)
+    variance = (gathered[:, 1] + jnp.square(gathered[:, 0] - mean[None])).mean(0)
+    return mean, variance, means, variances
+
+
+@tracing.once(static=(5, 6, 7))
+def _normalize_parts(
+    x: jax.Array,
+    mean: jax.Array,
+    variance: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    epsilon: float,
+    dtype: Any,
+    parts: batch_parts.Parts,
+) -> jax.Array:
+    """Normalizes a divided batch [parts, B, ..., C] by moments [C] or [parts, C], and joins it to [parts B, ..., C].
+
+    Factor and summand are given to each part as one array, so that their gradients are summed over devices at once.
+    """
+    pair = jnp.stack(_gain_and_shift(mean, variance, scale, bias, epsilon), axis=-2)  # [2, C] or [parts, 2, C]
+    each = parts.placed(jnp.broadcast_to(pair, (parts.count, 2, x.shape[-1])))
+    gain, shift = (each[:, row].reshape(parts.count, *(1,) * (x.ndim - 2), -1) for row in range(2))
+    return (x * gain + shift).astype(dtype).reshape(-1, *x.shape[2:])
 
 
 class InstanceNorm(nn.Module):

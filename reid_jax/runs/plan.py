@@ -18,6 +18,7 @@ from reid_jax.config import phases as phases_lib
 from reid_jax.config import sections
 from reid_jax.data import pipeline, records, samplers
 from reid_jax.federated import phase as federated_phase
+from reid_jax.ops import batch_parts
 from reid_jax.runs import image_features
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import extras, loop, objective, optimizer, state, step
@@ -178,8 +179,12 @@ class Plan:
         passes = {name: objective.Pass(**fields) for name, fields in settings.passes.items()}
         for each in passes.values():
             models.check_mode(self.model, each.mode)
+        apply = self.model.apply
+        if not federated_phase.is_federated(settings):
+            # The clients of a federation train each on its own.
+            apply = batch_parts.applied(apply, batch_parts.Parts(self.mesh, settings.train.batch_statistics))
         return objective.Objective(
-            apply=self.model.apply,
+            apply=apply,
             preprocess=self.preprocess,
             passes=passes,
             terms=terms,

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from reid_jax.benchmarks import program_counts
 from reid_jax.nn import norm
+from reid_jax.ops import batch_parts
+from reid_jax.runtime import mesh as mesh_lib
 
 
 def _batch(*shape, offset=0.0):
@@ -86,3 +89,39 @@ def test_instance_norm_and_ibn_halves():
     np.testing.assert_allclose(value[..., :3], ((x - mean) / np.sqrt(variance + 1e-5))[..., :3], atol=1e-5)
     mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
     np.testing.assert_allclose(value[..., 3:], ((x - mean) / np.sqrt(variance + 1e-5))[..., 3:], atol=1e-5)
+
+
+def _normalized(variables, x, statistics, devices):
+    """Returns outputs, gradients and running statistics of a batch on some devices, and the collectives for them."""
+    mesh = mesh_lib.create_mesh(jax.devices()[:devices])
+
+    def loss(params, x):
+        apply = batch_parts.applied(norm.BatchNorm().apply, batch_parts.Parts(mesh, statistics))
+        value, update = apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+        return jnp.sin(value).sum(), (value, update["batch_stats"])
+
+    function = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    arguments = variables["params"], jax.device_put(x, mesh_lib.sharded(mesh))
+    compiled = function.lower(*arguments).compile()
+    return jax.device_get(compiled(*arguments)), program_counts.compiled_operations(compiled.as_text())
+
+
+def test_moments_of_devices_are_gathered_once_and_equal_those_of_one_device():
+    x = _batch(8, 3, 2, 5, offset=10.0)
+    variables = _initial(norm.BatchNorm(), x, train=True)
+    expected, _ = _normalized(variables, x, "global", 1)
+    found, counts = _normalized(variables, x, "global", 4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4), found, expected)
+    assert (counts["all_gather"], counts["all_reduce"]) == (1, 1)
+
+
+def test_statistics_of_each_device_are_those_of_its_part():
+    x = _batch(8, 3, 2, 5)
+    variables = _initial(norm.BatchNorm(), x, train=True)
+    (_, (values, statistics)), _ = _normalized(variables, x, "device", 4)
+    model = norm.BatchNorm()
+    each = [model.apply(variables, part, train=True, mutable=["batch_stats"]) for part in np.split(x, 4)]
+    np.testing.assert_allclose(values, np.concatenate([value for value, _ in each]), atol=1e-5)
+    for name, value in statistics.items():
+        mean = np.mean([update["batch_stats"][name] for _, update in each], axis=0)
+        np.testing.assert_allclose(value, mean, rtol=1e-5, atol=1e-6)

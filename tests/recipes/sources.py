@@ -37,6 +37,7 @@ COMMON: Pairs = (
     ("train.ema_decay", "none in the recipe"),
     ("train.mode", "joint, as everywhere"),
     ("train.turns", "one update for each batch"),
+    ("train.batch_statistics", "whole batch: any number of devices gives the same run"),
     ("evals.ap", "mfv.md §8 (mean of precision at hits)"),
     ("evals.rerank", "off: mfv.md §8, amfor.md §2, mgaf.md §7, mspf.md §7"),
     ("evals.same_camera_filter", "mfv.md §8, mspf.md §8, corruption_benchmark.md §4"),
