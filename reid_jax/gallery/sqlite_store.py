@@ -85,8 +85,8 @@ class SqliteStore(sql_store.SqlStore):
             beside.touch(mode=0o600)  # only its owner may read it, and the sidecars that SQLite makes
             made._connection = sqlite3.connect(beside, isolation_level=None)
             with contextlib.closing(made._connection), made._sentences():
+                made._connection.execute(f"pragma page_size = {_PAGE}")  # before anything is written
                 made._connection.execute(f"pragma application_id = {_APPLICATION}")
-                made._connection.execute(f"pragma page_size = {_PAGE}")
                 # One transaction with the tables: this file is not in write-ahead mode yet.
                 made._connection.executescript(f"begin;{_TABLES}")
                 made._fill(binding, settings)

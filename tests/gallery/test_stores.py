@@ -92,6 +92,7 @@ def test_names_and_vectors_leave_the_file(small, tmp_path):
     assert identity is None or identity.encode() in contents() or identity in removed.texts
     assert opened.store.free_pages() == 0
     assert oct(path.stat().st_mode)[-3:] == "600"
+    assert opened.store._query("pragma page_size") == [(16384,)]  # several vectors in each
 
 
 def test_features_far_from_the_origin_rank_like_the_evaluation(tmp_path):
