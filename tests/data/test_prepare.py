@@ -6,14 +6,12 @@ import shutil
 import subprocess
 import sys
 import time
-import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from reid_jax import errors
-from reid_jax.cli import command_line, prepare_dataset
 from reid_jax.data import builders, checks, image_io, prepare, record_writing, records, source_files, staging
 
 SMALL = {"train_identities": 3, "test_identities": 2, "height": 32, "width": 16}
@@ -363,65 +361,6 @@ def test_query_without_answer_is_counted(source, tmp_path):
     assert any(one.startswith("1 of 7 queries have no correct match") for one in warnings)
 
 
-# --- the protocol's check ---
-
-
-def _split(name, pids, camids):
-    pids, camids = np.asarray(pids, np.int32), np.asarray(camids, np.int32)
-    return records.Split(f"toy/{name}", [None] * len(pids), pids, camids, tuple(map(str, range(len(pids)))))
-
-
-@pytest.mark.parametrize(
-    ("query", "gallery", "cause"),
-    [
-        (([1, 2], [0, 0]), ([1, 2], [0, 0]), "all images come from one camera"),
-        (([1, 2], [0, 1]), ([1, 1, 2], [0, 0, 1]), "each person was seen by one camera only"),
-    ],
-)
-def test_single_camera_gallery_is_explained(query, gallery, cause):
-    query, gallery = _split("query", *query), _split("gallery", *gallery)
-    with pytest.raises(errors.UserError) as caught:
-        checks.check_protocol(query, gallery)
-    assert cause in str(caught.value)
-    assert "same_camera_filter=False" in str(caught.value)
-    assert checks.check_protocol(query, gallery, same_camera_filter=False) == 0
-
-
-def test_unknown_cameras_are_never_the_same_camera():
-    query, gallery = _split("query", [1, 2], [-1, 0]), _split("gallery", [1, 2, 2], [-1, 0, -1])
-    assert checks.queries_without_match(query, gallery).tolist() == [False, False]
-    assert checks.check_protocol(query, _split("gallery", [1, 2], [-1, 0])) == 1
-
-
-def test_no_common_person_is_another_sentence():
-    query, gallery = _split("query", [1, 2], [0, 0]), _split("gallery", [3, 0, -1], [1, 1, 1])
-    for same_camera_filter in (True, False):
-        with pytest.raises(errors.UserError, match=r"no identity of toy/query is in toy/gallery"):
-            checks.check_protocol(query, gallery, same_camera_filter)
-
-
-def test_empty_query_or_gallery():
-    with pytest.raises(errors.UserError, match="toy/gallery is empty"):
-        checks.check_protocol(_split("query", [1], [0]), _split("gallery", [], []))
-
-
-def test_queries_without_match_agrees_with_the_definition():
-    rng = np.random.default_rng(5)
-    query = _split("query", rng.integers(1, 12, 60), rng.integers(-1, 3, 60))
-    gallery = _split("gallery", rng.integers(-1, 12, 25), rng.integers(-1, 3, 25))
-    for keep_camera in (True, False):
-        expected = [
-            not any(
-                g == q and (d != c or d == -1 or not keep_camera)
-                for g, d in zip(gallery.pids.tolist(), gallery.camids.tolist())
-            )
-            for q, c in zip(query.pids.tolist(), query.camids.tolist())
-        ]
-        found = checks.queries_without_match(query, gallery, keep_camera)
-        assert found.tolist() == expected
-        assert 0 < found.sum() < 60
-
-
 # --- incomplete folders ---
 
 
@@ -512,94 +451,6 @@ def test_damaged_report_is_one_sentence(source, tmp_path):
     assert json.loads((report.path / "metadata.json").read_text())["pids"]["query"]
 
 
-# --- generated data sets ---
-
-
-def _generated_builder():
-    import tensorflow_datasets as tfds
-
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        """Returns the module of a builder of two generated images."""
-
-        name = "synthped"
-        VERSION = tfds.core.Version("2.0.0")
-
-        def _info(self):
-            features = {
-                "image": tfds.features.Image(shape=(None, None, 3)),
-                "parts": tfds.features.Image(shape=(None, None, 1)),
-                "pid": np.int32,
-                "camid": np.int32,
-                "filename": tfds.features.Text(),
-            }
-            return tfds.core.DatasetInfo(
-                builder=self,
-                features=tfds.features.FeaturesDict(features),
-                metadata=tfds.core.MetadataDict(),
-                disable_shuffling=True,
-            )
-
-        def _split_generators(self, dl_manager):
-            for key, values in {"pids": [1, 2], "camids": [0, 1], "filenames": ["a", "b"]}.items():
-                self.info.metadata[key] = {"train": values}
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self):
-            parts = image_io.encode_png(np.arange(32, dtype=np.uint8).reshape(8, 4))
-            for index, name in enumerate(self.builder_config.name):
-                if index < 2:
-                    picture = image_io.encode_png(np.full((8, 4, 3), ord(name), np.uint8))
-                    yield (
-                        index,
-                        {
-                            "image": picture,
-                            "parts": parts,
-                            "pid": index + 1,
-                            "camid": index,
-                            "filename": "ab"[index],
-                        },
-                    )
-
-    def make_config(size, seed):
-        return tfds.core.BuilderConfig(name=f"{size}_seed{seed}", version="2.0.0")
-
-    return types.SimpleNamespace(Builder=Builder, make_config=make_config)
-
-
-def test_generated_data_needs_no_source_and_keeps_options_apart(tmp_path, monkeypatch):
-    module = _generated_builder()
-    monkeypatch.setattr(builders, "load", lambda name: module)
-    first = prepare.prepare("synthped", tmp_path, size="tiny", seed=4)
-    assert first.path == tmp_path / "prepared" / "synthped-tiny-seed4" / "2.0.0"
-    assert "2 of 2 training identities have one image only" in first.text()
-    dataset = prepare.ensure("synthped", tmp_path, size="tiny", seed=4)
-    element = dataset.train.source[1]
-    assert (element["pid"], element["camid"], element["filename"]) == (2, 1, "b")
-    assert image_io.decode_map(element["parts"])[1, 0] == 4
-    assert image_io.decode(element["image"])[0, 0, 0] == ord("i")
-    prepare.ensure("synthped", tmp_path, size="demo")
-    assert _names(tmp_path / "prepared") == ["synthped-demo-seed0", "synthped-tiny-seed4"]
-    assert prepare.prepare("synthped", tmp_path, size="tiny", seed=4).existed
-    with pytest.raises(errors.UserError, match="is generated and takes no source"):
-        prepare.prepare("synthped", tmp_path, tmp_path)
-
-
-def test_synthped_is_prepared_from_its_generator(tmp_path):
-    dataset = prepare.ensure("synthped", tmp_path, size="tiny", seed=1)
-    assert dataset.path == tmp_path / "prepared" / "synthped-tiny-seed1" / "1.0.0"
-    for split in dataset.splits().values():
-        element = split.source[len(split) - 1]
-        assert element["filename"] == split.filenames[-1]
-        assert image_io.decode(element["image"]).shape[:2] == image_io.decode_map(element["parts"]).shape
-    assert checks.check_protocol(dataset.query, dataset.gallery) == 0
-    with pytest.raises(errors.UserError, match="did you mean 'tiny'"):
-        prepare.prepare("synthped", tmp_path, size="tinny")
-    assert _names(tmp_path / "prepared") == ["synthped-tiny-seed1"]
-
-
-# --- names and the script ---
-
-
 def test_unknown_data_set_lists_the_known(tmp_path):
     with pytest.raises(errors.UserError, match=r"did you mean 'market1501'.*known: .*reid_folder"):
         prepare.prepare("market1051", tmp_path)
@@ -608,58 +459,3 @@ def test_unknown_data_set_lists_the_known(tmp_path):
 def test_a_builder_is_imported_once():
     assert builders.load("market1501") is builders.load("market1501")
     assert set(builders.available()) >= {"market1501", "reid_folder"}
-
-
-@pytest.fixture
-def script(root, capsys, monkeypatch):
-    """Runs the script in this process and returns exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["prepare_dataset.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            command_line.run(prepare_dataset.main)
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return run
-
-
-def test_script_prepares_and_prints_the_table(script, source, tmp_path):
-    code, out, err = script("market1501", "--source", source, "--root", tmp_path)
-    assert (code, err) == (0, "")
-    assert "18 of 12,936" in out
-    assert f"prepared in {tmp_path / 'prepared' / 'market1501' / '1.0.0'}" in out
-    code, out, _ = script("market1501", "--root", tmp_path)
-    assert code == 0
-    assert "already prepared" in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        ((), "expected the name of a data set"),
-        (("markt1501",), "did you mean 'market1501'"),
-        (("market1501",), "there is no such folder"),
-        (("market1501", "--option", "seed=1"), "unknown option of data set"),
-        (("market1501", "--option", "seed"), "expected an option as key=value"),
-        (("reid_folder", "--option", "source=x"), "did you mean --source"),
-        (("market1501", "--on-bad-image", "ignore"), "unknown value of --on-bad-image"),
-    ],
-)
-def test_script_ends_with_one_sentence_and_exit_code_2(script, tmp_path, arguments, complaint):
-    code, out, err = script(*arguments, "--root", tmp_path)
-    assert code == 2
-    assert out == ""
-    assert complaint in err
-    assert len(err.strip().splitlines()) == 1
-    assert "Traceback" not in err
-
-
-def test_script_checks_and_lists(script, source, tmp_path):
-    code, out, _ = script("market1501", "--root", tmp_path, "--check")
-    assert code == 0
-    assert "nothing was written" in out
-    assert not (tmp_path / "prepared").exists()
-    code, out, _ = script("--list")
-    assert code == 0
-    assert "market1501" in out.split()
