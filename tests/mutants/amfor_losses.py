@@ -8,6 +8,7 @@ _WHOLE = (
     f"{_FOLDER}/test_amfor_modules.py",
     f"{_FOLDER}/test_erasing.py",
     f"{_FOLDER}/test_amfor.py",
+    f"{_FOLDER}/test_amfor_text.py",
 )
 network = entries.group("amfor", "reid_jax/models/amfor/amfor.py", *_WHOLE)
 parts = entries.group("amfor", "reid_jax/models/amfor/part_decoder.py", *_WHOLE)
