@@ -2,7 +2,7 @@
 
 | task | module |
 |---|---|
-| the gallery: open, add, remove, query, expire, compact | `gallery` |
+| the gallery: open and ask; add, remove, expire, compact | `reader`; `gallery` |
 | what an entry and an answer hold; filters | `entries`, `answers` |
 | the model that a gallery belongs to | `binding` |
 | rows and vectors: the interface, SQLite, PostgreSQL | `store`, `sql_store`, `sqlite_store`, `postgres_store` |
