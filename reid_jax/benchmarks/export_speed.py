@@ -129,7 +129,7 @@ def rows_of(
     shared = {
         "what": name,
         "image": f"{extractor.size['height']}x{extractor.size['width']}",
-        "flip": extractor.settings.evals.flip,
+        "flip": "yes" if extractor.settings.evals.flip else "no",
         **sizes,
     }
     return [{**shared, "batch": batch, **_batch(extractor, variables, runs, batch)} for batch in batches]

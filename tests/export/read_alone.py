@@ -68,7 +68,7 @@ def read(python: str, system: str, folder: pathlib.Path) -> dict[str, Any]:
         "at_export": meta["parity"]["difference"],
         "difference": difference,
         "cosine": cosine,
-        "without_package": json.loads(done.stdout)["alone"],
+        "without_package": "yes" if json.loads(done.stdout)["alone"] else "no",
     }
 
 
