@@ -322,6 +322,19 @@ def elastic(bench: Bench, reference: pathlib.Path, counts: tuple[int, ...] = (4,
     return row
 
 
+def _shown(row: Row) -> Row:
+    """Returns a row of the table; exit codes of several runs are divided by arrows, None is a process still frozen."""
+    runs = row["codes"] if isinstance(row["codes"][0], list) else [row["codes"]]
+    return {
+        "what": row.get("fault", f"undisturbed: {row.get('processes')} processes"),
+        "seconds": row.get("seconds"),
+        "exit_codes": " -> ".join(", ".join(map(str, codes)) for codes in runs),
+        "loss_difference": row.get("loss_difference"),
+        "sentence": row.get("sentence", "").removeprefix("error: "),
+        "wrong": row["wrong"],
+    }
+
+
 def main() -> int:
     """Runs everything that is not finished and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -361,9 +374,8 @@ def main() -> int:
     wrong = [row for row in rows if row.get("wrong")]
     print(f"{len(rows)} runs, {len(wrong)} wrong")
     if args.output:
-        faults = [row for row in rows if "fault" in row]
-        runs = [row for row in rows if "processes" in row]
-        print(tables.write(args.output, {"runs": runs, "faults": faults}, tables.about("python -m tests.clusters.run")))
+        about = tables.about("python -m tests.clusters.run --output results/clusters.json")
+        print(tables.write(args.output, {"clusters": [_shown(row) for row in rows]}, about))
     return 1 if wrong else 0
 
 
