@@ -14,10 +14,12 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import importlib
 import io
 import json
 import os
 import pathlib
+import pkgutil
 import shutil
 import signal
 import sys
@@ -25,6 +27,9 @@ import tempfile
 import time
 import warnings
 
+import reid_datasets
+
+import reid_jax
 from reid_jax import errors, file_io
 from reid_jax.runtime import provenance
 from tests.fuzz import kinds, worker
@@ -119,7 +124,12 @@ def _report(name: str, seed: int, entry: dict[str, str], failures: pathlib.Path 
 
 
 def warm_up(names: list[str]) -> None:
-    """Reads some inputs of each kind in this process, so that libraries have loaded before the fork all they need."""
+    """Loads this package and reads some inputs of each kind in this process: after the fork nothing is imported."""
+    for package in (reid_datasets, reid_jax):
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not found.name.endswith("__main__"):
+                with contextlib.suppress(ImportError):  # of packages that an extra brings
+                    importlib.import_module(found.name)
     home = os.getcwd()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
         os.chdir(scratch)
