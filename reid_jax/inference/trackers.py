@@ -46,18 +46,27 @@ class TrackerEmbedder:
         embedding_dim: D.
         channels: order of the channels in what trackers pass: "bgr", as OpenCV reads images, or "rgb".
         boxes: format of the boxes in `embedder(frame, boxes)`, one of `BOX_FORMATS`; `get_features` takes "xyxy".
+        threshold: cosine distance up to which two crops show the same person, for the tracker's gate; None if unknown.
 
     Raises:
         UserError: an unknown order of channels or format of boxes.
     """
 
-    def __init__(self, embed: Embed, embedding_dim: int, *, channels: str = "bgr", boxes: str = "xyxy") -> None:
+    def __init__(
+        self,
+        embed: Embed,
+        embedding_dim: int,
+        *,
+        channels: str = "bgr",
+        boxes: str = "xyxy",
+        threshold: float | None = None,
+    ) -> None:
         if boxes not in BOX_FORMATS:
             raise errors.unknown("format of boxes", str(boxes), BOX_FORMATS)
         if channels not in crops.CHANNELS:
             raise errors.unknown("order of channels", str(channels), crops.CHANNELS)
         self._embed, self.embedding_dim = embed, embedding_dim
-        self.channels, self.boxes = channels, boxes
+        self.channels, self.boxes, self.threshold = channels, boxes, threshold
 
     def features(
         self, images: np.ndarray | Sequence[np.ndarray], boxes: Any = None, *, channels: str = "rgb"
@@ -172,13 +181,17 @@ def of_onnx(
             parts.append(unit_vectors.joined(features, *visibility))
         return np.concatenate(parts)
 
-    return TrackerEmbedder(embed, int(np.prod(described["output"]["shape"])), channels=channels, boxes=boxes)
+    # Thresholds of other outputs are distances in the model's own metric.
+    known = described["output"]["unit_length"] and described["threshold"]
+    threshold = float(known["distance"]) if known else None
+    size = int(np.prod(described["output"]["shape"]))
+    return TrackerEmbedder(embed, size, channels=channels, boxes=boxes, threshold=threshold)
 
 
 def _described(texts: Mapping[str, str], path: str | pathlib.Path) -> dict[str, Any]:
     """Returns the meta data of an ONNX file."""
     try:
-        found = {key: json.loads(texts[key]) for key in ("input", "output")}
+        found = {key: json.loads(texts[key]) for key in ("input", "output", "threshold")}
         known = found["input"]["name"] in input_layouts.LAYOUTS
     except (KeyError, TypeError, ValueError):
         known = False

@@ -98,13 +98,15 @@ def test_the_file_for_trackers(slots, tmp_path):
 def test_trackers_get_the_same_vectors_from_a_file(slots, tmp_path, layout):
     """Native crops of a frame, resized as in training, through each form of the input."""
     extractor, variables = slots
-    meta = onnx_file.write(extractor, variables, tmp_path / "model.onnx", layout=layout)
+    threshold = embedding.Threshold(0.3)
+    meta = onnx_file.write(extractor, variables, tmp_path / "model.onnx", layout=layout, threshold=threshold)
     assert meta["input"]["range"] == (None if layout == "float_nchw" else [0, 255])
     frame = np.random.default_rng(0).integers(0, 256, (150, 200, 3), np.uint8)
     boxes = np.asarray([[3, 5, 60, 140], [100.5, 2, 140, 90], [-20, 100, 30, 400]], np.float32)
     ours = trackers.of_extractor(extractor, variables)
     theirs = trackers.of_onnx(tmp_path / "model.onnx", threads=1)
     assert ours.embedding_dim == theirs.embedding_dim == 12
+    assert theirs.threshold == (None if layout == "uint8" else 0.3)
     expected = ours.get_features(boxes, frame)
     np.testing.assert_allclose(theirs.get_features(boxes, frame), expected, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, rtol=1e-5)
