@@ -59,6 +59,9 @@ class Bench:
             "bot:synthped",
             tiny.BOT
             | {
+                # Long enough to be interrupted in the middle.
+                "model.size": "resnet50",
+                "model.depths": (1, 1, 1, 1),
                 "data.options": {"size": "tiny", "seed": 0},
                 "train.epochs": 6.0,
                 "checkpoint.every_steps": 2,
