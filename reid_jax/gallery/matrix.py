@@ -168,7 +168,7 @@ class Matrix:
         if state == before.state:
             return before
         if state.removed != before.state.removed:
-            there = np.isin(self._arrays["ids"][: self._count], self._source.ids(), assume_unique=True)
+            there = _among(self._arrays["ids"][: self._count], self._source.ids())
             alive = self._arrays["alive"].copy()  # earlier snapshots keep theirs
             alive[: self._count] &= there
             self._arrays["alive"] = alive
@@ -261,3 +261,9 @@ class Matrix:
             placement=self._placement,
             state=state,
         )
+
+
+def _among(some: np.ndarray, all_of_them: np.ndarray) -> np.ndarray:
+    """Returns which numbers are among others, both ascending; sorts nothing, unlike `np.isin`."""
+    places = np.minimum(np.searchsorted(all_of_them, some), max(len(all_of_them) - 1, 0))
+    return np.asarray(all_of_them[places] == some) if len(all_of_them) else np.zeros(len(some), bool)
