@@ -120,9 +120,16 @@ def count_parameters(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
+SMALL = 16_384  # entries up to which `global_norm` joins arrays to one vector
+
+
 def global_norm(tree: Any) -> jax.Array:
     """Returns the Euclidean norm of all leaves as a single vector, summed in float32; 0 for a tree without leaves."""
-    squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
+    leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
+    # A reduction for each of hundreds of small arrays is a good part of a program: they form one vector.
+    small = [leaf.reshape(-1) for leaf in leaves if leaf.size <= SMALL]
+    joined = [jnp.concatenate(small)] if small else []
+    squares = [jnp.sum(jnp.square(leaf)) for leaf in (*joined, *(leaf for leaf in leaves if leaf.size > SMALL))]
     return jnp.sqrt(sum(squares, start=jnp.zeros((), jnp.float32)))
 
 

@@ -179,15 +179,33 @@ def _check(args: argparse.Namespace) -> None:
     arguments.one_of("--dtype", args.dtype, ("auto", "float32", "bfloat16"))
 
 
+def _known(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
+    """Returns the rows of an earlier measurement in the file of `--output`, which goes on where it ended."""
+    known: list[dict[str, Any]] = []
+    if args.output and os.path.exists(args.output):
+        earlier = file_io.read_json(args.output, "the tables of an earlier measurement", "remove the file")
+        known = earlier.get("tables", {}).get(kind, [])
+        print(f"{len({row['what'] for row in known})} systems of {args.output} are not measured again", flush=True)
+    return known
+
+
+def _starts(args: argparse.Namespace, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the rows of starts, and writes them after each; goes on where the file ends."""
+    from reid_jax.benchmarks import start_speed, tables
+
+    def report(rows: list[dict[str, Any]]) -> None:
+        if args.output:
+            tables.write(args.output, {"start": rows}, about)
+        print(tables.table(rows[-1:]), file=sys.stderr, flush=True)
+
+    return start_speed.measure(args.config, _known(args, "start"), report)
+
+
 def _exports(args: argparse.Namespace, about: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns the rows of exported files, and writes them after each system; goes on where the file ends."""
     from reid_jax.benchmarks import export_speed, tables
 
-    known: list[dict[str, Any]] = []
-    if args.output and os.path.exists(args.output):
-        earlier = file_io.read_json(args.output, "the tables of an earlier measurement", "remove the file")
-        known = earlier.get("tables", {}).get("export", [])
-        print(f"{len({row['what'] for row in known})} systems of {args.output} are not measured again", flush=True)
+    known = _known(args, "export")
 
     def report(rows: list[dict[str, Any]]) -> None:
         if args.output:
@@ -206,7 +224,6 @@ def _measure(args: argparse.Namespace, kind: str, about: dict[str, Any]) -> list
         input_speed,
         model_speed,
         ranking_speed,
-        start_speed,
         subjects,
         tables,
     )
@@ -217,7 +234,7 @@ def _measure(args: argparse.Namespace, kind: str, about: dict[str, Any]) -> list
     if kind == "export":
         return _exports(args, about)
     if kind == "start":
-        return start_speed.measure(args.config, show)
+        return _starts(args, about)
     if kind == "aot":
         batches = [batch for batch in _batches(args.batch) if batch] or list(ahead.BATCHES)
         return ahead.measure(args.target.split(","), args.config, batches, report=show)
