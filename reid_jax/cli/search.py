@@ -335,7 +335,7 @@ def _build(args: argparse.Namespace) -> None:
             opened.discard()  # rather than a part of it
             raise
         print(f"{len(added.ids):,} images, {search_text.kept(keep)}.")
-        print(args.place)
+        print(opened.name)  # of a URL without its password
 
 
 def _add(args: argparse.Namespace) -> None:
