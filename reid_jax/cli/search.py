@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -278,7 +279,7 @@ def _box(text: str) -> list[float]:
         sides = [float(each) for each in text.split(",")]
     except ValueError:
         sides = []
-    if len(sides) != 4:
+    if len(sides) != 4 or not all(math.isfinite(side) for side in sides):
         raise errors.UserError(f"expected --box LEFT,TOP,RIGHT,BOTTOM in pixels, got {rules.plain(text)!r}.")
     return sides
 
@@ -330,7 +331,7 @@ def _build(args: argparse.Namespace) -> None:
         try:
             added = opened.add(made, described.binding, who=args.who, why=args.why)
             if args.rate:
-                print(opened.calibrate(args.rate, per=args.rate_per).text() + ".")
+                print(opened.calibrate(args.rate, per=args.rate_per, who=args.who, why=args.why).text() + ".")
         except BaseException:
             opened.discard()  # rather than a part of it
             raise
@@ -410,9 +411,15 @@ def _query(args: argparse.Namespace) -> None:
         return
     print(search_text.answers(replies))
     if args.json:
-        file_io.write_json(args.json, values, "the answers")
+        _write_json(args.json, values, "the answers")
     for output in filter(None, (args.json, args.html)):
         print(output)
+
+
+def _write_json(given: str, values: Any, what: str) -> None:
+    place = arguments.path("--json", given)
+    file_io.make_folder(place.parent, "the folder of --json")
+    file_io.write_json(place, values, what)
 
 
 def _calibrate(args: argparse.Namespace) -> None:
@@ -420,14 +427,17 @@ def _calibrate(args: argparse.Namespace) -> None:
 
     with _open(args) as opened:
         if args.no_threshold:
-            opened.set_threshold(None)
+            opened.set_threshold(None, who=args.who, why=args.why)
             print("no threshold: every query has an answer.")
             return
         features, source = None, ""
         if args.features:
             path = arguments.existing_file("--features", args.features, "a features file (.npz)")
             features, source = feature_set.FeatureSet.load(path), f"in {file_io.shown(path.name)}"
-        print(opened.calibrate(args.rate, per=args.rate_per, features=features, source=source).text() + ".")
+        found = opened.calibrate(
+            args.rate, per=args.rate_per, features=features, source=source, who=args.who, why=args.why
+        )
+        print(found.text() + ".")
 
 
 def _keep(args: argparse.Namespace) -> None:
@@ -437,7 +447,7 @@ def _keep(args: argparse.Namespace) -> None:
             facts = opened.info()
             print(json.dumps(facts, indent=2) if args.json == "-" else search_text.info(facts))
             if args.json not in (None, "-"):
-                file_io.write_json(args.json, facts, "the facts")
+                _write_json(args.json, facts, "the facts")
         elif args.action == "expire":
             entries, lines = opened.expire(who=args.who, why=args.why)
             print(f"{entries:,} expired entries and {lines:,} lines of the log removed.")

@@ -28,9 +28,12 @@ def answers(replies: Sequence[answers_lib.Answer]) -> str:
 
 
 def _answer(reply: answers_lib.Answer) -> str:
-    grouped = reply.hits and reply.hits[0].votes is not None
-    header = ["entry", "distance", "identity", "camera", "time", "file"]
-    if grouped:
+    voted = reply.images > 1
+    labels = ["identity", "camera", "time", "file"]
+    if reply.group == "track":
+        labels[1:1] = ["track"]
+    header = ["entry", "distance", *labels]
+    if voted:
         header[1:1] = ["votes"]
     reranked = reply.hits and reply.hits[0].reranked is not None
     if reranked:
@@ -40,11 +43,11 @@ def _answer(reply: answers_lib.Answer) -> str:
         entry = hit.entry.as_dict()
         mark = "" if hit.accepted is None else " match" if hit.accepted else ""
         row = [str(hit.entry.id), f"{hit.distance:.4f}{mark}"]
-        if grouped:
+        if voted:
             row[1:1] = [f"{hit.votes}/{reply.images}"]
         if reranked:
             row[1:1] = [f"{hit.reranked:.4f}"]
-        row += [shown(entry[name]) for name in ("identity", "camera", "time", "file")]
+        row += [shown(entry[name]) for name in labels]
         rows.append(row)
     verdict = {None: "", True: ": nobody in the gallery", False: ""}[reply.nobody]
     head = f"{shown(reply.query)}{verdict} ({reply.looked_at:,} entries looked at)"
@@ -68,9 +71,10 @@ def span(seconds: float) -> str:
     """Returns a span of time in days or hours.
 
     >>> span(2592000.0), span(3600.0)
-    ('30 days', '1 hours')
+    ('30 days', '1 hour')
     """
-    return f"{seconds / 86_400:g} days" if seconds >= 86_400 else f"{seconds / 3600:g} hours"
+    amount, unit = (seconds / 86_400, "day") if seconds >= 86_400 else (seconds / 3600, "hour")
+    return f"{amount:g} {unit}{'' if amount == 1 else 's'}"
 
 
 def info(facts: Mapping[str, Any]) -> str:

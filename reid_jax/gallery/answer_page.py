@@ -138,9 +138,12 @@ def _hit(hit: answers.Hit, rank: int, images: int, pictures: _Pictures) -> str:
     if entry.camera:
         lines.append(f"<span>camera {web_pages.escaped(entry.camera)}</span>")
     if entry.time is not None:
-        lines.append(f"<span>{web_pages.escaped(entries_lib.iso(entry.time))}</span>")
+        lines.append(f"<span>{web_pages.escaped(str(entries_lib.iso(entry.time)).replace('T', ' '))}</span>")
+    if entry.track:
+        lines.append(f"<span>track {web_pages.escaped(entry.track)}</span>")
     if hit.votes is not None:
-        lines.append(f"<span>{hit.votes} of {images} votes, {hit.entries} images</span>")
+        votes = f"{hit.votes} of {images} votes, " if images > 1 else ""
+        lines.append(f"<span>{votes}{hit.entries} image{'' if hit.entries == 1 else 's'}</span>")
     title = web_pages.escaped(f"entry {entry.id}: {entry.file}")
     mark = '<span class="mark" aria-hidden="true">✓</span>' if hit.accepted else ""
     return (

@@ -16,6 +16,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from reid_jax import errors, file_io
 from reid_jax.gallery import entries as entries_lib
 
@@ -49,7 +51,7 @@ class Log:
         """Adds a line, which is on the disk afterwards.
 
         Args:
-            event: what was done ("query", "add", "remove", "expire", "compact").
+            event: what was done ("query", "add", "remove", "expire", "compact", "calibrate").
             who: name of the person or service.
             why: the reason.
             **facts: JSON values.
@@ -166,3 +168,13 @@ def reference(data: bytes) -> str:
 def references(queries: Sequence[Any]) -> list[str]:
     """Returns how a log names vectors: by the SHA-256 of their bytes."""
     return [reference(query.tobytes()) for query in queries]
+
+
+def spans(ids: np.ndarray) -> list[list[int]]:
+    """Returns ascending numbers of entries as first and last of each gapless run.
+
+    >>> spans(np.asarray([1, 2, 3, 7]))
+    [[1, 3], [7, 7]]
+    """
+    breaks = np.flatnonzero(np.diff(ids) != 1) + 1
+    return [[int(run[0]), int(run[-1])] for run in np.split(ids, breaks)]

@@ -21,7 +21,7 @@ import numpy as np
 
 from reid_jax import errors, file_io
 from reid_jax.data import feature_set
-from reid_jax.gallery import answers, erasure, open_set, reader, store
+from reid_jax.gallery import answers, audit, erasure, open_set, reader, store
 from reid_jax.gallery import binding as binding_lib
 from reid_jax.gallery import entries as entries_lib
 
@@ -129,10 +129,8 @@ class Gallery(reader.Reader):
         for first in range(0, len(entries), ADDED_AT_ONCE):
             block = entries.take(range(first, min(first + ADDED_AT_ONCE, len(entries))))
             ids.append(self.store.add(block, [expiry] * len(block), now))
-        added = np.concatenate(ids)
-        if len(added):
-            self._note("add", who, why, ids=_spans(added))
-        return Added(added, tuple(skipped))
+            self._note("add", who, why, ids=audit.spans(ids[-1]))  # a later block may meet a full disk
+        return Added(np.concatenate(ids), tuple(skipped))
 
     def _refuse_present(self, files: Sequence[str]) -> None:
         there = self.store.present(files)
@@ -175,7 +173,7 @@ class Gallery(reader.Reader):
 
     def _remove(self, event: str, ids: np.ndarray, who: str, why: str) -> int:
         count = self.store.remove(ids)
-        self._note(event, who, why, ids=_spans(ids))
+        self._note(event, who, why, ids=audit.spans(ids))
         return count
 
     def compact(self, *, who: str = "", why: str = "") -> erasure.Proof:
@@ -189,7 +187,14 @@ class Gallery(reader.Reader):
         return proof
 
     def calibrate(
-        self, rate: float, *, per: str = "comparison", features: feature_set.FeatureSet | None = None, source: str = ""
+        self,
+        rate: float,
+        *,
+        per: str = "comparison",
+        features: feature_set.FeatureSet | None = None,
+        source: str = "",
+        who: str = "",
+        why: str = "",
     ) -> answers.Threshold:
         """Chooses the threshold of open-set answers at a false-match rate, and stores it, see `open_set`.
 
@@ -198,6 +203,8 @@ class Gallery(reader.Reader):
             per: "comparison" or "search".
             features: labeled images of the gallery's model; None takes the gallery's own labels.
             source: what they are, in words.
+            who: for the audit log.
+            why: for the audit log.
 
         Raises:
             UserError: another model's features, or too few labeled images for that rate.
@@ -209,19 +216,10 @@ class Gallery(reader.Reader):
             shape, visible = features.gallery_features.shape[1:], features.gallery_visibility is not None
             self.binding.refuse_other(binding_lib.Binding.of_meta(features.meta, shape, visible), "the labeled images")
         found = open_set.calibrate(features, rate, per=per, metric=self.binding.metric, source=source)
-        self.set_threshold(found)
+        self.set_threshold(found, who=who, why=why)
         return found
 
-    def set_threshold(self, threshold: answers.Threshold | None) -> None:
-        """Stores the threshold of open-set answers; None removes it."""
+    def set_threshold(self, threshold: answers.Threshold | None, *, who: str = "", why: str = "") -> None:
+        """Stores the threshold of open-set answers, with a line in the audit log; None removes it."""
         self.store.change({"threshold": "null" if threshold is None else threshold.as_json()})
-
-
-def _spans(ids: np.ndarray) -> list[list[int]]:
-    """Returns ascending numbers as first and last of each gapless run.
-
-    >>> _spans(np.asarray([1, 2, 3, 7]))
-    [[1, 3], [7, 7]]
-    """
-    breaks = np.flatnonzero(np.diff(ids) != 1) + 1
-    return [[int(run[0]), int(run[-1])] for run in np.split(ids, breaks)]
+        self._note("calibrate", who, why, threshold=None if threshold is None else threshold.distance)

@@ -340,12 +340,16 @@ class Reader:
     ) -> None:
         references = list(asked.references) or audit.references(list(asked.features))
         limit = replies[0].threshold
+        facts = chosen.as_dict()
+        if chosen.identities:  # by their entries: a name in the log would outlive its erasure
+            asked_for = self.store.select(entries_lib.Selection(identities=chosen.identities))
+            facts["identities"] = audit.spans(asked_for)
         self._note(
             "query",
             who,
             why,
             queries=references,
-            filter=chosen.as_dict(),
+            filter=facts,
             **options,
             threshold=None if limit is None else limit.distance,
             answers=[

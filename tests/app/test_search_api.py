@@ -102,7 +102,7 @@ def test_adding_and_removing(fresh):
     assert fresh.post("remove", id=13, expected=1)[0] == 200
     assert fresh.post("remove", id=13, expected=1)[0] == 409
     assert fresh.post("search", entry=13, **WHY)[0] == 404
-    events = [(line["event"], line["why"]) for line in fresh.gallery.log.lines()][2:]
+    events = [(line["event"], line["why"]) for line in fresh.gallery.log.lines()][3:]
     assert [event for event, _ in events] == ["add", "query", "remove", "remove"]
     assert events[2] == ("remove", "erasure")
     fresh.gallery.log.check()

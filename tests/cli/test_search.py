@@ -97,6 +97,10 @@ def test_from_images_to_answers(colors, photos, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     assert run(*ask, "--entry=3", "--rerank", "--top=1") == 0
     assert "re-ranked" in capsys.readouterr().out
+    assert run(*ask, "--entry=3", "--per=track", "--identity=Ann", "--json", tmp_path / "new" / "a.json") == 0
+    told = capsys.readouterr().out
+    assert ("track" in told, "votes" in told) == (True, False)  # one image casts no votes
+    assert (tmp_path / "new" / "a.json").is_file()
     # Another model is refused before it has described an image.
     monkeypatch.setattr(Colors, "origin", {"random": True, "seed": 1})
     monkeypatch.setattr(Colors, "split", None)
@@ -111,16 +115,18 @@ def test_from_images_to_answers(colors, photos, tmp_path, capsys, monkeypatch):
     assert run(*more, "--skip-existing") == 0
     assert run(*more, "--prefix=today/", "--camera=roof", "--keep=forever") == 0
     assert "8 images added; the gallery has 16" in capsys.readouterr().out
+    assert run("calibrate", people, "--no-threshold", "--who=kim") == 0
     assert run("remove", people, "--identity=Ann") == 0
     assert run("info", people) == 0
     told = capsys.readouterr().out
     assert "2 entries removed" in told
     assert "14 entries (13 without identity" in told
     log = [json.loads(line) for line in (tmp_path / "people.gallery.audit.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in log] == ["add", *["query"] * 7, "add", "remove"]
+    assert [line["event"] for line in log] == ["add", *["query"] * 8, "add", "calibrate", "remove"]
     assert log[1]["who"] == "kim"
     assert log[1]["queries"][0].startswith("sha256:")
     assert log[1]["answers"][0]["ids"][0] == 3
+    assert log[8]["filter"]["identities"] == [[1, 1], [3, 3]]  # Ann's entries: her name would outlive its erasure
     assert "Ann" not in json.dumps(log)
 
 
