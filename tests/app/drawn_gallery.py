@@ -73,5 +73,5 @@ def made(place, audited=True, threshold=THRESHOLD):
     )
     opened = gallery.Gallery.create(place, BINDING, audited=audited)
     opened.add(entries, BINDING, who="kim", why="test")
-    opened.set_threshold(threshold)
+    opened.set_threshold(threshold, who="kim", why="test")
     return opened

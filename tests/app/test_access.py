@@ -63,7 +63,7 @@ def test_beyond_this_machine_a_token_is_needed(tmp_path):
             assert client.send("GET", "/api/info", headers=right, host="10.0.0.7")[0].status == 200
             assert client.send("GET", "/api/info", headers=right, host="evil.example")[0].status == 421
             assert client.send("GET", "/")[0].status == 200  # the page, which holds nothing
-        assert [line["event"] for line in opened.log.lines()] == ["add", "serve", "query", "stop serving"]
+        assert [line["event"] for line in opened.log.lines()] == ["add", "calibrate", "serve", "query", "stop serving"]
 
 
 def test_files_of_tokens(tmp_path):

@@ -26,6 +26,6 @@ if browser.PROGRAM is not None:
         ):
             search.walk(chromium.open(address), image, large, drawn_gallery.HOSTILE, token)
         events = [line["event"] for line in opened.log.lines()]
-        assert events[:3] == ["add", "serve", "query"]
+        assert events[:4] == ["add", "calibrate", "serve", "query"]
         assert events[-3:] == ["query", "remove", "stop serving"]
         assert {line["who"] for line in opened.log.lines()} == {"kim"}
