@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("evaluate", "computes CMC, mAP and mINP from a run or a features file"),
     "training-report": ("training_report", "writes the report of a run from its folder"),
     "extract": ("extract", "writes the features of images to a file"),
-    "search": ("search", "keeps a gallery of known images and asks it who is on an image"),
+    "search": ("search", "keeps a gallery of known images and asks it who is in an image"),
     "explain": ("explain", "draws what a model looks at, and why two images match"),
     "export": ("export", "writes a model as StableHLO or ONNX for other programs"),
     "weights": ("weights", "lists published weights, fetches their files, exports those of a run"),

@@ -122,9 +122,12 @@ def _threshold(
     rate = args.false_match_rate or _RATE
     name = result["dataset"]
     distance = result.get(f"{name}/verification/threshold_at_fpr_{rate}")
-    if distance is not None and input_layouts.LAYOUTS[args.input].planes:
-        distance = _as_cosine(float(distance), extractor, variables)
-    return None if distance is None else embedding.Threshold(float(distance), float(rate), str(name))
+    if distance is None:
+        return None
+    cosine = _as_cosine(float(distance), extractor, variables)
+    if input_layouts.LAYOUTS[args.input].planes:
+        distance = cosine
+    return None if distance is None else embedding.Threshold(float(distance), float(rate), str(name), cosine)
 
 
 def _as_cosine(distance: float, extractor: extractor_lib.Extractor, variables: build.Variables) -> float | None:

@@ -46,7 +46,7 @@ ACTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "add": ("adds images", (*_ADD, "skip_existing")),
     "remove": ("removes images", ("file", "identity", "track", "since", "until", "id")),
     "query": (
-        "asks who is on an image",
+        "asks who is in an image",
         (*_SOURCE, *_MODEL, *_FILTER, "box", "entry", "top", "per", "as_track", "rerank", "json", "html"),
     ),
     "calibrate": (

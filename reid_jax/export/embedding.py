@@ -32,11 +32,13 @@ class Threshold:
         distance: Euclidean distance, `1 - cos`, or the mean distance of slots.
         false_match_rate: share of pairs of different people that it accepts, None where unknown.
         measured_on: the data set of that rate, None where unknown.
+        cosine: the same as `1 - cos` of vectors of unit length, as trackers compare them; None where unknown.
     """
 
     distance: float
     false_match_rate: float | None = None
     measured_on: str | None = None
+    cosine: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the meta data."""

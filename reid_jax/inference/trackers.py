@@ -118,7 +118,12 @@ class TrackerEmbedder:
 
 
 def of_extractor(
-    extractor: extractor_lib.Extractor, variables: build.Variables, *, channels: str = "bgr", boxes: str = "xyxy"
+    extractor: extractor_lib.Extractor,
+    variables: build.Variables,
+    *,
+    channels: str = "bgr",
+    boxes: str = "xyxy",
+    threshold: float | None = None,
 ) -> TrackerEmbedder:
     """Returns the embedder of a model. Each power of two of crops is compiled at its first use.
 
@@ -127,6 +132,7 @@ def of_extractor(
         variables: its variables.
         channels: see `TrackerEmbedder`.
         boxes: see `TrackerEmbedder`.
+        threshold: see `TrackerEmbedder`.
     """
 
     def embed(images: list[np.ndarray]) -> np.ndarray:
@@ -135,7 +141,7 @@ def of_extractor(
         return joined
 
     shape = extractor.images(variables, []).features.shape[1:]
-    return TrackerEmbedder(embed, int(np.prod(shape)), channels=channels, boxes=boxes)
+    return TrackerEmbedder(embed, int(np.prod(shape)), channels=channels, boxes=boxes, threshold=threshold)
 
 
 def of_onnx(
@@ -160,6 +166,8 @@ def of_onnx(
         raise errors.UserError(
             "expected the package onnxruntime to run an ONNX file; pip install onnxruntime."
         ) from None
+    if not pathlib.Path(path).is_file():
+        raise errors.UserError(f"expected an ONNX file, there is none at {path}; write it with reid-jax export.")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
@@ -181,9 +189,10 @@ def of_onnx(
             parts.append(unit_vectors.joined(features, *visibility))
         return np.concatenate(parts)
 
-    # Thresholds of other outputs are distances in the model's own metric.
-    known = described["output"]["unit_length"] and described["threshold"]
-    threshold = float(known["distance"]) if known else None
+    known = described["threshold"] or {}
+    threshold = known.get("cosine")
+    if threshold is None and described["output"]["unit_length"]:
+        threshold = known.get("distance")  # that of other outputs is in the model's own metric
     size = int(np.prod(described["output"]["shape"]))
     return TrackerEmbedder(embed, size, channels=channels, boxes=boxes, threshold=threshold)
 

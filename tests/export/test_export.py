@@ -98,7 +98,7 @@ def test_the_file_for_trackers(slots, tmp_path):
 def test_trackers_get_the_same_vectors_from_a_file(slots, tmp_path, layout):
     """Native crops of a frame, resized as in training, through each form of the input."""
     extractor, variables = slots
-    threshold = embedding.Threshold(0.3)
+    threshold = embedding.Threshold(0.3, cosine=0.05 if layout == "uint8" else None)
     meta = onnx_file.write(extractor, variables, tmp_path / "model.onnx", layout=layout, threshold=threshold)
     assert meta["input"]["range"] == (None if layout == "float_nchw" else [0, 255])
     frame = np.random.default_rng(0).integers(0, 256, (150, 200, 3), np.uint8)
@@ -106,7 +106,7 @@ def test_trackers_get_the_same_vectors_from_a_file(slots, tmp_path, layout):
     ours = trackers.of_extractor(extractor, variables)
     theirs = trackers.of_onnx(tmp_path / "model.onnx", threads=1)
     assert ours.embedding_dim == theirs.embedding_dim == 12
-    assert theirs.threshold == (None if layout == "uint8" else 0.3)
+    assert theirs.threshold == (0.05 if layout == "uint8" else 0.3)
     expected = ours.get_features(boxes, frame)
     np.testing.assert_allclose(theirs.get_features(boxes, frame), expected, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, rtol=1e-5)
@@ -114,6 +114,8 @@ def test_trackers_get_the_same_vectors_from_a_file(slots, tmp_path, layout):
 
 
 def test_trackers_refuse_files_of_others(tmp_path):
+    with pytest.raises(errors.UserError, match="there is none at"):
+        trackers.of_onnx(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(errors.UserError, match="cannot read the ONNX file"):
         trackers.of_onnx(tmp_path / "text.onnx")
@@ -137,7 +139,12 @@ def test_the_description_is_complete(plain, tmp_path):
     beside = json.loads((tmp_path / "model.onnx.metadata.json").read_text())
     assert stored == json.loads(json.dumps(meta))
     assert stored.items() <= beside.items()
-    assert stored["threshold"] == {"distance": 0.25, "false_match_rate": 1e-3, "measured_on": "synthped"}
+    assert stored["threshold"] == {
+        "distance": 0.25,
+        "false_match_rate": 1e-3,
+        "measured_on": "synthped",
+        "cosine": None,
+    }
     assert stored["weights"]["arrays_sha256"] == trees.sha256(jax.tree.map(np.asarray, variables))
     assert stored["input"]["antialiased"] is True
     assert stored["parity"]["difference"] <= embedding.TOLERANCE
@@ -182,7 +189,7 @@ def test_a_euclidean_threshold_of_unit_vectors_becomes_a_cosine(plain, monkeypat
 @pytest.mark.parametrize(
     ("metric", "layout", "changes", "expected"),
     [
-        ("cosine", "float_nchw", {}, embedding.Threshold(0.3, 1e-3, "synthped")),
+        ("cosine", "float_nchw", {}, embedding.Threshold(0.3, 1e-3, "synthped", 0.3)),
         ("euclidean", "uint8", {"false_match_rate": "1e-2"}, embedding.Threshold(0.4, 1e-2, "synthped")),
         ("euclidean", "float_nchw", {}, None),  # the file's vectors have another distance than the evaluation's
         ("cosine", "uint8", {"flip": True}, None),
