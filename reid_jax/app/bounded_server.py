@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from reid_jax import file_io
+from reid_jax import errors, file_io
 from reid_jax.app.web_request import RefusedError, Request
 
 Buffer = Any  # what `readinto` fills
@@ -157,8 +157,13 @@ class BoundedServer(socketserver.TCPServer):
         self._counting = threading.Lock()
         if ":" in place[0]:
             self.address_family = socket.AF_INET6
-        with file_io.reading(f"{place[0]}:{place[1]}", "a free address of this machine", "give another host or port"):
+        try:
             super().__init__(place, _Handler)
+        except (OSError, OverflowError, UnicodeError) as error:
+            where = file_io.shown(f"{place[0]}:{place[1]}")
+            raise errors.UserError(
+                f"cannot listen at {where} ({errors.reason(error)}); give another host or port."
+            ) from error
 
     @property
     def port(self) -> int:

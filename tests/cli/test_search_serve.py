@@ -79,7 +79,7 @@ def test_on_this_machine_and_beyond(people, asked, capsys):
         (("serve", *MODEL, "--top=3"), "--top goes with query, not with serve"),
         (("info", "--read-only"), "--read-only goes with serve, not with info"),
         (("serve", *MODEL, "--tokens", __file__), "other users may read the tokens in|got another"),
-        (("serve", *MODEL, "--host", "no such host"), "expected a free address of this machine at no such host:8600"),
+        (("serve", *MODEL, "--host", "no such host"), "cannot listen at no such host:8600"),
     ],
 )
 def test_mistakes(people, asked, words, message):
