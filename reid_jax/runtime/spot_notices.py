@@ -48,8 +48,11 @@ def watch(source: str, interval: float = INTERVAL) -> None:
         interval: seconds between two questions.
 
     Raises:
-        UserError: the cloud's metadata server does not answer, so that no notice would arrive.
+        UserError: no notice would arrive: the cloud's metadata server does not answer, or the name is neither a
+            cloud's nor that of a file that a script can create; or the file is there already.
     """
+    if source not in SOURCES:
+        _check_file(source)
     ask = SOURCES.get(source) or (lambda: _file(source))
     try:
         ask()
@@ -73,6 +76,24 @@ def watch(source: str, interval: float = INTERVAL) -> None:
                 return
 
     threading.Thread(target=loop, name="spot notices", daemon=True).start()
+
+
+def _check_file(source: str) -> None:
+    place = pathlib.Path(source)
+    if os.sep not in source and not place.suffix:  # a misspelled cloud would be waited for in vain
+        raise UserError(
+            f"expected {', '.join(SOURCES)} or the path of a file (such as ./notice) as --preemption_notice, got "
+            f"{source[:80]!r}; correct it."
+        )
+    if not place.parent.is_dir():
+        raise UserError(
+            f"expected a folder for the file of --preemption_notice, there is none at {str(place.parent)[:200]!r}; make "
+            "it, or name another file."
+        )
+    if place.exists():
+        raise UserError(
+            f"the file of --preemption_notice exists already: {str(place)[:200]!r}; remove it, or the run stops at once."
+        )
 
 
 def _get(url: str, headers: dict[str, str] | None = None, method: str = "GET") -> str | None:

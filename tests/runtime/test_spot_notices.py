@@ -80,6 +80,20 @@ def test_a_file_is_a_notice(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("azur", "expected gce, aws, azure or the path of a file .* got 'azur'"),
+        ("{there}/none/leave", "expected a folder for the file"),
+        ("{there}/old", "exists already.*or the run stops at once"),
+    ],
+)
+def test_a_notice_that_could_not_arrive_is_refused(source, sentence, tmp_path):
+    (tmp_path / "old").touch()
+    with pytest.raises(UserError, match=sentence):
+        spot_notices.watch(source.format(there=tmp_path))
+
+
+@pytest.mark.parametrize(
     "answer", [{}, {"/azure": "no JSON"}, {"/azure": "[]"}], ids=["nothing there", "text", "another form"]
 )
 def test_a_server_that_gives_no_notices_is_refused_at_once(answer, answers, monkeypatch):
