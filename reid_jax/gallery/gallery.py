@@ -51,6 +51,8 @@ class Gallery(reader.Reader):
         log: the audit log; None in a gallery made without one.
     """
 
+    _made_log = False  # whether the log was begun with the gallery
+
     @classmethod
     def create(
         cls,
@@ -79,11 +81,16 @@ class Gallery(reader.Reader):
         if writer is not None and not store.is_url(place):
             file_io.make_folder(writer.path.parent, "the folder of the gallery")
         settings = {"keep": json.dumps(keep), "audited": json.dumps(audited), "keep_log": json.dumps(keep_log)}
-        return cls(store.create(place, binding, settings), writer)
+        first = writer is not None and not writer.path.exists()
+        made = cls(store.create(place, binding, settings), writer)
+        made._made_log = first
+        return made
 
     def discard(self) -> None:
-        """Closes the gallery and removes it, after its building has failed."""
+        """Closes the gallery and removes it, after its building has failed; its log, too, unless that was there."""
         self.store.discard()
+        if self.log is not None and self._made_log:
+            self.log.path.unlink(missing_ok=True)
 
     def add(
         self,

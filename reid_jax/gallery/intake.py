@@ -378,8 +378,8 @@ def labeled(entries: entries_lib.Entries, rows: Mapping[str, Mapping[str, str]])
     missing = [file for file in rows if file not in places]
     if missing:
         raise errors.UserError(
-            f"{len(missing)} files of the table are not among the images, such as {file_io.shown(missing[0])[:200]}; "
-            "give names as they stand in the gallery, relative to the folder of the images."
+            f"expected the files of the table among the images, {len(missing):,} of them are not there, such as "
+            f"{file_io.shown(missing[0])[:200]}; give names relative to the folder of the images."
         )
     changed: dict[str, Any] = {
         name: list(getattr(entries, name)) for name in ("identities", "cameras", "times", "tracks")

@@ -223,7 +223,9 @@ def _connect(path: pathlib.Path) -> sqlite3.Connection:
         connection.execute("pragma synchronous = full")
         connection.execute("pragma journal_mode = wal")
     except (sqlite3.Error, UnicodeError) as error:
+        damaged = getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        remedy = "put back a copy of the whole file" if damaged else "its folder must be writable"
         raise errors.UserError(
-            f"cannot open the gallery {file_io.shown(path)} ({errors.reason(error)}); its folder must be writable."
+            f"cannot open the gallery {file_io.shown(path)} ({errors.reason(error)}); {remedy}."
         ) from error
     return connection

@@ -143,7 +143,7 @@ def test_features_files(tmp_path, capsys):
     assert not (tmp_path / "people.gallery.audit.jsonl").exists()
     failing = tmp_path / "failing.gallery"
     with pytest.raises(errors.UserError, match="needs at least 30,000,000 comparisons"):
-        run("build", failing, "--features", tmp_path / "f.npz", "--no-audit", "--rate=1e-7")
+        run("build", failing, "--features", tmp_path / "f.npz", "--rate=1e-7")
     assert not list(tmp_path.glob("failing*"))  # nothing half-built is left
     assert run("build", failing, "--features", tmp_path / "f.npz", "--no-audit", "--rate=0.1") == 0
     assert "1 in 10 is accepted at most" in capsys.readouterr().out
@@ -180,7 +180,10 @@ MISTAKES = {
     "two_ways": (("remove", "PEOPLE", "--identity=Zoe", "--file=0.png"), "expected one way to choose"),
     "span": (("add", "PEOPLE", *MODEL, "--images=photos", "--keep=soon"), "expected a span of time"),
     "exists": (("build", "PEOPLE", *MODEL, "--images=photos"), "exists already"),
-    "table": (("add", "PEOPLE", *MODEL, "--images=photos", "--prefix=x/", "--table=bad.csv"), "1 files of the table"),
+    "table": (
+        ("add", "PEOPLE", *MODEL, "--images=photos", "--prefix=x/", "--table=bad.csv"),
+        "files of the table among the images, 1 of them",
+    ),
 }
 
 
