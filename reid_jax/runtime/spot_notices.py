@@ -87,12 +87,13 @@ def _check_file(source: str) -> None:
         )
     if not place.parent.is_dir():
         raise UserError(
-            f"expected a folder for the file of --preemption_notice, there is none at {str(place.parent)[:200]!r}; make "
-            "it, or name another file."
+            f"expected a folder for the file of --preemption_notice, there is none at {str(place.parent)[:200]!r}; "
+            "make it, or name another file."
         )
     if place.exists():
         raise UserError(
-            f"the file of --preemption_notice exists already: {str(place)[:200]!r}; remove it, or the run stops at once."
+            f"the file of --preemption_notice exists already: {str(place)[:200]!r}; remove it, or the run "
+            "stops at once."
         )
 
 
