@@ -374,8 +374,8 @@ def _remove(args: argparse.Namespace) -> None:
     )
     with _open(args) as opened:
         count = opened.remove(selection, who=args.who, why=args.why)
-        print(f"{count:,} entries removed; searches no longer find them.")
-        print("search.py compact removes what is left of them in the file.")
+        print(f"{count:,} {'entry' if count == 1 else 'entries'} removed; searches no longer find what was removed.")
+        print("search.py compact erases what is left of it in the file.")
 
 
 def _query(args: argparse.Namespace) -> None:

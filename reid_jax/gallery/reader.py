@@ -260,7 +260,7 @@ class Reader:
         """Returns the error for a search that looks at no entry."""
         if not count:
             return errors.UserError(f"the gallery {self.name} is empty; add images with search.py add.")
-        conditions = chosen.text() or "not expired"
+        conditions = chosen.text() or ("not the query itself, not expired" if chosen.leave_out else "not expired")
         return errors.UserError(
             f"none of the {count:,} entries of the gallery {self.name} passes the filter ({conditions}); loosen it "
             "(search.py info lists cameras and times)."

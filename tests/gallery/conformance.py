@@ -92,6 +92,8 @@ def filters(place, log=None):
         assert opened.thumbnail(1) is None
         with pytest.raises(errors.UserError, match=r"none of the 300 entries .* passes the filter \(camera c9\)"):
             opened.query(query_of(features, [0]), chosen=entries.Filter(cameras=("c9",)))
+        with pytest.raises(errors.UserError, match=r"\(not the query itself, not expired\)"):
+            opened.query(query_of(features, [0]), chosen=entries.Filter(leave_out=tuple(range(1, 301))))
 
 
 def changes(place, log=None):
