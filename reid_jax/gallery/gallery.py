@@ -136,7 +136,7 @@ class Gallery(reader.Reader):
         for first in range(0, len(entries), ADDED_AT_ONCE):
             block = entries.take(range(first, min(first + ADDED_AT_ONCE, len(entries))))
             ids.append(self.store.add(block, [expiry] * len(block), now))
-            self._note("add", who, why, ids=audit.spans(ids[-1]))  # a later block may meet a full disk
+            self._changed("added", "add", who, why, ids[-1])  # a later block may meet a full disk
         return Added(np.concatenate(ids), tuple(skipped))
 
     def _refuse_present(self, files: Sequence[str]) -> None:
@@ -180,8 +180,16 @@ class Gallery(reader.Reader):
 
     def _remove(self, event: str, ids: np.ndarray, who: str, why: str) -> int:
         count = self.store.remove(ids)
-        self._note(event, who, why, ids=audit.spans(ids))
+        self._changed("removed", event, who, why, ids)
         return count
+
+    def _changed(self, done: str, event: str, who: str, why: str, ids: np.ndarray) -> None:
+        """Adds the line of a change that is made already, and says so where it cannot be added."""
+        try:
+            self._note(event, who, why, ids=audit.spans(ids))
+        except errors.UserError as error:
+            entries = "1 entry was" if len(ids) == 1 else f"{len(ids):,} entries were"
+            raise errors.UserError(f"{entries} {done}, but the log has no line for it: {error}") from error
 
     def compact(self, *, who: str = "", why: str = "") -> erasure.Proof:
         """Writes the files anew without what was removed, and proves that nothing of it is left, see `erasure`.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.gallery import entries, erasure
+from reid_jax.gallery import audit, entries, erasure
 from tests.gallery import conformance
 from tests.helpers import small_galleries
 
@@ -29,6 +29,12 @@ def opened(tmp_path):
     features = small_galleries.drawn(queries=1, images=60, ties=False)
     with conformance.made(tmp_path / "g.gallery", features) as gallery:
         yield gallery
+
+
+def test_a_change_that_cannot_be_logged_is_told(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(opened, "log", audit.Log(tmp_path / "none" / "log"))
+    with pytest.raises(errors.UserError, match="1 entry was removed, but the log has no line for it: cannot write"):
+        opened.remove(entries.Selection(ids=(3,)))
 
 
 def test_compacting_proves_that_nothing_is_left(opened, monkeypatch):
