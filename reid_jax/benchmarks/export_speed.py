@@ -7,6 +7,7 @@ the model's own program run in turn on all cores.
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import time
@@ -67,6 +68,9 @@ def measure(
         if name_of(config) not in measured:
             rows += _system(config, batches)
             report(rows)
+            # Programs of a file hold its weights as constants, three batch sizes of ten systems 20 GB of them.
+            jax.clear_caches()
+            gc.collect()
     return rows
 
 
