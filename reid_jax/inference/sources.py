@@ -63,7 +63,7 @@ class Files(Sequence[dict[str, Any]]):
             )
             if self.on_bad_image == "fail":
                 raise errors.UserError(
-                    f"{sentence.rstrip('.')} (--on-bad-image skip, of extract.py and search.py, leaves such files out)."
+                    f"{sentence.rstrip('.')} (extract.py and search.py leave such files out with --on-bad-image skip)."
                 ) from None
             self.bad[int(index)] = sentence
             image = np.full((1, 1, 3), 128, np.uint8)
