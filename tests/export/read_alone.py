@@ -1,7 +1,7 @@
 """Writes the ten demos as StableHLO for three platforms, and reads them in an environment without this package.
 
-    python -m venv /tmp/plain && /tmp/plain/bin/pip install jax numpy flatbuffers
-    python -m tests.export.read_alone --python /tmp/plain/bin/python --output results/stablehlo.json
+    python -m venv plain && plain/bin/pip install jax numpy flatbuffers
+    python -m tests.export.read_alone --python plain/bin/python --output results/stablehlo.json
 
 The reader has what `docs/deploy.md` shows and nothing else. Takes some ten minutes on two cores.
 """

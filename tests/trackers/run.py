@@ -1,6 +1,6 @@
 """Runs BoxMOT and deep-sort-realtime on drawn videos, with and without our embedding, and counts identity switches.
 
-    python -m tests.trackers.run --run runs/mfv-demo --boxmot PYTHON --deepsort PYTHON --folder /tmp/trackers
+    python -m tests.trackers.run --run runs/mfv-demo --boxmot PYTHON --deepsort PYTHON --folder runs/trackers
 
 Each tracker runs in an environment of its own; none is a dependency, and BoxMOT is under the AGPL:
 
