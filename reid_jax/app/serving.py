@@ -9,9 +9,10 @@ import pathlib
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 
 from reid_jax import errors, file_io
-from reid_jax.app import access, bounded_server, retention, router, search_api
+from reid_jax.app import access, bounded_server, retention, router, search_api, web_request
 from reid_jax.app.image_engine import Engine
 from reid_jax.gallery import gallery as gallery_lib
 
@@ -47,6 +48,17 @@ class Settings:
     key: str | None = None
     limits: bounded_server.Limits = dataclasses.field(default_factory=bounded_server.Limits)
     sweep: float = retention.EVERY
+
+
+def check(settings: Settings) -> None:
+    """Raises the `UserError` of `running` for an address or a certificate, before a model is loaded."""
+    _tls(settings)
+    with bounded_server.BoundedServer((settings.host, settings.port), _answer_none):
+        pass  # it listens for a moment, and answers nobody
+
+
+def _answer_none(_: web_request.Request) -> bounded_server.Response:
+    raise web_request.RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "the server has not started; try again.")
 
 
 @contextlib.contextmanager

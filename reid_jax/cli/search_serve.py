@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
         certificate=args.certificate,
         key=args.key,
     )
+    serving.check(settings)
     with gallery.Gallery.open(args.place, log=args.audit) as opened:
         extractor, variables = model_choice.load(args)
         engine = image_engine.ModelEngine(extractor, variables)

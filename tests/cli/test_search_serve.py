@@ -4,6 +4,7 @@ import dataclasses
 import http.client
 import json
 import re
+import socket
 
 import pytest
 
@@ -68,6 +69,14 @@ def test_on_this_machine_and_beyond(people, asked, capsys):
     info, out, token = asked
     assert (info["who"], info["read_only"], len(token)) == ("ann", True, 43)
     assert "note: without https, images and tokens cross the network" in out.err
+
+
+def test_a_taken_port_is_refused_before_a_model_is_loaded(people, asked, monkeypatch):
+    monkeypatch.setattr(model_choice, "load", lambda args: pytest.fail("loaded"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(errors.UserError, match=f"cannot listen at 127.0.0.1:{port} .*; give another host or port"):
+            run("serve", people, *MODEL, f"--port={port}")
 
 
 @pytest.mark.parametrize(

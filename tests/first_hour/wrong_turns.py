@@ -16,6 +16,7 @@ import os
 import pathlib
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,8 @@ from reid_jax import file_io
 from reid_jax.config import files
 from reid_jax.data import image_io
 from reid_jax.data.feature_set import FeatureSet
+from reid_jax.gallery import intake
+from reid_jax.gallery.gallery import Gallery
 from reid_jax.runtime import provenance
 from reid_jax.weights import convert
 from tests.first_hour import turns
@@ -83,6 +86,11 @@ def make(folder: pathlib.Path) -> dict[str, str]:
     people, cameras = np.arange(4, dtype=np.int32), np.zeros(4, np.int32)
     query, gallery = rng.random((2, 4, 8), np.float32)
     FeatureSet(query, gallery, people, people, cameras, cameras + 1).save(folder / "features.npz")
+    query, gallery = rng.random((2, 4, 9), np.float32)
+    FeatureSet(query, gallery, people, people, cameras, cameras + 1).save(folder / "wide.npz")
+    described = intake.of_features(str(folder / "features.npz"), "gallery")
+    with Gallery.create(str(folder / "people.gallery"), described.binding) as made:
+        made.add(described.entries(), described.binding, who="test", why="wrong turns")
     (folder / "broken.npz").write_bytes((folder / "features.npz").read_bytes()[:300])
     narrow = {"backbone": {"conv1": {"kernel": np.zeros((7, 7, 3, 5), np.float32)}}}
     convert.save(folder / "bot.npz", {"params": narrow})
@@ -93,6 +101,7 @@ def make(folder: pathlib.Path) -> dict[str, str]:
         (folder / name / "config.json").write_text(config)
     (folder / "run" / "checkpoints" / "7").mkdir(parents=True)
     names = {"photos": "photos", "features": "features.npz", "broken": "broken.npz", "bot": "bot.npz"}
+    names |= {"wide": "wide.npz", "gallery": "people.gallery"}
     return names | {"code": "code.pth", "run": "run", "empty_run": "empty_run"}
 
 
@@ -130,6 +139,13 @@ def take(turn: turns.Turn, folder: pathlib.Path, places: dict[str, str], environ
 
 
 @contextlib.contextmanager
+def taken_port() -> Iterator[str]:
+    """Yields the number of a port of this machine that is taken meanwhile."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield str(server.getsockname()[1])
+
+
+@contextlib.contextmanager
 def workplace() -> Iterator[tuple[pathlib.Path, dict[str, str]]]:
     """Yields an empty working folder, and an environment whose home and caches are empty, too."""
     with tempfile.TemporaryDirectory() as place:
@@ -160,8 +176,8 @@ def main(argv: list[str]) -> int:
     given = parser.parse_args(argv)
     chosen = [turn for turn in turns.TURNS if given.only in turn.command or given.only in turn.what]
     rows, wrong = [], 0
-    with workplace() as (folder, environment):
-        places = make(folder)
+    with workplace() as (folder, environment), taken_port() as port:
+        places = make(folder) | {"port": port}
         load = os.getloadavg()[0]
         for turn in chosen:
             outcome = take(turn, folder, places, environment)
