@@ -1,18 +1,20 @@
 """Flower apps of the server and the clients of a federation over a network, see `reid_jax.federated.flower`.
 
     pip install -e ".[flower]"          # without constraints.txt: Flower wants older protobuf, rich and packaging
-    flower-superlink --disable-runtime-dependency-installation --enable-supernode-auth \\
-        --ssl-ca-certfile ca.crt --ssl-certfile server.pem --ssl-keyfile server.key     # on the server
-    flower-supernode --superlink HOST:PORT --root-certificates ca.crt \\
+    bash docs/federation/keys.sh keys 3 HOST
+    flower-superlink --disable-runtime-dependency-installation --enable-supernode-auth --ssl-ca-certfile keys/ca.crt \\
+        --ssl-certfile keys/server.pem --ssl-keyfile keys/server.key         # on the server, behind gate.conf
+    flower-supernode --superlink HOST:9092 --root-certificates ca.crt \\
         --auth-supernode-private-key client0.key --node-config 'client="camera0"'       # on each client
     flwr run scripts/flower CONNECTION --run-config run.toml                            # starts the run
 
-The server and the clients are started in the root of this repository; docs/federated.md says more of keys and
-certificates, and of `--insecure` for a trial on one machine. A CONNECTION is a section [superlink.CONNECTION] of
-Flower's config.toml with the server's `address`. `run.toml` replaces values of scripts/flower/pyproject.toml:
-`config` as for main.py, `overrides` separated by blanks ("fed.rounds=4 seed=1"), `workdir` of the server's run
-folder, `nodes` that must have joined before the first round. A node's own configuration has `client`, the simulated
-client whose data it trains on; or `root`, the folder of its own data, without `client`.
+The server and the clients are started in the root of this repository; docs/federated.md says more of keys, of the
+gate that keeps clients from starting runs, and of `--insecure` for a trial on one machine. A CONNECTION is a section
+[superlink.CONNECTION] of Flower's config.toml with the server's `address`. `run.toml` replaces values of
+scripts/flower/pyproject.toml: `config` as for main.py, `overrides` separated by blanks ("fed.rounds=4 seed=1"),
+`workdir` of the server's run folder, and what the server waits for and believes (`reid_jax.federated.flower.Terms`). A
+node's own configuration has `client`, the simulated client whose data it trains on; or `root`, the folder of its own
+data, without `client`; and `keep`, a folder for its classifiers.
 """
 
 from __future__ import annotations
@@ -65,13 +67,14 @@ def client_node(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -
 
 def serve(run_config: Mapping[str, Any], rounds: flower.Rounds) -> None:
     """Runs the server: claims the run folder, runs the rounds, saves and evaluates the result."""
+    terms = flower.Terms.of(run_config)
     config = config_of(run_config)
     folder = folder_lib.RunFolder(str(run_config.get("workdir") or folder_lib.default_path(config)))
     file_io.make_folder(folder.path, "the run folder")
     with folder_lock.held(folder.path):
         folder.claim(config)
         node = node_lib.Node(experiment.Experiment(config))
-        rounds(node, every=round(config.evals.every_epochs), nodes=int(run_config.get("nodes", 2)))
+        rounds(node, every=round(config.evals.every_epochs), terms=terms)
         node.save(folder.checkpoints)
         launch.run(config, workdir=str(folder.path), mode="eval")
 

@@ -18,7 +18,7 @@ import numpy as np
 from reid_jax import errors, trees
 from reid_jax.config.sections import Settings
 from reid_jax.federated import federation_options as options_lib
-from reid_jax.federated import phase
+from reid_jax.federated import phase, updates
 from reid_jax.federated import rounds as rounds_lib
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import checkpoints, loop
@@ -105,7 +105,7 @@ class Node:
         Raises:
             UserError: theta of another model, or numbers that are not finite.
         """
-        check_theta(theta, self.shapes())
+        updates.check_theta(theta, self.shapes())
         flat = trees.flatten(self.state.variables)
         received = self.state.with_variables(trees.unflatten({**flat, **theta}))
         self.state = received.replace(step=np.asarray(number, np.int32))
@@ -114,7 +114,7 @@ class Node:
         """Restores the arrays that `kept` returned earlier, possibly in another process."""
         own = self.state.extra["clients"]
         paths = trees.flatten(own)
-        _check_fit(kept, paths)
+        updates.check_fit(kept, paths)
         own = jax.tree.unflatten(jax.tree.structure(own), [kept[path] for path in paths])
         self.state = self.state.replace(extra={**self.state.extra, "clients": own})
 
@@ -145,38 +145,3 @@ class Node:
         step = int(self.state.step)
         with checkpoints.Checkpoints(folder) as saved:
             saved.save(step, self.state, {**self.experiment.first_meta(), "step": step}, wait=True)
-
-
-def check_theta(given: Arrays, expected: Mapping[str, Any]) -> None:
-    """Checks arrays that came over the network.
-
-    Args:
-        given: arrays by path.
-        expected: arrays or shapes of this node's model by path.
-
-    Raises:
-        UserError: an array is missing, too many, of another shape or type, or has numbers that are not finite.
-    """
-    _check_fit(given, expected)
-    for path, array in given.items():
-        if array.dtype != expected[path].dtype:
-            raise errors.UserError(
-                f"expected the arrays of this node's model, but {path} is {expected[path].dtype} here and was received "
-                f"as {array.dtype}; give all nodes of the federation the same config."
-            )
-        if not np.isfinite(array).all():
-            raise errors.UserError(
-                f"expected finite numbers, but {path} was received with values that are not; lower the learning rate "
-                "of that client, or exclude it."
-            )
-
-
-def _check_fit(given: Arrays, expected: Mapping[str, Any]) -> None:
-    """Raises an error that names the first difference if arrays belong to another model."""
-    for path in sorted({*given, *expected}):
-        here, received = (tuple(tree[path].shape) if path in tree else None for tree in (expected, given))
-        if here != received:
-            raise errors.UserError(
-                f"expected the arrays of this node's model, but {path} is {here} here and was received as {received}; "
-                "give all nodes of the federation the same config."
-            )

@@ -86,7 +86,7 @@ def test_nodes_that_exchange_theta_are_the_simulated_federation(data, tmp_path):
 
     # Arrays of another model are refused by name.
     first = next(iter(theta))
-    with pytest.raises(errors.UserError, match=f"{first} is .* here and was received as None"):
+    with pytest.raises(errors.UserError, match=f"{first}' is .* here and was received as None"):
         whole.receive({path: value for path, value in theta.items() if path != first}, 0)
 
 
@@ -176,13 +176,16 @@ def test_a_client_keeps_its_classifiers_in_the_context_between_rounds(flower):
 def test_the_server_evaluates_every_few_rounds_and_at_the_end(flower):
     transport, _ = flower
     node = Counter()
-    app = transport.server_app(lambda run_config, rounds: rounds(node, every=2, nodes=5))
-    app.function(None, flower_stand_in.Context({}, {}))
+    app = transport.server_app(lambda run_config, rounds: rounds(node, every=2, terms=transport.Terms.of(run_config)))
+    app.function(None, flower_stand_in.Context({"nodes": 5, "timeout": 60}, {}))
     (strategy,) = flower_stand_in.FedAvg.started
     assert strategy.scores == {0: None, 1: None, 2: {"synthped/mAP": 0.25}, 3: {"synthped/mAP": 0.25}}
     assert node.received == [(number, [0.0, 0.0]) for number in range(4)]
-    assert strategy.options["min_available_nodes"] == 5
     assert strategy.options["fraction_train"] == 0.5
+    assert strategy.options["min_available_nodes"] == 2
+    assert strategy.terms == transport.Terms(nodes=5, minimum=2, timeout=60.0)
+    with pytest.raises(errors.UserError, match="expected min-nodes from 1 to the 2 nodes"):
+        transport.Terms.of({"min-nodes": 3})
 
 
 def test_the_server_averages_only_what_can_be_meant(flower, caplog):
@@ -193,31 +196,55 @@ def test_the_server_averages_only_what_can_be_meant(flower, caplog):
         record = transport.to_record(arrays)
         if damage:
             damage(record["a"])
-        return flower_stand_in.Message({"arrays": record, "metrics": {"num-examples": weight}}, **options)
+        return flower_stand_in.Message({"arrays": record, "metrics": {"loss": 1.0, "num-examples": weight}}, **options)
 
-    def claim(array):
-        """A header of a few bytes that asks for petabytes."""
-        array.data = array.data.replace(b"(2,), ", b"(9" + b"9" * 14 + b",), ")
-
-    fine = [reply({"a": good}), reply({"a": 2 * good}), reply({}, failed=True)]
+    fine = [reply({"a": good}), reply({"a": 2 * good})]
+    flood = types.SimpleNamespace(code=0, reason="x" * 5000)
+    gone = types.SimpleNamespace(code=5, reason="")
     wrong = {
-        "a is \\(2,\\) here and was received as \\(3,\\)": reply({"a": np.ones(3, np.float32)}),
-        "a' is \\(2,\\) here and was received as None": reply({}),
-        "b' is None here": reply({"a": good, "b": good}),
-        "float32 here and was received as float64": reply({"a": np.ones(2)}),
-        "a was received with values that are not": reply({"a": np.array([1, np.nan], np.float32)}),
-        "999,\\)": reply({"a": good}, damage=claim),
-        "cannot be read": reply({"a": good}, damage=lambda array: vars(array).update(data=b"\x93NUMPY")),
+        "a' is \\(2,\\) here and was received as None": reply({"b": good}),
         "serialized as pickle": reply({"a": good}, damage=lambda array: vars(array).update(stype="pickle")),
-        "number of images above 0 and up to 1e\\+09, got inf": reply({"a": good}, np.inf),
-        "got -1.0": reply({"a": good}, -1),
         "got another reply": flower_stand_in.Message({"arrays": {}}),
+        "got 1 further records and 1 arrays": flower_stand_in.Message({**fine[0].content, "more": {}}),
+        "got 1e\\+15|got 1000000000000000": reply({"a": good}, 1e15),
+        "it failed \\(x{157}\\.\\.\\.\\)": flower_stand_in.Message({}, error=flood),
+        "left the federation": flower_stand_in.Message({}, error=gone),
     }
-    average = transport.CheckedAverage({"a": good})
-    assert average.aggregate_train(1, [*fine, *wrong.values()]) == fine
-    said = [record.getMessage() for record in caplog.records]
+    average = transport.CheckedAverage({"a": good}, transport.Terms())
+    theta, metrics = average.aggregate_train(1, [*fine, *wrong.values()])
+    np.testing.assert_array_equal(transport.from_record(theta)["a"], 1.5 * good)
+    assert metrics == {"loss": 1.0}
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     for sentence, words in zip(said, wrong, strict=True):
-        assert re.search(words.replace("a is", "a' is"), sentence), (words, sentence)
+        assert re.search(words, sentence), (words, sentence)
         assert sentence.startswith("round 1: the reply of client 99 is left out: ")
-    with pytest.raises(errors.UserError, match="no client sent weights that can be used in round 2: expected finite"):
-        average.aggregate_train(2, [wrong["a was received with values that are not"]])
+    with pytest.raises(errors.UserError, match="at least 2 clients in round 2, got 1 that can be used"):
+        average.aggregate_train(2, [fine[0], wrong["got another reply"]])
+
+
+def test_no_client_can_hold_up_the_others(flower, caplog, monkeypatch):
+    """A reply that cannot be unpacked, and one that never comes."""
+    transport, _ = flower
+    monkeypatch.setattr(transport, "PAUSE", 0.0)
+    grid = transport.CheckedGrid(flower_stand_in.Grid({7: "fine", 8: ValueError("no such chunk"), 9: None}), "terms")
+    messages = [types.SimpleNamespace(metadata=types.SimpleNamespace(dst_node_id=node)) for node in (7, 8, 9)]
+    assert grid.send_and_receive(messages, timeout=0.05) == ["fine"]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "round 1: the reply of client 8 is left out: it cannot be unpacked (no such chunk).",
+        "round 1: client 9 did not answer within 0 s.",
+    ]
+    grid = transport.CheckedGrid(flower_stand_in.Grid({}), transport.Terms(patience=0.01))
+    with pytest.raises(errors.UserError, match="expected 2 clients, 0 are connected after 0 s"):
+        grid.await_nodes(2)
+
+
+def test_a_client_that_returns_finds_its_classifiers(flower, tmp_path):
+    transport, _ = flower
+    app = transport.client_app(lambda run_config, node_config: Counter())
+    for number in (1, 2):  # each time with an empty context, as after a restart
+        context = flower_stand_in.Context({}, {"keep": str(tmp_path / "own")})
+        content = {"arrays": transport.to_record({"a": np.zeros(2, np.float32)}), "config": {"server-round": number}}
+        app.function(flower_stand_in.Message(content), context)
+        assert transport.from_record(context.state["kept"])["classifier"] == number
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["run-5.npz"]

@@ -1,7 +1,7 @@
 """The part of Flower's interface that `reid_jax.federated.flower` uses, without a network.
 
 Flower is an extra that pins older versions of other packages, so the suite does without it. Arrays travel as bytes, as
-in Flower; an app keeps the function that it was given; the strategy averages nothing and evaluates each round.
+in Flower; an app keeps the function that it was given; the strategy only evaluates each round.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Record(dict):
 class Context:
     run_config: dict[str, Any]
     node_config: dict[str, Any]
+    run_id: int = 5
     state: Record = dataclasses.field(default_factory=Record)
 
 
@@ -47,14 +48,14 @@ class Context:
 class Message:
     content: Record
     reply_to: Any = None
-    failed: bool = False
+    error: Any = None
 
     @property
     def metadata(self) -> Any:
         return types.SimpleNamespace(src_node_id=99)
 
     def has_error(self) -> bool:
-        return self.failed
+        return self.error is not None
 
 
 class App:
@@ -73,21 +74,36 @@ class App:
 
 
 class FedAvg:
-    """Strategy whose clients return what they receive."""
+    """Strategy without clients."""
 
     started: list[FedAvg] = []  # noqa: RUF012  # of the class: the code under test makes the objects
 
     def __init__(self, **options: Any) -> None:
         self.options, self.scores = options, {}
 
-    def start(self, grid: Any, arrays: Record, num_rounds: int, evaluate_fn: Callable) -> None:
+    def start(self, grid: Any, arrays: Record, num_rounds: int, timeout: float, evaluate_fn: Callable) -> None:
         self.started.append(self)
         for number in range(num_rounds + 1):
             self.scores[number] = evaluate_fn(number, arrays)
 
-    def aggregate_train(self, server_round: int, replies: list[Message]) -> list[Message]:
-        """Returns what would be averaged."""
-        return replies
+
+class Grid:
+    """Connections to clients that answer what is given here: a reply, an error of unpacking it, or None."""
+
+    def __init__(self, answers: dict[int, Any]) -> None:
+        self.answers = answers
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.answers)
+
+    def push_messages(self, messages: list[Any]) -> list[str]:
+        return [f"to {message.metadata.dst_node_id}" for message in messages]
+
+    def pull_messages(self, identifiers: list[str]) -> list[Any]:
+        answer = self.answers[int(identifiers[0].split()[1])]
+        if isinstance(answer, Exception):
+            raise answer
+        return [] if answer is None else [answer]
 
 
 MODULES: dict[str, dict[str, Any]] = {
@@ -95,13 +111,14 @@ MODULES: dict[str, dict[str, Any]] = {
     "flwr.app": {
         "Array": Array,
         "ArrayRecord": Record,
+        "ConfigRecord": Record,
         "Context": Context,
         "Message": Message,
         "MetricRecord": Record,
         "RecordDict": Record,
     },
     "flwr.clientapp": {"ClientApp": App},
-    "flwr.serverapp": {"Grid": object, "ServerApp": App},
+    "flwr.serverapp": {"Grid": Grid, "ServerApp": App},
     "flwr.serverapp.strategy": {"FedAvg": FedAvg},
 }
 
