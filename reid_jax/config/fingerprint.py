@@ -68,6 +68,7 @@ NEUTRAL: dict[str, Any] = {
     "optimizer.decay": None,
     "train.epochs": 120.0,
     "train.accumulate": 1,
+    "train.device_batch": 0,
     "train.ema_decay": 0.0,
     "train.mode": "joint",
     "train.turns": (),

@@ -196,7 +196,10 @@ class Train(Section):
 
     Attributes:
         epochs: length of the run or phase; fractions are allowed.
-        accumulate: number of micro-batches whose gradients are averaged for an update.
+        accumulate: number of micro-batches in which the network works through a batch, to need less memory; the losses
+            are those of the whole batch. "auto" is as many as it takes for no device to hold more than `device_batch`
+            images at once, so that a run goes on with the same batches on fewer devices.
+        device_batch: images on a device at once, for `accumulate="auto"`; 0 is what they were when the run began.
         ema_decay: decay of an exponential moving average of the variables, which is evaluated in their place; 0 keeps
             no average.
         mode: "joint", or "federated" (see the section `fed`).
@@ -208,7 +211,8 @@ class Train(Section):
     """
 
     epochs: float = key(120.0, rules.POSITIVE)
-    accumulate: int = key(1, COUNT)
+    accumulate: int | str = key(1, rules.either(COUNT, rules.choice("auto")))
+    device_batch: int = key(0, rules.whole(0, 65_536))
     ema_decay: float = key(0.0, rules.SHARE)
     mode: str = key("joint", rules.choice("joint", "federated"))
     turns: tuple[str, ...] = key((), rules.TEXTS)

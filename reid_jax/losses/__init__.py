@@ -19,6 +19,6 @@ A config names a loss by its key in `LOSSES` or by path: `config.losses.circle =
 "on": "feature/b", "scale": 32.0}`. Metrics for `config.monitors` have the same form.
 """
 
-from reid_jax.losses.terms import LOSSES, RESERVED, check_term, evaluate_terms, of_turn, read_labels
+from reid_jax.losses.terms import LOSSES, RESERVED, check_term, evaluate_terms, of_turn, read_arrays, read_labels
 
-__all__ = ["LOSSES", "RESERVED", "check_term", "evaluate_terms", "of_turn", "read_labels"]
+__all__ = ["LOSSES", "RESERVED", "check_term", "evaluate_terms", "of_turn", "read_arrays", "read_labels"]

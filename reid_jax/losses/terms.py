@@ -197,6 +197,13 @@ def read_labels(terms: Mapping[str, Mapping[str, Any] | None]) -> bool:
     return any(term is not None and _takes_labels(_function(name, term["loss"])) for name, term in terms.items())
 
 
+def read_arrays(terms: Mapping[str, Mapping[str, Any] | None]) -> set[str]:
+    """Returns the names of all arrays that the loss terms read, those for `labels` included."""
+    active = {name: term for name, term in terms.items() if term is not None}
+    labels = {str(term.get("labels") or "batch/label") for term in active.values()}
+    return labels | {output for name, term in active.items() for output in _inputs(name, term)}
+
+
 def _takes_labels(function: Callable[..., Any]) -> bool:
     """Returns whether a loss function has the keyword-only argument `labels`."""
     labels = inspect.signature(function).parameters.get("labels")

@@ -233,6 +233,9 @@ class Experiment:
         )
         # By shapes first: what does not fit is found before anything is compiled.
         begun = saved.latest_step() or 0
+        if train and any(phase.train.accumulate == "auto" for _, phase in phases.resolve(self.settings)):
+            first = folder.first_devices(self.mesh.size) if processes.is_main() else 0
+            self.plan.first_devices = processes.number_of_main(first)
         schedule = self.rehearse(begun) if train else None
         if schedule is not None and profile is not None:
             profiling.check(profile, begun, schedule[-1].last_step)

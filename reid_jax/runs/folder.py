@@ -6,6 +6,7 @@ A run folder contains:
     metrics.jsonl        one line for each log interval; TensorBoard events in files of their own
     checkpoints/         the two newest and the best
     result.json          final scores as fractions; it exists only if the run is complete
+    devices.json         number of devices when the run began, for train.accumulate="auto"
     extended.json        when the run was given more epochs, see `runs.extension`
     ranked_lists.html    page of ranked lists
     report.html          curves, scores and config on a page
@@ -46,6 +47,7 @@ class RunFolder:
         self.config = self.path / "config.json"
         self.result = self.path / "result.json"
         self.extended = self.path / "extended.json"
+        self.devices = self.path / "devices.json"
         self.checkpoints = self.path / "checkpoints"
         self.ranked_lists = self.path / "ranked_lists.html"
         self.report = self.path / "report.html"
@@ -165,6 +167,26 @@ class RunFolder:
                 f"expected the run folder {self.path}, it was removed or renamed during the run; put it back and start "
                 "the same command again."
             )
+
+    def first_devices(self, devices: int) -> int:
+        """Returns the number of devices on which the run began; that of now, which is recorded, without a checkpoint.
+
+        Args:
+            devices: number of devices now.
+
+        Raises:
+            UserError: the record is damaged or cannot be written.
+        """
+        if not self.has_checkpoint():
+            file_io.write_json(self.devices, {"devices": devices}, "the record of the devices")
+            return devices
+        if not self.devices.is_file():
+            return devices
+        expected = "the number of devices when the run began (JSON)"
+        remedy = 'write {"devices": N}, or set train.device_batch'
+        recorded = file_io.read_json(self.devices, expected, remedy)
+        with file_io.reading(self.devices, expected, remedy):
+            return max(1, int(recorded["devices"]))
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes `result.json`, which marks the run as complete.

@@ -21,7 +21,7 @@ from reid_jax.federated import phase as federated_phase
 from reid_jax.ops import batch_parts
 from reid_jax.runs import image_features
 from reid_jax.runtime import mesh as mesh_lib
-from reid_jax.train import extras, loop, objective, optimizer, state, step
+from reid_jax.train import extras, loop, micro_batches, objective, optimizer, state, step
 
 LOG = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class Plan:
         preprocess: `(batch, key) -> batch`, see `reid_jax.build.make_preprocess`.
         load: `(variables, path) -> variables`, loads a weights file.
         mesh: devices.
+        first_devices: number of devices when the run began; None for those of `mesh`.
     """
 
     def __init__(
@@ -54,14 +55,16 @@ class Plan:
         preprocess: Callable[..., Any],
         load: extras.Load,
         mesh: jax.sharding.Mesh,
+        first_devices: int | None = None,
     ) -> None:
+        self.first_devices = mesh.size if first_devices is None else first_devices
         self.settings, self.dataset, self.labels, self.num_classes = settings, dataset, labels, num_classes
         self.model, self.preprocess, self.load, self.mesh = model, preprocess, load, mesh
 
     def with_settings(self, settings: config_lib.Settings) -> Plan:
         """Returns the plan of other settings for the same model and data."""
         parts = (self.dataset, self.labels, self.num_classes, self.model, self.preprocess, self.load, self.mesh)
-        return Plan(settings, *parts)
+        return Plan(settings, *parts, self.first_devices)
 
     def phases(self, variables: Variables) -> list[loop.Phase]:
         """Returns the phases in order; together they cover all steps of the run.
@@ -75,6 +78,7 @@ class Plan:
         built: list[loop.Phase] = []
         first_step = 0
         for index, (name, settings) in enumerate(phases_lib.resolve(self.settings)):
+            _check_statistics(settings, bool(variables.get("batch_stats")))
             phase = self._phase(index, name, settings, variables, first_step)
             built.append(phase)
             first_step = phase.last_step
@@ -124,8 +128,7 @@ class Plan:
             owned,
             seed=settings.seed,
             mesh=self.mesh,
-            accumulate=settings.train.accumulate,
-            group_size=settings.data.sampler.get("images", 1),
+            accumulate=self._micro_batches(settings, sampler.batch_size),
         )
         key = jax.random.fold_in(jax.random.key(settings.seed), _KEY_OF_PHASES + index)
         return loop.Phase(
@@ -163,8 +166,16 @@ class Plan:
         for _, settings in phases_lib.resolve(self.settings):
             sampler = samplers.build(settings.data.sampler, self.labels, settings.seed)
             self._check_batch(sampler.batch_size)
-            group_size = settings.data.sampler.get("images", 1)
-            step.check_micro_batches(sampler.batch_size, settings.train.accumulate, group_size)
+            self._micro_batches(settings, sampler.batch_size)
+
+    def _micro_batches(self, settings: config_lib.Settings, images: int) -> int:
+        """Returns the number of micro-batches of a phase, see `train.accumulate`.
+
+        Raises:
+            UserError: the batch cannot be divided into so many equal parts.
+        """
+        at_once = settings.train.device_batch or -(-images // self.first_devices)
+        return micro_batches.count(settings.train.accumulate, images, self.mesh.size, at_once)
 
     def _check_batch(self, images: int) -> None:
         """Raises a `UserError` if the batch cannot be split evenly over the devices."""
@@ -296,6 +307,31 @@ def state_at(initial: state.TrainState, schedule: list[loop.Phase], at_step: int
 def images_until(steps: int, schedule: list[loop.Phase]) -> int:
     """Returns the number of training images seen in the first `steps` steps."""
     return sum(max(0, min(steps, phase.last_step) - phase.first_step) * phase.batch_size for phase in schedule)
+
+
+def _check_statistics(settings: config_lib.Settings, normalizes: bool) -> None:
+    """Checks what batch normalization means for micro-batches.
+
+    Args:
+        settings: of a phase.
+        normalizes: whether the model has batch normalization.
+
+    Raises:
+        UserError: it would mean another thing on another number of devices.
+    """
+    train = settings.train
+    if not normalizes or train.accumulate == 1:
+        return
+    if train.accumulate == micro_batches.AUTO and train.batch_statistics == "global":
+        raise errors.UserError(
+            "expected train.batch_statistics='device' with train.accumulate='auto', got 'global': this model has batch "
+            "normalization, whose statistics cannot be those of a batch that is not on the devices at once; set it for "
+            "the whole run, or set train.accumulate=1."
+        )
+    if train.batch_statistics == "global":
+        LOG.warning(
+            "train.accumulate=%s: batch normalization takes the statistics of each micro-batch", train.accumulate
+        )
 
 
 def margins(terms: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -84,19 +84,38 @@ class Objective:
         Returns:
             The total loss [] and `(new batch statistics, metrics by name)`.
         """
+        batch, keys = self.prepare(batch, key)
+        outputs, batch_stats = self.outputs(variables, extra, batch, keys)
+        total, metrics = self.loss(outputs, extra, batch)
+        return total, (batch_stats, metrics)
+
+    def prepare(self, batch: Batch, key: jax.Array) -> tuple[Batch, dict[str, jax.Array]]:
+        """Returns the normalized batch and the random key of each pass, from the key of a step."""
         preprocess_key, *pass_keys = jax.random.split(key, 1 + len(self.passes))
-        batch = self.preprocess(batch, preprocess_key)
-        values = {f"batch/{name}": value for name, value in batch.items()} | _named_extras(extra)
-        keys = dict(zip(self.passes, pass_keys, strict=True))
+        return self.preprocess(batch, preprocess_key), dict(zip(self.passes, pass_keys, strict=True))
+
+    def outputs(
+        self, variables: Mapping[str, Any], extra: Mapping[str, Any], batch: Batch, keys: Mapping[str, jax.Array]
+    ) -> tuple[dict[str, jax.Array], Any]:
+        """Returns the outputs of all passes over a batch of `prepare` by name, and the batch statistics after them."""
+        outputs: dict[str, jax.Array] = {}
         for name, each in in_order(self.passes):
+            values = _given(extra, batch) | outputs
             seen = {**batch, **{output: _read(name, output, values) for output in each.reads}}
-            outputs, batch_stats = self._run(each, variables, extra, seen, keys[name])
+            found, batch_stats = self._run(each, variables, extra, seen, keys[name])
             variables = {**variables, "batch_stats": batch_stats}
-            values |= {f"{each.prefix}{name}": value for name, value in outputs.items()}
+            outputs |= {f"{each.prefix}{name}": value for name, value in found.items()}
+        return outputs, variables.get("batch_stats", {})
+
+    def loss(
+        self, outputs: Mapping[str, jax.Array], extra: Mapping[str, Any], batch: Batch
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns the total loss [] and the metrics by name, from the outputs of all passes."""
+        values = {**_given(extra, batch), **outputs}
         total, metrics = losses.evaluate_terms(self.terms, values)
         _, monitored = losses.evaluate_terms(self.monitors, jax.lax.stop_gradient(values))
         metrics |= {name.replace("loss/", "monitor/", 1): value for name, value in monitored.items()}
-        return total, (variables.get("batch_stats", {}), metrics)
+        return total, metrics
 
     def _run(
         self, each: Pass, variables: Mapping[str, Any], extra: Mapping[str, Any], batch: Batch, key: jax.Array
@@ -179,6 +198,7 @@ def _images(view: str, batch: Batch) -> jax.Array:
     return batch[name]
 
 
-def _named_extras(extra: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Returns the extras that are a single array, under the names for loss terms."""
-    return {f"extra/{name}": value for name, value in extra.items() if isinstance(value, jax.Array)}
+def _given(extra: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
+    """Returns the arrays of the batch and the extras that are a single array, under the names for loss terms."""
+    arrays = {f"extra/{name}": value for name, value in extra.items() if isinstance(value, jax.Array)}
+    return {f"batch/{name}": value for name, value in batch.items()} | arrays

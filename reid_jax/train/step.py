@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from einops import rearrange
 
-from reid_jax import errors, trees
+from reid_jax import trees
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import extras as extras_lib
+from reid_jax.train import micro_batches
 from reid_jax.train import state as state_lib
 
 Metrics = dict[str, jax.Array]
@@ -76,7 +75,6 @@ def make_train_step(
     seed: int,
     mesh: jax.sharding.Mesh,
     accumulate: int = 1,
-    group_size: int = 1,
 ) -> TrainStep:
     """Returns the compiled `train_step(state, batch) -> (state, metrics)`.
 
@@ -89,10 +87,9 @@ def make_train_step(
         extras: by name, the arrays that the step updates in addition to the model.
         seed: seed of the run.
         mesh: devices, one axis `data`.
-        accumulate: number of micro-batches whose mean gradient makes one update.
-        group_size: adjacent images of one identity in a batch; micro-batches keep them together.
+        accumulate: number of micro-batches that the network runs one after another, see `micro_batches`.
     """
-    update = make_update(objective, optimizer, extras, accumulate=accumulate, group_size=group_size)
+    update = make_update(objective, optimizer, extras, accumulate=accumulate, mesh=mesh)
 
     def train_step(state: state_lib.TrainState, batch: Any, seed: jax.Array) -> tuple[state_lib.TrainState, Metrics]:
         return update(state, batch, step_key(seed, state.step))
@@ -106,48 +103,31 @@ def make_update(
     extras: Mapping[str, extras_lib.Extra],
     *,
     accumulate: int = 1,
-    group_size: int = 1,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[state_lib.TrainState, Any, jax.Array], tuple[state_lib.TrainState, Metrics]]:
     """Returns the pure `update(state, batch, key) -> (state, metrics)` of a train step; arguments as there."""
     objectives = tuple(objective) if isinstance(objective, Sequence) else (objective,)
     learned = sorted(name for name, extra in extras.items() if extra.differentiable)
 
-    def gradients(
-        objective: Callable[..., Any], state: state_lib.TrainState, batch_stats: Any, batch: Any, key: jax.Array
-    ) -> Any:
+    def gradients(objective: Callable[..., Any], state: state_lib.TrainState, batch: Any, key: jax.Array) -> Any:
         def loss(trained: tuple[Any, dict[str, Any]]) -> Any:
             params, learned_extra = trained
-            variables = {**state.variables, "params": params, "batch_stats": batch_stats}
+            variables = {**state.variables, "params": params}
             return objective(variables, {**state.extra, **learned_extra}, batch, key)
 
         trained = (state.params, {name: state.extra[name] for name in learned})
         return jax.value_and_grad(loss, has_aux=True)(trained)
 
-    def accumulated(objective: Callable[..., Any], state: state_lib.TrainState, batch: Any, key: jax.Array) -> Any:
-        micro_batches = jax.tree.map(lambda x: _split(x, accumulate, group_size), batch)
-
-        def body(carry: Any, scanned: Any) -> Any:
-            batch_stats, total = carry
-            index, micro_batch = scanned
-            (loss, (batch_stats, metrics)), grads = gradients(
-                objective, state, batch_stats, micro_batch, jax.random.fold_in(key, index)
-            )
-            return (batch_stats, jax.tree.map(jnp.add, total, grads)), (loss, metrics)
-
-        zeros = jax.tree.map(jnp.zeros_like, (state.params, {name: state.extra[name] for name in learned}))
-        (batch_stats, total), (loss, metrics) = jax.lax.scan(
-            body, (state.batch_stats, zeros), (jnp.arange(accumulate), micro_batches)
-        )
-        loss, metrics = jax.tree.map(lambda x: x.mean(axis=0), (loss, metrics))
-        return (loss, (batch_stats, metrics)), jax.tree.map(lambda x: x / accumulate, total)
-
     def one_update(
         objective: Callable[..., Any], state: state_lib.TrainState, batch: Any, key: jax.Array
     ) -> tuple[state_lib.TrainState, Metrics]:
         if accumulate == 1:
-            (loss, (batch_stats, metrics)), grads = gradients(objective, state, state.batch_stats, batch, key)
+            (loss, (batch_stats, metrics)), grads = gradients(objective, state, batch, key)
         else:
-            (loss, (batch_stats, metrics)), grads = accumulated(objective, state, batch, key)
+            parts = micro_batches.Parts(accumulate, mesh)
+            (loss, (batch_stats, metrics)), grads = micro_batches.gradients(
+                objective, state, learned, batch, key, parts
+            )
         param_grads, extra_grads = grads
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(param_grads, state.opt_state, state.params)
@@ -174,18 +154,3 @@ def make_update(
         return state.replace(step=state.step + 1), metrics
 
     return update
-
-
-def check_micro_batches(images: int, parts: int, group_size: int) -> None:
-    """Raises a `UserError` unless a batch of some images can be split into parts of whole identities."""
-    if images % (parts * group_size):
-        raise errors.UserError(
-            f"expected a batch divisible into {parts} micro-batches of whole identities of {group_size} images, "
-            f"got {images} images; change train.accumulate or data.sampler."
-        )
-
-
-def _split(x: jax.Array, parts: int, group_size: int) -> jax.Array:
-    """Splits [B, ...] into [parts, B / parts, ...]; identities are distributed in turn and not divided."""
-    check_micro_batches(x.shape[0], parts, group_size)
-    return rearrange(x, "(p n k) ... -> n (p k) ...", n=parts, k=group_size)

@@ -99,5 +99,5 @@ MUTANTS = (
         '0.0 if term.get("margin") == "soft"',
         "a collapsed soft triplet is 0",
     ),
-    plan('group_size=settings.data.sampler.get("images", 1)', "group_size=1", "micro-batches divide identities"),
+    plan("-(-images // self.first_devices)", "-(-images // self.mesh.size)", "the devices at the start are forgotten"),
 )

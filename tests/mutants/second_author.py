@@ -34,6 +34,7 @@ clients = entries.group("federated", "reid_jax/federated/clients.py", "tests/fed
 federation_options = entries.group(
     "federated", "reid_jax/federated/federation_options.py", "tests/federated/test_rounds_twin.py"
 )
+micro = entries.group("training", "reid_jax/train/micro_batches.py", "tests/train/test_micro_batches.py")
 phase = entries.group("federated", "reid_jax/federated/phase.py", "tests/federated/test_phase_twin.py")
 rounds = entries.group("federated", "reid_jax/federated/rounds.py", "tests/federated/test_rounds_twin.py")
 terms = entries.group("losses", "reid_jax/losses/terms.py", "tests/losses/test_terms.py")
@@ -349,8 +350,8 @@ MUTANTS = (
         "teacher's statistics replace the student's",
     ),
     objective(
-        "keys = dict(zip(self.passes, pass_keys, strict=True))",
-        "keys = dict.fromkeys(self.passes, pass_keys[0])",
+        "dict(zip(self.passes, pass_keys, strict=True))",
+        "dict.fromkeys(self.passes, pass_keys[0])",
         "passes draw the same numbers",
     ),
     state(
@@ -366,14 +367,10 @@ MUTANTS = (
         "return update(state, batch, step_key(seed, 0 * state.step))",
         "same random numbers each step",
     ),
-    step(
-        'return rearrange(x, "(p n k) ... -> n (p k) ...", n=parts, k=group_size)',
-        'return rearrange(x, "(n p k) ... -> n (p k) ...", n=parts, k=group_size)',
-        "identities not dealt in turn",
-    ),
-    step(
-        'variables = {**state.variables, "params": params, "batch_stats": batch_stats}',
-        'variables = {**state.variables, "params": params, "batch_stats": state.batch_stats}',
-        "micro-batches do not pass statistics on",
+    micro("images // devices", "images", "as many micro-batches as on one device"),
+    micro(
+        "batch_stats = jax.tree.map(lambda x: x.mean(axis=0), batch_stats)",
+        "batch_stats = state.batch_stats",
+        "statistics stay",
     ),
 )

@@ -10,6 +10,7 @@ schedules = entries.group(
 extras = entries.group("training", "reid_jax/train/extras.py", "tests/train/test_extras_twin.py", *_STEP)
 objective = entries.group("training", "reid_jax/train/objective.py", *_STEP)
 step = entries.group("training", "reid_jax/train/step.py", *_STEP)
+micro = entries.group("training", "reid_jax/train/micro_batches.py", "tests/train/test_micro_batches.py")
 state = entries.group("training", "reid_jax/train/state.py", "tests/train/test_extras_twin.py", *_STEP)
 
 MUTANTS = (
@@ -179,14 +180,14 @@ MUTANTS = (
     objective(
         'batch["image"] = jnp.concatenate(images)', 'batch["image"] = jnp.concatenate(images[::-1])', "views in reverse"
     ),
-    objective('values |= {f"{each.prefix}{name}"', 'values |= {f"{name}"', "prefixes are ignored"),
+    objective('outputs |= {f"{each.prefix}{name}"', 'outputs |= {f"{name}"', "prefixes are ignored"),
     # ---- step
     step("state, batch, jax.random.fold_in(key, turn))", "state, batch, key)", "turns share a key", level="generic"),
-    step("lambda x: x / accumulate, total)", "lambda x: x, total)", "accumulated gradients are summed"),
-    step(
-        'rearrange(x, "(p n k) ... -> n (p k) ...", n=parts, k=group_size)',
-        'rearrange(x, "(n p k) ... -> n (p k) ...", n=parts, k=group_size)',
-        "micro-batches are adjacent images",
+    micro("jnp.broadcast_to(cotangent / parts.count, ", "jnp.broadcast_to(cotangent, ", "a mean's gradient is summed"),
+    micro("jax.tree.map(jnp.add, extra_grads, direct)", "extra_grads", "centers get no gradient"),
+    micro("return parts.join(stacked)", "return stacked.reshape(whole.shape)", "outputs in another order than labels"),
+    micro(
+        "jax.tree.map(jnp.add, sums, back(cotangents)[0])", "back(cotangents)[0]", "only the last micro-batch counts"
     ),
     step(
         "objective(variables, {**state.extra, **learned_extra}, batch, key)",
@@ -204,12 +205,7 @@ MUTANTS = (
         "return state.replace(step=state.step + len(objectives)), metrics",
         "turns count as steps",
     ),
-    step(
-        "body, (state.batch_stats, zeros), (jnp.arange(accumulate), micro_batches)",
-        "body, (state.batch_stats, zeros), (jnp.zeros(accumulate, jnp.int32), micro_batches)",
-        "micro-batches share a key",
-        level="generic",
-    ),
+    micro("jax.random.fold_in(pass_key, index)", "pass_key", "micro-batches share a key", level="generic"),
     # ---- phases
     state("if name not in state.extra or extra.restart", "if name not in state.extra", "restart is ignored"),
     state(

@@ -34,6 +34,7 @@ COMMON: Pairs = (
     ("optimizer.clip_norm", "none in the recipe"),
     ("optimizer.frozen", "none in the recipe"),
     ("train.accumulate", "none in the recipe"),
+    ("train.device_batch", "ours (memory; see train.accumulate)"),
     ("train.ema_decay", "none in the recipe"),
     ("train.mode", "joint, as everywhere"),
     ("train.turns", "one update for each batch"),

@@ -3,6 +3,7 @@
 import math
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -20,7 +21,7 @@ CHANGES = {
     "optimizer.learning_rate": 1.0,
     "train.epochs": 6.0,
     "train.ema_decay": 0.9,
-    "train.accumulate": 2,
+    "train.accumulate": "auto",
 }
 
 
@@ -35,13 +36,14 @@ def test_a_phase_lasts_its_epochs_and_its_rates_follow_them(root, monkeypatch, t
     monkeypatch.setattr(step, "make_train_step", lambda *arguments, **options: given.update(options, given=arguments))
     dataset = types.SimpleNamespace(split=lambda name: LABELS)
     model = types.SimpleNamespace(apply=None)
-    planned = plan.Plan(settings, dataset, LABELS, 8, model, None, None, mesh_lib.create_mesh())
+    two = mesh_lib.create_mesh(jax.devices()[:2])
+    planned = plan.Plan(settings, dataset, LABELS, 8, model, None, None, two, first_devices=8)
     params = {"backbone": {"kernel": np.zeros((2, 2))}}
     phase = planned._joint_phase(0, "", settings, params, 10)
     assert (phase.first_step, phase.last_step, phase.steps_per_epoch, phase.batch_size) == (10, 34, 4, 8)
     rates = [phase.learning_rates(4 * epoch + late)["learning_rate"] for epoch in range(6) for late in (0, 3)]
     np.testing.assert_allclose(rates, np.repeat([0.01, 0.505, 1.0, 1.0, 0.1, 0.1], 2))
-    assert (given["accumulate"], given["group_size"], given["seed"]) == (2, 2, 0)
+    assert (given["accumulate"], given["seed"]) == (4, 0)  # one image on a device, as on eight
     objectives, _, extras = given["given"]
     assert [set(each.terms) for each in objectives] == ([{"ce"}, {"tri"}] if turns else [{"ce", "tri"}])
     assert extras["average"].decay == 0.9

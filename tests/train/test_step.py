@@ -104,30 +104,6 @@ def test_classifiers_of_very_many_classes_are_split_over_the_devices(monkeypatch
         assert array.addressable_shards[0].data.size * mesh.size == array.size
 
 
-def test_micro_batches_average_gradients_of_whole_identities():
-    """With losses that are means over the images, two halves make the same update as the whole (no batch norm)."""
-    mesh = mesh_lib.create_mesh(jax.devices()[:1])
-    terms = {"ce": toy.TERMS["ce"]}
-    model = toy.Linear()
-    states = []
-    for accumulate in (1, 2, 4):
-        train_state = toy.initial_state(model, mesh)
-        phase = toy.phase(model, train_state.params, mesh, terms=terms, accumulate=accumulate)
-        train_state, metrics = phase.step(
-            mesh_lib.replicate(phase.begin(train_state), mesh), mesh_lib.to_global(toy.batch(1), mesh)
-        )
-        states.append((train_state.params, float(metrics["loss"])))
-    for params, loss in states[1:]:
-        _assert_close(params, states[0][0], 1e-6)
-        assert loss == pytest.approx(states[0][1], rel=1e-5)
-
-
-def test_micro_batches_must_hold_whole_identities():
-    mesh = mesh_lib.create_mesh(jax.devices()[:1])
-    with pytest.raises(errors.UserError, match="whole identities of 4"):
-        _run(mesh, steps=1, accumulate=3)
-
-
 def test_teacher_follows_student_and_gets_no_gradient():
     mesh = mesh_lib.create_mesh(jax.devices()[:1])
     passes = {
@@ -260,23 +236,3 @@ def test_each_step_draws_the_numbers_of_its_seed_and_its_place():
         _, metrics = step.make_train_step(goal, still, {}, seed=seed, mesh=mesh)(placed, {"image": jnp.zeros(1)})
         expected = jax.random.uniform(jax.random.fold_in(jax.random.key(seed), at))
         assert float(metrics["drawn"]) == pytest.approx(float(expected))
-
-
-def test_identities_are_dealt_to_the_micro_batches_in_turn():
-    """Six identities of two images, two micro-batches: the first has the identities 0, 2 and 4."""
-    dealt = step._split(np.arange(12), 2, 2)
-    np.testing.assert_array_equal(dealt, [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]])
-
-
-def test_micro_batches_pass_their_statistics_on_and_draw_numbers_of_their_own():
-    goal = lambda variables, extra, batch, key: (
-        jnp.sum(variables["params"]["w"]),
-        ({"seen": variables["batch_stats"]["seen"] + 1}, {"drawn": jax.random.uniform(key)}),
-    )
-    variables = {"params": {"w": jnp.ones(2)}, "batch_stats": {"seen": jnp.zeros(())}}
-    begun = state.create(variables).replace(opt_state=optax.sgd(0.0).init(variables["params"]))
-    key = jax.random.key(0)
-    after, metrics = step.make_update(goal, optax.sgd(0.0), {}, accumulate=3)(begun, jnp.zeros(6), key)
-    assert float(after.batch_stats["seen"]) == 3
-    drawn = [float(jax.random.uniform(jax.random.fold_in(key, index))) for index in range(3)]
-    assert float(metrics["drawn"]) == pytest.approx(sum(drawn) / 3)

@@ -121,7 +121,6 @@ def phase(
             seed=seed,
             mesh=mesh,
             accumulate=accumulate,
-            group_size=4,
         ),
         open_batches=lambda start: Batches(first + start, size, views),
         learning_rates=groups.learning_rates,
