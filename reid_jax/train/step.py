@@ -7,7 +7,7 @@ one after another, on the same batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from reid_jax import trees
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import extras as extras_lib
 from reid_jax.train import micro_batches
+from reid_jax.train import objective as objective_lib
 from reid_jax.train import state as state_lib
 
 Metrics = dict[str, jax.Array]
@@ -87,7 +88,8 @@ def make_train_step(
         extras: by name, the arrays that the step updates in addition to the model.
         seed: seed of the run.
         mesh: devices, one axis `data`.
-        accumulate: number of micro-batches that the network runs one after another, see `micro_batches`.
+        accumulate: number of micro-batches that the network runs one after another, see `micro_batches`; above 1 an
+            objective must be an `Objective`.
     """
     update = make_update(objective, optimizer, extras, accumulate=accumulate, mesh=mesh)
 
@@ -126,7 +128,7 @@ def make_update(
         else:
             parts = micro_batches.Parts(accumulate, mesh)
             (loss, (batch_stats, metrics)), grads = micro_batches.gradients(
-                objective, state, learned, batch, key, parts
+                cast(objective_lib.Objective, objective), state, learned, batch, key, parts
             )
         param_grads, extra_grads = grads
         with jax.named_scope("optimizer"):
