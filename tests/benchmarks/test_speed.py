@@ -150,13 +150,15 @@ def test_the_counterpart_in_pytorch_has_the_size_of_our_backbone():
         subject = subjects.of_model(model, options)
         return counterparts.of(subject.name, subject.settings).name(8)
 
-    assert named("mfv") == "torch resnet50 stride 2, 256x128 x8"
+    assert named("mfv") == "torch mfv, 256x128 x8"
     assert named("bot") == "torch resnet50 stride 1, 256x128 x8"
     assert named("osnet_x0_25") == "torch osnet x0_25 plain, 256x128 x8"
     assert named("transreid_baseline") == "torch vit 768x12 stride 16, 256x128 x8"
     assert named("transreid_stride12") == "torch vit 768x12 stride 12 jpm, 256x128 x8"
+    with pytest.raises(errors.UserError, match="counterpart of the default MFV, not of mfv"):
+        named("mfv", layout="release")
     for model, options in (("bot", {"size": "resnet18"}), ("mgn", {})):
-        with pytest.raises(errors.UserError, match="counterpart of ResNet-50, OSNet and ViT models, none of"):
+        with pytest.raises(errors.UserError, match="counterpart of ResNet-50, MFV, OSNet and ViT models, none of"):
             named(model, **options)
 
 

@@ -36,6 +36,8 @@ CASES = {
     "depthwise 5x3, uneven padding": ((2, 7, 6, 4), (5, 3, 1, 4), {"groups": 4, "padding": ((2, 1), (0, 2))}),
     "dense 3x3, stride 2": ((2, 7, 6, 3), (3, 3, 3, 4), {"strides": 2, "padding": ((1, 1), (1, 1))}),
     "of pictures to 24 maps": ((2, 9, 7, 3), (5, 3, 3, 24), {"strides": 2, "padding": ((2, 2), (1, 1))}),
+    "wide 3x3": ((2, 5, 6, 48), (3, 3, 48, 50), {"padding": ((1, 1), (1, 1))}),
+    "wide 2x3, uneven padding": ((2, 5, 6, 50), (2, 3, 50, 48), {"padding": ((1, 0), (0, 2))}),
     "grouped 3x3": ((2, 6, 5, 4), (3, 3, 2, 6), {"groups": 2, "padding": ((1, 1), (1, 1))}),
 }
 

@@ -46,8 +46,8 @@ class Counterpart:
 
     Attributes:
         module: its module in this folder.
-        network: its class there, called with `classes` and `size`; it returns logits in training and features in
-            evaluation mode.
+        network: its class there, called with `classes` and `size`; it returns logits in training (a tuple where
+            there are several heads, whose losses are added) and features in evaluation mode.
         title: label in a table.
         size: arguments of the class.
         height: rows of the images.
@@ -96,7 +96,9 @@ class Counterpart:
 
         def train() -> None:
             with torch.autocast(device, torch.bfloat16, enabled=self.bfloat16):
-                loss = torch.nn.functional.cross_entropy(forward(images), labels)
+                logits = forward(images)
+                heads = logits if isinstance(logits, tuple) else (logits,)
+                loss = sum(torch.nn.functional.cross_entropy(head, labels) for head in heads)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -148,16 +150,33 @@ def of(name: str, settings: config_lib.Settings) -> Counterpart:
     published = getattr(model, "size", "resnet50")
     if published != "resnet50" or system not in ("bot", "mfv"):
         raise errors.UserError(
-            f"--torch has a counterpart of ResNet-50, OSNet and ViT models, none of {name}; leave it out there."
+            f"--torch has a counterpart of ResNet-50, MFV, OSNet and ViT models, none of {name}; leave it out there."
         )
     size = {
         "depths": tuple(getattr(model, "depths", None) or (3, 4, 6, 3)),
         "width": getattr(model, "width", 64),
         "last_stride": getattr(model, "last_stride", 2),
     }
+    if getattr(model, "stages", ()):
+        return Counterpart("torch_mfv", "MFV", _mfv_title(model, name), size | _mfv_size(model), **image)
     depths = "-".join(map(str, size["depths"]))
     title = "resnet50" if depths == "3-4-6-3" and size["width"] == 64 else f"resnet({depths}, width {size['width']})"
     return Counterpart("torch_resnet", "ResNet", f"{title} stride {size['last_stride']}", size, **image)
+
+
+def _mfv_title(model: Any, name: str) -> str:
+    """Returns the label of MFV; raises a `UserError` for a reading that the counterpart does not have."""
+    reading = model.reading()
+    expected = {"layout": "tokens", "attention": "external", "ea_shared_memory": False, "cls_token": False}
+    found = {key: getattr(model, key) for key in (*expected, "pos_embed", "stem_relu", "stages")}
+    if found != {**expected, "pos_embed": False, "stem_relu": False, "stages": (1, 2, 3)} or not reading["prenorm"]:
+        raise errors.UserError(f"--torch has a counterpart of the default MFV, not of {name}; leave it out there.")
+    return f"mfv width {model.width}" if model.width != 64 else "mfv"
+
+
+def _mfv_size(model: Any) -> dict[str, Any]:
+    keys = ("level_depth", "tfe_width", "tfe_depths", "slots", "ffn_width", "dropout")
+    return {key: getattr(model, key) for key in keys}
 
 
 def _module(name: str) -> Any:
