@@ -322,6 +322,29 @@ def cil() -> Figure:
     return figure
 
 
+def mim() -> Figure:
+    figure = Figure("MIM: the encoder sees the visible patches, a small decoder draws the hidden ones")
+    figure.box("image", 0, 1.1, "crop without label|flip, crop", "input", w=1.15)
+    figure.box("mask", 0, 2.2, "masks|parts, blocks, chance", "module", w=1.15)
+    figure.box("take", 1.5, 1.1, "visible patches", "module", w=1.0)
+    figure.box("net", 2.75, 1.1, "ViT|visible patches alone", "backbone", w=1.15)
+    figure.box("put", 4.15, 1.1, "put back|mask tokens, positions", "module", w=1.25)
+    figure.box("decoder", 5.65, 1.1, "decoder|a few narrow blocks", "module", w=1.15)
+    figure.box("rec", 7.05, 1.1, "reconstruction|hidden patches, normalized", "loss", w=1.35)
+    figure.box("stat", 7.05, 2.2, "mean and scale|of a patch; no gradient back", "loss", w=1.35)
+    figure.box("align", 4.15, 0, "align|class tokens of two masks", "loss", w=1.25)
+    figure.box("file", 5.65, 0, "encoder file|TransReID, AMFOR, CFAT", "output", w=1.35)
+    figure.arrow("image", "take")
+    figure.arrow("mask", "take")
+    figure.arrow("take", "net")
+    figure.arrow("net", "put")
+    figure.arrow("put", "decoder")
+    figure.arrow("decoder", "rec")
+    figure.arrow("decoder", "stat")
+    figure.arrow("net", "align")
+    return figure
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "data-flow": data_flow,
     "mfv": mfv,
@@ -334,6 +357,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "osnet": osnet,
     "transreid": transreid,
     "cil": cil,
+    "mim": mim,
 }
 
 

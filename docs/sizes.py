@@ -31,8 +31,8 @@ def size(system: str) -> dict[str, Any]:
     Args:
         system: name of its config.
     """
-    settings = config.to_dict(files.load_config(f"{ROOT}/configs/{system}.py:{PRESET}"))
-    height, width = settings["data"]["height"], settings["data"]["width"]
+    settings = config.Settings.of(config.to_dict(files.load_config(f"{ROOT}/configs/{system}.py:{PRESET}")))
+    height, width = settings.data.height, settings.data.width
     model = build.build_model(settings, IDENTITIES, CAMERAS)
 
     size = macs.measure(model, height, width)

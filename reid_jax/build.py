@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from reid_jax import config as config_lib
 from reid_jax import errors, models
 from reid_jax.config import sections
-from reid_jax.data import prepare, records, union
+from reid_jax.data import catalog, prepare, records, union
 from reid_jax.ops import grouping
 from reid_jax.ops import images as image_ops
 from reid_jax.plugins import names as names_lib
@@ -205,15 +205,22 @@ def _check_others(settings: config_lib.Settings) -> None:
 def of_preset(name: str) -> tuple[str, Mapping[str, Any]]:
     """Returns name and options of the data set that a preset means.
 
+    Args:
+        name: a preset, or a data set that is one of no preset, such as `unlabelled`; options follow behind "@":
+            "synthped_large@seed=1" or "unlabelled@title=street".
+
     Raises:
         UserError: an unknown preset.
     """
-    if name not in config_lib.DATASETS:
-        raise errors.unknown(
-            "data set (data.sources, evals.datasets)", str(name), [*config_lib.DATASETS, "package.module:Name"]
-        )
-    preset = config_lib.DATASETS[name]
-    return preset["data.name"], preset.get("data.options", {})
+    base, _, text = name.partition("@")
+    given = dict(pair.partition("=")[::2] for pair in text.split(",") if pair)
+    if base in config_lib.DATASETS:
+        preset = config_lib.DATASETS[base]
+        return preset["data.name"], {**preset.get("data.options", {}), **given}
+    if base not in catalog.entries():
+        known = [*config_lib.DATASETS, "package.module:Name"]
+        raise errors.unknown("data set (data.sources, evals.datasets)", str(name), known)
+    return base, given
 
 
 def _open_preset(name: str, root: str, log_warnings: bool = True) -> records.ReIDDataset:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
+from reid_jax.data import index_cipher
 from reid_jax.data import options as options_lib
 from reid_jax.plugins import names
 
@@ -314,12 +315,69 @@ class Shuffle(Sampler):
         return shuffled[: self.batches_per_epoch * self.batch_size].reshape(-1, self.batch_size)
 
 
+class Pool(Sampler):
+    """Shows each image of an unlabelled pool once per epoch; the remainder after the last full batch is left out.
+
+    The order is a pure function of seed, epoch and position: nothing is stored for an image, nothing needs resuming,
+    and hosts agree without talking.
+    """
+
+    ORDERS = ("cipher", "window", "permutation")
+    MOST_PERMUTED = 10**6
+
+    def __init__(self, labels: np.ndarray, seed: int, *, batch_size: int = 64, order: str = "cipher"):
+        """Counts the images.
+
+        Args:
+            labels: [N]; their values are not read.
+            seed: seed of the run.
+            batch_size: images in a global batch.
+            order: "cipher", a random order in constant memory; "window", chunks of 1,024 neighbors mixed in windows of
+                64 chunks, for disks that seek slowly; "permutation", a table of up to a million indices.
+
+        Raises:
+            UserError: an unknown order, fewer images than one batch, or more than a table may hold.
+        """
+        super().__init__(seed)
+        if order not in self.ORDERS:
+            raise errors.unknown("order of a pool", order, self.ORDERS)
+        self._size = len(labels)
+        if batch_size < 1 or self._size < batch_size:
+            raise errors.UserError(
+                f"a batch of {batch_size} images was asked for, but the pool has {self._size}; choose a batch_size "
+                "between 1 and that."
+            )
+        if order == "permutation" and self._size > self.MOST_PERMUTED:
+            raise errors.UserError(
+                f"the order 'permutation' holds a table of up to {self.MOST_PERMUTED:,} images, the pool has "
+                f"{self._size:,}; choose 'cipher'."
+            )
+        self._order = order
+        self.batch_size = int(batch_size)
+        self.batches_per_epoch = self._size // self.batch_size
+
+    def indices(self, step: int) -> np.ndarray:
+        """Returns the images of global batch `step`: int64 `[batch_size]`."""
+        if self._order == "permutation":
+            return super().indices(step)
+        epoch, batch = divmod(int(step), self.batches_per_epoch)
+        keys = generator(self._seed, "pool", epoch).integers(2**64, size=index_cipher.ROUNDS, dtype=np.uint64)
+        kind = index_cipher.Cipher if self._order == "cipher" else index_cipher.Windows
+        return kind(self._size, keys)(np.arange(batch * self.batch_size, (batch + 1) * self.batch_size))
+
+    def plan(self, epoch: int) -> np.ndarray:
+        """Returns the plan of an epoch, see `Sampler.plan`; only the order "permutation" has one."""
+        shuffled = generator(self._seed, "pool", epoch).permutation(self._size)
+        return shuffled[: self.batches_per_epoch * self.batch_size].reshape(-1, self.batch_size)
+
+
 # Values of a config's `data.sampler.name`, besides `package.module:Name` for samplers of a user's own project.
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "identity_groups": IdentityGroups,
     "identity_epoch": IdentityEpoch,
     "image_epoch": ImageEpoch,
     "shuffle": Shuffle,
+    "pool": Pool,
 }
 
 

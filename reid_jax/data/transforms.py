@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import augmentations, image_io, user_transforms
+from reid_jax.data import augmentations, image_io, pretraining, user_transforms
 from reid_jax.data import options as options_lib
 from reid_jax.data.corruptions import training
 from reid_jax.data.elements import Box, Element, Transform, clear_maps, draw_box, map_names, require, require_box_ranges
@@ -255,6 +255,7 @@ class Erase:
 # In canonical order, in which chains apply them unless their config gives an `order`.
 TRANSFORMS: dict[str, type] = {
     "corrupt": training.Corrupt,  # at native size, as in the robustness benchmark
+    "resized_crop": pretraining.ResizedCrop,  # likewise
     "resize": Resize,
     "jitter": Jitter,
     "flip": Flip,
@@ -264,6 +265,7 @@ TRANSFORMS: dict[str, type] = {
     "self_patch": augmentations.SelfPatch,
     "augmix": augmentations.AugMix,
     "erase": Erase,
+    "mask_seed": pretraining.MaskSeed,
 }
 
 
@@ -338,8 +340,8 @@ def build_chain(config: Mapping[str, Any] | None, height: int, width: int, inter
             label: `{"my_blur": {"name": "my_project.transforms:Blur", "strength": 2}}`. The key `order` may list the
             keys in another order than the canonical one: that of `TRANSFORMS`, with transforms of a user's project
             before `erase`, and by label where several have one place. The resize is always part of it and takes its
-            options from the other arguments; an order that does not list it has it first, or second after a leading
-            `corrupt`.
+            options from the other arguments; an order that does not list it has it first, or right after a leading
+            `corrupt` and `resized_crop`.
         height: rows of the result.
         width: columns of the result.
         interpolation: name of `image_io.INTERPOLATIONS`.
@@ -367,7 +369,8 @@ def build_chain(config: Mapping[str, Any] | None, height: int, width: int, inter
     if order is not None:
         chosen = list(order)
         if "resize" not in chosen:
-            chosen.insert(1 if chosen[:1] == ["corrupt"] else 0, "resize")
+            before = [label for label in chosen[:2] if label in ("corrupt", "resized_crop")]
+            chosen.insert(len(before), "resize")
         if sorted(chosen) != sorted(labels):
             raise errors.UserError(
                 f"the transform order {tuple(order)} must list each transform in use once: {', '.join(labels)}."

@@ -1,4 +1,4 @@
-"""Reconstruction loss on the masked patches of an image."""
+"""Losses on the masked patches of an image: reconstruction, and the statistics of each patch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from reid_jax import errors
 from reid_jax.ops import images as image_ops
+
+SCALE_OFFSET = 0.01  # keeps the logarithm of a flat patch's scale finite
 
 
 def masked_patches(predicted: jax.Array, images: jax.Array, mask: jax.Array, *, normalize: bool = False) -> jax.Array:
@@ -35,6 +37,42 @@ def masked_patches(predicted: jax.Array, images: jax.Array, mask: jax.Array, *, 
         target = normalize_patches(target)
     per_patch = jnp.mean(jnp.square(predicted.astype(jnp.float32) - target), axis=-1)  # [B, N]
     return jnp.sum(jnp.where(mask, per_patch, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def patch_statistics(statistics: jax.Array, images: jax.Array, mask: jax.Array) -> jax.Array:
+    """Returns the mean squared error of predicted means and scales of the masked patches.
+
+    A model of normalized patches needs them to draw a picture without looking at the true one (`scale_patches`).
+
+    Args:
+        statistics: [B, N, 2], the mean of a patch and `log(standard deviation + 0.01)`, over all its values.
+        images: [B, H, W, 3] target images, normalized like the model's input.
+        mask: [B, N] bool, the patches in the loss.
+
+    Returns:
+        float32 scalar, averaged over masked patches and both numbers; zero where nothing is masked.
+
+    Raises:
+        UserError: a number of patches that square ones of such images cannot have.
+    """
+    height, width = images.shape[1:3]
+    side = math.isqrt(height * width // mask.shape[1])
+    if side == 0 or side**2 * mask.shape[1] != height * width:
+        raise errors.UserError(
+            f"expected square patches that cover images of {height} x {width}, got {mask.shape[1]} patches; compare "
+            "statistics with images of their size."
+        )
+    patches = image_ops.patchify(images.astype(jnp.float32), side)
+    scale = jnp.log(jnp.std(patches, axis=-1) + SCALE_OFFSET)
+    target = jnp.stack((jnp.mean(patches, axis=-1), scale), axis=-1)
+    per_patch = jnp.mean(jnp.square(statistics.astype(jnp.float32) - target), axis=-1)
+    return jnp.sum(jnp.where(mask, per_patch, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def scale_patches(patches: jax.Array, statistics: jax.Array) -> jax.Array:
+    """Returns normalized patches [B, N, P] with predicted mean and scale ([B, N, 2], see `patch_statistics`)."""
+    scale = jnp.exp(statistics[..., 1:]) - SCALE_OFFSET
+    return patches * scale + statistics[..., :1]
 
 
 def normalize_patches(patches: jax.Array) -> jax.Array:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from reid_jax import errors
 from reid_jax.losses import (
     accuracy,
+    alignment,
     bridge,
     center,
     consistency,
@@ -31,6 +32,7 @@ from reid_jax.losses import (
     diversity,
     focal,
     masked_patches,
+    monitors,
     parsing,
     supcon,
     triplet,
@@ -39,17 +41,21 @@ from reid_jax.plugins import names
 
 LOSSES: dict[str, Callable[..., Any]] = {
     "accuracy": accuracy.accuracy,
+    "align": alignment.align,
+    "align_tracks": alignment.align_tracks,
     "center": center.center,
     "consistency": consistency.consistency,
     "contrastive": contrastive.contrastive,
     "cosine_distillation": distillation.cosine_distillation,
     "cross_entropy": cross_entropy.cross_entropy,
+    "effective_rank": monitors.effective_rank,
     "focal": focal.focal,
     "gaussian_divergence": bridge.gaussian_divergence,
     "generative_distillation": distillation.generative_distillation,
     "masked_patches": masked_patches.masked_patches,
     "mean_squared": bridge.mean_squared,
     "parsing": parsing.parsing,
+    "patch_statistics": masked_patches.patch_statistics,
     "part_diversity": diversity.part_diversity,
     "supcon": supcon.supcon,
     "triplet": triplet.triplet,

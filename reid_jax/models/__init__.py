@@ -48,7 +48,7 @@ from typing import Any
 from flax import linen as nn
 
 from reid_jax import errors
-from reid_jax.models import bot, cfat, mgaf, transreid
+from reid_jax.models import bot, cfat, masked_autoencoder, mgaf, transreid
 from reid_jax.models.amfor import amfor
 from reid_jax.models.backbones import osnet
 from reid_jax.models.mfv import mfv
@@ -63,6 +63,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mfv": mfv.MFV,
     "mgaf": mgaf.MGAF,
     "mgn": mgaf.MGN,
+    "mim": masked_autoencoder.MaskedAutoencoder,
     "mspf": mspf.MSPF,
     "osnet": osnet.OSNet,
     "transreid": transreid.TransReID,

@@ -34,6 +34,7 @@ TORCH_IGNORED: tuple[tuple[str, str], ...] = (
     (r"^(base\.)?(fc|head|head_dist|pre_logits)\.", "classifier of the classes the backbone was trained on"),
     (r"^bottleneck(_\d)?\.bias$", "shift of the neck, frozen at zero"),
     (r"^normalize\.(mean|std)$", "normalization of the images, a setting here (preprocess)"),
+    (r"^(base\.)?(decoder_|mask_token$)", "pixel decoder of masked pretraining"),
 )
 # From our names back to the authors'.
 TORCH_EXPORT_RULES: tuple[tuple[str, str], ...] = (

@@ -141,6 +141,22 @@ ZOO: dict[str, Entry] = {
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
     ),
+    "mim": Entry(
+        # What is masked matters in training only.
+        model={
+            "name": "mim",
+            "mask_kind": "parts",
+            "mask_ratio": 0.5,
+            "parts_source": "strips",
+            "statistics": True,
+        },
+        metric="cosine",
+        notes="Encoder of masked pretraining, mean of the patch tokens: MAE's or HAP's files, or weights/encoder.npz "
+        "of a run of configs/mim.py. A reference without training on identities.",
+        interpolation="bicubic",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    ),
     "resnet50": Entry(
         # The stem's ReLU and stride 2 of the last stage are those of the classifier the file was trained as.
         model={"name": "bot", "stem_relu": True, "last_stride": 2},

@@ -13,6 +13,7 @@ def test_transforms():
     assert (erase.log_aspect, erase.tries) == (False, 100)
     order = (
         "corrupt",
+        "resized_crop",
         "resize",
         "jitter",
         "flip",
@@ -22,6 +23,7 @@ def test_transforms():
         "self_patch",
         "augmix",
         "erase",
+        "mask_seed",
     )
     assert tuple(transforms.TRANSFORMS) == order
 

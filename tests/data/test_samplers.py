@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ UNEVEN = (1, 2, 3, 4, 7, 9, 12, 13, 30, 5, 6, 3)
 
 
 def build(name, labels, seed=0, identities=P, images=K):
-    if name == "shuffle":
+    if name in ("shuffle", "pool"):
         return samplers.build({"name": name, "batch_size": identities * images}, labels, seed)
     return samplers.build({"name": name, "identities": identities, "images": images}, labels, seed)
 
@@ -42,6 +43,45 @@ def test_pure_in_seed_and_step(name):
     assert (epochs[0] != epochs[1]).any()
     assert (epochs[1] != epochs[2]).any()
     assert np.shape(forward)[1] == sampler.batch_size == P * K
+
+
+@pytest.mark.parametrize("order", samplers.Pool.ORDERS)
+@pytest.mark.parametrize("size", [1, 2, 1_000, 65_537])
+def test_a_pool_shows_each_image_once_an_epoch(size, order):
+    """Property 17 of masked pretraining."""
+    pool = samplers.build({"name": "pool", "batch_size": 1, "order": order}, np.zeros(size, np.int32), 3)
+    pool.batch_size = size  # one batch is the epoch
+    pool.batches_per_epoch = 1
+    epochs = [pool.indices(step).copy() for step in (0, 1)]
+    for indices in epochs:
+        assert indices.dtype == np.int64
+        np.testing.assert_array_equal(np.sort(indices), np.arange(size))
+    if size > 2:
+        other = samplers.Pool(np.zeros(size), 4, batch_size=size, order=order).indices(0)
+        assert (epochs[0] != epochs[1]).mean() > 0.9
+        assert (epochs[0] != other).mean() > 0.9
+        # Random, not only permuted: neighbors of a batch are not neighbors of the pool.
+        assert np.abs(np.corrcoef(np.arange(size), epochs[0])[0, 1]) < (0.2 if order == "window" else 0.1)
+
+
+def test_a_large_pool_needs_no_table():
+    """Property 17: the hosts' shares cover the batch, and nothing grows with the pool."""
+    labels = np.broadcast_to(np.int32(0), 10**8)
+    pool = samplers.Pool(labels, 0, batch_size=512)
+    tracemalloc.start()
+    indices = pool.indices(12_345)
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert used < 2**20
+    assert len(np.unique(indices)) == 512
+    assert indices.max() < 10**8
+    assert len(pickle.dumps({key: value for key, value in vars(pool).items() if key != "_lock"})) < 4096
+    with pytest.raises(errors.UserError, match="choose 'cipher'"):
+        samplers.Pool(labels, 0, order="permutation")
+    with pytest.raises(errors.UserError, match="order of a pool"):
+        samplers.Pool(labels, 0, order="sorted")
+    with pytest.raises(errors.UserError, match="the pool has 3"):
+        samplers.Pool(np.zeros(3), 0, batch_size=4)
 
 
 @pytest.mark.parametrize("name", IDENTITY_SAMPLERS)

@@ -20,6 +20,7 @@ from reid_jax import models
 from reid_jax.config import phases
 from reid_jax.data import samplers, transforms
 from reid_jax.losses import terms
+from reid_jax.models import masked_autoencoder
 from reid_jax.models.backbones import osnet, resnet, vit
 from reid_jax.models.mfv import mfv
 from reid_jax.ops import images
@@ -127,7 +128,10 @@ def model_options(model: Mapping[str, Any]) -> dict[str, Any]:
     constructor = models.MODELS[model["name"]]
     options = {**defaults_of(constructor, _FROM_DATA), **model}
     stands_for: dict[str, Any] = {}
-    if "layout" in options:
+    if model["name"] == "mim":
+        published = masked_autoencoder.SIZES[options["size"]]
+        stands_for = {key: options.get(key) or value for key, value in published.items()}
+    elif "layout" in options:
         stands_for = mfv.READINGS[options["layout"]]
     elif options.get("size") in vit.SIZES:
         published = vit.SIZES[options["size"]]

@@ -26,6 +26,11 @@ _SHAPES: dict[str, tuple[Any, ...]] = {
         jax.ShapeDtypeStruct((4, 4, 2, 3), jnp.float32),
         jax.ShapeDtypeStruct((4, 2), jnp.float32),
     ),
+    "patch_statistics": (
+        jax.ShapeDtypeStruct((4, 2, 2), jnp.float32),
+        jax.ShapeDtypeStruct((4, 4, 2, 3), jnp.float32),
+        jax.ShapeDtypeStruct((4, 2), jnp.float32),
+    ),
 }
 
 

@@ -81,7 +81,8 @@ def groups(main: config_lib.Settings) -> list[tuple[str, str, float | None, int,
     values = {"learning_rate_multipliers": report.multipliers, "weight_decays": report.decays}
     table = []
     for name, pattern, value, arrays, count in report.rows:
-        taken = [path for path in report.trainable if values[name][path] == value]
+        taken = [path for path in report.trainable if name in values and values[name][path] == value]
+        taken = list(report.frozen) if name == "frozen" else taken
         table.append((name, pattern, value, arrays, count, ", ".join(_parts(taken))))
     return table
 

@@ -45,10 +45,7 @@ TORCH_RULES: tuple[tuple[str, str], ...] = (
     (r"^b1\.0\.", "b1.block."),
     (r"^b1\.1\.", "b1.norm."),
 )
-TORCH_IGNORED: tuple[tuple[str, str], ...] = (
-    *transreid.TORCH_IGNORED,
-    (r"^(base\.)?(decoder_|mask_token$)", "pixel decoder of masked pretraining"),
-)
+TORCH_IGNORED: tuple[tuple[str, str], ...] = transreid.TORCH_IGNORED
 TORCH_EXPORT_RULES: tuple[tuple[str, str], ...] = (
     (r"^backbone\.", "base."),
     (r"^b1\.block\.", "b1.0."),

@@ -32,15 +32,16 @@ from flax import linen as nn
 from reid_jax import errors
 from reid_jax.models.backbones import vit
 from reid_jax.ops import images as image_ops
+from reid_jax.ops import masks
 
 # The view with the picture before it was erased or occluded.
 CLEAN = "image_clean"
-# Groups of body parts that are masked together, by label of `parts`: head, arms, torso, each leg with its foot.
-PART_GROUPS = ((1,), (2,), (3,), (4,), (5, 7), (6, 8))
-# HAP's masks: smallest block in tokens, range of height / width of a block, largest share of a part's tokens.
-BLOCK_TOKENS, BLOCK_ASPECT, PART_SHARE = 12, (0.3, 3.3), 0.3
+# Groups of body parts that are masked together, by label of `parts`.
+PART_GROUPS = masks.PART_GROUPS
+# HAP's masks: largest share of a part's tokens.
+PART_SHARE = 0.3
 # Blocks drawn; the smallest ones would still cover more than half of a grid of 16 x 8.
-BLOCKS = 8
+BLOCKS = masks.FIRST_COME
 
 
 def damaged_tokens(images: jax.Array, clean: jax.Array, patch: int) -> jax.Array:
@@ -76,38 +77,6 @@ def part_tokens(parts: jax.Array, patch: int) -> jax.Array:
         member = jnp.any(jnp.stack([pixels == label for label in group]), axis=0)
         counts.append(jnp.sum(member, axis=-1))
     return jnp.argmax(jnp.stack(counts), axis=0).astype(jnp.int32) - 1
-
-
-def block_ranks(key: jax.Array, count: int, rows: int, columns: int, most: int) -> jax.Array:
-    """Returns the first of a few random blocks that covers a token.
-
-    Args:
-        key: random key of the draw.
-        count: images B.
-        rows: number of rows of tokens.
-        columns: number of columns of tokens.
-        most: tokens of the largest block.
-
-    Returns:
-        [B, rows columns] float32: number of the first block that covers the token, plus its position in it as a
-        fraction; `BLOCKS` where there is none.
-    """
-    draws = jax.random.uniform(key, (4, count, BLOCKS, 1, 1))
-    least = min(BLOCK_TOKENS, most)
-    area = least + draws[0] * (most - least)
-    low, high = np.log(BLOCK_ASPECT)
-    aspect = jnp.exp(low + draws[1] * (high - low))
-    height = jnp.clip(jnp.round(jnp.sqrt(area * aspect)), 1, rows)
-    width = jnp.clip(jnp.round(jnp.sqrt(area / aspect)), 1, columns)
-    top = jnp.floor(draws[2] * (rows - height + 1))
-    left = jnp.floor(draws[3] * (columns - width + 1))
-    y = jnp.arange(rows, dtype=jnp.float32).reshape(1, 1, rows, 1)
-    x = jnp.arange(columns, dtype=jnp.float32).reshape(1, 1, 1, columns)
-    inside = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)  # [B, BLOCKS, rows, columns]
-    number = jnp.arange(BLOCKS, dtype=jnp.float32).reshape(1, BLOCKS, 1, 1)
-    place = (y * columns + x) / (rows * columns)
-    ranks = jnp.min(jnp.where(inside, number + place, float(BLOCKS)), axis=1)
-    return ranks.reshape(count, rows * columns)
 
 
 def part_ranks(key: jax.Array, parts: jax.Array) -> jax.Array:
@@ -152,7 +121,7 @@ def extra_tokens(
     """
     wanted = round(ratio * rows * columns)
     block_key, part_key, rest_key = jax.random.split(key, 3)
-    blocks = block_ranks(block_key, count, rows, columns, max(1, wanted))
+    blocks = masks.block_ranks(block_key, count, rows, columns, max(1, wanted))
     rest = jax.random.uniform(rest_key, blocks.shape)
     # Lowest rank first: parts in [0, 1), blocks in [1, 1 + BLOCKS), then the rest.
     order = jnp.where(blocks < BLOCKS, 1.0 + blocks, 1.0 + BLOCKS + rest)

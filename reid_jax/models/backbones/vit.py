@@ -21,6 +21,7 @@ from einops import rearrange
 from flax import linen as nn
 
 from reid_jax import errors
+from reid_jax.models.backbones import position_codes
 from reid_jax.nn import conv, initializers
 from reid_jax.ops import fusion, products, taps
 
@@ -41,6 +42,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 SIE = ("none", "camera", "view", "camera_view")
 ATTENTION = ("xla", "cudnn")
+POSITION_INITS = ("normal", "sincos")
 
 # The PyTorch recipe truncates at 100 standard deviations, which has no effect.
 normal_002 = nn.initializers.normal(0.02)
@@ -269,6 +271,7 @@ class ViT(nn.Module):
         dropout: rate after the embedding, the attentions' projections and the MLPs' layers.
         attention_dropout: rate of the attentions' weights.
         positions: adds a learned vector to each position.
+        position_init: its initial values, "normal" or "sincos" (`position_codes.token_code`).
         sie: side information embedding: "none", "camera", "view" (of vehicles) or "camera_view".
         sie_weight: what it is multiplied by (the paper's lambda).
         num_cameras: cameras of the training data; with a single camera there is no embedding.
@@ -291,6 +294,7 @@ class ViT(nn.Module):
     dropout: float = 0.0
     attention_dropout: float = 0.0
     positions: bool = True
+    position_init: str = "normal"
     sie: str = "none"
     sie_weight: float = 3.0
     num_cameras: int = 0
@@ -309,7 +313,7 @@ class ViT(nn.Module):
         self.cls_token = self.param("cls_token", normal_002, (1, 1, self.width), jnp.float32)
         if self.positions:
             places = (1, 1 + self.grid[0] * self.grid[1], self.width)
-            self.pos_embed = self.param("pos_embed", normal_002, places, jnp.float32)
+            self.pos_embed = self.param("pos_embed", self._position_init(), places, jnp.float32)
         self.drop = nn.Dropout(self.dropout)
         if self._sides > 1:
             self.sie_embed = self.param("sie_embed", normal_002, (self._sides, 1, self.width), jnp.float32)
@@ -322,6 +326,14 @@ class ViT(nn.Module):
     def grid(self) -> tuple[int, int]:
         """Number of rows and columns of patches."""
         return grid_of(self.image_size, self.patch, self.stride)
+
+    def _position_init(self) -> nn.initializers.Initializer:
+        """Returns the initializer of the position embedding."""
+        if self.position_init not in POSITION_INITS:
+            raise errors.unknown("position_init", self.position_init, POSITION_INITS)
+        if self.position_init == "normal":
+            return normal_002
+        return lambda key, shape, dtype: jnp.asarray(position_codes.token_code(*self.grid, shape[-1]), dtype)
 
     @property
     def _sides(self) -> int:
