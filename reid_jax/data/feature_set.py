@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import array_files, errors, file_io
-from reid_jax.data import camera_labels
+from reid_jax.data import camera_labels, gallery_share
 
 JUNK_ID = -1
 UNKNOWN_CAMERA = -1
@@ -41,6 +41,8 @@ class FeatureSet:
         gallery_names: G file names.
         query_visibility: [Q, S] float32 in [0, 1], or None.
         gallery_visibility: [G, S] float32 in [0, 1], or None.
+        share: where the gallery is divided over processes, the rows whose features (and visibility) this one holds;
+            identities, cameras and names are those of the whole gallery.
         meta: how the features were computed: `model`, `weights`, `preprocessing`, `normalized`, `metric`, `dataset`,
             `source` (the folder of the images), `people` and `cameras` (their own names by number).
     """
@@ -56,17 +58,21 @@ class FeatureSet:
     query_visibility: np.ndarray | None = None
     gallery_visibility: np.ndarray | None = None
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    share: gallery_share.Share | None = None
 
     def __post_init__(self) -> None:
         for side in ("query", "gallery"):
-            features = _features(getattr(self, f"{side}_features"), f"{side}_features")
-            ids = _labels(getattr(self, f"{side}_ids"), f"{side}_ids", len(features))
-            cams = _labels(getattr(self, f"{side}_cams"), f"{side}_cams", len(features))
-            names = _row_names(getattr(self, f"{side}_names"), side, len(features))
-            refuse_non_finite(features, f"{side}_features", names)
+            share = self.share if side == "gallery" else None
+            features = _features(getattr(self, f"{side}_features"), f"{side}_features", share is not None)
+            count = len(features) if share is None else share.total
+            ids = _labels(getattr(self, f"{side}_ids"), f"{side}_ids", count)
+            cams = _labels(getattr(self, f"{side}_cams"), f"{side}_cams", count)
+            names = _row_names(getattr(self, f"{side}_names"), side, count)
+            own_names = names if share is None else tuple(names[int(place)] for place in share.places)
+            refuse_non_finite(features, f"{side}_features", own_names)
             visibility = getattr(self, f"{side}_visibility")
             if visibility is not None:
-                visibility = _visibility(visibility, f"{side}_visibility", features, names)
+                visibility = _visibility(visibility, f"{side}_visibility", features, own_names)
             for field, value in (
                 ("features", features),
                 ("ids", ids),
@@ -136,17 +142,34 @@ class FeatureSet:
         Args:
             rows: [n] gallery rows, in the order of the result.
         """
+        share, own = (None, rows) if self.share is None else self.share.select(rows)
         return dataclasses.replace(
             self,
-            gallery_features=self.gallery_features[rows],
+            gallery_features=self.gallery_features[own],
             gallery_ids=self.gallery_ids[rows],
             gallery_cams=self.gallery_cams[rows],
             gallery_names=tuple(self.gallery_names[int(row)] for row in rows),
-            gallery_visibility=None if self.gallery_visibility is None else self.gallery_visibility[rows],
+            gallery_visibility=None if self.gallery_visibility is None else self.gallery_visibility[own],
+            share=share,
         )
 
+    @property
+    def gallery_share(self) -> gallery_share.Share:
+        """The rows of the gallery whose features are here, all of them unless the gallery is divided."""
+        return gallery_share.Share.whole(self.num_gallery) if self.share is None else self.share
+
+    def gathered(self) -> FeatureSet:
+        """Returns the set with the features of the whole gallery, which each process then holds. A collective."""
+        if self.share is None:
+            return self
+        visibility = None if self.gallery_visibility is None else self.share.joined(self.gallery_visibility)
+        features = self.share.joined(self.gallery_features)
+        return dataclasses.replace(self, gallery_features=features, gallery_visibility=visibility, share=None)
+
     def save(self, path: str | pathlib.Path) -> None:
-        """Writes the `.npz` file whole or not at all, see `file_io.write`."""
+        """Writes the `.npz` file whole or not at all, see `file_io.write`; a divided gallery is gathered before."""
+        if self.share is not None:
+            return self.gathered().save(path)
         arrays = {key: getattr(self, key) for key in _ARRAYS}
         arrays |= {key: np.asarray(getattr(self, key), dtype=np.str_) for key in _NAMES}
         arrays |= {key: getattr(self, key) for key in _VISIBILITY if getattr(self, key) is not None}
@@ -209,7 +232,7 @@ def _meta(arrays: Mapping[str, np.ndarray], path: pathlib.Path) -> dict[str, Any
     return meta
 
 
-def _features(value: Any, name: str) -> np.ndarray:
+def _features(value: Any, name: str, may_be_empty: bool = False) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype == np.float16:
         raise errors.UserError(
@@ -222,7 +245,7 @@ def _features(value: Any, name: str) -> np.ndarray:
             f"{name} must be (images, size) or (images, slots, size), but its shape is {array.shape}: "
             "reshape it to one row per image."
         )
-    if 0 in array.shape:
+    if 0 in array.shape[int(may_be_empty) :]:
         raise errors.UserError(
             f"{name} is empty (shape {array.shape}): at least one query, one gallery image and one number are needed."
         )
@@ -262,7 +285,7 @@ def refuse_non_finite(array: np.ndarray, name: str, names: Sequence[str]) -> Non
     """Raises a `UserError` that names the first rows with NaN or infinity."""
     # Where the sum of a row is finite, so are all its values; the second test sorts out sums that overflow.
     with np.errstate(over="ignore", invalid="ignore"):
-        suspects = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1).sum(axis=1)))
+        suspects = np.flatnonzero(~np.isfinite(array.sum(axis=tuple(range(1, array.ndim)))))
     bad = [int(row) for row in suspects if not np.isfinite(array[row]).all()]
     if bad:
         shown = ", ".join(f"{row} ({file_io.shown(names[row])[:80]})" for row in bad[:_NAMED_ROWS])
@@ -281,7 +304,7 @@ def _visibility(value: Any, name: str, features: np.ndarray, names: Sequence[str
             f"{array.shape} and {features.shape}: give one number per slot."
         )
     refuse_non_finite(array, name, names)
-    if array.min() < 0 or array.max() > 1:
+    if array.size and (array.min() < 0 or array.max() > 1):
         raise errors.UserError(
             f"{name} must lie in [0, 1], but it spans {array.min():g} to {array.max():g}: give probabilities or flags."
         )

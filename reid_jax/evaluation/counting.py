@@ -20,6 +20,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from reid_jax import progress
+from reid_jax.data.gallery_share import Share
 from reid_jax.evaluation import candidates, distance_blocks, own_metrics
 
 Array = distance_blocks.Array
@@ -45,7 +46,11 @@ def is_wide(tile: candidates.Tile) -> bool:
 
 
 def thresholds(
-    tiles: Sequence[candidates.Tile], query: distance_blocks.Side, gallery: distance_blocks.Side, gallery_block: int
+    tiles: Sequence[candidates.Tile],
+    query: distance_blocks.Side,
+    gallery: distance_blocks.Side,
+    gallery_block: int,
+    share: Share,
 ) -> list[np.ndarray]:
     """Returns the distances [P, c] of every tile's candidates.
 
@@ -56,9 +61,10 @@ def thresholds(
     out = []
     for tile in tiles:
         threshold = np.zeros(tile.places.shape, np.float32)
-        union = np.unique(tile.places)
+        position = np.where(tile.places >= 0, share.positions(np.maximum(tile.places, 0)), -1)
+        union = np.unique(position)
         union = union[union >= 0]
-        owner = np.searchsorted(union, np.maximum(tile.places, union[0]))  # [P, c] place in the union
+        owner = np.where(position >= 0, np.searchsorted(union, position), -1)  # [P, c] place in the union
         side = jax.device_put(query.take(tile.rows).pad(tile.places.shape[1]))
         for first in range(0, len(union), gallery_block):
             part = gallery.take(union[first : first + gallery_block]).pad(gallery_block)
@@ -66,7 +72,14 @@ def thresholds(
             here = np.nonzero((owner >= first) & (owner < first + gallery_block))
             threshold[here] = values[owner[here] - first, here[1]]
         out.append(threshold)
-    return out
+    return _together(out, share.sum_values)
+
+
+def _together(arrays: Sequence[np.ndarray], add: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
+    """Returns the sums of arrays over all processes, sent at once."""
+    summed = add(np.concatenate([array.reshape(-1) for array in arrays]))
+    ends = np.cumsum([array.size for array in arrays])[:-1]
+    return [part.reshape(array.shape) for part, array in zip(np.split(summed, ends), arrays, strict=True)]
 
 
 # ---- counts
@@ -163,8 +176,10 @@ def _counter(on_cpu: bool, mesh: Mesh | None) -> Callable[..., Array]:
     return jax.jit(mapped, donate_argnums=0)
 
 
-def _chunks(gallery: distance_blocks.Side, gallery_ids: np.ndarray, block: int, mesh: Mesh | None) -> Iterator[_Chunk]:
-    """Yields the gallery in equal buffers, whose tiles are dealt to the devices in turn."""
+def _chunks(
+    gallery: distance_blocks.Side, gallery_ids: np.ndarray, gallery_rows: np.ndarray, block: int, mesh: Mesh | None
+) -> Iterator[_Chunk]:
+    """Yields the gallery, or a share of it, in equal buffers, whose tiles are dealt to the devices in turn."""
     devices = 1 if mesh is None else mesh.size
     tiles = -(-gallery.num_rows // block)
     fitting = max(1, _CHUNK_BYTES // (gallery.row_bytes * block))
@@ -178,7 +193,7 @@ def _chunks(gallery: distance_blocks.Side, gallery_ids: np.ndarray, block: int, 
 
     for first in range(0, tiles, tiles_at_once):
         rows = slice(first * block, min((first + tiles_at_once) * block, gallery.num_rows))
-        places = np.arange(rows.start, rows.stop, dtype=np.int32)
+        places = gallery_rows[rows].astype(np.int32)
         present = -(-len(places) // block)
         chunk = _Chunk(
             gallery.take(rows).pad(tiles_at_once * block).map(deal),
@@ -197,6 +212,7 @@ def stream_counts(
     gallery_ids: np.ndarray,
     gallery_block: int,
     mesh: Mesh | None,
+    share: Share,
 ) -> list[np.ndarray]:
     """Returns for every tile [P, c] the number of gallery rows of other identities before each candidate.
 
@@ -213,7 +229,7 @@ def stream_counts(
     left = gallery.num_rows
     distances = left * sum(len(tile.rows) for tile in tiles)
     with progress.bar("ranking", distances, "distances", scaled=True) as advance:
-        for chunk in _chunks(gallery, gallery_ids, gallery_block, mesh):
+        for chunk in _chunks(gallery, gallery_ids[share.places], share.places, gallery_block, mesh):
             for number, tile in enumerate(tiles):
                 side = put(query.take(tile.rows).pad(len(tile.ids)))
                 counts[number] = counter(counts[number], chunk, side, put((tile.ids, tile.places, threshold[number])))
@@ -222,7 +238,7 @@ def stream_counts(
                 advance(len(tile.rows) * min(left, chunk.ids.size))
             jax.block_until_ready(counts)  # before the next chunk replaces it in memory
             left -= chunk.ids.size
-    found = [np.asarray(count) for count in counts]
+    found = _together([np.asarray(count) for count in counts], share.exchange.sum)
     if query.measure is not None and any((count[:, : len(tile.rows)] < 0).any() for count, tile in zip(found, tiles)):
         raise own_metrics.not_finite(query.measure)
     return found
@@ -242,24 +258,24 @@ def _count_given(
 
 
 def counts_from_matrix(
-    tile: candidates.Tile, rows: np.ndarray, gallery_ids: np.ndarray
+    tile: candidates.Tile, rows: np.ndarray, gallery_ids: np.ndarray, share: Share
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns thresholds and counts [P, c] of a tile from its rows of a distance matrix.
 
     Args:
         tile: n queries, padded to c.
-        rows: [n, G] float32 distances, finite.
+        rows: [n, G] float32 distances, finite; of a share its columns only.
         gallery_ids: [G] identities.
+        share: the gallery rows that are here.
     """
     size, block = len(tile.rows), len(tile.ids)
-    threshold = np.zeros(tile.places.shape, np.float32)
-    threshold[:, :size] = np.take_along_axis(rows, np.maximum(tile.places[:, :size].T, 0), axis=1).T
+    threshold = share.sum_values(_own_values(tile, rows, share))
     unit = distance_blocks.GALLERY_UNIT
     blocks = distance_blocks.power_of_two(-(-rows.shape[1] // unit))
     values = np.zeros((blocks * unit, block), np.float32)
     values[: rows.shape[1], :size] = rows.T
-    places = distance_blocks.pad_rows(np.arange(rows.shape[1], dtype=np.int32), blocks * unit, -1)
-    ids = distance_blocks.pad_rows(gallery_ids, blocks * unit)
+    places = distance_blocks.pad_rows(share.places.astype(np.int32), blocks * unit, -1)
+    ids = distance_blocks.pad_rows(gallery_ids[share.places], blocks * unit)
     counts = _count_given(
         values.reshape(blocks, unit, block),
         ids.reshape(blocks, unit),
@@ -267,36 +283,55 @@ def counts_from_matrix(
         (tile.ids, tile.places, threshold),
         _on_cpu(),
     )
-    return threshold, np.asarray(counts)
+    return threshold, share.exchange.sum(np.asarray(counts))
+
+
+def _own_values(tile: candidates.Tile, rows: np.ndarray, share: Share) -> np.ndarray:
+    """Returns the distances [P, c] of the candidates that are here, 0 for others, from rows [n, own] of distances."""
+    threshold = np.zeros(tile.places.shape, np.float32)
+    places = tile.places[:, : len(tile.rows)]
+    position = np.where(places >= 0, share.positions(np.maximum(places, 0)), -1)
+    here = np.nonzero(position >= 0)
+    threshold[here] = rows[here[1], position[here]]
+    return threshold
 
 
 # ---- many candidates
 
 
 def counts_by_sorting(
-    tile: candidates.Tile, distance_rows: Callable[[np.ndarray], np.ndarray], gallery_ids: np.ndarray
+    tile: candidates.Tile,
+    distance_rows: Callable[[np.ndarray], np.ndarray],
+    gallery_ids: np.ndarray,
+    share: Share,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns thresholds and counts [P, c] of a tile by sorting each query's distances on the host.
 
     Args:
         tile: n queries, padded to c.
-        distance_rows: maps query rows [n] to distances [n, G], float32 and finite.
+        distance_rows: maps query rows [n] to distances [n, G] (of a share its columns only), float32 and finite.
         gallery_ids: [G] identities.
+        share: the gallery rows that are here.
     """
     threshold = np.zeros(tile.places.shape, np.float32)
     counts = np.zeros(tile.places.shape, np.int32)
+    own_ids = gallery_ids[share.places]
     for first in range(0, len(tile.rows), distance_blocks.QUERY_UNIT):
-        block = tile.rows[first : first + distance_blocks.QUERY_UNIT]
-        for column, row in enumerate(distance_rows(block), start=first):
+        block = slice(first, min(first + distance_blocks.QUERY_UNIT, len(tile.rows)))
+        rows = distance_rows(tile.rows[block])
+        part = candidates.Tile(tile.rows[block], tile.ids[block], tile.places[:, block], tile.relevant[:, block])
+        threshold[:, block] = share.sum_values(_own_values(part, rows, share))
+        for column, row in enumerate(rows, start=first):
             places = tile.places[tile.places[:, column] >= 0, column]
-            other = np.flatnonzero(gallery_ids != tile.ids[column])
-            values = row[places]
+            other = np.flatnonzero(own_ids != tile.ids[column])
+            values = threshold[: len(places), column]
             ordered = np.sort(row[other])
             left, right = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
             tied = np.flatnonzero(right > left)
             if len(tied):
-                order = other[np.argsort(row[other], kind="stable")]  # rising gallery rows within equal distances
+                # Rising gallery rows within equal distances.
+                order = share.places[other[np.argsort(row[other], kind="stable")]]
                 for place in tied:
                     left[place] += np.searchsorted(order[left[place] : right[place]], places[place])
-            threshold[: len(places), column], counts[: len(places), column] = values, left
-    return threshold, counts
+            counts[: len(places), column] = left
+    return threshold, share.exchange.sum(counts)

@@ -203,7 +203,9 @@ def prepare_both(feature_set: FeatureSet, metric: str) -> tuple[Side, Side]:
     """
     query, gallery, scale = feature_set.query_features, feature_set.gallery_features, 1.0
     if find_measure(metric) is None:
-        query, gallery, scale = feature_scaling.well_placed(query, gallery, unit=metric == "cosine")
+        query, gallery, scale = feature_scaling.well_placed(
+            query, gallery, unit=metric == "cosine", share=feature_set.share
+        )
         metric = "euclidean" if query is not feature_set.query_features else metric
     sides = (
         prepare(query, metric, feature_set.query_visibility),
@@ -229,7 +231,7 @@ def prepare_placed(
 
 
 def _parts(features: np.ndarray, rows: int = 4096) -> Iterator[np.ndarray]:
-    for start in range(0, len(features), rows):
+    for start in range(0, max(1, len(features)), rows):
         yield features[start : start + rows]
 
 

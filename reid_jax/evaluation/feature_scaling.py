@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from reid_jax.data.gallery_share import Share
+
 # A center this many times (squared) farther from the origin than the features are from it costs more than three bits.
 FAR = 8.0
 # Squared lengths outside of this range are scaled.
@@ -49,16 +51,18 @@ class Placement:
         return out
 
 
-def placement(query: np.ndarray, gallery: np.ndarray, *, unit: bool) -> Placement:
+def placement(query: np.ndarray, gallery: np.ndarray, *, unit: bool, share: Share | None = None) -> Placement:
     """Returns where features have to lie for float32 to hold their squared distances.
 
     Args:
         query: [Q, D] or [Q, S, D] float32.
         gallery: [G, D] or [G, S, D] float32; the center is theirs.
         unit: bring the vectors to unit length first, for the cosine distance.
+        share: the rows of a larger gallery that these are.
     """
-    center = center_of(gallery[spread(len(gallery))], unit=unit)
-    return Placement(center, 1.0 if unit else _scale(query, gallery, center), unit)
+    share = Share.whole(len(gallery)) if share is None else share
+    center = center_of(share.rows(gallery, spread(share.total)), unit=unit)
+    return Placement(center, 1.0 if unit else _scale(query, gallery, center, share), unit)
 
 
 def center_of(sample: np.ndarray, *, unit: bool) -> np.ndarray:
@@ -84,19 +88,22 @@ def is_ordinary(peak: float, size: int) -> bool:
     return peak == 0 or (peak**2 > SHORTEST and peak**2 * size < LONGEST)
 
 
-def well_placed(query: np.ndarray, gallery: np.ndarray, *, unit: bool) -> tuple[np.ndarray, np.ndarray, float]:
+def well_placed(
+    query: np.ndarray, gallery: np.ndarray, *, unit: bool, share: Share | None = None
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Returns features whose squared distances float32 can hold; the arrays themselves where it can already.
 
     Args:
         query: [Q, D] or [Q, S, D] float32.
         gallery: [G, D] or [G, S, D] float32.
         unit: bring the vectors to unit length first, for the cosine distance.
+        share: the rows of a larger gallery that these are.
 
     Returns:
         Queries and gallery, float32 of the same shapes and new where anything was changed (at unit length before, with
         `unit`), and the power of two that the features were multiplied by.
     """
-    place = placement(query, gallery, unit=unit)
+    place = placement(query, gallery, unit=unit, share=share)
     if not place.changes:
         return query, gallery, 1.0
     return place.apply(query), place.apply(gallery), place.scale
@@ -113,15 +120,17 @@ def _unit(features: np.ndarray) -> np.ndarray:
     return np.asarray(features / np.where(length > 0, length, 1))
 
 
-def _scale(query: np.ndarray, gallery: np.ndarray, center: np.ndarray) -> float:
+def _scale(query: np.ndarray, gallery: np.ndarray, center: np.ndarray, share: Share) -> float:
     """Returns the power of two that brings the longest squared vector into the range of float32."""
     if not center.any():  # the usual case, without a pass in float64
-        peak = max(float(max(array.max(), -array.min())) for array in (query, gallery))
+        peak = max(float(max(array.max(initial=0), -array.min(initial=0))) for array in (query, gallery))
+        peak = share.largest(peak)
         if is_ordinary(peak, center.shape[-1]):
             return 1.0
     longest = 0.0
     for part in (*_parts(query), *_parts(gallery)):
         longest = max(longest, float(np.square(part - center).sum(axis=-1).max()))
+    longest = share.largest(longest)
     if longest == 0 or SHORTEST < longest < LONGEST:
         return 1.0
     # Long ones go to 2^119, so that shorter rows keep their squares; all are short where the longest is.

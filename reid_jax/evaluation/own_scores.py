@@ -61,6 +61,8 @@ def compute(paths: Sequence[str], features: FeatureSet, result: RankingResult) -
             is taken.
     """
     scores: dict[str, float] = {}
+    if paths:
+        features = features.gathered()  # a function of the user's own expects the whole gallery
     for path, function in find(paths).items():
         try:
             given: Any = function(features, result)

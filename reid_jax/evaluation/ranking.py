@@ -17,8 +17,9 @@ Rules (Market-1501 and its successors):
 
 Method: AP, INP and the first hit depend only on the ranks of the correct gallery images. The rank of an image is the
 number of images before it, which is counted by comparing every distance with the distances of the few correct images,
-block by block. Gallery blocks may lie on several devices; the counts are integers, so the result is the same to the
-last bit for every block size and number of devices.
+block by block. Gallery blocks may lie on several devices, and the gallery may be divided over processes: each adds up
+what it holds, and only the distances of the correct images and the counts are exchanged. The counts are integers, so
+the result is the same to the last bit for every block size and number of devices and processes.
 
 References:
     Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015 (protocol, trapezoid AP).
@@ -36,6 +37,7 @@ from jax.sharding import Mesh
 
 from reid_jax import errors, progress
 from reid_jax.data.feature_set import JUNK_ID, FeatureSet
+from reid_jax.data.gallery_share import Share
 from reid_jax.evaluation import candidates, counting, distance_blocks
 
 AP_RULES = ("step", "trapezoid")
@@ -145,6 +147,7 @@ def evaluate(
         query_block=query_block,
         gallery_block=gallery_block,
         mesh=mesh,
+        share=feature_set.share,
     )
 
 
@@ -163,12 +166,13 @@ def rank_metrics(
     query_block: int = 512,
     gallery_block: int = 512,
     mesh: Mesh | None = None,
+    share: Share | None = None,
 ) -> RankingResult:
     """Returns the scores of prepared features, see `evaluate`; every gallery row is ranked.
 
     Args:
         query: Q rows from `distance_blocks.prepare`.
-        gallery: G rows from `distance_blocks.prepare`.
+        gallery: G rows from `distance_blocks.prepare`, or those of `share`.
         query_ids: [Q] identities.
         gallery_ids: [G] identities.
         query_cams: [Q] cameras, -1 unknown.
@@ -180,8 +184,10 @@ def rank_metrics(
         query_block: queries per program call.
         gallery_block: gallery images per step inside a program.
         mesh: devices to spread the gallery over.
+        share: the rows of a gallery that is divided over processes; labels are those of the whole gallery.
     """
     _check_rule(ap)
+    share = Share.whole(len(gallery_ids)) if share is None else share
     table = candidates.Table.build(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter)
     query_block = distance_blocks.round_up(min(query_block, query.num_rows), distance_blocks.QUERY_UNIT)
     gallery_block = distance_blocks.round_up(gallery_block, distance_blocks.GALLERY_UNIT)
@@ -190,10 +196,12 @@ def rank_metrics(
     for tiles in _groups(table.tiles(query_block)):
         if counting.is_wide(tiles[0]):
             rows_of = lambda rows: distance_blocks.pairwise(query.take(rows), gallery)
-            scores.add(tiles[0], *counting.counts_by_sorting(tiles[0], rows_of, table.gallery_ids))
+            scores.add(tiles[0], *counting.counts_by_sorting(tiles[0], rows_of, table.gallery_ids, share))
             continue
-        thresholds = counting.thresholds(tiles, query, gallery, gallery_block)
-        counts = counting.stream_counts(tiles, thresholds, query, gallery, table.gallery_ids, gallery_block, mesh)
+        thresholds = counting.thresholds(tiles, query, gallery, gallery_block, share)
+        counts = counting.stream_counts(
+            tiles, thresholds, query, gallery, table.gallery_ids, gallery_block, mesh, share
+        )
         for tile, threshold, count in zip(tiles, thresholds, counts, strict=True):
             scores.add(tile, threshold, count)
     return scores.result(metric, max_rank)
@@ -262,11 +270,12 @@ def rank_metrics_from_rows(
     same_camera_filter: bool = True,
     max_rank: int = 50,
     query_block: int = 256,
+    share: Share | None = None,
 ) -> RankingResult:
     """Returns the scores of distances computed a block of queries at a time, for instance re-ranked ones.
 
     Args:
-        distance_rows: maps query rows [n] to distances [n, G].
+        distance_rows: maps query rows [n] to distances [n, G], with a share to those of its rows, in float32.
         query_ids: [Q] identities.
         gallery_ids: [G] identities.
         query_cams: [Q] cameras.
@@ -276,8 +285,10 @@ def rank_metrics_from_rows(
         same_camera_filter: leave out gallery images of the query's identity and camera.
         max_rank: length of the CMC curve.
         query_block: queries per call.
+        share: the rows of a gallery that is divided over processes.
     """
     _check_rule(ap)
+    share = Share.whole(len(gallery_ids)) if share is None else share
     table = candidates.Table.build(query_ids, gallery_ids, query_cams, gallery_cams, same_camera_filter)
     query_block = distance_blocks.round_up(min(query_block, len(table.query_ids)), distance_blocks.QUERY_UNIT)
     _refuse_no_match(table)
@@ -289,9 +300,9 @@ def rank_metrics_from_rows(
     with progress.bar("ranking", len(table.query_ids), "queries") as advance:
         for tile in table.tiles(query_block):
             if counting.is_wide(tile):
-                scores.add(tile, *counting.counts_by_sorting(tile, rows_of, table.gallery_ids))
+                scores.add(tile, *counting.counts_by_sorting(tile, rows_of, table.gallery_ids, share))
             else:
-                scores.add(tile, *counting.counts_from_matrix(tile, rows_of(tile.rows), table.gallery_ids))
+                scores.add(tile, *counting.counts_from_matrix(tile, rows_of(tile.rows), table.gallery_ids, share))
             advance(len(tile.rows))
     return scores.result(metric, max_rank)
 

@@ -67,7 +67,8 @@ def ranked_lists(
         queries: [n] query rows.
         top: images per query.
         distance_rows: maps query rows [n] to distances [n, gallery] (junk included), for instance re-ranked;
-            None computes them from the features.
+            None computes them from the features. Of a divided gallery its columns are those of this process's share,
+            and all processes must call this.
     """
     rows_of, reported = (
         _from_features(feature_set, result.metric) if distance_rows is None else (distance_rows, _as_given)
@@ -75,8 +76,7 @@ def ranked_lists(
     lists = []
     for first in range(0, len(queries), _BLOCK):
         block = queries[first : first + _BLOCK]
-        for number, distances in zip(block, rows_of(block), strict=True):
-            lists.append(_ranked(feature_set, result, int(number), distances, top, reported))
+        lists += _ranked(feature_set, result, block, rows_of(block), top, reported)
     return lists
 
 
@@ -95,22 +95,54 @@ def _from_features(feature_set: FeatureSet, metric: str) -> tuple[DistanceRows, 
 def _ranked(
     feature_set: FeatureSet,
     result: RankingResult,
-    query: int,
+    queries: np.ndarray,
     distances: np.ndarray,
     top: int,
     reported: Callable[[np.ndarray], np.ndarray],
+) -> list[RankedList]:
+    """Returns the ranked lists of some queries [n] from their distances [n, gallery], of a share its columns."""
+    share = feature_set.gallery_share
+    ids, cameras = feature_set.gallery_ids[share.places], feature_set.gallery_cams[share.places]
+    junk = (ids == JUNK_ID) & (result.num_gallery < feature_set.num_gallery)
+    # The nearest images here, and in the last column the first correct one.
+    rows = np.full((len(queries), top + 1), -1)
+    values = np.full((len(queries), top + 1), np.inf, distances.dtype)
+    for number, (query, own) in enumerate(zip(queries, distances, strict=True)):
+        same, left_out, camera = ids == feature_set.query_ids[query], junk, feature_set.query_cams[query]
+        if result.same_camera_filter and camera != UNKNOWN_CAMERA:
+            left_out = left_out | (same & (cameras == camera))
+        shown = _nearest(own, np.flatnonzero(~left_out), top)
+        rows[number, : len(shown)], values[number, : len(shown)] = share.places[shown], own[shown]
+        hits = np.flatnonzero(same & ~left_out)
+        if len(hits):
+            first = hits[np.argmin(own[hits])]  # of equal ones the first in the gallery
+            rows[number, -1], values[number, -1] = share.places[first], own[first]
+    everyone = [np.stack(share.exchange.gather(array), axis=1) for array in (rows, values)]  # [n, processes, top + 1]
+    return [
+        _merged(feature_set, int(query), *found, reported) for query, *found in zip(queries, *everyone, strict=True)
+    ]
+
+
+def _merged(
+    feature_set: FeatureSet,
+    query: int,
+    rows: np.ndarray,
+    values: np.ndarray,
+    reported: Callable[[np.ndarray], np.ndarray],
 ) -> RankedList:
-    """Returns the ranked list of one query from its distances [gallery]."""
-    left_out = (feature_set.gallery_ids == JUNK_ID) & (result.num_gallery < feature_set.num_gallery)
-    same = feature_set.gallery_ids == feature_set.query_ids[query]
-    camera = feature_set.query_cams[query]
-    if result.same_camera_filter and camera != UNKNOWN_CAMERA:
-        left_out = left_out | (same & (feature_set.gallery_cams == camera))
-    shown = _nearest(distances, np.flatnonzero(~left_out), top)
-    hits = np.flatnonzero(same & ~left_out)
-    first = hits[np.argmin(distances[hits])] if len(hits) else -1  # of equal ones the first in the gallery
-    distance = float(reported(distances[[first]])[0]) if len(hits) else float("nan")
-    return RankedList(query, shown, reported(distances[shown]), same[shown], int(first), distance)
+    """Returns a query's ranked list from what each process found [processes, top + 1], see `_ranked`."""
+
+    def ordered(columns: slice) -> tuple[np.ndarray, np.ndarray]:
+        row, value = rows[:, columns].reshape(-1), values[:, columns].reshape(-1)
+        order = np.lexsort((row, value, row < 0))[: rows.shape[1] - 1]
+        order = order[row[order] >= 0]
+        return row[order], value[order]
+
+    shown, near = ordered(slice(None, -1))
+    first, distance = (found[:1] for found in ordered(slice(-1, None)))
+    same = feature_set.gallery_ids[shown] == feature_set.query_ids[query]
+    nearest = float(reported(distance)[0]) if len(first) else float("nan")
+    return RankedList(query, shown, reported(near), same, int(first[0]) if len(first) else -1, nearest)
 
 
 def _nearest(distances: np.ndarray, kept: np.ndarray, count: int) -> np.ndarray:
@@ -178,6 +210,7 @@ def write_ranked_lists(
     budget: int = thumbnails.BUDGET,
     explain: Explain | None = None,
     explained: int = 0,
+    lists: Sequence[RankedList] | None = None,
 ) -> pathlib.Path:
     """Writes the page and returns its path.
 
@@ -195,13 +228,15 @@ def write_ranked_lists(
         budget: bytes of all pictures; the lists beyond it, those with the highest AP, have names only.
         explain: draws why images are near a query; the page shows these pictures on demand.
         explained: number of lists that have such pictures, in the order of the page, within the budget.
+        lists: the ranked lists where they are known; in place of `top`, `max_queries` and `distance_rows`.
 
     Raises:
         UserError: an image cannot be read, or the file cannot be written.
     """
     path = pathlib.Path(path)
-    queries = choose_queries(result, result.num_query if max_queries is None else max_queries)
-    lists = ranked_lists(feature_set, result, queries, top=top, distance_rows=distance_rows)
+    if lists is None:
+        queries = choose_queries(result, result.num_query if max_queries is None else max_queries)
+        lists = ranked_lists(feature_set, result, queries, top=top, distance_rows=distance_rows)
     data, pictures = _data(lists, feature_set, result, load_image, budget)
     if explain is not None:
         _add_explanations(data, lists[:explained], pictures, explain)
@@ -235,16 +270,32 @@ def write_page(path: str | pathlib.Path, measured: suite.Report, load_image: Loa
         path: the HTML file.
         measured: its plain ranking is shown.
         load_image: maps ("query" | "gallery", row) to uint8 [H, W, 3].
-        **options: further arguments of `write_ranked_lists`.
+        **options: further arguments of `write_ranked_lists`; those of `page_parts` among them save computing them.
     """
-    verified, ranked = measured.verified, measured.plain
-    if verified is None:
-        # A set with pairs of one kind only has ranked lists, but no threshold.
+    if "verified" not in options:
+        options["verified"] = verified_pairs(measured)
+    return write_ranked_lists(path, measured.feature_set, measured.plain, load_image, **options)
+
+
+def page_parts(measured: suite.Report, max_queries: int) -> dict[str, Any]:
+    """Returns what the page of a report shows, `lists` and `verified` of `write_page`, before one process writes it.
+
+    All processes that hold a part of the gallery must call this.
+    """
+    result = measured.plain
+    lists = ranked_lists(measured.feature_set, result, choose_queries(result, max_queries))
+    return {"lists": lists, "verified": verified_pairs(measured)}
+
+
+def verified_pairs(measured: suite.Report) -> verification.VerificationResult | None:
+    """Returns the distances of all pairs, None for a set with pairs of one kind, which has no threshold."""
+    ranked = measured.plain
+    if measured.verified is None:
         with contextlib.suppress(errors.UserError):
-            verified = verification.verify(
+            return verification.verify(
                 measured.feature_set, metric=ranked.metric, same_camera_filter=ranked.same_camera_filter
             )
-    return write_ranked_lists(path, measured.feature_set, ranked, load_image, verified=verified, **options)
+    return measured.verified
 
 
 def _distances(verified: verification.VerificationResult) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from reid_jax import errors, progress
 from reid_jax.data.feature_set import UNKNOWN_CAMERA, FeatureSet
+from reid_jax.data.gallery_share import Share
 from reid_jax.evaluation import distance_blocks, own_metrics, reranking
 
 FALSE_POSITIVE_RATES = (1e-1, 1e-2, 1e-3, 1e-4)
@@ -128,20 +129,25 @@ def verify(
         feature_set = feature_set.without_junk()
     query, gallery = distance_blocks.prepare_both(feature_set, metric)
     slots = query.visibility is not None
+    share = feature_set.gallery_share
     blocks = functools.partial(_blocks, feature_set, query, gallery, same_camera_filter)
     quote = functools.partial(distance_blocks.readable, metric=metric, slots=slots, scale=query.scale)
     if exact:
         _refuse_too_large(query.num_rows, gallery.num_rows)
-        same, different = _collect(blocks())
+        same, different = _collect(blocks(), share)
         own_metrics.refuse_not_finite(query.measure, same, different)
         curve = _exact_curve(same, different)
         between = _thresholds(same, different, rates)
         edges = None
         histogram = _drawn((same, different), (None, None), quote)
     else:
-        low, high = (0.0, _upper_bound(query, gallery)) if query.measure is None else _range(blocks(), query.measure)
+        low, high = (
+            (0.0, _upper_bound(query, gallery, share))
+            if query.measure is None
+            else _range(blocks(), query.measure, share)
+        )
         edges = np.linspace(low, high, bins + 1)
-        same, different = _histograms(blocks(), edges)
+        same, different = _histograms(blocks(), edges, share)
         curve = _histogram_curve(same, different, edges)
         between = []
         # No distance reaches the last bin, except of descriptors that have nothing in common.
@@ -242,13 +248,15 @@ def _thinned(false_positive: np.ndarray, true_positive: np.ndarray) -> np.ndarra
 # ---- exact
 
 
-def _collect(blocks: Iterator[tuple[jax.Array, jax.Array]]) -> tuple[np.ndarray, np.ndarray]:
-    same, different = [], []
+def _collect(blocks: Iterator[tuple[jax.Array, jax.Array]], share: Share) -> tuple[np.ndarray, np.ndarray]:
+    same, different = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     for block in blocks:
         values, kind = np.asarray(block[0]), np.asarray(block[1])
         same.append(values[kind == _SAME])
         different.append(values[kind == _DIFFERENT])
-    return np.sort(np.concatenate(same)), np.sort(np.concatenate(different))
+    everyone = (share.exchange.gather(np.concatenate(side)) for side in (same, different))
+    sides = [np.sort(np.concatenate(side)) for side in everyone]
+    return sides[0], sides[1]
 
 
 def _exact_curve(same: np.ndarray, different: np.ndarray) -> _Curve:
@@ -285,14 +293,17 @@ def _refuse_too_large(num_query: int, num_gallery: int) -> None:
 # ---- histograms
 
 
-def _upper_bound(query: distance_blocks.Side, gallery: distance_blocks.Side) -> float:
+def _upper_bound(query: distance_blocks.Side, gallery: distance_blocks.Side, share: Share) -> float:
     """Returns an upper bound of all distances of a built-in metric."""
-    lengths = [float(np.sqrt(side.squares.max())) for side in (query, gallery)]
+    lengths = [float(np.sqrt(side.squares.max(initial=0))) for side in (query, gallery)]
+    lengths[1] = share.largest(lengths[1])
     bound = sum(lengths)
     return max(bound if query.visibility is not None else bound**2, 1e-6) * 1.0001
 
 
-def _range(blocks: Iterator[tuple[jax.Array, jax.Array]], measure: own_metrics.Measure) -> tuple[float, float]:
+def _range(
+    blocks: Iterator[tuple[jax.Array, jax.Array]], measure: own_metrics.Measure, share: Share
+) -> tuple[float, float]:
     """Returns the range of an own metric's distances, found by computing all of them once more than needed."""
     low, high = [], []
     for values, kind in blocks:
@@ -302,7 +313,10 @@ def _range(blocks: Iterator[tuple[jax.Array, jax.Array]], measure: own_metrics.M
             low.append(some.min())
             high.append(some.max())
     own_metrics.refuse_not_finite(measure, np.asarray(low), np.asarray(high))
-    bottom, top = float(min(low, default=0.0)), float(max(high, default=0.0))
+    nothing = -np.inf
+    bottom = -share.largest(max((-float(value) for value in low), default=nothing))
+    top = share.largest(max(map(float, high), default=nothing))
+    bottom, top = (value if np.isfinite(value) else 0.0 for value in (bottom, top))
     return bottom, max(top, bottom + 1e-6) + 1e-4 * (top - bottom)
 
 
@@ -313,7 +327,9 @@ def _codes(values: jax.Array, kind: jax.Array, low: jax.Array, scale: jax.Array,
     return jnp.where(kind == _LEFT_OUT, 2 * bins, number + bins * kind)
 
 
-def _histograms(blocks: Iterator[tuple[jax.Array, jax.Array]], edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _histograms(
+    blocks: Iterator[tuple[jax.Array, jax.Array]], edges: np.ndarray, share: Share
+) -> tuple[np.ndarray, np.ndarray]:
     bins = len(edges) - 1
     low, scale = np.float32(edges[0]), np.float32(bins / (edges[-1] - edges[0]))
     total = np.zeros(2 * bins + 1, np.int64)
@@ -323,7 +339,9 @@ def _histograms(blocks: Iterator[tuple[jax.Array, jax.Array]], edges: np.ndarray
         if waiting is not None:  # counted on the host while the device computes the next block
             total += np.bincount(np.asarray(waiting).reshape(-1), minlength=len(total))
         waiting = codes
-    total += np.bincount(np.asarray(waiting).reshape(-1), minlength=len(total))
+    if waiting is not None:
+        total += np.bincount(np.asarray(waiting).reshape(-1), minlength=len(total))
+    total = share.exchange.sum(total)
     return total[bins : 2 * bins], total[:bins]
 
 
@@ -366,9 +384,11 @@ def _blocks(
             labels = (ids[rows], cams[rows], np.ones(len(ids[rows]), bool))
             yield side.take(rows).pad(size), tuple(distance_blocks.pad_rows(label, size) for label in labels)
 
+    places = feature_set.gallery_share.places
+    own_labels = feature_set.gallery_ids[places], feature_set.gallery_cams[places]
     blocks = -(-query.num_rows // query_block) * -(-gallery.num_rows // gallery_block)
     with progress.bar("verification", blocks, "blocks of pairs") as advance:
-        for gallery_part in cut(gallery, feature_set.gallery_ids, feature_set.gallery_cams, gallery_block):
+        for gallery_part in cut(gallery, *own_labels, gallery_block):
             gallery_part = jax.device_put(gallery_part)
             for query_part in cut(query, feature_set.query_ids, feature_set.query_cams, query_block):
                 yield _block(*gallery_part, *query_part, same_camera_filter)

@@ -21,9 +21,10 @@ from reid_jax import build, errors
 from reid_jax import config as config_lib
 from reid_jax import progress as progress_lib
 from reid_jax.data import feature_set as feature_set_lib
-from reid_jax.data import pipeline, records
+from reid_jax.data import gallery_share, pipeline, records
 from reid_jax.inference import crops
 from reid_jax.ops.descriptors import Descriptor
+from reid_jax.runtime import exchange as exchange_lib
 from reid_jax.runtime import mesh as mesh_lib
 
 Batch = Mapping[str, Any]
@@ -49,12 +50,14 @@ class Extracted:
         visibility: [N, S] float32 or None.
         images_per_second: all images over `seconds`.
         seconds: wall time from the first image read to the last feature, without compilation.
+        share: of a split that is divided over processes, the rows that these are; None for a whole one.
     """
 
     features: np.ndarray
     visibility: np.ndarray | None
     images_per_second: float
     seconds: float
+    share: gallery_share.Share | None = None
 
 
 def flip_average(describe: Describe) -> Describe:
@@ -83,6 +86,7 @@ def extract_features(
     *,
     compile: Callable[[Batch], object] | None = None,
     progress: Callable[[int], None] | None = None,
+    exchange: gallery_share.Exchange | None = None,
 ) -> Extracted:
     """Returns the descriptors of all images in data set order.
 
@@ -94,9 +98,10 @@ def extract_features(
         num_images: number of images in the split.
         compile: called once with the inputs of the first batch; its time does not count.
         progress: called with the number of images after each batch.
+        exchange: leaves each descriptor with the process that computed it, and connects the processes.
 
     Returns:
-        `Extracted`, identical on every process.
+        `Extracted`, identical on every process; with `exchange` the process's own share.
 
     Raises:
         UserError: an image is missing or occurs twice.
@@ -129,26 +134,27 @@ def extract_features(
     seconds = time.perf_counter() - started
     if not found:
         raise errors.UserError("expected at least one batch of images, got no batch: check that the split has images.")
-    index, features, visibility = _joined(found)
-    _check_coverage(index, num_images)
+    index, features, visibility = _joined(found, exchange is None)
+    _check_coverage(index if exchange is None else np.concatenate(exchange.gather(index.astype(np.int32))), num_images)
     order = np.argsort(index)
     return Extracted(
         features[order],
         None if visibility is None else visibility[order],
         num_images / seconds,
         seconds,
+        None if exchange is None else gallery_share.Share(index[order], num_images, exchange),
     )
 
 
 def _joined(
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]],
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]], gathered: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Returns index, features and visibility of all batches of all processes."""
+    """Returns index, features and visibility of all batches, of all processes where they are to be gathered."""
     indices, parts, visibilities = zip(*found, strict=True)
     index, features = np.concatenate(indices), np.concatenate(parts)
     visible = [part for part in visibilities if part is not None]
     visibility = np.concatenate(visible) if visible else None
-    if jax.process_count() == 1:
+    if jax.process_count() == 1 or not gathered:
         return index, features, visibility
     from jax.experimental import multihost_utils
 
@@ -208,6 +214,7 @@ def feature_set(
         query_visibility=query.visibility,
         gallery_visibility=gallery.visibility,
         meta=dict(meta or {}),
+        share=gallery.share,
     )
 
 
@@ -270,6 +277,7 @@ class Extractor:
         *,
         batch_size: int | None = None,
         progress: Callable[[int], None] | None = None,
+        divided: bool = False,
     ) -> Extracted:
         """Returns the features of all images of a split in data set order, identical on every process.
 
@@ -278,6 +286,7 @@ class Extractor:
             split: the split.
             batch_size: images per batch, a multiple of the number of devices; None is that of the config.
             progress: called with the number of images after each batch, in place of a bar.
+            divided: leaves the features, in a run of several processes, with the process that computed them.
         """
 
         def describe(batch: Mapping[str, np.ndarray]) -> Descriptor:
@@ -300,6 +309,7 @@ class Extractor:
                 len(split),
                 compile=functools.partial(self._compile, variables),
                 progress=progress or advance,
+                exchange=exchange_lib.Processes() if divided and jax.process_count() > 1 else None,
             )
         self._timed_images += len(split)
         self._timed_seconds += extracted.seconds

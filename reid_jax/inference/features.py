@@ -204,10 +204,14 @@ def describe_dataset(
     dataset: records.ReIDDataset,
     meta: Mapping[str, Any],
 ) -> feature_set_lib.FeatureSet:
-    """Returns the features of a data set's query and gallery, junk images included."""
+    """Returns the features of a data set's query and gallery, junk images included.
+
+    In a run of several processes the gallery is divided over them (`feature_set.FeatureSet.share`).
+    """
     source = {} if dataset.path is None else {"source": os.path.abspath(dataset.path)}
     meta = {**meta, **own_names([dataset.split("query"), dataset.split("gallery")]), **source}
-    query, gallery = (extractor.split(variables, dataset.split(name)) for name in ("query", "gallery"))
+    query = extractor.split(variables, dataset.split("query"))
+    gallery = extractor.split(variables, dataset.split("gallery"), divided=True)
     return extractor_lib.feature_set(
         query, gallery, dataset.split("query").labels(), dataset.split("gallery").labels(), meta
     )

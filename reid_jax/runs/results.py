@@ -88,11 +88,13 @@ def finish(
         "device": provenance.device_name(),
         "commit": provenance.commit(),
     }
+    # All processes have a part in the lists where the gallery is divided.
+    shown = report.page_parts(measured, settings.evals.ranked_lists) if settings.evals.ranked_lists else None
     if processes.is_main():
         folder.check_present()
-        if settings.evals.ranked_lists:
+        if shown is not None:
             about = report.about(measured.feature_set, folder.path.resolve().name, history["steps"])
-            write_page(folder.ranked_lists, measured, dataset, settings.evals.ranked_lists, about)
+            write_page(folder.ranked_lists, measured, dataset, shown, about)
         if drawn is not None:
             drawn.write(folder.reconstructions)
         # Before the result, which says that all is there.
@@ -168,7 +170,11 @@ def rank(features: feature_set.FeatureSet, evals: sections.Evals) -> ranking.Ran
 
 
 def write_page(
-    path: pathlib.Path, measured: suite.Report, dataset: records.ReIDDataset, queries: int, facts: Mapping[str, str]
+    path: pathlib.Path,
+    measured: suite.Report,
+    dataset: records.ReIDDataset,
+    shown: Mapping[str, Any],
+    facts: Mapping[str, str],
 ) -> None:
     """Writes the page of ranked lists: each query with its ten nearest gallery images, framed by correctness.
 
@@ -176,15 +182,15 @@ def write_page(
         path: HTML file.
         measured: evaluation report.
         dataset: data set with the images.
-        queries: maximum number of queries.
+        shown: lists and distances, see `report.page_parts`.
         facts: run, model and date.
     """
     report.write_page(
         path,
         measured,
         lambda side, index: dataset.split(side).image(index),
-        max_queries=queries,
         facts=facts,
+        **shown,
     )
 
 

@@ -90,7 +90,7 @@ WORKER = """
     import json, os, signal, sys, time
     import jax, numpy as np, jax.numpy as jnp
     from reid_jax.errors import Stopped, UserError
-    from reid_jax.runtime import mesh as mesh_lib, processes
+    from reid_jax.runtime import exchange as exchange_lib, mesh as mesh_lib, processes
 
     def work(mesh, weights, batch, loss, index, folder):
         value, centered = loss(weights, batch)
@@ -100,8 +100,11 @@ WORKER = """
         except UserError as error:
             refused = str(error)
         processes.agree("the index", "same")
+        exchange = exchange_lib.Processes()
         result = {
             "main": processes.is_main(),
+            "sums": exchange.sum(np.arange(3) + 2**40 * (1 + index)).tolist(),
+            "gathered": [part.tolist() for part in exchange.gather(np.full((2 * index, 2), 0.1))],
             "value": float(value),
             "centered": mesh_lib.gather(centered).tolist(),
             "local": mesh_lib.local_rows(batch["x"]).tolist(),
@@ -195,6 +198,8 @@ def test_two_processes_agree(tmp_path):
         np.testing.assert_allclose(result["centered"], centered, rtol=1e-6)
         np.testing.assert_allclose(result["value"], (centered**2 * [1, 2]).sum(), rtol=1e-6)
         assert result["weights"] == [1, 2]
+        assert result["sums"] == [3 * 2**40 + 2 * number for number in range(3)]
+        assert result["gathered"] == [[], [[0.1, 0.1]] * 2]  # float64, bit for bit, from processes of unequal shares
         assert result["text"] == "from 0"
         assert result["folder"] == str(tmp_path / "run")
         assert result["refused"].startswith("the config differs between process 0 and process 1;")
