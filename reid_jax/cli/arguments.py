@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from reid_jax import errors
 from reid_jax.config import rules
+from reid_jax.stores import mirror, objects
 
 SEED = (0, 2**32 - 1)
 PIXELS = (1, 16_384)
@@ -141,6 +142,19 @@ def existing_folder(flag: str, given: str, what: str) -> pathlib.Path:
             f"expected {what} as {flag}, found {_found(place)} at {rules.plain(given)}; give a folder."
         )
     return place
+
+
+def run_folder(flag: str, given: str) -> str:
+    """Returns a run folder that exists, a path or the URL of one in an object store.
+
+    Raises:
+        UserError: it is no folder, or the store cannot be read.
+    """
+    if not objects.is_remote(given):
+        return str(existing_folder(flag, given, "a run folder"))
+    objects.check(given, flag)
+    mirror.opened(given)
+    return given
 
 
 def new_file(flag: str, given: str, endings: Sequence[str] = ()) -> pathlib.Path:

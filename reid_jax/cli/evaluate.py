@@ -233,7 +233,7 @@ def _check_paths(args: argparse.Namespace) -> None:
     for path in args.features or ():
         arguments.existing_file("--features", path, "a features file (.npz)")
     for path in args.run or ():
-        arguments.existing_folder("--run", path, "a run folder")
+        arguments.run_folder("--run", path)
     if args.images is not None:
         arguments.existing_folder("--images", args.images, "the folder of the images")
     if args.frost_dir:

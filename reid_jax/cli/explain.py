@@ -116,7 +116,7 @@ def _check_map(args: argparse.Namespace) -> None:
     if args.images and not args.features:
         raise errors.UserError("--images goes with --features, a run has its own; leave it out.")
     if args.run:
-        arguments.existing_folder("--run", args.run, "a run folder")
+        arguments.run_folder("--run", args.run)
     if args.features:
         arguments.existing_file("--features", args.features, "a features file (.npz)")
     if args.images:

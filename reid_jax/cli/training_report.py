@@ -21,9 +21,12 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     folders = []
     for given in args.runs:
-        folder = folder_lib.RunFolder(arguments.existing_folder("DIR", given, "a run folder"))
+        folder = folder_lib.RunFolder(arguments.run_folder("DIR", given))
         folder.read_config()  # all of them before the first page
         folders.append(folder)
     for folder in folders:
-        print(report_page.write(folder))
+        written = report_page.write(folder)
+        if folder.mirror is not None:
+            folder.mirror.store.upload(written, written.name)
+        print(written if folder.mirror is None else f"{folder.place}/{written.name}")
     return 0

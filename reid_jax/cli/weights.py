@@ -61,7 +61,7 @@ def _export(names: list[str], best: bool) -> None:
             f"{' names' if len(names) > 1 else ' name' if names else ''}; for example export runs/mfv-demo mfv.npz."
         )
     run, output = names
-    arguments.existing_folder("the run", run, "a run folder")
+    arguments.run_folder("the run", run)
     arguments.new_file("the output", output, weight_tables.ENDINGS)
     from reid_jax.runs import weights_export  # loads JAX
 

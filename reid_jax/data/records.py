@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from reid_jax import errors
+from reid_jax import errors, file_io
 from reid_jax.data import builders, image_io, source_files
+from reid_jax.stores import local_copies, objects
 
 SPLITS = ("train", "query", "gallery")
 JUNK = -1  # pid of a bad detection: removed from the gallery before ranking
@@ -27,6 +28,8 @@ DISTRACTOR = 0  # pid of a gallery image that matches no query: stays in the gal
 
 # Written with the records by `reid_jax.data.prepare`: their source, counts and warnings, and the size of every file.
 REPORT_FILE = "preparation.json"
+
+_fetched_folders: dict[str, pathlib.Path] = {}  # by URL
 
 
 class RecordSource(Sequence[dict[str, Any]]):
@@ -323,8 +326,35 @@ def folder_name(name: str, options: Mapping[str, Any]) -> str:
 
 
 def prepared_folder(name: str, root: str | pathlib.Path = "data", **options: Any) -> pathlib.Path:
-    """Returns `<root>/prepared/<folder>`, whether it exists or not."""
+    """Returns `<root>/prepared/<folder>`, whether it exists or not.
+
+    A root in an object store gives a local copy of the newest version, see `stores.local_copies`.
+
+    Raises:
+        StoreError: it is in no such store, or the store cannot be read.
+    """
+    if isinstance(root, str) and objects.is_remote(root):
+        return _fetched(name, root, options)
     return pathlib.Path(root).expanduser() / "prepared" / folder_name(name, options)
+
+
+def _fetched(name: str, root: str, options: Mapping[str, Any]) -> pathlib.Path:
+    """Returns a local copy of a prepared folder, of its newest complete version alone."""
+    prepared = f"prepared/{folder_name(name, options)}"
+    url = f"{root.rstrip('/')}/{prepared}"
+    if url not in _fetched_folders:
+        found = local_copies.listing(url, "data.root")
+        versions = [path.split("/")[0] for path in found if re.fullmatch(r"\d+\.\d+\.\d+/dataset_info\.json", path)]
+        if not versions:
+            command = prepare_command(name, "data", options)
+            raise objects.StoreError(
+                f"data set {name!r} is not prepared: there is no {file_io.shown(url)}; run `{command}` and copy "
+                f"data/{prepared} there."
+            )
+        newest = max(versions, key=lambda version: tuple(map(int, version.split("."))))
+        entries = {path: entry for path, entry in found.items() if path.startswith(f"{newest}/")}
+        _fetched_folders[url] = local_copies.folder(url, entries)
+    return _fetched_folders[url]
 
 
 def prepared_version(folder: pathlib.Path) -> pathlib.Path | None:

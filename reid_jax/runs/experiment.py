@@ -230,6 +230,7 @@ class Experiment:
             folder.checkpoints,
             best_metric=f"{self.dataset.name}/mAP",
             keep_best=self.settings.checkpoint.keep_best,
+            remote=folder.remote_checkpoints,
         )
         # By shapes first: what does not fit is found before anything is compiled.
         begun = saved.latest_step() or 0

@@ -20,13 +20,18 @@ import contextlib
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
 from reid_jax import errors, file_io
 from reid_jax.plugins import record
+from reid_jax.stores import mirror as mirror_lib
+from reid_jax.stores import objects
+
+if TYPE_CHECKING:
+    from reid_jax.train import checkpoint_store
 
 
 def default_path(config: ConfigDict) -> str:
@@ -39,19 +44,47 @@ class RunFolder:
     """Paths and JSON files of a run folder.
 
     Args:
-        path: the folder; it need not exist.
+        path: the folder; it need not exist. For one in an object store ("gs://bucket/run") the paths are those of a
+            copy on this machine, see `stores.mirror`.
+
+    Attributes:
+        mirror: brings the copy to the store; None for a folder of a file system.
+        place: what the user calls the folder, for messages.
     """
 
     def __init__(self, path: str | pathlib.Path) -> None:
-        self.path = pathlib.Path(path)
+        self.mirror = mirror_lib.opened(path) if isinstance(path, str) and objects.is_remote(path) else None
+        self.path = pathlib.Path(path) if self.mirror is None else self.mirror.path
+        self.place = str(self.path) if self.mirror is None else self.mirror.url
         self.config = self.path / "config.json"
         self.result = self.path / "result.json"
         self.extended = self.path / "extended.json"
         self.devices = self.path / "devices.json"
-        self.checkpoints = self.path / "checkpoints"
         self.ranked_lists = self.path / "ranked_lists.html"
         self.report = self.path / "report.html"
         self.reconstructions = self.path / "reconstructions.png"
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        """Folder of the checkpoints; the newest and the best are fetched first where they are in a store."""
+        path = self.path / "checkpoints"
+        if self.mirror is not None and self.mirror.reads_checkpoints:
+            self.mirror.reads_checkpoints = False
+            if self.mirror.steps() or self.mirror.writes:
+                found = self.remote_checkpoints
+                assert found is not None
+                found.fetch(file_io.make_folder(path), owner=self.mirror.writes)
+        return path
+
+    @property
+    def remote_checkpoints(self) -> checkpoint_store.CheckpointStore | None:
+        """Checkpoints in the store, None for a folder of a file system."""
+        if self.mirror is None:
+            return None
+        # JAX is loaded with it.
+        from reid_jax.train import checkpoint_store
+
+        return checkpoint_store.CheckpointStore(self.mirror.store.below("checkpoints"), self.mirror.before_commit)
 
     def claim(self, config: ConfigDict) -> None:
         """Writes the resolved config to a new folder, or checks that an existing folder has the same config.
@@ -72,7 +105,9 @@ class RunFolder:
             UserError: the folder belongs to a run of another config, or is a file.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise errors.UserError(f"expected --workdir to be a folder, {self.path} is a file; give another --workdir.")
+            raise errors.UserError(
+                f"expected --workdir to be a folder, {self.place} is a file; give another --workdir."
+            )
         if self.config.is_file():
             stored = self.read_config()
             changed = config_lib.differences(config, stored)
@@ -83,7 +118,7 @@ class RunFolder:
                 longer = all(_is_longer(text) for text in changed)
                 more = ", or add --extend to continue that run for more epochs" if longer else ""
                 raise errors.UserError(
-                    f"{self.path} contains a run of another config ({'; '.join(changed[:4])}"
+                    f"{self.place} contains a run of another config ({'; '.join(changed[:4])}"
                     f"{'; ...' if len(changed) > 4 else ''}); give another --workdir, or the config of that run{more}."
                 )
             return not changed
@@ -95,9 +130,10 @@ class RunFolder:
 
     def newest_step(self) -> int:
         """Returns the step of the newest checkpoint by its name, 0 without one; it may be damaged."""
-        if not self.checkpoints.is_dir():
-            return 0
-        return max((int(entry.name) for entry in self.checkpoints.iterdir() if entry.name.isdigit()), default=0)
+        names = [str(step) for step in self.mirror.steps()] if self.mirror is not None else []
+        local = self.path / "checkpoints"
+        names += [entry.name for entry in local.iterdir()] if local.is_dir() else []
+        return max((int(name) for name in names if name.isdigit()), default=0)
 
     def check_trained(self) -> None:
         """Checks that this is a run folder with a checkpoint.
@@ -108,7 +144,7 @@ class RunFolder:
         self.read_config()
         if not self.has_checkpoint():
             raise errors.UserError(
-                f"expected a run with a checkpoint at {self.path}, it has none; train it first, or give another."
+                f"expected a run with a checkpoint at {self.place}, it has none; train it first, or give another."
             )
 
     def discard_untrained(self, made: Sequence[pathlib.Path]) -> None:
@@ -120,6 +156,8 @@ class RunFolder:
         metrics = self.path / "metrics.jsonl"
         if self.has_checkpoint() or (metrics.is_file() and metrics.stat().st_size):
             return
+        if self.mirror is not None:
+            self.mirror.discard()
         shutil.rmtree(self.path, ignore_errors=True)
         with contextlib.suppress(OSError):
             for parent in made[1:]:
@@ -133,7 +171,7 @@ class RunFolder:
         """
         if not self.config.is_file():
             raise errors.UserError(
-                f"expected a run folder (with config.json), found none at {self.path}; "
+                f"expected a run folder (with config.json), found none at {self.place}; "
                 "give the --workdir of a training run."
             )
         expected, remedy = "the config of a run (JSON)", "restore it from a copy, or start a new --workdir"
@@ -164,8 +202,8 @@ class RunFolder:
         """
         if not self.config.is_file():
             raise errors.UserError(
-                f"expected the run folder {self.path}, it was removed or renamed during the run; put it back and start "
-                "the same command again."
+                f"expected the run folder {self.place}, it was removed or renamed during the run; put it back and "
+                "start the same command again."
             )
 
     def first_devices(self, devices: int) -> int:

@@ -56,7 +56,7 @@ def run(
     if mode != "eval" and processes.broadcast_text("complete" if finished else "open") == "complete":
         if finished:
             print(results.summary(finished))
-            print(f"{folder.path} is complete ({finished['steps']} steps); for a new run give another --workdir.")
+            print(f"{folder.place} is complete ({finished['steps']} steps); for a new run give another --workdir.")
         return 0
     with _claimed(folder, config, extend), metrics.log_to(folder.path, active=processes.is_main()):
         LOG.info("%s", _headline(config, folder))
@@ -77,7 +77,7 @@ def run(
     if processes.is_main() and result is not None:
         print(results.summary(result))
         files = "result.json, " if folder.result.is_file() else ""
-        print(f"written: {folder.path}/ ({files}ranked_lists.html, report.html, metrics.jsonl, checkpoints/, log.txt)")
+        print(f"written: {folder.place}/ ({files}ranked_lists.html, report.html, metrics.jsonl, checkpoints/, log.txt)")
     return 0
 
 
@@ -88,16 +88,24 @@ def _claimed(folder: folder_lib.RunFolder, config: ConfigDict, extend: bool = Fa
     Folders that this run makes go again if it ends before it has trained a step.
     """
     made = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
+    if folder.mirror is not None:
+        made = [folder.path] if folder.mirror.is_new() else []
+        folder.mirror.reads_checkpoints = processes.is_main()
     with contextlib.ExitStack() as stack:
         if processes.is_main():
             file_io.make_folder(folder.path, "the run folder (--workdir)")
-            stack.enter_context(folder_lock.held(folder.path))
+            stack.enter_context(folder.mirror.claimed() if folder.mirror else folder_lock.held(folder.path))
         try:
             if processes.is_main():
                 if extend:
                     extension.begin(folder, config)
                 folder.claim(config)
-            processes.agree_on_folder(folder.path)
+                if folder.mirror is not None:
+                    folder.mirror.push()
+            if folder.mirror is None:
+                processes.agree_on_folder(folder.path)
+            else:
+                processes.agree("the run folder (--workdir)", folder.place)
             yield
         except BaseException:
             if made and processes.is_main():
@@ -139,7 +147,7 @@ def _headline(config: ConfigDict, folder: folder_lib.RunFolder) -> str:
         f"{config.data.name} (trained on {', '.join(config.data.sources)})" if config.data.sources else config.data.name
     )
     lines = [
-        f"{config.system}:{','.join([config.preset, *config.variants])} on {data} -> {folder.path} "
+        f"{config.system}:{','.join([config.preset, *config.variants])} on {data} -> {folder.place} "
         f"({jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es), "
         f"config {config_lib.config_hash(config)})"
     ]

@@ -14,6 +14,7 @@ from reid_jax import config as config_lib
 from reid_jax.config import phases, sections
 from reid_jax.runs import extension
 from reid_jax.runs import folder as folder_lib
+from reid_jax.stores import mirror, objects
 from reid_jax.weights import hub
 
 SCRATCH = ", or start from random weights with --config.init.weights=scratch"
@@ -21,6 +22,8 @@ SCRATCH = ", or start from random weights with --config.init.weights=scratch"
 
 def is_run(text: str) -> bool:
     """Returns whether a value of `init.weights` is a run folder."""
+    if objects.is_remote(text):
+        return not text.endswith(hub.ENDINGS) and (mirror.opened(text).path / "config.json").is_file()
     return bool(text) and os.path.isfile(os.path.join(text, "config.json"))
 
 

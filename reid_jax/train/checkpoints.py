@@ -38,7 +38,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from reid_jax import file_io, trees
 from reid_jax.errors import MalformedError, UserError
 from reid_jax.runtime import processes
-from reid_jax.train import integrity
+from reid_jax.train import checkpoint_store, integrity
 from reid_jax.train import metrics as metrics_lib
 from reid_jax.train.integrity import META, STATE
 
@@ -56,21 +56,35 @@ class Checkpoints:
         directory: folder of the checkpoints; created if absent.
         best_metric: name of the score (higher is better) that ranks the best; `None` keeps only the newest.
         keep_best: number of best checkpoints to keep.
+        remote: where they are in an object store, of which the folder is this machine's copy.
 
     Raises:
         UserError: the folder cannot be written, or it has checkpoints and none of them can be read.
     """
 
-    def __init__(self, directory: str | pathlib.Path, best_metric: str | None = None, keep_best: int = 1) -> None:
+    def __init__(
+        self,
+        directory: str | pathlib.Path,
+        best_metric: str | None = None,
+        keep_best: int = 1,
+        remote: checkpoint_store.CheckpointStore | None = None,
+    ) -> None:
         metrics_lib.quiet_libraries()
         self.directory = pathlib.Path(directory).absolute()
         self.best_metric = best_metric
+        self._remote = remote
+        # Process 0 writes and reads for all, because each host may have a disk of its own.
+        self._for_all = remote is not None and processes.process_count() > 1
         if processes.is_main():
             file_io.make_folder(self.directory, "the folder of checkpoints")
             integrity.set_damaged_aside(self.directory)
         processes.barrier("reid_jax_checkpoints_examined")
+        self._manager = None if self._for_all and not processes.is_main() else self._open(keep_best)
+
+    def _open(self, keep_best: int) -> ocp.CheckpointManager:
+        """Returns Orbax's manager of the folder, with the rules of what is kept."""
         policies: list[Any] = [managers.LatestN(n=KEPT)]
-        if best_metric and keep_best:
+        if self.best_metric and keep_best:
             best = managers.BestN(get_metric_fn=self._score, n=keep_best, keep_checkpoints_without_metrics=False)
             policies.append(best)
         options = ocp.CheckpointManagerOptions(
@@ -80,14 +94,21 @@ class Checkpoints:
             save_root_metadata=False,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._list_files),
         )
+        if self._for_all:
+            options.multiprocessing_options = ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}, barrier_sync_key_prefix="main"
+            )
+            options.create = False  # the folder is there; Orbax refuses to make it for a part of the processes
         with self._writing():
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+            return ocp.CheckpointManager(self.directory, options=options)
 
     def _list_files(self) -> None:
         """Lists the files of the checkpoint being written; runs in the background before it gets its final name."""
         if processes.is_main():
             for folder in integrity.unfinished(self.directory):
                 integrity.write(folder)
+                if self._remote is not None:
+                    self._remote.upload(folder)
 
     def _score(self, metrics: Mapping[str, float] | None) -> float:
         """Returns the ranking score; a score that is missing or not a number ranks last."""
@@ -118,14 +139,15 @@ class Checkpoints:
             UserError: this checkpoint or the one before it cannot be written.
         """
         step = int(step)
-        latest = self._manager.latest_step()
+        latest = self.latest_step()
         if latest is not None and step <= latest:
             return False
         scores = {name: float(value) for name, value in metrics.items()} if metrics else None
         about = {"meta": dict(meta), "metrics": scores, "best_metric": self.best_metric}
-        items = ocp.args.Composite(
-            **{STATE: ocp.args.StandardSave(_as_dicts(state)), META: ocp.args.JsonSave(_as_json(about))}
-        )
+        arrays = checkpoint_store.gathered(state) if self._for_all else _as_dicts(state)
+        if self._manager is None:
+            return True
+        items = ocp.args.Composite(**{STATE: ocp.args.StandardSave(arrays), META: ocp.args.JsonSave(_as_json(about))})
         with self._writing():
             if not self.directory.is_dir():  # orbax would make another
                 raise FileNotFoundError(self.directory)
@@ -136,8 +158,8 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         """Returns the newest step, `None` before the first."""
-        latest: int | None = self._manager.latest_step()
-        return latest
+        latest: int | None = None if self._manager is None else self._manager.latest_step()
+        return (processes.number_of_main(latest or 0) or None) if self._for_all else latest
 
     def best_step(self) -> int | None:
         """Returns the stored step with the highest score, `None` if no step has a score."""
@@ -157,8 +179,11 @@ class Checkpoints:
             UserError: no such checkpoint, or a checkpoint of another model.
         """
         self.wait()
-        step = _choose(self.directory, self.latest_step() if step is None else step)
         wanted = trees.flatten(abstract_state)
+        if self._for_all:
+            return self._restore_for_all(abstract_state, wanted, self.latest_step() if step is None else step)
+        assert self._manager is not None
+        step = _choose(self.directory, self.latest_step() if step is None else step)
         items = ocp.args.Composite(
             **{STATE: ocp.args.StandardRestore(trees.unflatten(wanted)), META: ocp.args.JsonRestore()}
         )
@@ -169,6 +194,27 @@ class Checkpoints:
             leaves = [flat[path] for path in wanted]
             meta = restored[META]["meta"]
         return jax.tree.unflatten(jax.tree.structure(abstract_state), leaves), meta
+
+    def _restore_for_all(
+        self, abstract_state: Any, wanted: dict[str, Any], step: int | None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Returns state and `meta` that process 0 reads and sends to the others. A collective."""
+        flat = None
+        if processes.is_main():
+            folder = self.directory / str(_choose(self.directory, step))
+            with integrity.reading(folder):
+                _check_fit(folder, wanted)
+                flat = _read_numpy(folder, trees.unflatten(_stored(folder)))
+        placed = checkpoint_store.spread(flat, wanted)
+        leaves = [placed[path] for path in wanted]
+        return jax.tree.unflatten(jax.tree.structure(abstract_state), leaves), self._meta(step)
+
+    def _meta(self, step: int | None) -> dict[str, Any]:
+        """Returns the `meta` of a step; where process 0 reads for all, a collective."""
+        found = None
+        if not self._for_all or processes.is_main():
+            found = _read_meta(self.directory / str(_choose(self.directory, step)))["meta"]
+        return (checkpoint_store.from_main(found) if self._for_all else found) or {}
 
     def restore_newest(
         self, abstract_at: Callable[[int], Any], check: Callable[[Mapping[str, Any]], None] | None = None
@@ -188,13 +234,14 @@ class Checkpoints:
         while (step := self.latest_step()) is not None:
             try:
                 if check is not None:
-                    check(_read_meta(self.directory / str(step))["meta"])
+                    check(self._meta(step))
                 state, meta = self.restore(abstract_at(step), step)
             except integrity.Unreadable as error:
                 older = [known for known in integrity.folders(self.directory) if known < step]
                 if processes.process_count() > 1 or not older:
                     raise
                 integrity.set_aside(self.directory / str(step), str(error).rstrip("."))
+                assert self._manager is not None
                 self._manager.reload()
             else:
                 return step, state, meta
@@ -206,13 +253,17 @@ class Checkpoints:
         Raises:
             UserError: it could not be written.
         """
-        with self._writing():
-            self._manager.wait_until_finished()
+        if self._manager is not None:
+            with self._writing():
+                self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and stops the background threads."""
-        with self._writing():
-            self._manager.close()
+        if self._manager is not None:
+            with self._writing():
+                self._manager.close()
+                if self._remote is not None:
+                    self._remote.prune(self.directory)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

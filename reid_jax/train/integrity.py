@@ -154,7 +154,7 @@ def newest_readable(directory: pathlib.Path) -> int | None:
         damaged[step] = found
         LOG.warning("the checkpoint %s is damaged (%s); reading an older one.", directory / str(step), found)
     if damaged:
-        raise _none_readable(directory, damaged)
+        raise none_readable(directory, damaged)
     return None
 
 
@@ -174,12 +174,13 @@ def set_damaged_aside(directory: pathlib.Path) -> None:
         else:
             damaged[step] = found
     if damaged and not readable:
-        raise _none_readable(directory, damaged)
+        raise none_readable(directory, damaged)
     for step, found in damaged.items():
         set_aside(directory / str(step), f"the checkpoint {directory / str(step)} is damaged: {found}")
 
 
-def _none_readable(directory: pathlib.Path, damaged: Mapping[int, str]) -> Unreadable:
+def none_readable(directory: pathlib.Path | str, damaged: Mapping[int, str]) -> Unreadable:
+    """Returns the error for checkpoints that are all damaged, given what is wrong by step."""
     found = "; ".join(f"{step}: {text}" for step, text in damaged.items())
     return Unreadable(
         f"no checkpoint in {directory} can be read ({found}); restore one from a copy, or remove the folder to train "

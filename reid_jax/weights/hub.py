@@ -21,13 +21,14 @@ import pathlib
 from collections.abc import Mapping
 
 from reid_jax import errors, file_io
+from reid_jax.stores import local_copies, objects
 from reid_jax.weights import download
 
 FOLDER, OFFLINE, MIRROR = "REID_JAX_WEIGHTS", "REID_JAX_OFFLINE", "REID_JAX_WEIGHTS_MIRROR"
 # Start of training without weights, said on purpose.
 SCRATCH = "scratch"
 # Endings of files, which distinguish a path that does not exist from a misspelled name.
-_ENDINGS = (".pth", ".pt", ".tar", ".bin", ".safetensors", ".npz")
+ENDINGS = (".pth", ".pt", ".tar", ".bin", ".safetensors", ".npz")
 
 _TORCHVISION = "https://download.pytorch.org/models/"
 _TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/"
@@ -324,13 +325,15 @@ def resolve(text: str, *, key: str = "", otherwise: str = "") -> pathlib.Path:
     """Returns the file that a user means: one that exists, or published weights by name, which are fetched.
 
     Args:
-        text: path of a file, a key of `ENTRIES`, or the name of a published file.
+        text: path of a file, URL of one in an object store, a key of `ENTRIES`, or the name of a published file.
         key: where it was given ("init.weights"), for the sentence.
         otherwise: as in `get`.
 
     Raises:
         UserError: there is no such file and no such name, or the file cannot be had.
     """
+    if objects.is_remote(text):
+        return local_copies.file(text, key)
     name = _name_or_file(text, key, otherwise)
     return pathlib.Path(text) if name is None else get(name, otherwise=otherwise)
 
@@ -341,6 +344,9 @@ def check(text: str, *, key: str = "", otherwise: str = "") -> None:
     Raises:
         UserError: there is no such file and no such name, or the file is not here and cannot be fetched.
     """
+    if objects.is_remote(text):
+        local_copies.file(text, key)
+        return
     name = _name_or_file(text, key, otherwise)
     if name is not None:
         look(name, otherwise=otherwise)
@@ -355,7 +361,7 @@ def _name_or_file(text: str, key: str, otherwise: str) -> str | None:
     if name is not None:
         return name
     found = "a folder" if os.path.isdir(text) else "nothing"
-    if found == "a folder" or path.suffix in _ENDINGS or len(path.parts) > 1:
+    if found == "a folder" or path.suffix in ENDINGS or len(path.parts) > 1:
         raise errors.UserError(
             f"expected a weights file{f' as {key}' if key else ''}, found {found} at "
             f"{file_io.shown(text)[:200]}; give the path of the file, or a name of published weights (reid-jax weights "
