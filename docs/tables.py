@@ -11,7 +11,7 @@ A page asks for a table by a comment on a line of its own, and the site's build 
     python docs/tables.py            # writes the block between `<!-- systems -->` and `<!-- end -->` of README.md
     python docs/tables.py --check    # exit code 1 where README.md differs
 
-Only the standard library is needed, except by `rows`, which imports the configs.
+Only the standard library is needed, except by `rows`, `gains` and `statements`, which import the package.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import export_tables
 import gallery_tables
 import published_tables
 import trial_tables
-from table_parts import RESULTS, ROOT, SPACE, STUDENT, grid, read
+from table_parts import RESULTS, ROOT, SPACE, grid, read
 
 DIRECTIVE = re.compile(r"^<!-- table: (.+?) -->$", re.MULTILINE)
 BLOCK = re.compile(r"(<!-- systems -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -100,82 +100,72 @@ def _score_table(records: Sequence[Mapping[str, str]], metrics: Sequence[str], p
 
 
 def gains(name: str, *words: str) -> str:
-    """Differences of rows over runs of the same seed with their 95 % interval, and what follows from it.
+    """Differences of rows over runs of the same seed with their intervals, and what follows from them.
 
     Each word is a pair `row=baseline`; `metrics=mAP,rank1` chooses the columns, the first decides the verdict.
     """
-    records = _records(name)
     metrics, pairs = _pairs(words)
-    titles = ["row", "compared with", "seeds", *(f"{_title(metric, 'points')}" for metric in metrics)]
+    found = _differences(name, metrics, pairs)
+    titles = ["row", "compared with", "runs", *(f"{_title(metric, 'points')}" for metric in metrics), "reads"]
     lines = []
     for row, against in pairs:
-        cells, verdict = [], ""
-        for metric in metrics:
-            low, mean, high, count = difference(records, row, against, metric)
-            cells.append(_interval(low, mean, high))
-            verdict = verdict or f"{_title(metric)}: {_verdict(low, high)}"
-        lines.append([f"`{row}`", f"`{against}`", str(count), *cells, verdict])
-    return (
-        grid([*titles, "reads"], lines)
-        + "\n"
-        + (
-            "Difference of runs of the same seed, with its 95 % interval (Student's distribution). "
-            "*Undecided* means that the interval holds zero: the table says neither that the row helps nor that it "
-            "does not.\n"
-        )
+        first = found[row, against, metrics[0]]
+        cells = [_interval(found[row, against, metric]) for metric in metrics]
+        lines.append([f"`{row}`", f"`{against}`", str(first.runs), *cells, f"{_title(metrics[0])}: {first.verdict}"])
+    about = (
+        "Differences of runs of the same seed with 95 % intervals (Student's distribution, widened by Holm's procedure "
+        "over all intervals of the table). A gain or a loss is an interval without zero; fewer than "
+        f"{_significance().RUNS} runs decide nothing.\n"
     )
+    return grid(titles, lines) + "\n" + about
 
 
 def statements(name: str, *words: str) -> str:
-    """The differences of `gains` that the seeds decide, as sentences; and the count of those that they do not."""
-    records = _records(name)
+    """The differences of `gains` that the runs decide, as sentences; and the names of those that they do not."""
     metrics, pairs = _pairs(words)
     decided, open_ = [], []
-    for metric in metrics:
-        for row, against in pairs:
-            low, mean, high, count = difference(records, row, against, metric)
-            if mean is None:
-                continue
-            if _verdict(low, high) == "undecided":
-                open_.append(f"`{row}` against `{against}` ({_title(metric)})")
-                continue
-            word = "above" if mean > 0 else "below"
-            decided.append(
-                f"- {_title(metric)} of `{row}` is {word} that of `{against}` by {abs(mean):.1f} points "
-                f"(95 % interval {low:+.1f} to {high:+.1f}, {count} seeds)."
-            )
-    text = "\n".join(decided) if decided else "- No difference in the table is decided by its seeds."
+    for (row, against, metric), found in _differences(name, metrics, pairs).items():
+        if found.low is None or found.low <= 0 <= found.high:
+            open_.append(f"`{row}` against `{against}` ({_title(metric)}: {found.verdict})")
+            continue
+        word = "above" if found.mean > 0 else "below"
+        decided.append(
+            f"- {_title(metric)} of `{row}` is {word} that of `{against}` by {abs(found.mean):.1f} points "
+            f"(95 % interval {found.low:+.1f} to {found.high:+.1f}, {found.runs} runs)."
+        )
+    text = "\n".join(decided) if decided else "- No difference in the table is decided by its runs."
     if open_:
         text += "\n- Not decided: " + "; ".join(open_) + "."
     return text + "\n"
 
 
-def difference(
-    records: Sequence[Mapping[str, str]], row: str, against: str, metric: str
-) -> tuple[float | None, float | None, float | None, int]:
-    """Lower end, mean and upper end of a paired difference in points, and the number of seeds.
+def _significance() -> ModuleType:
+    """The module that also words the tables of `ablate.py`; it needs the standard library only."""
+    from reid_jax.runs import significance
 
-    The ends are None for a single seed, all three where a run did not measure the metric.
-    """
+    return significance
+
+
+def _differences(name: str, metrics: Sequence[str], pairs: Sequence[tuple[str, str]]) -> dict[Any, Any]:
+    """The `significance.Difference` of each (row, baseline, metric), in points, where both rows measured the metric."""
+    records = _records(name)
+    return _significance().differences(
+        {(*pair, metric): paired(records, *pair, metric) for pair in pairs for metric in metrics}
+    )
+
+
+def paired(records: Sequence[Mapping[str, str]], row: str, against: str, metric: str) -> list[float]:
+    """Differences in points over the seeds that both rows have; none where a run did not measure the metric."""
     runs = {(record["row"], record["seed"]): record for record in records}
     names = {record["row"] for record in records}
     for one in (row, against):
         if one not in names:
             raise ValueError(f"expected a row of the table, got {one!r}; it has {', '.join(sorted(names))}.")
     seeds = [seed for name, seed in runs if name == row and (against, seed) in runs]
-    values = []
-    for seed in seeds:
-        pair = _number(runs[row, seed], metric), _number(runs[against, seed], metric)
-        if None in pair:
-            return None, None, None, len(seeds)
-        values.append((pair[0] - pair[1]) * _factor(metric))
-    if not values:
-        return None, None, None, 0
-    mean = statistics.mean(values)
-    if len(values) == 1:
-        return None, mean, None, 1
-    half = STUDENT[min(len(values) - 1, len(STUDENT)) - 1] * statistics.stdev(values) / math.sqrt(len(values))
-    return mean - half, mean, mean + half, len(values)
+    values = [(_number(runs[row, seed], metric), _number(runs[against, seed], metric)) for seed in seeds]
+    if any(None in pair for pair in values):
+        return []
+    return [(one - other) * _factor(metric) for one, other in values]
 
 
 def communication(name: str) -> str:
@@ -445,16 +435,12 @@ def _spread(values: Sequence[float | None], factor: float) -> str:
     return mean if len(shown) == 1 else f"{mean}{SPACE}±{SPACE}{statistics.stdev(shown):.1f}"
 
 
-def _interval(low: float | None, mean: float | None, high: float | None) -> str:
-    if mean is None:
+def _interval(found: Any) -> str:
+    """A mean with its interval; the mean alone for too few runs, "-" without a run."""
+    if math.isnan(found.mean):
         return "-"
-    return f"{mean:+.1f}" if low is None or high is None else f"{mean:+.1f}{SPACE}[{low:+.1f},{SPACE}{high:+.1f}]"
-
-
-def _verdict(low: float | None, high: float | None) -> str:
-    if low is None or high is None or low <= 0 <= high:
-        return "undecided"
-    return "higher" if low > 0 else "lower"
+    mean = f"{found.mean:+.1f}"
+    return mean if found.low is None else f"{mean}{SPACE}[{found.low:+.1f},{SPACE}{found.high:+.1f}]"
 
 
 def _cell(value: Any) -> str:

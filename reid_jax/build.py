@@ -173,7 +173,7 @@ def open_others(settings: config_lib.Settings) -> list[records.ReIDDataset]:
     # `open_data` has logged the warnings of these data sets.
     trained_on = [_open_preset(name, data.root, log_warnings=False) for name in data.sources]
     trained_on = trained_on or [_open(data.name, data.root, data.options, log_warnings=False)]
-    opened = [(name, union.transfer(_open_preset(name, data.root), trained_on)) for name in names]
+    opened = [(name, union.transfer(_open_other(name, data), trained_on)) for name in names]
     # Scores are named after the preset; those of a user's data set after the name that it gives itself.
     dataset_names = [dataset.name if names_lib.is_path(name) else name for name, dataset in opened]
     if len(set(dataset_names)) < len(dataset_names):
@@ -192,8 +192,11 @@ def check_data(settings: config_lib.Settings) -> None:
     data = settings.data
     _check_others(settings)
     prepare.check_source(data.name, data.root, **data.options)
-    for name in (*data.sources, *settings.evals.datasets):
+    for name in data.sources:
         known, options = (name, {}) if names_lib.is_path(name) else of_preset(name)
+        prepare.check_source(known, data.root, **options)
+    for name in settings.evals.datasets:
+        known, options = (name, {}) if names_lib.is_path(name) else _of_evaluated(name, data)
         prepare.check_source(known, data.root, **options)
 
 
@@ -221,6 +224,25 @@ def of_preset(name: str) -> tuple[str, Mapping[str, Any]]:
         known = [*config_lib.DATASETS, "package.module:Name"]
         raise errors.unknown("data set (data.sources, evals.datasets)", str(name), known)
     return base, given
+
+
+def _of_evaluated(name: str, data: sections.Data) -> tuple[str, Mapping[str, Any]]:
+    """Returns name and options of a preset to evaluate on.
+
+    Another size of a generated data set is drawn from the seed of the training data, so that it has the same cameras.
+    """
+    known, options = of_preset(name)
+    if "seed" in options and "seed" in data.options and catalog.related(known, data.name, "cameras"):
+        options = {**options, "seed": data.options["seed"]}
+    return known, options
+
+
+def _open_other(name: str, data: sections.Data) -> records.ReIDDataset:
+    """Returns a data set of `evals.datasets`."""
+    if names_lib.is_path(name):
+        return _open(name, data.root, {})
+    known, options = _of_evaluated(name, data)
+    return _open(known, data.root, options)
 
 
 def _open_preset(name: str, root: str, log_warnings: bool = True) -> records.ReIDDataset:

@@ -98,25 +98,30 @@ def test_a_directive_that_cannot_be_filled_is_named(tables):
             tables.table(request)
 
 
-def test_differences_are_taken_seed_by_seed_with_their_interval(tables):
+def test_differences_are_taken_seed_by_seed(tables):
     scores = {("a", "0"): 0.50, ("a", "1"): 0.60, ("b", "0"): 0.40, ("b", "1"): 0.48, ("b", "2"): 0.9}
     records = [{"row": row, "seed": seed, "mAP": str(score)} for (row, seed), score in scores.items()]
-    low, mean, high, count = tables.difference(records, "a", "b", "mAP")
-    # Differences 10 and 12 points: mean 11, deviation sqrt(2), half width 12.706 * sqrt(2) / sqrt(2).
-    assert (mean, count) == (pytest.approx(11.0), 2)
-    assert (low, high) == (pytest.approx(11 - 12.706), pytest.approx(11 + 12.706))
-    assert tables._verdict(low, high) == "undecided"
-    assert tables._verdict(0.1, 2.0) == "higher"
-    assert tables._verdict(-2.0, -0.1) == "lower"
-    assert tables.difference(records[:1] + records[2:3], "a", "b", "mAP")[0] is None
+    assert tables.paired(records, "a", "b", "mAP") == pytest.approx([10.0, 12.0])
+    records[1]["mAP"] = ""
+    assert tables.paired(records, "a", "b", "mAP") == []
 
 
-def test_statements_hold_only_what_the_seeds_decide(tables):
-    text = tables.table("statements mgaf metrics=mAP mgaf_noatt=mgaf_base mgaf_base_att=mgaf_base")
-    decided, undecided = text.split("- Not decided:")
-    assert "`mgaf_noatt` is above that of `mgaf_base`" in decided
-    assert "mgaf_base_att" not in decided
-    assert "mgaf_base_att" in undecided
+def test_statements_hold_only_what_the_runs_decide(tables, monkeypatch):
+    drawn = {"base": (40, 41, 40, 42, 40), "up": (45, 47, 45, 48, 44), "same": (41, 40, 41, 41, 40), "few": (60, 61)}
+    records = [
+        {"row": row, "seed": str(seed), "mAP": str(score / 100)}
+        for row, scores in drawn.items()
+        for seed, score in enumerate(scores)
+    ]
+    monkeypatch.setattr(tables, "_records", lambda name: records)
+    words = ("metrics=mAP", "up=base", "same=base", "few=base", "base=up")
+    decided, undecided = tables.statements("drawn", *words).split("- Not decided:")
+    assert "`up` is above that of `base` by 5.2 points (95 % interval +" in decided
+    assert "`base` is below that of `up` by 5.2 points" in decided
+    assert "`same` against `base` (mAP: no effect seen); `few` against `base` (mAP: fewer than 5 runs)" in undecided
+    shown = tables.gains("drawn", *words)
+    assert "| `few` | `base` | 2 | +20.0 | mAP: fewer than 5 runs |" in shown
+    assert shown.count("mAP: gain |") == shown.count("mAP: loss |") == 1
 
 
 def test_rows_that_saw_the_tests_corruptions_stand_apart(tables):

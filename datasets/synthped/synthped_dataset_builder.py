@@ -1,6 +1,8 @@
 """SynthPed: synthetic pedestrians drawn from a seed, depicting no real person.
 
-Two variants share identities and protocol: `synthped`, and `synthped_occluded`, in which all queries are occluded.
+Two looks, each in two variants that share identities and protocol: `synthped` and `synthped_street`, whose people and
+cameras are as hard for colors as photographs are; in `synthped_occluded` and `synthped_street_occluded` all queries are
+occluded.
 README.md describes layout, protocol and counts; `reid_jax.data.synthped` draws the images.
 """
 
@@ -20,27 +22,47 @@ DISJOINT_IDENTITIES = True  # between training and test
 
 
 class SynthPedConfig(tfds.core.BuilderConfig):
-    """The configuration of the data set: variant, size and seed."""
+    """The configuration of the data set: look, variant, size, seed and height of the images."""
 
-    def __init__(self, *, size: str = "demo", seed: int = 0, occluded: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        size: str = "demo",
+        seed: int = 0,
+        height: int = 128,
+        occluded: bool = False,
+        look: str = "plain",
+        **kwargs: Any,
+    ) -> None:
         """Stores the options and derives the name of the configuration from them.
 
         Args:
-            size: "tiny", "demo" or "large".
+            size: "tiny", "demo", "large" or "huge".
             seed: the seed that determines the whole data set.
+            height: height of the images in pixels, twice their width.
             occluded: hide part of the person in every query and in a tenth of the other images.
+            look: "plain" or "street".
             **kwargs: further arguments of TFDS.
         """
-        self.size, self.seed, self.occluded = size, int(seed), bool(occluded)
-        default = f"{'occluded_' if self.occluded else ''}{size}_seed{self.seed}"
-        kwargs.setdefault("name", default)
+        self.size, self.seed, self.height = size, int(seed), int(height)
+        self.occluded, self.look = bool(occluded), look
+        words = [look if look != "plain" else "", "occluded" if self.occluded else "", size, f"seed{self.seed}"]
+        words.append(f"height{self.height}" if self.height != 128 else "")
+        kwargs.setdefault("name", "_".join(word for word in words if word))
         kwargs.setdefault("description", f"{size}, seed {self.seed}{', queries occluded' if self.occluded else ''}.")
         super().__init__(**kwargs)
 
 
-def make_config(*, size: str = "demo", seed: int = 0, occluded: bool = False) -> SynthPedConfig:
-    """Returns the configuration of a size, a seed and a variant."""
-    config = SynthPedConfig(size=size, seed=seed, occluded=occluded)
+def make_config(
+    *, size: str = "demo", seed: int = 0, height: int = 128, occluded: bool = False, look: str = "plain"
+) -> SynthPedConfig:
+    """Returns the configuration of a size, a seed, a height and a variant.
+
+    Raises:
+        UserError: a height that SynthPed does not draw.
+    """
+    synthped.check_height(height)
+    config = SynthPedConfig(size=size, seed=seed, height=height, occluded=occluded, look=look)
     # TFDS refuses a second object under the name of a listed configuration.
     return next((listed for listed in Builder.BUILDER_CONFIGS if listed.name == config.name), config)
 
@@ -51,7 +73,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
     BUILDER_CONFIGS: ClassVar = [
-        SynthPedConfig(size=size, occluded=occluded) for occluded in (False, True) for size in ("demo", "tiny", "large")
+        SynthPedConfig(size=size, occluded=occluded, look=look)
+        for look in ("plain", "street")
+        for occluded in (False, True)
+        for size in ("demo", "tiny", "large")
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -75,7 +100,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         config = self.builder_config
-        data = synthped.SynthPed(config.size, config.seed, config.occluded)
+        height = config.height
+        data = synthped.SynthPed(config.size, config.seed, config.occluded, height, height // 2, config.look)
         splits = {split: data.split(split) for split in SPLITS}
         self.info.metadata["pids"] = {split: [spec.pid for spec in specs] for split, specs in splits.items()}
         self.info.metadata["camids"] = {split: [spec.camid for spec in specs] for split, specs in splits.items()}

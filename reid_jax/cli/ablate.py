@@ -2,6 +2,9 @@
 
     python scripts/ablate.py --config configs/mfv.py --list
     python scripts/ablate.py --config configs/mfv.py --rows mfv_base,mfv_sdfa,mfv --seeds 0,1,2
+    python scripts/ablate.py --config configs/mfv.py --rows mfv_base,mfv --seeds 0,1,2,3,4 --data-seeds \\
+        --override data.name=synthped_street --override "evals.datasets=('synthped_street_large',)" \\
+        --dataset synthped_street_large --compare mfv=mfv_base
     python scripts/ablate.py --config configs/cfat.py --rows cfat_clean,cil:full,cfat \\
         --metrics mAP,corrupted/mAP --override evals.corruption_rounds=3
 
@@ -41,11 +44,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compare", default="", help="what rows gain over others, such as cfat=cfat_student,cfat_coarse=cfat_student"
     )
+    parser.add_argument(
+        "--dataset", default="", help="scores on one of evals.datasets (default: on the data set that is trained on)"
+    )
     parser.add_argument("--name", default="", help="name of the table (default: the config's name)")
     parser.add_argument("--workdir", default="", help="folder of the runs (default: runs/ablate/<name>)")
     parser.add_argument("--results", default="results", help="folder of the table (default: results)")
     parser.add_argument(
         "--jobs", type=arguments.whole(1, 256), default=1, help="runs at a time, each on its share of the cores"
+    )
+    parser.add_argument(
+        "--data-seeds",
+        action="store_true",
+        help="draw the generated data set (SynthPed) of a run from the seed of the run as well",
     )
     parser.add_argument("--override", action="append", default=[], help="e.g. train.epochs=10; may be repeated")
     parser.add_argument("--table", action="store_true", help="run nothing, make the table of what is finished")
@@ -76,15 +87,18 @@ def main(argv: list[str]) -> int:
         workdir=arguments.new_folder("--workdir", given.workdir or f"runs/ablate/{name}"),
         overrides=tuple(f"--config.{pair}" for pair in given.override),
         pairs=tuple(_pair(pair) for pair in given.compare.split(",") if pair),
+        data_seeds=given.data_seeds,
     )
     metrics = tuple(arguments.names("--metrics", given.metrics))
-    _check(plan, given.override)
+    _check(plan, [*given.override, *(["data.options.seed=0"] if given.data_seeds else [])])
     if not given.table:
         ablation.run(plan, jobs=given.jobs)
-    records = ablation_table.collect(plan, metrics)
+    records = ablation_table.collect(plan, metrics, given.dataset)
     results = pathlib.Path(given.results)
     ablation_table.write_csv(results / f"{name}.csv", records)
-    file_io.write_text(results / f"{name}.md", ablation_table.document(plan, records, metrics), "the table")
+    file_io.write_text(
+        results / f"{name}.md", ablation_table.document(plan, records, metrics, given.dataset), "the table"
+    )
     print(ablation_table.markdown(records, metrics))
     if plan.pairs:
         print(ablation_table.comparison(records, plan.pairs, metrics))

@@ -35,6 +35,7 @@ class Plan:
         workdir: folder of the run folders.
         overrides: further `--config.key=value` arguments of every run.
         pairs: (row, baseline) of the table of gains.
+        data_seeds: whether the seed of a run is that of its generated data set as well.
 
     Raises:
         UserError: a pair names a row that is not among the rows.
@@ -47,6 +48,7 @@ class Plan:
     workdir: pathlib.Path
     overrides: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
+    data_seeds: bool = False
 
     def __post_init__(self) -> None:
         for row in (row for pair in self.pairs for row in pair if row not in self.rows):
@@ -72,6 +74,7 @@ class Plan:
             f"--config={self.argument(row)}",
             f"--workdir={folder}",
             f"--config.seed={seed}",
+            *([f"--config.data.options.seed={seed}"] if self.data_seeds else []),
             *self.overrides,
         ]
 

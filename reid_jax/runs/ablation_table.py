@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from reid_jax import errors, file_io
+from reid_jax.runs import significance
 from reid_jax.runs.ablation import Plan
 from reid_jax.runs.folder import RunFolder
 
@@ -21,13 +23,17 @@ METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")
 SHOWN = ("mAP", "rank1", "mINP")
 # Training policies that the corruption benchmark allows; rows with any other policy are listed in a separate table.
 RULE_ABIDING = ("none", "augmix", "unknown", "-")
+INTERVALS = (
+    f"Mean of the paired differences with its 95 % interval (Student's distribution, widened by Holm's procedure over "
+    f"all intervals of this table), from {significance.RUNS} runs on. A gain or a loss is an interval without zero."
+)
 # Keys of `result.json` that are copied into a record.
 ABOUT = ("parameters", "steps", "train_seconds", "config_hash", "device", "commit")
 # Further keys of a federated run; its steps are rounds.
 COMMUNICATION = ("clients", "clients_per_round", "local_steps_per_round", "bytes_down_per_round", "bytes_up_per_round")
 
 
-def collect(plan: Plan, metrics: Sequence[str] = SHOWN) -> list[dict[str, Any]]:
+def collect(plan: Plan, metrics: Sequence[str] = SHOWN, tested: str = "") -> list[dict[str, Any]]:
     """Returns a record for each finished run: row, seed, scores in [0, 1], parameters, steps, training seconds.
 
     Baselines that the runs of the first row measured (raw pixels, color histogram, untrained network) come first, as
@@ -37,6 +43,10 @@ def collect(plan: Plan, metrics: Sequence[str] = SHOWN) -> list[dict[str, Any]]:
         plan: rows, seeds and folders.
         metrics: scores in addition to `METRICS`, as keys of `result.json` without the data set's name
             ("corrupted/mAP").
+        tested: the data set of the scores, one of `evals.datasets`; "" is that of the training images.
+
+    Raises:
+        UserError: a finished run was not evaluated on that data set.
     """
     trained: list[dict[str, Any]] = []
     untrained: list[dict[str, Any]] = []
@@ -44,7 +54,10 @@ def collect(plan: Plan, metrics: Sequence[str] = SHOWN) -> list[dict[str, Any]]:
         result = RunFolder(folder).read_result()
         if result is None:
             continue
-        dataset = result["dataset"]
+        dataset = tested or result["dataset"]
+        if f"{dataset}/mAP" not in result:
+            known = [key.removesuffix("/mAP") for key in result if key.endswith("/mAP") and key.count("/") == 1]
+            raise errors.unknown(f"data set of the scores in {folder}:", dataset, known)
         cell = {"seed": seed, "dataset": dataset}
         policy = {"train_corruption": result.get("train_corruption", "unknown")}
         scores = _scores(result, dataset, metrics)
@@ -125,30 +138,32 @@ def _table(records: Sequence[Mapping[str, Any]], metrics: Sequence[str], policie
 def comparison(
     records: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[str, str]], metrics: Sequence[str] = SHOWN
 ) -> str:
-    """Returns a markdown table of gains, paired by seed: mean ± sample standard deviation of the differences in points.
+    """Returns a markdown table of differences in points, paired by seed, with 95 % intervals corrected by Holm.
 
     Args:
         records: see `collect`.
         pairs: (row, baseline); a pair without a common seed is left out.
-        metrics: columns; a last column counts the seeds in which the first metric improved.
+        metrics: columns; the last column says what the interval of the first metric allows to say.
     """
     runs = {(record["row"], record["seed"]): record for record in records}
     titles = ["row", "against", "seeds", *(f"{metric} ({_unit(metric).gain})" for metric in metrics)]
-    titles += [f"{metrics[0]} rose in"]
+    titles += ["reads"]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    samples: dict[Hashable, list[float]] = {}
+    counts = {}
     for row, against in pairs:
         seeds = [seed for name, seed in runs if name == row and (against, seed) in runs]
-        if not seeds:
-            continue
-        gains = {}
-        for metric in metrics:
+        counts[row, against] = len(seeds)
+        for metric in metrics if seeds else ():
             both = [(runs[row, seed][metric], runs[against, seed][metric]) for seed in seeds]
-            gains[metric] = [None if None in pair else pair[0] - pair[1] for pair in both]
-        rose = sum(gain is not None and gain > 0 for gain in gains[metrics[0]])
-        cells = [f"`{row}`", f"`{against}`", str(len(seeds))]
-        cells += [_spread(gains[metric], _unit(metric).factor, "+") for metric in metrics]
-        lines.append(f"| {' | '.join([*cells, f'{rose} of {len(seeds)}'])} |")
-    return "\n".join(lines) + "\n"
+            known = [_unit(metric).factor * (one - other) for one, other in both if None not in (one, other)]
+            samples[row, against, metric] = known if len(known) == len(both) else []
+    found = significance.differences(samples)
+    for row, against in (pair for pair in pairs if counts[pair]):
+        cells = [f"`{row}`", f"`{against}`", str(counts[row, against])]
+        cells += [_interval(found[row, against, metric]) for metric in metrics]
+        lines.append(f"| {' | '.join([*cells, found[row, against, metrics[0]].verdict])} |")
+    return "\n".join(lines) + f"\n\n{INTERVALS}\n"
 
 
 def communication(records: Sequence[Mapping[str, Any]]) -> str:
@@ -166,13 +181,15 @@ def communication(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def document(plan: Plan, records: Sequence[Mapping[str, Any]], metrics: Sequence[str] = SHOWN) -> str:
+def document(plan: Plan, records: Sequence[Mapping[str, Any]], metrics: Sequence[str] = SHOWN, tested: str = "") -> str:
     """Returns the markdown document of a table: title, provenance, the command that reproduces it, and the tables."""
     name = pathlib.Path(plan.config).stem
     command = [f"python scripts/ablate.py --config {plan.config} --preset {plan.preset} --rows {','.join(plan.rows)}"]
     command += [f"--seeds {','.join(map(str, plan.seeds))}"]
     command += [f"--metrics {','.join(metrics)}"] if tuple(metrics) != SHOWN else []
     command += [f"--compare {','.join('='.join(pair) for pair in plan.pairs)}"] if plan.pairs else []
+    command += [f"--dataset {tested}"] if tested else []
+    command += ["--data-seeds"] if plan.data_seeds else []
     command += [f"--override {override.removeprefix('--config.')}" for override in plan.overrides]
 
     def values(key: str) -> str:
@@ -197,6 +214,14 @@ def document(plan: Plan, records: Sequence[Mapping[str, Any]], metrics: Sequence
     return "\n".join(parts)
 
 
+def _interval(difference: significance.Difference) -> str:
+    """Returns a mean with its interval; the mean alone for too few runs, "-" without one."""
+    if math.isnan(difference.mean):
+        return "-"
+    mean = f"{difference.mean:+.1f}"
+    return mean if difference.low is None else f"{mean} [{difference.low:+.1f}, {difference.high:+.1f}]"
+
+
 class _Unit(NamedTuple):
     """Unit of a score in a table, unit of a difference of two scores, and the factor applied to the stored value."""
 
@@ -210,16 +235,15 @@ def _unit(metric: str) -> _Unit:
     return _Unit("dB", "dB", 1.0) if metric.endswith("psnr") else _Unit("%", "points", 100.0)
 
 
-def _spread(values: Sequence[float | None], factor: float, sign: str = "") -> str:
+def _spread(values: Sequence[float | None], factor: float) -> str:
     """Returns mean ± sample standard deviation as text; "-" if a run lacks the value.
 
     Args:
         values: stored values of the runs.
         factor: applied to them.
-        sign: "+" shows the sign of positive numbers as well.
     """
     shown = [factor * value for value in values if value is not None]
     if len(shown) < len(values) or not shown:
         return "-"
-    mean = f"{statistics.mean(shown):{sign}.1f}"
+    mean = f"{statistics.mean(shown):.1f}"
     return mean if len(shown) == 1 else f"{mean} ± {statistics.stdev(shown):.1f}"

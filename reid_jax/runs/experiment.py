@@ -188,16 +188,21 @@ class Experiment:
         return hub.is_scratch(self.settings.init.weights) and not self.settings.init.trained
 
     def baselines(self, initial: state.TrainState) -> dict[str, float]:
-        """Returns the scores of the baselines by name: the network at the start, raw pixels, color histogram."""
+        """Returns the scores of the baselines by name: the network at the start, raw pixels, color histogram.
+
+        Every data set that the run is evaluated on has them.
+        """
         evals = self.settings.evals
+        named: dict[str, float] = {}
         start = "untrained" if self._from_scratch else "start"
-        ranked = {start: results.rank(self.features(initial.variables, self.dataset), evals)}
-        for name, describe in baselines.SIMPLE_FEATURES.items():
-            ranked[name] = results.rank(baselines.extract_simple(describe, self.dataset, self.extractor.size), evals)
-        prefix = f"{self.dataset.name}/baseline"
-        return {
-            key: value for name, result in ranked.items() for key, value in result.scores(f"{prefix}/{name}").items()
-        }
+        for tested in (self.dataset, *self.others):
+            prefix = f"{tested.name}/baseline"
+            ranking = results.rank(self.features(initial.variables, tested), evals)
+            named |= ranking.scores(f"{prefix}/{start}")
+            for name, describe in baselines.SIMPLE_FEATURES.items():
+                ranking = results.rank(baselines.extract_simple(describe, tested, self.extractor.size), evals)
+                named |= ranking.scores(f"{prefix}/{name}")
+        return named
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 

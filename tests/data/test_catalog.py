@@ -51,7 +51,8 @@ def test_presets_open_known_data_sets_with_known_options():
         == [
             *("market1501", "market1501_part_labels", "dukemtmc_reid", "cuhk03_np_labeled", "cuhk03_np_detected"),
             *("msmt17", "msmt17_v2", "occluded_duke", "occluded_reid", "p_dukemtmc_reid", "reid_folder"),
-            *("synthped", "synthped_large", "synthped_occluded"),
+            *("synthped", "synthped_large", "synthped_occluded", "synthped_street", "synthped_street_large"),
+            *("synthped_street_occluded", "synthped_street_occluded_large"),
         ]
     )
     for preset in catalog.presets().values():

@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import statistics
 
 import pytest
 
@@ -34,14 +35,53 @@ def test_gains_are_paired_by_seed(ablation_folder):
     records[0]["mAP"] = 0.4  # full, seed 0
     lines = ablation_table.comparison(records, rows.pairs).splitlines()
     assert lines[2:] == [
-        "| `a+b` | `full` | 2 | +25.0 ± 7.1 | +20.0 ± 0.0 | +20.0 ± 0.0 | 2 of 2 |",
-        "| `full` | `a` | 2 | -15.0 ± 7.1 | -10.0 ± 0.0 | -10.0 ± 0.0 | 0 of 2 |",
+        "| `a+b` | `full` | 2 | +25.0 | +20.0 | +20.0 | fewer than 5 runs |",
+        "| `full` | `a` | 2 | -15.0 | -10.0 | -10.0 | fewer than 5 runs |",
+        "",
+        ablation_table.INTERVALS,
     ]
     written = ablation_table.document(rows, records)
     assert "--compare a+b=full,full=a" in written
     assert written.endswith("\n".join(lines) + "\n")
     with pytest.raises(errors.UserError, match="row to compare"):
         plan(ablation_folder, pairs=(("c", "full"),))
+
+
+def test_scores_of_another_data_set_and_seeds_of_the_data(ablation_folder):
+    rows = plan(ablation_folder, rows=("full", "a"), seeds=(0, 3), data_seeds=True)
+    ablation.run(rows)
+    assert [call["config.data.options.seed"] for call in calls(ablation_folder)] == ["0", "0", "3", "3"]
+    for _, _, folder in rows.cells():
+        result = json.loads((folder / "result.json").read_text())
+        scores = {f"other/{name}": 0.25 for name in ("mAP", "rank1", "rank5", "rank10", "mINP")}
+        low = {key.replace("other/", "other/baseline/raw_pixels/"): 0.01 for key in scores}
+        (folder / "result.json").write_text(json.dumps({**result, **scores, **low}))
+    records = ablation_table.collect(rows, tested="other")
+    assert [(record["row"], record["dataset"], record["mAP"]) for record in records[1:3]] == [
+        ("raw_pixels", "other", 0.01),
+        ("full", "other", 0.25),
+    ]
+    assert "--seeds 0,3 --dataset other --data-seeds" in ablation_table.document(rows, records, tested="other")
+    with pytest.raises(errors.UserError, match="did you mean 'other'"):
+        ablation_table.collect(rows, tested="othr")
+
+
+def test_a_gain_is_an_interval_without_zero():
+    noise = (0.0, 0.01, -0.01, 0.02, 0.0)
+    records = [
+        {"row": row, "seed": seed, "mAP": score, "corrupted/mAP": None if row == "b" else score}
+        for seed, shift in enumerate(noise)
+        for row, score in (("base", 0.4), ("a", 0.5 + shift), ("b", 0.4 + shift), ("c", 0.3 + shift))
+    ]
+    pairs = (("a", "base"), ("b", "base"), ("c", "base"), ("absent", "base"))
+    lines = ablation_table.comparison(records, pairs, ("mAP", "corrupted/mAP")).splitlines()
+    assert [line.split(" | ")[-1] for line in lines[2:5]] == ["gain |", "no effect seen |", "loss |"]
+    assert lines[3].split(" | ")[4] == "-"  # runs of b did not measure it
+    assert lines[5] == ""
+    # Five intervals; the largest differences are tested at 0.05/5: t = 4.604 with four degrees of freedom.
+    deviation = statistics.stdev(noise)
+    half = 100 * 4.604 * deviation / 5**0.5
+    assert lines[2].split(" | ")[3] == f"+10.4 [{10.4 - half:+.1f}, {10.4 + half:+.1f}]"
 
 
 def test_the_command_writes_csv_and_markdown(ablation_folder, tmp_path, capsys):

@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 
 from reid_jax import errors
-from reid_jax.data.synthped import cameras, canvas, figure, occluders, people, pose, randomness, scenes
+from reid_jax.data.synthped import cameras, canvas, figure, looks, occluders, people, pose, randomness, scenes, street
 
 JUNK, DISTRACTOR = -1, 0
 
@@ -40,7 +40,17 @@ SIZES: dict[str, Size] = {
     "tiny": Size(8, 6, 3, 3, 2, 2, 3, 4),
     "demo": Size(96, 50, 4, 4, 4, 3, 30, 40),
     "large": Size(750, 750, 6, 4, 4, 3, 500, 600),
+    "huge": Size(3000, 1500, 6, 4, 4, 3, 1000, 1200),
 }
+HEIGHTS = (64, 128, 256, 384)  # of prepared data sets
+LOOKS: dict[str, looks.Look] = {"plain": looks.PlainLook(), "street": street.StreetLook()}
+
+
+def check_height(height: int) -> None:
+    """Raises a `UserError` for a height that data sets are not prepared at."""
+    if height not in HEIGHTS:
+        known = ", ".join(map(str, HEIGHTS))
+        raise errors.UserError(f"expected the option height of SynthPed as one of {known}, got {height}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +68,44 @@ class SampleSpec:
     junk: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """An image with its occluder and without, equal in everything else.
+
+    Attributes:
+        image: uint8 `[H, W, 3]` as stored, before JPEG.
+        parts: uint8 `[H, W]` labels of what is visible.
+        clean_image: the image without the occluder.
+        clean_parts: its labels.
+    """
+
+    image: np.ndarray
+    parts: np.ndarray
+    clean_image: np.ndarray
+    clean_parts: np.ndarray
+
+    @property
+    def visible(self) -> np.ndarray:
+        """The visible fraction of each part in the order of `figure.PARTS`, float32 `[8]`; NaN for a part not seen."""
+        counts = [
+            np.bincount(labels.ravel(), minlength=1 + len(figure.PARTS))[1:]
+            for labels in (self.parts, self.clean_parts)
+        ]
+        fractions: np.ndarray = np.where(counts[1] > 0, counts[0] / np.maximum(counts[1], 1), np.nan)
+        return fractions.astype(np.float32)
+
+
 class SynthPed:
     """The data set; people, scenes and noise are drawn on first use and cached."""
 
     def __init__(
-        self, size: str = "demo", seed: int = 0, occluded: bool = False, height: int = 128, width: int = 64
+        self,
+        size: str = "demo",
+        seed: int = 0,
+        occluded: bool = False,
+        height: int = 128,
+        width: int = 64,
+        look: str | looks.Look = "plain",
     ) -> None:
         """Plans the data set.
 
@@ -72,14 +115,18 @@ class SynthPed:
             occluded: hide 25-60 % of the person in all queries and in a tenth of the other images.
             height: height of the images in pixels.
             width: width of the images in pixels.
+            look: a key of `LOOKS`, or a look.
         """
         if size not in SIZES:
             raise errors.unknown("SynthPed size", size, SIZES)
+        if isinstance(look, str) and look not in LOOKS:
+            raise errors.unknown("SynthPed look", look, LOOKS)
+        self.look = LOOKS[look] if isinstance(look, str) else look
         self.size_name, self.size, self.seed, self.occluded = size, SIZES[size], int(seed), bool(occluded)
         self.height, self.width = height, width
         self._plans = {
-            "train": people.family_plan(self.seed, "train", self.size.train_identities),
-            "test": people.family_plan(self.seed, "test", self.size.test_identities + self.size.distractors),
+            "train": self.look.plan(self.seed, "train", self.size.train_identities),
+            "test": self.look.plan(self.seed, "test", self.size.test_identities + self.size.distractors),
         }
         total = self.size.train_identities + self.size.test_identities
         # Training and test pids are mixed, as in the benchmarks, so that labels must be computed from pids.
@@ -102,34 +149,29 @@ class SynthPed:
             parts: uint8 `[H, W]`, 0 for background and occluders, 1…8 in the order of `figure.PARTS`.
         """
         camera, scene, noise = self._camera(spec.camid)
-        place = self._place(spec)
-        rng = randomness.generator(self.seed, "image", *place)
-        u = rng.random(24).tolist()
-        track = randomness.generator(self.seed, "track", *place[:-1]).random(8).tolist()
-        drawing = canvas.Canvas(self._background(scene, track, u))
+        shot = self._shot(spec)
+        drawing = canvas.Canvas(self._background(scene, shot.track, shot.u))
         drawing.light = camera.light
-        view = self._view(camera, track, u, spec.junk)
+        view = self.look.view(camera, shot)
         if spec.junk != "scene":
-            if u[20] < 0.12 or spec.junk == "pair":
-                self._bystander(drawing, spec, view, u)
+            if shot.u[20] < self.look.crowd or spec.junk == "pair":
+                self._bystander(drawing, spec, view, shot.u)
             _ground_shadow(drawing, view, camera.light)
             figure.draw(drawing, self._person(spec.population, spec.person), view)
         if spec.occluder:
-            passer = (
-                self._person("test", int(u[21] * len(self._plans["test"]))) if spec.occluder == "pedestrian" else None
-            )
-            occluders.occlude(drawing, spec.occluder, randomness.generator(self.seed, "occluder", *place), passer)
-        image, parts = _develop(drawing, self._folds, u)
-        table = cameras.tone_table(camera, 1.0 + 0.18 * randomness.bell(u[12]), 0.042 * randomness.bell(u[13]))
-        row, column = int(u[14] * (noise.shape[0] - self.height)), int(u[15] * (noise.shape[1] - self.width))
-        grain = noise[row : row + self.height, column : column + self.width]
-        blur = max(0, min(2, camera.blur + (1 if u[16] > 0.85 else 0)))
-        return cameras.expose(image, camera, table, blur, grain), parts
+            self._occlude(drawing, spec, shot)
+        return self.look.record(drawing, self._folds, camera, noise, shot)
+
+    def render_pair(self, spec: SampleSpec) -> Pair:
+        """Draws an image with its occluder and without; both are the same where the specification has none."""
+        image, parts = self.render(spec)
+        clean, clean_parts = self.render(dataclasses.replace(spec, occluder="")) if spec.occluder else (image, parts)
+        return Pair(image, parts, clean, clean_parts)
 
     def encode(self, spec: SampleSpec) -> tuple[bytes, bytes]:
         """Draws an image and returns it as JPEG, at the quality of its camera, with its parts as PNG."""
         image, parts = self.render(spec)
-        quality = self._camera(spec.camid)[0].quality
+        quality = self.look.quality(self._camera(spec.camid)[0], self._shot(spec))
         jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorspace="RGB")
         ok, png = cv2.imencode(".png", parts)
         assert ok, "PNG encoding of a parts mask failed"
@@ -143,7 +185,7 @@ class SynthPed:
 
     def _draw_person(self, population: str, person: int) -> people.Person:
         family, member = self._plans[population][person]
-        return people.family_member(self.seed, population, family, member)
+        return self.look.person(self.seed, population, family, member)
 
     def person(self, spec: SampleSpec) -> people.Person:
         """Returns the person in an image."""
@@ -203,7 +245,7 @@ class SynthPed:
     # An image -------------------------------------------------------------------------------------------------------
 
     def _draw_camera(self, camid: int) -> tuple[cameras.Camera, np.ndarray, np.ndarray]:
-        camera = cameras.make_camera(self.seed, camid)
+        camera = self.look.camera(self.seed, camid)
         scale = canvas.SUPERSAMPLE
         scene = scenes.make_scene(self.seed, camid, scale * self.height, scale * self.width)
         side = 2 * max(self.height, self.width)
@@ -229,35 +271,19 @@ class SynthPed:
         column = int((scene.shape[1] - width) * min(max(start, 0.0), 1.0))
         return scene[row : row + height, column : column + width].copy()
 
-    def _view(self, camera: cameras.Camera, track: list[float], u: list[float], junk: str) -> pose.View:
+    def _shot(self, spec: SampleSpec) -> looks.Shot:
+        place = self._place(spec)
+        u = randomness.generator(self.seed, "image", *place).random(24).tolist()
+        track = randomness.generator(self.seed, "track", *place[:-1]).random(8).tolist()
         height, width = canvas.SUPERSAMPLE * self.height, canvas.SUPERSAMPLE * self.width
-        yaw = camera.yaw + 0.55 * randomness.bell(track[1]) + 0.5 * randomness.bell(u[2])
-        if track[2] < 0.2:
-            yaw += 3.14159  # walks in the opposite direction
-        walking = track[3] < 0.8
-        gestures = (("", 6.0), ("phone", 0.8), ("pockets", 1.0), ("strap", 0.6))
-        # Error of a detector: the box is too large, too small, or shifted.
-        scale = height * (0.91 + 0.10 * randomness.bell(u[3]))
-        x = width * (0.5 + 0.10 * randomness.bell(u[4]))
-        y = height * (0.955 + 0.045 * randomness.bell(u[5])) + 0.5 * (scale - 0.91 * height)
-        if junk == "legs":
-            scale, y = scale * (1.7 + u[6]), height * 0.98
-        elif junk == "upper":
-            scale = scale * (1.8 + u[6])
-            y = height * (0.2 + 0.3 * u[7]) + 0.98 * scale
-        elif junk == "pair":
-            x = -0.1 * width
-        return pose.View(
-            yaw=yaw,
-            phase=6.283185 * u[8],
-            stride=0.28 + 0.22 * u[9] if walking else 0.05,
-            gesture=randomness.weighted(u[10], gestures),
-            lean=0.03 + 0.07 * u[11],
-            scale=scale,
-            x=x,
-            y=y,
-            tilt=camera.tilt,
-        )
+        return looks.Shot(self.seed, place, u, track, spec.junk, height, width)
+
+    def _occlude(self, drawing: canvas.Canvas, spec: SampleSpec, shot: looks.Shot) -> None:
+        passer = None
+        if spec.occluder == "pedestrian":
+            passer = self._person("test", int(shot.u[21] * len(self._plans["test"])))
+        rng = randomness.generator(self.seed, "occluder", *shot.place)
+        occluders.occlude(drawing, spec.occluder, rng, passer)
 
     def _bystander(self, drawing: canvas.Canvas, spec: SampleSpec, view: pose.View, u: list[float]) -> None:
         """Draws another person behind or beside the first, without part labels."""
@@ -312,18 +338,3 @@ def _ground_shadow(drawing: canvas.Canvas, view: pose.View, light: float) -> Non
     for grow, shade in ((1.0, 116), (0.75, 102), (0.5, 86)):
         x = view.x - light * 0.06 * scale * grow
         drawing.shadow(canvas.ellipse(x, view.y + 0.01 * scale, 0.17 * scale * grow, 0.032 * scale * grow), shade)
-
-
-def _develop(drawing: canvas.Canvas, folds: np.ndarray, u: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns image and parts at the final size, with shade and folds applied."""
-    height, width = drawing.height, drawing.width
-    body = (drawing.parts > 0).astype(np.uint8)
-    drawing.parts[drawing.parts == figure.OBJECT] = 0
-    shade = cv2.GaussianBlur(drawing.shade, (7, 7), 2.0)
-    row, column = int(u[6] * height), int(u[7] * width)
-    piece = folds[row : row + height, column : column + width]
-    shade = cv2.subtract(cv2.add(shade, piece, mask=body) + shade * (1 - body), 16 * body)
-    lit = cv2.multiply(drawing.color, cv2.merge([shade, shade, shade]), scale=1.0 / canvas.NEUTRAL_SHADE)
-    size = (width // canvas.SUPERSAMPLE, height // canvas.SUPERSAMPLE)
-    image = cv2.resize(lit, size, interpolation=cv2.INTER_AREA)
-    return image, np.ascontiguousarray(drawing.parts[:: canvas.SUPERSAMPLE, :: canvas.SUPERSAMPLE])

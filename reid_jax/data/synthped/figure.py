@@ -53,6 +53,7 @@ class _Figure:
         self.trunk_depth = 0.068 * person.girth
         self.hem = 0.455 if person.top in ("hoodie", "jumper", "vest") else 0.44
         self.hem += person.leg - 0.485
+        self.hem -= person.cut.top_length
 
     # Legs -----------------------------------------------------------------------------------------------------------
 
@@ -75,7 +76,11 @@ class _Figure:
         self._foot(points, foot)
         if person.bottom == "trousers" or person.bottom == "leggings":
             wide = (0.056, 0.041, 0.031) if person.bottom == "trousers" else (0.053, 0.035, 0.023)
+            wide = (wide[0], wide[1] * person.cut.trouser_width, wide[2] * person.cut.trouser_width)
             cuff = (ankle[0] + 0.04 * (ankle[0] - knee[0]), ankle[1] + 0.04 * (ankle[1] - knee[1]))
+            if person.cut.trousers < 1.0:
+                canvases.paint(canvas, skin, Cloth(person.skin), leg)
+                cuff = _between(knee, ankle, person.cut.trousers)
             tube = canvases.limb([hip, knee, cuff], [width * thick for width in wide], cap_bottom=False)
             tube.turn = self.skeleton.turn(1, 1)
             canvases.paint(canvas, tube, self.leg_cloth, leg)
@@ -86,6 +91,8 @@ class _Figure:
                 self._boot(knee, ankle, leg)
         elif person.bottom == "shorts":
             end = (0.8 * knee[0] + 0.2 * hip[0], 0.8 * knee[1] + 0.2 * hip[1])
+            longer = person.cut.shorts_length
+            end = (end[0] + longer * (knee[0] - hip[0]), end[1] + longer * (knee[1] - hip[1]))
             tube = canvases.limb([hip, end], [0.058 * thick, 0.048 * thick], cap_bottom=False)
             tube.turn = self.skeleton.turn(1, 1)
             canvases.paint(canvas, tube, person.bottom_cloth, leg, repeats=0.8)
@@ -182,7 +189,7 @@ class _Figure:
         """Draws the front of a garment: opening, zipper, buttons, pocket."""
         canvas, person = self.canvas, self.person
         if person.top in _JACKETS:
-            half = 0.5 if person.top != "coat" else 0.3
+            half = (0.5 if person.top != "coat" else 0.3) + person.cut.opening
             opening = tube.patch(0.02, 1, -half, half)
             if opening:
                 inner = tube.seen(-half, half)
@@ -219,17 +226,29 @@ class _Figure:
         if kind == "none" or (angle != 0.0 and self.person.bag == "backpack"):
             return
         canvas, color = self.canvas, self.person.print_color
+        down, size = self.person.cut.print_height, self.person.cut.print_size
+        shape = None
         if kind == "patch":
-            shape = tube.patch(0.3, 0.42, angle + 0.15, angle + 0.65)
+            shape = tube.patch(0.3 + down, 0.42 + down, angle + 0.15, angle + 0.15 + 0.5 * size)
         elif kind == "square":
-            shape = tube.patch(0.3, 0.58, angle - 0.52, angle + 0.52)
-        else:
-            places = tube.seen(angle - 0.55, angle + 0.55)
-            shape = None
+            shape = tube.patch(0.3 + down, 0.58 + down + 0.28 * (size - 1), angle - 0.52 * size, angle + 0.52 * size)
+        elif kind == "lines":
+            for k in range(3):
+                top, half = 0.28 + down + 0.09 * size * k, (0.62, 0.45, 0.55)[k] * size
+                line = tube.patch(top, top + 0.045 * size, angle - half, angle + half)
+                if line:
+                    canvas.polygon(line, color)
+        elif kind == "slash":
+            places = tube.seen(angle - 0.9, angle + 0.9)
             if places:
-                x, y = tube.at(0.43, 0.5 * (places[0] + places[1]))
-                (ax, _), (bx, _) = tube.edges(0.43)
-                shape = canvases.ellipse(x, y, 0.25 * (bx - ax) * (places[1] - places[0]), 0.052 * self.scale)
+                high, low, (left, right) = 0.22 + down, 0.48 + down + 0.1 * size, places
+                shape = [tube.at(high, left), tube.at(high + 0.1, left), tube.at(low, right), tube.at(low - 0.1, right)]
+        else:
+            places = tube.seen(angle - 0.55 * size, angle + 0.55 * size)
+            if places:
+                x, y = tube.at(0.43 + down, 0.5 * (places[0] + places[1]))
+                (ax, _), (bx, _) = tube.edges(0.43 + down)
+                shape = canvases.ellipse(x, y, 0.25 * (bx - ax) * (places[1] - places[0]), 0.052 * self.scale * size)
         if shape:
             canvas.polygon(shape, color)
 
@@ -286,7 +305,7 @@ class _Figure:
         """Draws a skirt, the lower part of a dress or coat tails: a tube over both legs, labeled by its halves."""
         person, skeleton, girth = self.person, self.skeleton, self.person.girth
         long = person.top == "coat"
-        low = 0.30 if long else 0.27
+        low = (0.30 if long else 0.27) - person.cut.skirt_length
         cloth = person.bottom_cloth if person.top not in ("dress", "coat") else person.top_cloth
         spread = 0.5 * abs(skeleton.left_leg[1][2] - skeleton.right_leg[1][2])
         flare = 0.008 if long else 0.022
@@ -331,7 +350,12 @@ class _Figure:
         if person.sleeve == "long":
             bulk = 1.15 if person.top in ("coat", "jacket", "hoodie") else 1.0
             radii = [0.031 * s * bulk, 0.032 * s * bulk, 0.024 * s * bulk]
-            tube = canvases.limb([shoulder, elbow, wrist], radii, cap_bottom=False)
+            end = wrist
+            if person.cut.sleeve < 1.0:
+                bare = canvases.limb([shoulder, elbow, wrist], [0.031 * s, 0.026 * s, 0.019 * s])
+                canvases.paint(canvas, bare, Cloth(person.skin), part)
+                end = _between(elbow, wrist, person.cut.sleeve)
+            tube = canvases.limb([shoulder, elbow, end], radii, cap_bottom=False)
             tube.turn = self.skeleton.turn(1, 1)
             canvases.paint(canvas, tube, cloth, part, repeats=1.05)
             canvas.polygon(tube.strip(0.93, 1, -1, 1), canvases.mix(cloth.color, (0, 0, 0), 0.28))
@@ -339,7 +363,7 @@ class _Figure:
         bare = canvases.limb([shoulder, elbow, wrist], [0.031 * s, 0.026 * s, 0.019 * s])
         canvases.paint(canvas, bare, Cloth(person.skin), part)
         if person.top != "vest":
-            end = (shoulder[0] + 0.68 * (elbow[0] - shoulder[0]), shoulder[1] + 0.68 * (elbow[1] - shoulder[1]))
+            end = _between(shoulder, elbow, 0.68 * person.cut.short_sleeve)
             tube = canvases.limb([shoulder, end], [0.034 * s, 0.040 * s], cap_bottom=False)
             tube.turn = self.skeleton.turn(1, 1)
             canvases.paint(canvas, tube, cloth, part, repeats=0.45)
@@ -348,8 +372,9 @@ class _Figure:
         """Draws a bag that hangs from the hand; it belongs to no body part."""
         canvas, person, s = self.canvas, self.person, self.scale
         (x, y), tote = hand, person.bag == "tote"
-        wide = (0.055 if tote else 0.065) * (0.55 + 0.45 * abs(self.skeleton.sin)) * s
-        top, bottom = y + (0.07 if tote else 0.045) * s, y + (0.22 if tote else 0.135) * s
+        size = person.cut.bag_size
+        wide = (0.055 if tote else 0.065) * (0.55 + 0.45 * abs(self.skeleton.sin)) * s * size
+        top, bottom = y + (0.07 if tote else 0.045) * s, y + (0.22 if tote else 0.135) * s * size
         strap = canvases.mix(person.bag_color, (0, 0, 0), 0.3)
         loop = [
             (x - 0.6 * wide, top),
@@ -377,9 +402,11 @@ class _Figure:
             (0.55, 0.07, 0.045),
         )
         edges = []
+        drop, size = person.cut.bag_drop, person.cut.bag_size
         for up, width, depth in rings:
+            up = 0.80 - (0.80 - up) * size - drop if size != 1.0 else up - drop
             x, y = skeleton.project((0.0, up, out + skeleton.lean(up)))
-            reach = skeleton.reach(width, depth)
+            reach = skeleton.reach(width * size, depth * size)
             edges.append(((x - reach, y), (x + reach, y)))
         tube = Tube([a for a, _ in edges], [b for _, b in edges], skeleton.turn(0.085, 0.05))
         canvases.paint(canvas, tube, Cloth(person.bag_color), TORSO, depth=34)
@@ -398,7 +425,7 @@ class _Figure:
             canvas.polygon(canvases.ellipse(x, y, 0.02 * s, 0.012 * s, count=8), dark)
 
     def _bag_joint(self) -> tuple[float, float, float]:
-        return self.person.bag_side * (self.person.hip + 0.02), self.hem + 0.05, 0.0
+        return self.person.bag_side * (self.person.hip + 0.02), self.hem + 0.05 - self.person.cut.bag_drop, 0.0
 
     def bag_depth(self) -> float:
         """Returns the depth of the shoulder bag, slightly in front of the trunk in front and back views."""
@@ -408,10 +435,11 @@ class _Figure:
         """Draws the body of a shoulder bag on the hip."""
         canvas, person, s = self.canvas, self.person, self.scale
         x, y = self.skeleton.project(self._bag_joint())
-        half = s * math.hypot(0.03 * self.skeleton.cos, 0.075 * self.skeleton.sin)
+        size = person.cut.bag_size
+        half = s * math.hypot(0.03 * self.skeleton.cos, 0.075 * self.skeleton.sin) * size
         tube = Tube(
-            [(x - 0.9 * half, y - 0.05 * s), (x - half, y + 0.055 * s)],
-            [(x + 0.9 * half, y - 0.05 * s), (x + half, y + 0.055 * s)],
+            [(x - 0.9 * half, y - 0.05 * s), (x - half, y + 0.055 * s * size)],
+            [(x + 0.9 * half, y - 0.05 * s), (x + half, y + 0.055 * s * size)],
         )
         canvases.paint(canvas, tube, Cloth(person.bag_color), TORSO, depth=26)
         canvas.polygon(tube.strip(0, 0.45, -1, 1), canvases.mix(person.bag_color, (0, 0, 0), 0.25))
@@ -425,3 +453,8 @@ class _Figure:
     def long_hair(self) -> None:
         """Draws hair that falls over the back."""
         head_shapes.draw_long_hair(self.canvas, self.person, self.skeleton, HEAD)
+
+
+def _between(a: canvases.Point, b: canvases.Point, share: float) -> canvases.Point:
+    """Returns the point at a share of the way from a to b."""
+    return a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1])

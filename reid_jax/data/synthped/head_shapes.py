@@ -41,18 +41,26 @@ def draw(canvas: Canvas, person: Person, skeleton: Skeleton, part: int) -> None:
     """Draws the head over what is on the canvas."""
     sphere = _Sphere(skeleton)
     neutral = canvases.NEUTRAL_SHADE
-    bald = person.hair_style == "bald"
+    bald, size = person.hair_style == "bald", person.cut.hair
     if person.hair_style == "curly" and person.hat == "none":
-        bush = canvases.ellipse(sphere.x, sphere.y - 0.2 * sphere.ry, 1.42 * sphere.rx, 1.18 * sphere.ry)
+        bush = canvases.ellipse(sphere.x, sphere.y - 0.2 * sphere.ry, 1.42 * size * sphere.rx, 1.18 * size * sphere.ry)
         canvas.polygon(bush, person.hair, part, neutral)
     if person.hair_style == "bob":
         bob = canvases.ellipse(
-            sphere.x - 0.1 * sphere.rx * sphere.sin, sphere.y + 0.1 * sphere.ry, 1.25 * sphere.rx, 1.08 * sphere.ry
+            sphere.x - 0.1 * sphere.rx * sphere.sin,
+            sphere.y + 0.1 * sphere.ry,
+            1.25 * size * sphere.rx,
+            1.08 * size * sphere.ry,
         )
         canvas.polygon(bob, person.hair, part, neutral)
     if person.hair_style == "bun" and person.hat == "none":
         bun = (sphere.x - 0.55 * sphere.rx * sphere.sin, sphere.y - 1.0 * sphere.ry)
-        canvas.polygon(canvases.ellipse(*bun, 0.5 * sphere.rx, 0.36 * sphere.ry, count=10), person.hair, part, neutral)
+        canvas.polygon(
+            canvases.ellipse(*bun, 0.5 * size * sphere.rx, 0.36 * size * sphere.ry, count=10),
+            person.hair,
+            part,
+            neutral,
+        )
     canvas.polygon(canvases.ellipse(sphere.x, sphere.y, sphere.rx, sphere.ry), person.skin, part, neutral)
     if not bald:
         # Higher than the head and ending above the chin, which avoids a dark line around the jaw.
@@ -184,17 +192,17 @@ def _hat(canvas: Canvas, person: Person, sphere: _Sphere, part: int) -> None:
 def draw_long_hair(canvas: Canvas, person: Person, skeleton: Skeleton, part: int) -> None:
     """Draws long hair or a ponytail over the back."""
     sphere = _Sphere(skeleton)
-    neutral = canvases.NEUTRAL_SHADE
+    neutral, size = canvases.NEUTRAL_SHADE, person.cut.hair
     back = -sphere.sin
     if person.hair_style == "ponytail":
         x = sphere.x + 0.95 * sphere.rx * back
-        root, tip = (x, sphere.y - 0.3 * sphere.ry), (x + 0.25 * sphere.rx * back, sphere.y + 1.75 * sphere.ry)
-        tail = canvases.limb([root, tip], [0.42 * sphere.rx, 0.24 * sphere.rx])
+        root, tip = (x, sphere.y - 0.3 * sphere.ry), (x + 0.25 * sphere.rx * back, sphere.y + 1.75 * size * sphere.ry)
+        tail = canvases.limb([root, tip], [0.42 * size * sphere.rx, 0.24 * size * sphere.rx])
         canvases.paint(canvas, tail, Cloth(person.hair), part, depth=26)
         return
     x = sphere.x + 0.4 * sphere.rx * back
     wide = 1.28 * sphere.rx * (1 - 0.2 * abs(sphere.sin))
-    y0, y1 = sphere.y - 0.1 * sphere.ry, sphere.y + 2.0 * sphere.ry
+    y0, y1 = sphere.y - 0.1 * sphere.ry, sphere.y + 2.0 * size * sphere.ry
     mane = canvases.Tube(
         [(x - 0.85 * wide, y0), (x - wide, 0.5 * (y0 + y1)), (x - 0.75 * wide, y1)],
         [(x + 0.85 * wide, y0), (x + wide, 0.5 * (y0 + y1)), (x + 0.75 * wide, y1)],

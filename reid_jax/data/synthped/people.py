@@ -99,6 +99,29 @@ class Cloth:
 
 
 @dataclasses.dataclass(frozen=True)
+class Cut:
+    """How garments, bags and hair depart from their usual shape; the defaults are the usual one.
+
+    Lengths are fractions of the stature, the others factors, except `sleeve` and `trousers`: the share of forearm and
+    shin that long sleeves and trousers cover.
+    """
+
+    top_length: float = 0.0  # added below the waist
+    short_sleeve: float = 1.0
+    sleeve: float = 1.0
+    trouser_width: float = 1.0
+    trousers: float = 1.0
+    shorts_length: float = 0.0  # added, as a share of the thigh
+    skirt_length: float = 0.0
+    opening: float = 0.0  # added to half the angle of an open jacket, in radians
+    print_size: float = 1.0
+    print_height: float = 0.0  # added, as a share of the trunk, downward
+    bag_size: float = 1.0
+    bag_drop: float = 0.0
+    hair: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Person:
     """The attributes of a person that are the same in every image; lengths are fractions of the stature."""
 
@@ -134,6 +157,7 @@ class Person:
     hip: float
     girth: float
     leg: float
+    cut: Cut = Cut()
 
 
 def cloth_color(rng: np.random.Generator, apart_from: Color | None = None) -> Color:
@@ -286,16 +310,22 @@ def _recolor_bottom(person: Person, rng: np.random.Generator) -> Person:
     return dataclasses.replace(person, bottom_cloth=dataclasses.replace(person.bottom_cloth, color=color))
 
 
-def family_plan(seed: int, split: str, count: int) -> list[tuple[int, int]]:
-    """Returns a (family, member) pair for each identity, in families of three or four look-alikes.
+def family_plan(seed: int, split: str, count: int, sizes: tuple[int, int] = (3, 5)) -> list[tuple[int, int]]:
+    """Returns a (family, member) pair for each identity, in families of look-alikes.
 
     Member 0 is the prototype of its family.
+
+    Args:
+        seed: seed of the data set.
+        split: population, "train" or "test".
+        count: number of identities.
+        sizes: the least size of a family, and one more than the largest.
     """
     rng = randomness.generator(seed, f"families/{split}")
     plan: list[tuple[int, int]] = []
     family = 0
     while len(plan) < count:
-        size = min(int(rng.integers(3, 5)), count - len(plan))
+        size = min(int(rng.integers(*sizes)), count - len(plan))
         plan.extend((family, member) for member in range(size))
         family += 1
     return plan

@@ -1,0 +1,109 @@
+"""SynthPed's look "street": determinism, look-alikes of equal colors, pairs with and without occluder, builder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import pytest
+
+from reid_jax import errors
+from reid_jax.data import prepare, synthped
+from reid_jax.data.synthped import people, street, street_people
+
+# Hash of pixels and parts of all images of `tiny`, seed 0, before JPEG; a change is a new version of the data set.
+PIXELS = "70897c2453f212a96a03cc202d2b1987bde9a6c8847db18fa574dc8d5b7dbb8e"
+
+
+@pytest.fixture(scope="module")
+def tiny() -> synthped.SynthPed:
+    return synthped.SynthPed("tiny", look="street")
+
+
+@pytest.fixture(scope="module")
+def hidden() -> synthped.SynthPed:
+    return synthped.SynthPed("tiny", occluded=True, look="street")
+
+
+def test_pixels_are_the_same_on_every_machine(tiny):
+    digest = hashlib.sha256()
+    for split in ("train", "query", "gallery"):
+        for element in tiny.elements(split):
+            for part in (element["filename"].encode(), element["image"], element["parts"]):
+                digest.update(part if isinstance(part, bytes) else part.tobytes())
+    assert digest.hexdigest() == PIXELS
+
+
+def test_the_protocol_is_that_of_the_plain_look(tiny):
+    plain = synthped.SynthPed("tiny")
+    for split in ("train", "query", "gallery"):
+        assert tiny.split(split) == plain.split(split)
+        assert not np.array_equal(tiny.render(tiny.split(split)[0])[0], plain.render(plain.split(split)[0])[0])
+
+
+def test_a_pair_differs_by_the_occluder_alone(hidden):
+    for spec in hidden.split("query")[::4]:
+        pair = hidden.render_pair(spec)
+        np.testing.assert_array_equal(pair.image, hidden.render(spec)[0])
+        np.testing.assert_array_equal(pair.clean_parts, hidden.render(dataclasses.replace(spec, occluder=""))[1])
+        seen = pair.parts > 0
+        np.testing.assert_array_equal(pair.parts[seen], pair.clean_parts[seen])
+        assert seen.sum() < (pair.clean_parts > 0).sum()
+        # Blur mixes some of the occluder into its surroundings.
+        assert np.abs(pair.image[seen].astype(int) - pair.clean_image[seen]).mean() < 12
+        present = np.isin(1 + np.arange(8), pair.clean_parts)
+        np.testing.assert_array_equal(np.isnan(pair.visible), ~present)
+        assert ((pair.visible[present] >= 0) & (pair.visible[present] <= 1)).all()
+    bare = next(spec for spec in hidden.split("gallery") if not spec.occluder)
+    pair = hidden.render_pair(bare)
+    assert pair.image is pair.clean_image
+    assert set(pair.visible[~np.isnan(pair.visible)]) <= {1.0}
+
+
+def test_look_alikes_share_their_colors():
+    plan = street.StreetLook().plan(0, "train", 300)
+    sizes = np.bincount([family for family, _ in plan])
+    assert set(sizes[:-1]) == {1, 2, 3}
+    several = [(family, member) for family, member in plan if sizes[family] > 1][:40]
+    for family, member in several:
+        one, other = (street_people.family_member(0, "train", family, number) for number in (0, member))
+        assert one.top_cloth.color == other.top_cloth.color
+        assert one.bottom_cloth.color == other.bottom_cloth.color
+        assert member == 0 or one != other
+
+
+def test_most_clothes_have_little_color():
+    drawn = [street_people.draw_person(np.random.default_rng(number)) for number in range(200)]
+    spread = [max(person.top_cloth.color) - min(person.top_cloth.color) for person in drawn]
+    colorful = [
+        max(person.top_cloth.color) - min(person.top_cloth.color)
+        for person in (people.draw_person(np.random.default_rng(number)) for number in range(200))
+    ]
+    assert np.median(spread) < 0.7 * np.median(colorful)
+
+
+def test_a_larger_image_shows_the_same():
+    small = synthped.SynthPed("tiny", look="street")
+    large = synthped.SynthPed("tiny", height=256, width=128, look="street")
+    spec = small.split("train")[0]
+    image, parts = large.render(spec)
+    assert image.shape == (256, 128, 3)
+    agreement = parts[::2, ::2] == small.render(spec)[1]
+    assert agreement.mean() > 0.95
+
+
+def test_builder_draws_at_another_height(tmp_path):
+    report = prepare.prepare("synthped_street_occluded", tmp_path, size="tiny", height=64)
+    assert report.path is not None
+    assert report.path.parent.name == "synthped_street_occluded-tiny-seed0-height64"
+    stored = report.dataset.splits()["query"]
+    data = synthped.SynthPed("tiny", occluded=True, height=64, width=32, look="street")
+    assert (stored.source[3]["image"], stored.source[3]["parts"]) == data.encode(data.split("query")[3])
+    with pytest.raises(errors.UserError, match="height of SynthPed as one of 64, 128, 256, 384, got 100"):
+        prepare.prepare("synthped_street", tmp_path / "other", size="tiny", height=100)
+
+
+def test_unknown_look():
+    with pytest.raises(errors.UserError, match="did you mean 'street'"):
+        synthped.SynthPed("tiny", look="sreet")
