@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from reid_jax import config as config_lib
 from reid_jax import errors, models
 from reid_jax.config import sections
-from reid_jax.data import catalog, prepare, records, union
+from reid_jax.data import catalog, index_copy, prepare, records, union
 from reid_jax.ops import grouping
 from reid_jax.ops import images as image_ops
 from reid_jax.plugins import names as names_lib
@@ -254,13 +254,20 @@ def _open_preset(name: str, root: str, log_warnings: bool = True) -> records.ReI
 
 
 def _open(name: str, root: str, options: Mapping[str, Any], log_warnings: bool = True) -> records.ReIDDataset:
-    """Returns a data set; the main process prepares it first if necessary and logs the warnings of its preparation."""
+    """Returns a data set; the main process prepares it first if necessary and logs the warnings of its preparation.
+
+    It reads the index for all, so that many processes do not ask the file system for the same lists.
+    """
+    packed = b""
     if processes.is_main():
         dataset = prepare.ensure(name, root, **options)
         for warning in prepare.warnings_of(name, dataset, root, **options) if log_warnings else ():
             LOG.warning("warning: %s", warning)
-    processes.barrier("data prepared")
+        packed = index_copy.pack(dataset) if processes.process_count() > 1 else b""
+    packed = processes.broadcast_bytes(packed)
     if not processes.is_main():
+        if packed and "://" not in root:
+            return index_copy.unpack(packed, records.prepared_folder(name, root, **options))
         dataset = prepare.open_prepared(name, root, **options)
     return dataset
 

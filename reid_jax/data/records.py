@@ -39,9 +39,14 @@ class RecordSource(Sequence[dict[str, Any]]):
     features that the builder stored (such as `parts`, PNG bytes).
     """
 
-    def __init__(self, records: Sequence[bytes]):
-        """Wraps a sequence of serialized examples, such as the data source of array_record."""
-        self._records = records
+    def __init__(self, records: Sequence[bytes], files: Sequence[tuple[str, int, int]] = ()):
+        """Wraps a sequence of serialized examples, such as the data source of array_record.
+
+        Args:
+            records: the examples.
+            files: the files that hold them in order, with the first record and the number of records of each.
+        """
+        self._records, self.files = records, tuple(files)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -412,7 +417,7 @@ def open_folder(name: str, path: pathlib.Path) -> ReIDDataset:
 
     damaged = errors.UserError(f"the prepared data set in {path} is damaged; remove that folder and prepare it again.")
     try:
-        content = _check_files(path)
+        content = check_files(path)
         builder = tfds.builder_from_directory(path)
         metadata = builder.info.metadata
         found: dict[str, Any] = {}
@@ -423,7 +428,7 @@ def open_folder(name: str, path: pathlib.Path) -> ReIDDataset:
             found[split] = Split(
                 name=f"{name}/{split}",
                 # The data source of array_record inside that of TFDS; it pickles to a few hundred bytes.
-                source=RecordSource(raw.data_source),
+                source=RecordSource(raw.data_source, _files(builder.info.splits[split])),
                 pids=_read_only(metadata["pids"][split]),
                 camids=_read_only(metadata["camids"][split]),
                 filenames=tuple(metadata["filenames"][split]),
@@ -438,7 +443,12 @@ def open_folder(name: str, path: pathlib.Path) -> ReIDDataset:
     return ReIDDataset(name=name, path=path, content=content, **found)
 
 
-def _check_files(path: pathlib.Path) -> str:
+def _files(split: Any) -> list[tuple[str, int, int]]:
+    """Returns the files of a split of TFDS, with the first record and the number of records of each."""
+    return [(pathlib.Path(part.filename).name, part.skip, part.take) for part in split.file_instructions]
+
+
+def check_files(path: pathlib.Path) -> str:
     """Returns the hash of the content that was prepared, empty where it was not recorded.
 
     Raises:

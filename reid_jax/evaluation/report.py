@@ -117,9 +117,10 @@ def _ranked(
         if len(hits):
             first = hits[np.argmin(own[hits])]  # of equal ones the first in the gallery
             rows[number, -1], values[number, -1] = share.places[first], own[first]
-    everyone = [np.stack(share.exchange.gather(array), axis=1) for array in (rows, values)]  # [n, processes, top + 1]
+    all_rows, all_values = (np.stack(share.exchange.gather(array), axis=1) for array in (rows, values))
     return [
-        _merged(feature_set, int(query), *found, reported) for query, *found in zip(queries, *everyone, strict=True)
+        _merged(feature_set, int(query), all_rows[number], all_values[number], reported)
+        for number, query in enumerate(queries)
     ]
 
 

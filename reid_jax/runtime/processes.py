@@ -424,12 +424,18 @@ def broadcast_text(text: str) -> str:
     """Returns process 0's text on every process. A collective."""
     if jax.process_count() == 1:
         return text
-    encoded = text.encode()
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(encoded))))
+    return broadcast_bytes(text.encode()).decode()
+
+
+def broadcast_bytes(data: bytes) -> bytes:
+    """Returns process 0's bytes on every process. A collective."""
+    if jax.process_count() == 1:
+        return data
+    length = number_of_main(len(data))
     buffer = np.zeros(length, np.uint8)
     if is_main():
-        buffer[:] = np.frombuffer(encoded, np.uint8)
-    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8)).decode()
+        buffer[:] = np.frombuffer(data, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8).tobytes()
 
 
 def number_of_main(number: int) -> int:
