@@ -322,6 +322,14 @@ VARIANTS = {
     "amfor_a5": row("A5: the full system with cosine distillation in place of AMGD.", amgd="cos"),
     "amfor_no_amff": row("The full system without fusion of depths (AMFF).", amff=False),
     "amfor_no_hpr": row("The full system without reconstruction of part features (HPR).", hpr=False),
+    "mim128": {
+        "notes": "The demo at the size of masked pretraining's (configs/mim.py): patches of 8 without overlap.",
+        "model.patch": 8,
+        "model.stride": 8,
+        "model.width": 128,
+        "model.depth": 4,
+        "model.heads": 4,
+    },
     # Text features; the default is a learned bank.
     "clip": {
         "notes": "Text features from CLIP (init.text_weights); a first phase learns a prompt per identity.",

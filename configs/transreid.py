@@ -159,6 +159,39 @@ VARIANTS = {
     },
     # Single settings.
     "no_rearrange": {"notes": "Jigsaw parts without shift and shuffle: horizontal stripes.", "model.rearrange": False},
+    "mim128": {
+        "notes": "The demo at the size of masked pretraining's (configs/mim.py): width 128, four blocks and heads.",
+        "model.patch": 8,
+        "model.stride": 8,
+        "model.width": 128,
+        "model.depth": 4,
+        "model.heads": 4,
+    },
+    "hap_finetune": {
+        "notes": "HAP's fine-tuning of pretrained weights: AdamW, layer decay 0.4, 100 epochs; with `baseline`.",
+        "data.sampler": {"name": "identity_groups", "identities": 8, "images": 8},
+        "optimizer.name": "adamw",
+        "optimizer.momentum": None,
+        "optimizer.learning_rate": 8e-3,
+        "optimizer.weight_decays": (("(.*/)?(bias|scale)", 0.0), (".*", 0.05)),
+        # From the last of twelve blocks down to the embedding, each a factor 0.4 below the next.
+        "optimizer.learning_rate_multipliers": (
+            *((f"backbone/blocks_{index}/.*", 0.4 ** (12 - index)) for index in range(12)),
+            ("backbone/(patch_embed/.*|cls_token|pos_embed)", 0.4**13),
+            (".*", 1.0),
+        ),
+        "schedule": {
+            "name": "warmup_cosine",
+            "warmup_epochs": 5,
+            "warmup_start": 0.0,
+            "floor": 0.0,
+            "decay_from_warmup": True,
+        },
+        "train.epochs": 100.0,
+        "losses.ce_g.weight": 0.5,
+        "losses.tri_g.weight": 0.5,
+        "losses.tri_g.normalize": True,
+    },
     "after_neck": {"notes": "Compares features after the batch-normalization necks.", "model.test_feature": "neck"},
     "cudnn": {"notes": "Fused attention kernel of cuDNN, for NVIDIA GPUs.", "model.attention_kernel": "cudnn"},
 }

@@ -160,6 +160,15 @@ def open_data(data: sections.Data) -> records.ReIDDataset:
     return union.transfer(dataset, sources) if sources else dataset
 
 
+def open_own(data: sections.Data) -> records.ReIDDataset:
+    """Returns the data set of `data.name` with its own training images, whatever `data.sources` names.
+
+    Raises:
+        UserError: the data set is unknown or cannot be prepared.
+    """
+    return _open(data.name, data.root, data.options, log_warnings=False)
+
+
 def open_others(settings: config_lib.Settings) -> list[records.ReIDDataset]:
     """Returns the further data sets to evaluate on (`evals.datasets`), named by their presets.
 

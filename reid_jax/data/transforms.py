@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import augmentations, image_io, pretraining, user_transforms
+from reid_jax.data import augmentations, image_io, pretraining_transforms, user_transforms
 from reid_jax.data import options as options_lib
 from reid_jax.data.corruptions import training
 from reid_jax.data.elements import Box, Element, Transform, clear_maps, draw_box, map_names, require, require_box_ranges
@@ -255,7 +255,7 @@ class Erase:
 # In canonical order, in which chains apply them unless their config gives an `order`.
 TRANSFORMS: dict[str, type] = {
     "corrupt": training.Corrupt,  # at native size, as in the robustness benchmark
-    "resized_crop": pretraining.ResizedCrop,  # likewise
+    "resized_crop": pretraining_transforms.ResizedCrop,  # likewise
     "resize": Resize,
     "jitter": Jitter,
     "flip": Flip,
@@ -265,7 +265,7 @@ TRANSFORMS: dict[str, type] = {
     "self_patch": augmentations.SelfPatch,
     "augmix": augmentations.AugMix,
     "erase": Erase,
-    "mask_seed": pretraining.MaskSeed,
+    "mask_seed": pretraining_transforms.MaskSeed,
 }
 
 

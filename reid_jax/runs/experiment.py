@@ -27,10 +27,12 @@ from reid_jax.inference import features as features_lib
 from reid_jax.runs import (
     baselines,
     config_checks,
+    encoder_files,
     extension,
     further_descriptors,
     initial_weights,
     plan,
+    pretraining,
     results,
     starting_point,
 )
@@ -81,6 +83,11 @@ class Experiment:
         self._initialize = build.initializer(self.model, self.settings, self.extractor.example_batch())
         self._last_step = 0
         self._kept: dict[str, results.Evaluation] = {}  # of the last step, by data set
+        self.pretraining: pretraining.Pretraining | None = None
+        if pretraining.is_pretraining(self.model):
+            self.pretraining = pretraining.Pretraining(self.model, self.settings, self.dataset, self.extractor)
+        self._folder: folder_lib.RunFolder | None = None  # of the run in progress
+        self._schedule: list[loop.Phase] = []
         self.further = further_descriptors.extractors(self.settings, self.num_classes, self.num_cameras, self.mesh)
         self.plan = plan.Plan(
             self.settings,
@@ -180,7 +187,17 @@ class Experiment:
             on = f" on {tested.name}" if tested is not self.dataset else ""
             LOG.info("step %d%s: %s (%.1f s)", at_step, on, shown, time.perf_counter() - started)
             named |= scores
+            if self.pretraining is not None and tested is self.dataset and at_step != self._last_step:
+                named |= self.pretraining.during(variables, evaluated.features)
+                self._keep_encoder(variables, at_step)
         return named
+
+    def _keep_encoder(self, variables: build.Variables, at_step: int) -> None:
+        """Writes the encoder of pretraining at a step into the run folder, `encoder_<epoch>.npz`."""
+        if self.pretraining is not None and self._folder is not None:
+            meta = self.pretraining.meta(at_step, plan.images_until(at_step, self._schedule))
+            epoch = round(at_step / self._schedule[0].steps_per_epoch)
+            encoder_files.write(self._folder.path, variables, meta, f"encoder_{epoch}.npz")
 
     @property
     def _from_scratch(self) -> bool:
@@ -248,7 +265,7 @@ class Experiment:
         initial = self.initial_state(weights=saved.latest_step() is None)
         LOG.info("%s", overview.parameter_overview(initial.params))
         schedule = schedule or self.phases(initial.variables)
-        self._last_step = schedule[-1].last_step
+        self._last_step, self._schedule, self._folder = schedule[-1].last_step, schedule, folder
         train_state, meta = self._resume(saved, initial, schedule)
         meta["extended"] = self._extensions(folder, initial.variables, schedule)
         if not train and not meta["step"]:
@@ -259,6 +276,8 @@ class Experiment:
         if self.settings.evals.baselines and not self._from_scratch and not meta["step"]:
             meta["baselines"] = self.baselines(initial)
         parameters = trees.count_parameters(initial.params)
+        if train and not meta["step"]:
+            self._keep_encoder(initial.variables, 0)
         del initial
         if train and meta["step"] < schedule[-1].last_step:
             recorded = profile or profiling.after_warm_up(self.settings.log.profile_steps, meta["step"])
@@ -269,6 +288,8 @@ class Experiment:
         if self.settings.evals.baselines and self._from_scratch and not meta["baselines"]:
             meta["baselines"] = self.baselines(self.initial_state())
         history = {**_history(train_state, schedule, meta), "parameters": parameters}
+        if self.pretraining is not None:
+            history["images_seen"] = plan.images_until(history["steps"], schedule)
         complete = history["steps"] == schedule[-1].last_step
         return results.finish(self, folder, evaluated_variables(train_state), history, complete=complete)
 

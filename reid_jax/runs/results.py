@@ -15,7 +15,7 @@ from reid_jax.data import feature_set, records
 from reid_jax.evaluation import ranking, report, robustness, suite
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
-from reid_jax.runs import drawn_patches, further_descriptors, report_page, score_table
+from reid_jax.runs import drawn_patches, further_descriptors, pretraining, report_page, score_table
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runtime import processes, provenance
 
@@ -32,6 +32,7 @@ class Evaluated(Protocol):
     model: Any
     extractor: extractor_lib.Extractor
     further: dict[str, extractor_lib.Extractor]
+    pretraining: pretraining.Pretraining | None
 
     def evaluation(self, variables: build.Variables, dataset: records.ReIDDataset) -> Evaluation:
         """Returns the features and the ranking of a data set, those of the last step where it was evaluated."""
@@ -70,6 +71,10 @@ def finish(
     evaluated = run.evaluation(variables, dataset)
     drawn = drawn_patches.evaluate(run.model, variables, dataset, settings)
     drawn_scores = {} if drawn is None else drawn.scores()
+    masked = None
+    if run.pretraining is not None:
+        seen = {"step": history["steps"], "images": history["images_seen"]}
+        masked = run.pretraining.finish(variables, evaluated.features, folder.path, **seen, complete=complete)
     measured = suite.run(dataset.name, evaluated.features, protocol(settings.evals), plain=evaluated.ranking)
     result = {
         "dataset": dataset.name,
@@ -79,6 +84,7 @@ def finish(
         **further_descriptors.scores(run.further, variables, dataset),
         **measure_others(run, variables),
         **{f"{dataset.name}/reconstruction/{name}": value for name, value in drawn_scores.items()},
+        **({} if masked is None else masked[0]),
         **history,
         "extract_images_per_second": round(run.extractor.images_per_second or 0.0, 1),
         "seed": settings.seed,
@@ -97,6 +103,8 @@ def finish(
             write_page(folder.ranked_lists, measured, dataset, shown, about)
         if drawn is not None:
             drawn.write(folder.reconstructions)
+        if masked is not None:
+            masked[1].write(folder.reconstructions)
         # Before the result, which says that all is there.
         report_page.write(folder, result, complete=complete)
         if complete:
@@ -207,6 +215,7 @@ def summary(result: Mapping[str, Any]) -> str:
     if f"{dataset}/reconstruction/psnr" in result:
         drawn, plain = (result[f"{dataset}/reconstruction/{name}"] for name in ("psnr", "mean_fill_psnr"))
         lines.append(f"  PSNR of reconstructed patches: {drawn:.2f} dB; of the mean color: {plain:.2f} dB")
+    lines += pretraining.summary(result)
     lines.append(f"  {_counts(result, '')}")
     others = (key.removesuffix("/num_query") for key in result if key.endswith("/num_query"))
     lines += [f"  {other}: {_counts(result, f'{other}/')}" for other in others]

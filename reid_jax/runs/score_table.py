@@ -29,6 +29,9 @@ def rows(result: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
         add("trained, re-ranked", f"{dataset}/rerank")
     for name in result.get("descriptors", ()):
         add(f"trained, {name.replace('_', ' ')}", f"{dataset}/{name}")
+    for probe, title in (("centered", "without the mean of each camera"), ("linear", "behind a linear map")):
+        if f"{dataset}/{probe}/mAP" in result:
+            add(f"trained, {title}", f"{dataset}/{probe}")
     for other in (key.removesuffix("/mAP") for key in result if key.count("/") == 1 and key.endswith("/mAP")):
         if other != dataset:
             add(f"trained, on {other}", other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from reid_jax.config import sections
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runs import initial_weights, start_files
 from reid_jax.train import checkpoints
-from reid_jax.weights import convert, hub
+from reid_jax.weights import convert, hub, input_normalization, weight_tables
 
 LOG = logging.getLogger(__name__)
 
@@ -57,7 +58,29 @@ def load_file(
         settings.model["name"], variables, path, model=model, allow_missing=init.allow_missing, ignore=init.ignore
     )
     LOG.log(log, "weights from %s:\n%s", path, report)
-    return filled
+    return _for_our_images(filled, settings, path, log)
+
+
+def _for_our_images(
+    variables: dict[str, Any], settings: config_lib.Settings, path: pathlib.Path, log: int
+) -> dict[str, Any]:
+    """Returns variables with patch embeddings for this run's normalization, where the file names another one."""
+    if path.suffix.lower() not in weight_tables.ENDINGS or not _is_concrete(variables):
+        return variables
+    meta = input_normalization.meta_of(path)
+    if "mean" not in meta or "std" not in meta:
+        return variables
+    source = (meta["mean"], meta["std"])
+    ours = (list(settings.preprocess.mean), list(settings.preprocess.std))
+    if source == ours:
+        return variables
+    LOG.log(log, "the file was trained with mean %s and std %s: folded into the patch embedding", *source)
+    return input_normalization.fold(variables, source, ours)
+
+
+def _is_concrete(variables: Mapping[str, Any]) -> bool:
+    """Returns whether variables are arrays, not shapes."""
+    return all(isinstance(leaf, np.ndarray | jax.Array) for leaf in jax.tree.leaves(variables))
 
 
 def load_run(variables: Mapping[str, Any], run: str, init: sections.Init) -> tuple[dict[str, Any], convert.Report]:

@@ -390,7 +390,13 @@ def save(path: str | os.PathLike[str], variables: Variables, meta: Mapping[str, 
     Raises:
         UserError: another ending, or a file that cannot be written.
     """
-    arrays = {name: np.asarray(value, order="C") for name, value in trees.flatten(variables).items()}
+    save_arrays(path, {name: np.asarray(value, order="C") for name, value in trees.flatten(variables).items()}, meta)
+
+
+def save_arrays(
+    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a weights file of arrays by any names, such as those of `to_torch`; otherwise as `save`."""
     text = json.dumps(dict(meta or {}), sort_keys=True)
     ending = pathlib.Path(path).suffix.lower()
     if ending not in weight_tables.ENDINGS:
@@ -400,7 +406,7 @@ def save(path: str | os.PathLike[str], variables: Variables, meta: Mapping[str, 
     if ending == ".safetensors":
         import safetensors.numpy
 
-        file_io.write_bytes(path, safetensors.numpy.save(arrays, {"meta": text}), "the weights file")
+        file_io.write_bytes(path, safetensors.numpy.save(dict(arrays), {"meta": text}), "the weights file")
         return
     table = {**arrays, "meta": np.asarray(text)}
     file_io.write(path, lambda file: np.savez(file, allow_pickle=False, **table), "the weights file")

@@ -406,6 +406,7 @@ PRESETS: Pairs = (
 ROWS: dict[str, Pairs] = {
     "mfv": (("mfv*", "mfv.md §1 [inferred]"),),
     "amfor": (
+        ("mim128", "masked_pretraining.md §5.3 [design]"),
         ("amfor_tiny", "amfor.md §9 [design]; ours: data, warm-up, and the rate of AMGD times ten"),
         ("occluded_reid", "amfor.md §2, §4.1 (no camera embedding)"),
         ("p_dukemtmc_reid", "amfor.md §2, §4.1 (no camera embedding)"),
@@ -468,6 +469,7 @@ ROWS: dict[str, Pairs] = {
     ),
     "osnet": (("osnet_one_phase", "ours: random starts"), ("osnet_*", "mspf.md §2, §9")),
     "cfat": (
+        ("mim128", "masked_pretraining.md §5.3 [design]"),
         ("augmix", "cfat.md §7"),
         ("no_corruption", "cfat.md §7"),
         ("leave_*", "cfat.md §7"),
@@ -479,6 +481,8 @@ ROWS: dict[str, Pairs] = {
         ("cfat*", "cfat.md §6, §9"),
     ),
     "transreid": (
+        ("mim128", "masked_pretraining.md §5.3 [design]"),
+        ("hap_finetune", "masked_pretraining.md §5.4 [code: HAP, MALE]; with this package's neck"),
         ("deit*", "cfat.md §1, §2, §4"),
         ("vit_small", "cfat.md §2"),
         ("occluded_duke", "cfat.md §1, §4 (stride 11)"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import pipeline, pretraining, records, transforms
+from reid_jax.data import pipeline, pretraining_transforms, records, transforms
 
 AUGMENT = {"resized_crop": {"area": (0.6, 1.0)}, "flip": {}, "mask_seed": {}}
 
@@ -15,7 +15,7 @@ AUGMENT = {"resized_crop": {"area": (0.6, 1.0)}, "flip": {}, "mask_seed": {}}
 def test_crops_keep_their_ranges_and_maps_move_along():
     rng = np.random.default_rng(0)
     image = np.arange(100 * 50, dtype=np.uint8).reshape(100, 50, 1).repeat(3, axis=2)
-    crop = pretraining.ResizedCrop(area=(0.3, 0.9))
+    crop = pretraining_transforms.ResizedCrop(area=(0.3, 0.9))
     sizes = []
     for _ in range(200):
         top, left, bottom, right = crop.draw(100, 50, rng)
@@ -33,7 +33,7 @@ def test_crops_keep_their_ranges_and_maps_move_along():
     # Nothing fits: the largest centered box of the nearest aspect.
     assert crop.draw(20, 60, rng) == (0, 23, 20, 36)
     with pytest.raises(errors.UserError, match="area"):
-        pretraining.ResizedCrop(area=(0.0, 1.0))
+        pretraining_transforms.ResizedCrop(area=(0.0, 1.0))
 
 
 def test_crops_come_before_the_resize():

@@ -1,0 +1,60 @@
+"""PSNR of drawn pixels by region, and a fill that knows the camera: what a drawing has to beat.
+
+Fills never read the hidden pixels of the image that they fill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+FEWEST_OF_CAMERA = 16  # training images below which a camera's average is that of all cameras
+
+
+def camera_averages(images: Iterable[tuple[np.ndarray, int]]) -> dict[int, np.ndarray]:
+    """Returns the mean image of each camera, and of all images under the key -1.
+
+    Args:
+        images: pairs of an image [H, W, 3] in [0, 1] and its camera.
+
+    Returns:
+        float64 [H, W, 3] by camera, for cameras with `FEWEST_OF_CAMERA` images or more.
+    """
+    sums: dict[int, np.ndarray] = {}
+    counts: dict[int, int] = {}
+    for image, camera in images:
+        for key in {int(camera), -1}:
+            sums[key] = sums.get(key, 0.0) + image.astype(np.float64)
+            counts[key] = counts.get(key, 0) + 1
+    return {key: sums[key] / counts[key] for key in sums if key == -1 or counts[key] >= FEWEST_OF_CAMERA}
+
+
+def camera_fill(true: np.ndarray, mask: np.ndarray, cameras: np.ndarray, averages: dict[int, np.ndarray]) -> np.ndarray:
+    """Returns images whose hidden pixels are the camera's average plus the image's own offset from it.
+
+    Args:
+        true: [N, H, W, 3] in [0, 1].
+        mask: bool [N, H, W], hidden pixels.
+        cameras: [N].
+        averages: see `camera_averages`.
+
+    Returns:
+        [N, H, W, 3]; the offset is the mean difference over the visible pixels, per channel.
+    """
+    base = np.stack([averages.get(int(camera), averages[-1]) for camera in cameras])
+    visible = ~mask[..., None]
+    offset = np.sum((true - base) * visible, axis=(1, 2)) / np.maximum(visible.sum(axis=(1, 2)), 1)
+    return np.where(visible, true, base + offset[:, None, None])
+
+
+def regions(mask: np.ndarray, parts: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Returns hidden pixels by region: all of them, and those of person and background where `parts` says.
+
+    Args:
+        mask: bool [N, H, W], hidden pixels.
+        parts: labels [N, H, W], 0 for background, or None.
+    """
+    if parts is None:
+        return {"all": mask}
+    return {"all": mask, "person": mask & (parts > 0), "background": mask & (parts == 0)}
