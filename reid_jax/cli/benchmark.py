@@ -11,6 +11,7 @@
     python scripts/benchmark.py start --config configs/mfv.py      # to the first step, cold and warm
     python scripts/benchmark.py export --output results/export.json   # goes on where it was cut off
     python scripts/benchmark.py aot --target tpu:v5e:2x2           # for devices that are not there
+    python scripts/benchmark.py machine --config mfv --output results/machine.json   # one seed, other rounding
     python scripts/benchmark.py growth             # from 10,000 to 1,000,000 images
     python scripts/benchmark.py campaign --minutes 12 --torch      # a device lent for minutes
     python scripts/benchmark.py all --output results/benchmark.json
@@ -53,6 +54,7 @@ WHAT = {
     "start": "seconds to the first step of a run, with and without kept programs",
     "export": "exported files of the ten systems, or of --config: nearness to the model, size, speed in ONNX Runtime",
     "aot": "compiling full-size systems for accelerators that are not there (--target)",
+    "machine": "how far scores of one seed differ by the machine: runs with other instructions and one core (--config)",
     "growth": "every stage of a run at 10,000 to 1,000,000 images, in half an hour",
     "campaign": "everything worth knowing of a device that is lent for some minutes",
 }
@@ -62,7 +64,7 @@ ONLY = {
     **dict.fromkeys(("model", "demo", "dtype", "option"), MODELS),
     "batch": (*MODELS, "export", "aot"),
     "torch": (*MODELS, "campaign"),
-    "config": (*MODELS, "start", "export", "aot"),
+    "config": (*MODELS, "start", "export", "aot", "machine"),
     "target": ("aot",),
     **dict.fromkeys(("height", "width"), (*MODELS, "input")),
     **dict.fromkeys(("threads", "workers", "corruptions"), ("input",)),
@@ -83,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE[:PRESET]",
-        help="train, infer, start, export, aot: a config",
+        help="train, infer, start, export, aot, machine: a config",
     )
     parser.add_argument("--demo", action="store_true", help="train, infer: the demo of configs/mfv.py")
     parser.add_argument(
@@ -217,6 +219,18 @@ def _exports(args: argparse.Namespace, about: dict[str, Any]) -> list[dict[str, 
     return export_speed.measure([files.load_config(name) for name in names], batches, known, report)
 
 
+def _machines(args: argparse.Namespace, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the rows of runs of one seed under other conditions, written after each; goes on where the file ends."""
+    from reid_jax.benchmarks import machine_effect, tables
+
+    def report(rows: list[dict[str, Any]]) -> None:
+        if args.output:
+            tables.write(args.output, {"machine": rows}, about)
+        print(tables.table(rows[-1:]), file=sys.stderr, flush=True)
+
+    return machine_effect.measure(args.config or [DEMO], _known(args, "machine"), report)
+
+
 def _measure(args: argparse.Namespace, kind: str, about: dict[str, Any]) -> list[dict[str, Any]]:
     from reid_jax.benchmarks import (
         ahead,
@@ -235,6 +249,8 @@ def _measure(args: argparse.Namespace, kind: str, about: dict[str, Any]) -> list
         return _exports(args, about)
     if kind == "start":
         return _starts(args, about)
+    if kind == "machine":
+        return _machines(args, about)
     if kind == "aot":
         batches = [batch for batch in _batches(args.batch) if batch] or list(ahead.BATCHES)
         return ahead.measure(args.target.split(","), args.config, batches, report=show)
