@@ -10,7 +10,9 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import logging
 import pathlib
 import time
@@ -22,12 +24,15 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
+from flwr.supercore.inflatable import inflatable_object
 
 from reid_jax import array_files, errors, file_io
 from reid_jax.federated import node as node_lib
 from reid_jax.federated import updates as updates_lib
 
 LOG = logging.getLogger(__name__)
+# Flower's client of HTTP writes a line for each request.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 Settings = Mapping[str, Any]
 # Seconds between two looks for clients and for replies.
@@ -113,6 +118,32 @@ def from_record(record: Mapping[str, Array], expected: Mapping[str, Any] | None 
 
 
 # ---- the server -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def bounded_unpacking(most_bytes: int) -> Iterator[None]:
+    """Makes Flower refuse arrays beyond a size before it puts them together.
+
+    An array travels in pieces and a list of their numbers. The list may name one piece any number of times, so that a
+    message of a few bytes could fill the memory of the server.
+
+    Args:
+        most_bytes: the largest size of an array.
+    """
+    original = Array.__dict__["inflate"]
+
+    def inflate(cls: type, object_content: bytes, children: dict[str, Any] | None = None) -> Any:
+        body = json.loads(inflatable_object.get_object_body(object_content, cls))
+        largest = max((len(piece.data) for piece in (children or {}).values()), default=0)
+        if len(body["arraychunk_ids"]) * largest > most_bytes + largest:
+            raise errors.MalformedError(f"an array unfolds to more than {most_bytes:,} bytes")
+        return original.__func__(cls, object_content, children)
+
+    Array.inflate = classmethod(inflate)
+    try:
+        yield
+    finally:
+        Array.inflate = original
 
 
 class CheckedGrid:
@@ -278,15 +309,21 @@ def server_app(serve: Callable[[Settings, Rounds], None]) -> ServerApp:
                     return MetricRecord(node.scores())
                 return None
 
-            CheckedAverage(shapes, terms, fraction_train=node.options.fraction).start(
-                CheckedGrid(grid, terms),
-                to_record(node.theta()),
-                num_rounds=total,
-                timeout=terms.timeout,
-                evaluate_fn=evaluate,
-            )
+            initial = to_record(node.theta())
+            with bounded_unpacking(max(len(array.data) for array in initial.values())):
+                CheckedAverage(shapes, terms, fraction_train=node.options.fraction).start(
+                    CheckedGrid(grid, terms),
+                    initial,
+                    num_rounds=total,
+                    timeout=terms.timeout,
+                    evaluate_fn=evaluate,
+                )
 
-        serve(context.run_config, rounds)
+        try:
+            serve(context.run_config, rounds)
+        except errors.UserError as error:
+            LOG.error("error: %s", error)  # the sentence by itself; Flower adds a traceback and the exit code
+            raise
 
     return app
 

@@ -16,7 +16,7 @@ from reid_jax.config import files
 from reid_jax.plugins import record
 from reid_jax.runs import experiment, extension, report_page, results, start_checks
 from reid_jax.runs import folder as folder_lib
-from reid_jax.runtime import compilation, folder_lock, processes
+from reid_jax.runtime import compilation, folder_lock, processes, start_agreement
 from reid_jax.train import metrics, profiling
 
 LOG = logging.getLogger(__name__)
@@ -50,8 +50,10 @@ def run(
     folder = folder_lib.RunFolder(workdir or folder_lib.default_path(config))
     if mode == "eval":
         folder.read_config()
-    processes.agree("the config", config_lib.config_hash(config))
-    processes.agree("own code", " ".join(module["sha256"] for module in config.get("code", ())))
+    start_agreement.check(
+        the_config=config_lib.config_hash(config),
+        own_code=" ".join(module["sha256"] for module in config.get("code", ())),
+    )
     finished, warning = _finished(folder, config, extend) if processes.is_main() else (None, "")
     if mode != "eval" and processes.broadcast_text("complete" if finished else "open") == "complete":
         if finished:

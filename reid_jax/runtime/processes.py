@@ -298,6 +298,11 @@ def _ended_sentence() -> str:
     )
 
 
+def prepare_to_end(sentence: str) -> None:
+    """Makes this process end with a sentence, too, when the others end first and its runtime aborts it for that."""
+    _explain_aborts(f"error: {sentence}")
+
+
 def abandon(sentence: str | None = None, code: int = 2) -> NoReturn:
     """Ends this process at once, without waiting for the others.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import pathlib
 import subprocess
@@ -38,6 +39,15 @@ def commit() -> str:
     if not _git("ls-files", "--error-unmatch", pathlib.Path(__file__).name):
         return ""
     return _git("describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*")
+
+
+def source_hash() -> str:
+    """Returns a short hash of this package's Python files: the same wherever the same code is installed."""
+    root = pathlib.Path(__file__).resolve().parent.parent
+    content = hashlib.sha256()
+    for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()):
+        content.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return content.hexdigest()[:12]
 
 
 def _git(*arguments: str) -> str:

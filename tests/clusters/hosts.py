@@ -11,9 +11,6 @@ import socket
 import subprocess
 from collections.abc import Iterator
 
-BRIDGE = "reidbr"
-NETWORK = "10.77.0"
-
 
 @dataclasses.dataclass(frozen=True)
 class Host:
@@ -45,17 +42,24 @@ def _ip(*arguments: str) -> None:
 
 
 @contextlib.contextmanager
-def network(count: int) -> Iterator[list[Host]]:
-    """Makes hosts and takes them down at the end."""
+def network(count: int, name: str = "reid", subnet: str = "10.77.0") -> Iterator[list[Host]]:
+    """Makes hosts and takes them down at the end.
+
+    Args:
+        count: number of hosts.
+        name: beginning of their names; networks of two names can stand side by side.
+        subnet: the first three parts of their addresses.
+    """
     assert os.geteuid() == 0, "expected root, which alone makes network namespaces; run it as root on Linux."
-    for name in (f"reid{number}" for number in range(64)):  # of a run that was killed
-        subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
-    subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True, check=False)
-    hosts = [Host(f"reid{number}", f"{NETWORK}.{number + 1}") for number in range(count)]
+    bridge = f"{name}br"
+    for old in (f"{name}{number}" for number in range(64)):  # of a run that was killed
+        subprocess.run(["ip", "netns", "delete", old], capture_output=True, check=False)
+    subprocess.run(["ip", "link", "delete", bridge], capture_output=True, check=False)
+    hosts = [Host(f"{name}{number}", f"{subnet}.{number + 1}") for number in range(count)]
     with contextlib.ExitStack() as stack:
-        _ip("link", "add", BRIDGE, "type", "bridge")
-        stack.callback(_ip, "link", "delete", BRIDGE)
-        _ip("link", "set", BRIDGE, "up")
+        _ip("link", "add", bridge, "type", "bridge")
+        stack.callback(_ip, "link", "delete", bridge)
+        _ip("link", "set", bridge, "up")
         for host in hosts:
             _ip("netns", "add", host.name)
             stack.callback(_ip, "netns", "delete", host.name)
@@ -65,7 +69,7 @@ def network(count: int) -> Iterator[list[Host]]:
             stack.callback(shutil.rmtree, own)
             (own / "hosts").write_text(f"127.0.0.1 localhost\n{host.address} {socket.gethostname()}\n")
             _ip("link", "add", host.name, "type", "veth", "peer", "name", "eth0", "netns", host.name)
-            _ip("link", "set", host.name, "master", BRIDGE, "up")
+            _ip("link", "set", host.name, "master", bridge, "up")
             _ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "eth0")
             _ip("-n", host.name, "link", "set", "eth0", "up")
             _ip("-n", host.name, "link", "set", "lo", "up")

@@ -80,8 +80,17 @@ class Bench:
         self.config = tiny.config(data, **overrides, **slowly)
         self.argument = tiny.write(self.config, work / "bot_tiny.py")
 
-    def start(self, run: pathlib.Path, count: int, index: int, *more: str, argument: str = "") -> Process:
-        """Starts one process of a run of `count`."""
+    def start(
+        self,
+        run: pathlib.Path,
+        count: int,
+        index: int,
+        *more: str,
+        argument: str = "",
+        root: pathlib.Path = tiny.ROOT,
+        **variables: str,
+    ) -> Process:
+        """Starts one process of a run of `count`, from another checkout or with further variables if need be."""
         host = self.hosts[index]
         log = run.parent / f"{run.name}-{index}-{time.monotonic_ns()}.log"
         together = [
@@ -89,13 +98,15 @@ class Bench:
             f"--num_processes={count}",
             f"--process_id={index}",
         ]
-        script = str(tiny.ROOT / "scripts" / "main.py")
+        script = str(root / "scripts" / "main.py")
         command = [sys.executable, script, argument or self.argument, f"--workdir={run}", "--mode=train", *more]
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"} | variables
+        if root != tiny.ROOT:
+            environment["PYTHONPATH"] = str(root)
         with log.open("wb") as file:
             popen = subprocess.Popen(
                 host.command([*command, *(together if count > 1 else [])]),
-                cwd=tiny.ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=file,
+                cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=file,
             )  # fmt: skip
         return Process(host, popen, log)
 
@@ -252,16 +263,76 @@ def befall(bench: Bench, fault: Fault, run: pathlib.Path, reference: pathlib.Pat
     return row
 
 
-def different_configs(bench: Bench) -> Row:
-    """Returns the row of two processes with different configs: a sentence on each."""
-    other = tiny.write(tiny.config(bench.work / "data", seed=5), bench.work / "other.py")
+def refused(bench: Bench, what: str, words: str, right: tuple[int, ...] = (2, 2), **second: Any) -> Row:
+    """Returns the row of two processes that differ: the same sentence on each.
+
+    Args:
+        bench: the hosts.
+        what: how they differ.
+        words: what both say.
+        right: the exit codes.
+        **second: options of `Bench.start` for process 1.
+    """
     began = time.monotonic()
     run = bench.work / "refused"
-    processes = [bench.start(run, 2, index, argument=argument) for index, argument in enumerate(("", other))]
-    row: Row = {"fault": "processes with different configs", "codes": wait(processes)}
+    processes = [bench.start(run, 2, 0), bench.start(run, 2, 1, **second)]
+    row: Row = {"fault": what, "codes": wait(processes)}
     row |= {"seconds": round(time.monotonic() - began, 1), "sentence": processes[0].last_line}
-    same = all("differs between process 0 and process 1" in process.last_line for process in processes)
-    return {**row, "wrong": "" if same and row["codes"] == [2, 2] else f"also: {processes[1].last_line}"}
+    same = all(words in process.last_line for process in processes)
+    return {**row, "wrong": "" if same and row["codes"] == list(right) else f"also: {processes[1].last_line}"}
+
+
+def different_configs(bench: Bench) -> Row:
+    """Returns the row of processes with different configs."""
+    other = tiny.write(tiny.config(bench.work / "data", seed=5), bench.work / "other.py")
+    words = "the config differs between process 0 and process 1"
+    return refused(bench, "processes with different configs", words, argument=other)
+
+
+def different_code(bench: Bench) -> Row:
+    """Returns the row of processes with different code of this package."""
+    other = bench.work / "other-code"
+    shutil.rmtree(other, ignore_errors=True)
+    for folder in ("reid_jax", "scripts", "datasets", "configs"):
+        shutil.copytree(tiny.ROOT / folder, other / folder)
+    with (other / "reid_jax" / "errors.py").open("a") as file:
+        file.write("# changed\n")
+    words = "the code of reid_jax differs between process 0"
+    return refused(bench, "processes with different code", words, root=other)
+
+
+def different_devices(bench: Bench) -> Row:
+    """Returns the row of processes with different numbers of devices."""
+    words = "the number of devices differs between process 0 (1) and process 1 (2)"
+    return refused(bench, "processes with 1 and 2 devices", words, JAX_NUM_CPU_DEVICES="2")
+
+
+def clock_off(bench: Bench) -> Row:
+    """Returns the row of a process whose clock is an hour ahead."""
+    folder = bench.work / "clock"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text("import time\nnow = time.time\ntime.time = lambda: now() + 3600\n")
+    words = "s ahead of that of process 0, where 60 s are allowed"
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    return refused(bench, "a clock that is an hour ahead", words, PYTHONPATH=path)
+
+
+def dying_coordinator(bench: Bench) -> Row:
+    """Returns the row of a coordinator that dies before the first step."""
+    run = bench.work / "refused"
+    processes = bench.start_all(run, 2)
+    end = time.monotonic() + LIMIT
+    while "process(es)" not in processes[0].log.read_text(errors="replace") and time.monotonic() < end:
+        time.sleep(0.05)
+    began = time.monotonic()
+    processes[0].send(signal.SIGKILL)
+    row: Row = {"fault": "kill -9 of the coordinator before step 1", "codes": wait(processes)}
+    row |= {"seconds": round(time.monotonic() - began, 1), "sentence": processes[1].last_line}
+    right = row["codes"] == [-9, 2] and "another process of the run failed" in row["sentence"]
+    return {**row, "wrong": "" if right else "another end"}
+
+
+REFUSALS = (different_configs, different_code, different_devices, clock_off, dying_coordinator)
 
 
 def taken_port(bench: Bench) -> Row:
@@ -340,36 +411,39 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("runs/clusters"), help="folder of the runs")
     parser.add_argument("--output", help="file of the results")
-    parser.add_argument("--only", help="part of the names of faults")
+    parser.add_argument("--only", nargs="+", help="parts of the names of faults and refusals")
+    parser.add_argument("--network", default="reid:10.77.0", help="name and subnet of the hosts")
     args = parser.parse_args()
     kept = args.work / "rows.json"
     done: dict[str, Row] = json.loads(kept.read_text()) if kept.exists() else {}
+
+    def wanted(name: str) -> bool:
+        return not args.only or any(part in name for part in args.only)
 
     def note(key: str, row: Row) -> None:
         done[key] = row
         kept.write_text(json.dumps(done, indent=1))
         print(f"{key}: {row}", flush=True)
 
-    with network(8) as hosts:
+    with network(8, *args.network.split(":")) as hosts:
         bench = Bench(args.work.absolute(), hosts)
         one, two = bench.work / "of-1", bench.work / "of-2"
-        if "sizes" not in done:
+        if "sizes" not in done and wanted("sizes"):
             for row in sizes(bench, one, (1, 2, 4, 8)):
                 note(f"{row['processes']} processes", row)
                 assert not row["wrong"], "the undisturbed runs must be right before faults mean anything"
             note("sizes", {})
         for fault in FAULTS:
-            if fault.name not in done and (not args.only or args.only in fault.name):
+            if fault.name not in done and wanted(fault.name):
                 run = bench.work / fault.name.replace(" ", "-").replace("'", "")
                 shutil.rmtree(run, ignore_errors=True)
                 note(fault.name, befall(bench, fault, run, two))
                 shutil.rmtree(run, ignore_errors=True)
-        if not args.only:
-            for refusal in (different_configs, taken_port):
-                if refusal.__name__ not in done:
-                    note(refusal.__name__, refusal(bench))
-            if "elastic" not in done:
-                note("elastic", elastic(bench, one))
+        for refusal in (*REFUSALS, taken_port):
+            if refusal.__name__ not in done and wanted(refusal.__name__):
+                note(refusal.__name__, refusal(bench))
+        if "elastic" not in done and wanted("elastic"):
+            note("elastic", elastic(bench, one))
     rows = [row for key, row in done.items() if row]
     wrong = [row for row in rows if row.get("wrong")]
     print(f"{len(rows)} runs, {len(wrong)} wrong")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import types
 
@@ -237,6 +238,18 @@ def test_no_client_can_hold_up_the_others(flower, caplog, monkeypatch):
     grid = transport.CheckedGrid(flower_stand_in.Grid({}), transport.Terms(patience=0.01))
     with pytest.raises(errors.UserError, match="expected 2 clients, 0 are connected after 0 s"):
         grid.await_nodes(2)
+
+
+def test_an_array_does_not_unfold_beyond_its_size(flower):
+    transport, _ = flower
+    unfold = lambda indices: transport.Array.inflate(
+        json.dumps({"arraychunk_ids": indices}).encode(), {"x": types.SimpleNamespace(data=b"12345678")}
+    )
+    with transport.bounded_unpacking(20):
+        assert unfold([0, 0, 0]) == b"12345678" * 3
+        with pytest.raises(errors.MalformedError, match="unfolds to more than 20 bytes"):
+            unfold([0] * 100_000)
+    assert unfold([0] * 4) == b"12345678" * 4
 
 
 def test_a_client_that_returns_finds_its_classifiers(flower, tmp_path):

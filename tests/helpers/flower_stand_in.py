@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import io
+import json
 import sys
 import types
 from collections.abc import Callable
@@ -30,6 +31,12 @@ class Array:
 
     def numpy(self) -> np.ndarray:
         return np.load(io.BytesIO(self.data), allow_pickle=False)
+
+    @classmethod
+    def inflate(cls, object_content: bytes, children: dict[str, Any] | None = None) -> bytes:
+        """Returns the pieces, joined."""
+        pieces = list((children or {}).values())
+        return b"".join(pieces[index].data for index in json.loads(object_content)["arraychunk_ids"])
 
 
 class Record(dict):
@@ -120,6 +127,10 @@ MODULES: dict[str, dict[str, Any]] = {
     "flwr.clientapp": {"ClientApp": App},
     "flwr.serverapp": {"Grid": Grid, "ServerApp": App},
     "flwr.serverapp.strategy": {"FedAvg": FedAvg},
+    "flwr.supercore": {},
+    "flwr.supercore.inflatable": {
+        "inflatable_object": types.SimpleNamespace(get_object_body=lambda content, cls: content)
+    },
 }
 
 
