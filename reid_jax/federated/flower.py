@@ -30,7 +30,8 @@ from reid_jax import array_files, errors, file_io
 from reid_jax.federated import node as node_lib
 from reid_jax.federated import updates as updates_lib
 
-LOG = logging.getLogger(__name__)
+# Below Flower's own logger, whose lines reach the server's screen and `flwr log`.
+LOG = logging.getLogger("flwr.reid_jax")
 # Flower's client of HTTP writes a line for each request.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 

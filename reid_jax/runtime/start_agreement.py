@@ -7,6 +7,7 @@ already: every process states its facts, process 0 compares them, and all end wi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -115,7 +116,9 @@ def _exchange(client: Any, index: int, count: int, what: str, facts: Mapping[str
             sentence = f"process 0 did not compare {what} within {2 * TIMEOUT} s; {SAME_COMMAND}"
         if sentence:
             processes.prepare_to_end(sentence)
-        client.key_value_set(f"{key}/read/{index}", "")
+            # Process 0 may be gone before it confirms.
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                client.key_value_set(f"{key}/read/{index}", "read")
     else:
         sentence = _compared(client, count, key, facts)
         client.key_value_set(f"{key}/verdict", sentence)

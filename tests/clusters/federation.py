@@ -184,10 +184,10 @@ class Federation:
 
     @property
     def log(self) -> str:
-        """The server's screen, that of the run included."""
+        """The server's screen, that of the run included; a line begins with what it says, without its level."""
         files = [self.folder / "server.log", self.folder / "run.log"]
         text = "".join(path.read_text(errors="replace") for path in files if path.exists())
-        return re.sub(r"\x1b\[[0-9;]*m", "", text)
+        return re.sub(r"^[A-Z]+ *: {2,}", "", re.sub(r"\x1b\[[0-9;]*m", "", text), flags=re.MULTILINE)
 
     def wait_for(self, pattern: str, seconds: float = LIMIT) -> float:
         """Waits for a line on the server's screen and returns the seconds."""
@@ -318,8 +318,8 @@ def too_few(bench: Bench, folder: pathlib.Path) -> list[Row]:
         here.wait_for("^round 1: averaged 2")
         time.sleep(2)
         here.clients[1].kill()
-        seconds = here.wait_for("error: expected weights from at least 2 clients in round [23]", 200)
-        found = re.search("error: (expected weights from .*)$", here.log, re.MULTILINE)
+        seconds = here.wait_for("^error: expected weights from at least 2 clients in round [23]", 200)
+        found = re.search("^error: (expected weights from .*)$", here.log, re.MULTILINE)
         row = {"case": "one of two clients vanishes, min-nodes=2, timeout=30", "seconds": round(seconds)}
     return [{**row, "averaged": averaged(here.log), "said": found[1] if found else "", "wrong": ""}]
 
