@@ -15,15 +15,28 @@ import numpy as np
 class Exchange(Protocol):
     """Communication of all processes that hold a part; each method is a collective, called by all in the same order."""
 
+    @property
+    def index(self) -> int:
+        """Number of this process, from 0."""
+
+    @property
+    def count(self) -> int:
+        """Number of processes."""
+
     def sum(self, array: np.ndarray) -> np.ndarray:
         """Returns the sum over all processes of integers (int32 or int64) of one shape."""
 
     def gather(self, array: np.ndarray) -> list[np.ndarray]:
         """Returns the arrays of all processes in their order; their first axes may differ in length."""
 
+    def deal(self, array: np.ndarray) -> np.ndarray:
+        """Returns what every process has for this one [count, ...], of arrays [count, ...] with a part for each."""
+
 
 class Alone:
     """The exchange of a single process."""
+
+    index, count = 0, 1
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         """Returns the array."""
@@ -32,6 +45,10 @@ class Alone:
     def gather(self, array: np.ndarray) -> list[np.ndarray]:
         """Returns the array as the only one."""
         return [array]
+
+    def deal(self, array: np.ndarray) -> np.ndarray:
+        """Returns the array."""
+        return array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,10 @@ its (expanded) reciprocal neighbors, weighted by closeness; the Jaccard distance
 original distance. The neighbor search runs on the device in blocks; an encoding has some tens of non-zeros, so
 all later steps are sparse.
 
+Where the gallery is divided over processes, each finds the neighbors of its images (`divided_images`) and encodes them;
+lists of neighbors and sparse encodings are exchanged, and every process ranks its share. Nothing depends on how the
+gallery is divided.
+
 References:
     Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017. Squared Euclidean
     distances are divided by the largest of each row, as in the authors' code.
@@ -14,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,7 +26,8 @@ from jax.sharding import Mesh
 
 from reid_jax import errors, progress
 from reid_jax.data.feature_set import FeatureSet
-from reid_jax.evaluation import distance_blocks, ranking, sparse
+from reid_jax.data.gallery_share import Share
+from reid_jax.evaluation import distance_blocks, divided_images, ranking, sparse
 
 _ROWS_AT_ONCE = 256
 _QUERIES_AT_ONCE = 32
@@ -35,9 +40,9 @@ class Reranker:
     Attributes:
         query: prepared queries.
         gallery: prepared gallery.
-        encodings: [Q + G] sparse rows over Q + G columns; each sums to 1 where an image is its own neighbor.
-        inverse: the gallery's encodings by column.
-        farthest: [Q + G] largest distance of each row; distances are divided by it.
+        encodings: [Q] sparse rows over all images; each sums to 1 where an image is its own neighbor.
+        inverse: the encodings of the gallery, or of the share of it that is here, by column.
+        farthest: [Q] largest distance of each query; distances are divided by it.
         original_weight: weight of the original distance, lambda in the paper.
     """
 
@@ -58,6 +63,7 @@ class Reranker:
         k2: int = 6,
         original_weight: float = 0.3,
         mesh: Mesh | None = None,
+        share: Share | None = None,
     ) -> Reranker:
         """Returns the encodings of all images, after a search for their neighbors.
 
@@ -68,21 +74,24 @@ class Reranker:
             k2: number of neighbors whose encodings are averaged (local query expansion); 1 disables it.
             original_weight: weight of the original distance in the result, lambda in the paper.
             mesh: devices for the neighbor search.
+            share: the rows of a gallery that is divided over processes.
 
         Raises:
             UserError: a setting is out of range, an own metric gives negative distances, or the encodings would not fit
                 into memory.
         """
-        _check(k1, k2, original_weight, gallery.num_rows)
-        _refuse_too_large(query, gallery, k1, k2)
-        everything = query.join(gallery)
-        near = distance_blocks.nearest(everything, everything, max(k1 + 1, k2), mesh=mesh)
-        _refuse_negative(near, query.measure is not None)
-        encodings = _encode(everything, near, k1)
-        if k2 > 1:
-            encodings = _average(encodings, near.rows[:, :k2])
-        inverse = encodings.transposed(query.num_rows)
-        return cls(query, gallery, encodings, inverse, near.farthest, original_weight)
+        share = Share.whole(gallery.num_rows) if share is None else share
+        _check(k1, k2, original_weight, share.total)
+        images = divided_images.Images.of(query, gallery, share)
+        _refuse_too_large(images, gallery, k1, k2)
+        near = images.nearest(max(k1 + 1, k2), mesh=mesh)
+        _refuse_negative(near, images)
+        neighbors = images.joined(near.rows)
+        encodings = _encode(images, near, neighbors, k1)
+        here = np.concatenate([np.arange(query.num_rows), query.num_rows + share.places])
+        encodings = _average(encodings, neighbors[here, :k2]) if k2 > 1 else encodings.take(here)
+        farthest = images.joined(near.farthest)[: query.num_rows]
+        return cls(query, gallery, encodings, encodings.transposed(query.num_rows), farthest, original_weight)
 
     def rows(self, queries: np.ndarray) -> np.ndarray:
         """Returns the re-ranked distances of some queries to the whole gallery.
@@ -91,7 +100,7 @@ class Reranker:
             queries: [n] query rows.
 
         Returns:
-            [n, G] float32.
+            [n, G] float32, of a share its columns.
         """
         out = distance_blocks.pairwise(self.query.take(queries), self.gallery)
         scale = np.where(self.farthest[queries] > 0, self.farthest[queries], 1)
@@ -140,6 +149,7 @@ def rerank(
         k2=k2,
         original_weight=original_weight,
         mesh=mesh,
+        share=feature_set.share,
     )
 
 
@@ -173,7 +183,11 @@ def evaluate(
     )
     labels = (feature_set.query_ids, feature_set.gallery_ids, feature_set.query_cams, feature_set.gallery_cams)
     return ranking.rank_metrics_from_rows(
-        reranker.rows, *labels, metric=feature_set.metric if metric is None else metric, **options
+        reranker.rows,
+        *labels,
+        metric=feature_set.metric if metric is None else metric,
+        share=feature_set.share,
+        **options,
     )
 
 
@@ -194,11 +208,14 @@ def _check(k1: int, k2: int, original_weight: float, num_gallery: int) -> None:
         )
 
 
-def _refuse_negative(near: distance_blocks.Neighbors, own_metric: bool) -> None:
+def _refuse_negative(near: distance_blocks.Neighbors, images: divided_images.Images) -> None:
     """Refuses negated similarities: the encodings weigh by exp(-distance / largest distance)."""
-    if own_metric and near.distances.min() < -1e-3 * np.abs(near.farthest).max():
+    if images.side.measure is None:
+        return
+    least = -images.share.largest(-float(near.distances.min(initial=np.inf)))
+    if least < -1e-3 * images.share.largest(float(np.abs(near.farthest).max(initial=0))):
         raise errors.UserError(
-            f"re-ranking needs distances that are not negative, the metric gave {near.distances.min():.3g}; add a "
+            f"re-ranking needs distances that are not negative, the metric gave {least:.3g}; add a "
             "constant to it, or rank without re-ranking."
         )
 
@@ -232,13 +249,12 @@ def available_memory() -> int | None:
         return None
 
 
-def _refuse_too_large(query: distance_blocks.Side, gallery: distance_blocks.Side, k1: int, k2: int) -> None:
-    images = query.num_rows + gallery.num_rows
-    needed = memory_estimate(images, k1, k2, gallery.num_rows) + images * gallery.row_bytes
+def _refuse_too_large(images: divided_images.Images, gallery: distance_blocks.Side, k1: int, k2: int) -> None:
+    needed = memory_estimate(images.count, k1, k2, gallery.num_rows) + images.side.num_rows * gallery.row_bytes
     free = available_memory()
     if free is not None and needed > free:
         raise errors.UserError(
-            f"re-ranking {images:,} images with k1={k1}, k2={k2} takes about {needed / 1e9:.1f} GB, but "
+            f"re-ranking {images.count:,} images with k1={k1}, k2={k2} takes about {needed / 1e9:.1f} GB, but "
             f"{free / 1e9:.1f} GB are free: choose smaller k1 and k2 or rank without re-ranking."
         )
 
@@ -260,38 +276,77 @@ def _reciprocal(rank: np.ndarray) -> np.ndarray:
     return out
 
 
-def _encode(side: distance_blocks.Side, near: distance_blocks.Neighbors, k1: int) -> sparse.Rows:
-    """Returns the expanded k-reciprocal neighbors of every image with their weights (paper, equations 3 to 7)."""
-    count = side.num_rows
-    rank = near.rows[:, : k1 + 1]
-    half = near.rows[:, : int(np.around(k1 / 2)) + 1]
-    mutual = _reciprocal(rank)
-    mutual_half = _reciprocal(half)
+def _encode(
+    images: divided_images.Images, near: distance_blocks.Neighbors, neighbors: np.ndarray, k1: int
+) -> sparse.Rows:
+    """Returns the expanded k-reciprocal neighbors of every image with their weights (paper, equations 3 to 7).
+
+    Args:
+        images: the images held here.
+        near: their neighbors.
+        neighbors: [N, k] neighbors of all images.
+        k1: see `Reranker.build`.
+    """
+    rank = neighbors[:, : k1 + 1]
+    half = neighbors[:, : int(np.around(k1 / 2)) + 1]
+    mutual, mutual_half = _reciprocal(rank), _reciprocal(half)
+    known = np.full((_ROWS_AT_ONCE, images.count), np.nan, np.float32)
+    parts = []
+    expand = _expansion(rank, half, mutual, mutual_half)
+    for rows in _blocks(len(images.numbers), _ROWS_AT_ONCE, "re-ranking: encoding"):
+        local = np.arange(len(rows))[:, None]
+        owner, column = expand(images.numbers[rows])
+        known[local, rank[images.numbers[rows]]] = near.distances[rows, : k1 + 1]
+        parts.append((rows[owner], column, known[owner, column]))
+        known[local, rank[images.numbers[rows]]] = np.nan
+    owner, column, distance = (
+        np.concatenate([part[field] for part in parts] or [np.zeros(0, int)]) for field in range(3)
+    )
+    far = np.flatnonzero(np.isnan(distance))
+    distance[far] = images.pairs(owner[far], column[far])
+    scale = np.where(near.farthest > 0, near.farthest, 1)
+    weight = np.exp(-(distance / scale[owner]).astype(np.float64))
+    total = np.bincount(owner, weights=weight, minlength=len(images.numbers))
+    return _joined(images, owner, column, weight / total[owner])
+
+
+def _expansion(
+    rank: np.ndarray, half: np.ndarray, mutual: np.ndarray, mutual_half: np.ndarray
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Returns a function from image numbers [n] to their expanded neighbors: place among the n, and number, of each."""
+    count = len(rank)
     half_size = mutual_half.sum(axis=1)
     member = np.zeros((_ROWS_AT_ONCE, count), bool)
-    known = np.full((_ROWS_AT_ONCE, count), np.nan, np.float32)
-    builder = sparse.Builder(count)
-    for rows in _blocks(count, _ROWS_AT_ONCE, "re-ranking: encoding"):
-        local = np.arange(len(rows))[:, None]
-        owner, place = np.nonzero(mutual[rows])
-        candidate = rank[rows][owner, place]
+
+    def expand(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        owner, place = np.nonzero(mutual[numbers])
+        candidate = rank[numbers][owner, place]
         member[owner, candidate] = True
         theirs, valid = half[candidate], mutual_half[candidate]
         overlap = (member[owner[:, None], theirs] & valid).sum(axis=1)
         accepted = (overlap > 2 / 3 * half_size[candidate])[:, None] & valid
         member[owner, candidate] = False
         added = np.broadcast_to(owner[:, None], theirs.shape)[accepted].astype(np.int64) * count + theirs[accepted]
-        owner, column = np.divmod(np.unique(np.concatenate([owner.astype(np.int64) * count + candidate, added])), count)
-        known[local, rank[rows]] = near.distances[rows, : k1 + 1]
-        distance = known[owner, column]
-        known[local, rank[rows]] = np.nan
-        far = np.flatnonzero(np.isnan(distance))
-        distance[far] = distance_blocks.pairs(side.take(rows[owner[far]]), side.take(column[far]))
-        scale = np.where(near.farthest[rows] > 0, near.farthest[rows], 1)
-        weight = np.exp(-(distance / scale[owner]).astype(np.float64))
-        total = np.bincount(owner, weights=weight, minlength=len(rows))
-        builder.add(owner, column, weight / total[owner], len(rows))
-    return builder.build()
+        keys = np.unique(np.concatenate([owner.astype(np.int64) * count + candidate, added]))
+        return keys // count, (keys % count).astype(np.int32)
+
+    return expand
+
+
+def _joined(images: divided_images.Images, owner: np.ndarray, columns: np.ndarray, values: np.ndarray) -> sparse.Rows:
+    """Returns the encodings of all images from those of the images held here, as entries in the order of `owner`."""
+    builder = sparse.Builder(images.count)
+    builder.add(owner, columns, values, len(images.numbers))
+    own = builder.build()
+    if images.share.alone:
+        return own
+    lengths = images.share.exchange.gather(np.diff(own.start))
+    all_columns, all_values = (
+        np.concatenate(images.share.exchange.gather(array)) for array in (own.columns, own.values)
+    )
+    start = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+    order = np.argsort(np.concatenate(images.holders))  # rows came process by process
+    return sparse.Rows(start, all_columns, all_values, images.count).take(order)
 
 
 def _average(encodings: sparse.Rows, neighbors: np.ndarray) -> sparse.Rows:

@@ -37,6 +37,12 @@ class Rows:
         offset = np.cumsum(lengths) - lengths
         return np.arange(len(owner)) + (self.start[rows] - offset)[owner], owner
 
+    def take(self, rows: np.ndarray) -> Rows:
+        """Returns some rows [n] as a matrix of their own."""
+        entry, _ = self.entries(rows)
+        start = np.concatenate([[0], np.cumsum(self.start[rows + 1] - self.start[rows])]).astype(np.int64)
+        return Rows(start, self.columns[entry], self.values[entry], self.width)
+
     def transposed(self, first: int) -> Rows:
         """Returns the transpose of the rows from `first` on; its column numbers count from `first`."""
         begin = int(self.start[first])

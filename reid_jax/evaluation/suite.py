@@ -123,7 +123,7 @@ def run(
         UserError: an unknown metric, rule or score, or a feature set that cannot be scored.
     """
     own_scores.find(protocol.scores)  # refused before a distance is computed
-    if protocol.rerank or protocol.expand or protocol.single_shot_draws or protocol.rounds:
+    if protocol.expand or protocol.single_shot_draws or protocol.rounds:
         feature_set = feature_set.gathered()
     common: dict[str, Any] = {"metric": protocol.metric, "same_camera_filter": protocol.same_camera_filter}
     ranked: dict[str, Any] = {**common, "ap": protocol.ap, "max_rank": protocol.max_rank}

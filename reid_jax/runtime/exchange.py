@@ -18,11 +18,14 @@ class Processes:
     """Exchanges arrays between all processes.
 
     Attributes:
+        index: number of this process.
+        count: number of processes.
         received: bytes that other processes have sent to this one.
     """
 
     def __init__(self) -> None:
         self.received = 0
+        self.index, self.count = int(jax.process_index()), int(jax.process_count())
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         """Returns the sum over all processes of integers of one shape; int64 ones must not be negative."""
@@ -34,7 +37,7 @@ class Processes:
             )
         flat = np.zeros(max(_SMALLEST, 1 << max(0, array.size - 1).bit_length()), np.int32)
         flat[: array.size] = array.reshape(-1)
-        mesh, add = _adder()
+        mesh, add, _ = _programs()
         everyone = jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("processes")), flat[None])
         self.received += flat.nbytes
         summed = np.asarray(add(everyone).addressable_data(0))
@@ -54,12 +57,23 @@ class Processes:
             for part, number in zip(everyone, counts, strict=True)
         ]
 
+    def deal(self, array: np.ndarray) -> np.ndarray:
+        """Returns what every process has for this one [count, ...], of arrays [count, ...] with a part for each."""
+        own = np.ascontiguousarray(array).reshape(self.count, -1).view(np.uint8)
+        mesh, _, transpose = _programs()
+        everyone = jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("processes")), own[None])
+        self.received += own.nbytes * (self.count - 1) // self.count
+        dealt = np.asarray(transpose(everyone).addressable_data(0))[0]
+        return np.ascontiguousarray(dealt).view(array.dtype).reshape(array.shape)
+
 
 @functools.cache
-def _adder() -> tuple[Mesh, Callable[[jax.Array], jax.Array]]:
-    """Returns a mesh of one device of each process, and the compiled sum over it."""
+def _programs() -> tuple[Mesh, Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]:
+    """Returns a mesh of one device of each process, and the sum and the transposition over it as programs."""
     first: dict[int, jax.Device] = {}
     for device in jax.devices():
         first.setdefault(device.process_index, device)
     mesh = Mesh(np.asarray([first[index] for index in sorted(first)]), ("processes",))
-    return mesh, jax.jit(lambda x: x.sum(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec()))
+    add = jax.jit(lambda x: x.sum(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec()))
+    split = NamedSharding(mesh, PartitionSpec("processes"))
+    return mesh, add, jax.jit(lambda x: x.swapaxes(0, 1), out_shardings=split)

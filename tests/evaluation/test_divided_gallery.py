@@ -3,13 +3,12 @@
 import dataclasses
 
 import numpy as np
-import pytest
 
 from reid_jax.data.feature_set import FeatureSet
-from reid_jax.evaluation import counting, ranking, report, suite
+from reid_jax.evaluation import counting, divided_images, ranking, report, suite
 from tests.helpers import simulated
 
-PROTOCOL = suite.Protocol(verification=True)
+PROTOCOL = suite.Protocol(verification=True, rerank=True, k1=8, k2=3)
 
 
 def _features(slots=0, seed=0, queries=40, gallery=300, people=20, offset=0.0):
@@ -49,9 +48,17 @@ def _assert_divided_is_whole(features, count, protocol=PROTOCOL, owner=None):
     return meeting
 
 
-@pytest.mark.parametrize("slots", [0, 3], ids=["vectors", "slots with visibility"])
-def test_scores_lists_and_pairs_equal_those_of_one_process(slots):
-    _assert_divided_is_whole(_features(slots), 3)
+def test_scores_lists_and_pairs_equal_those_of_one_process():
+    """Of features with very many ties."""
+    _assert_divided_is_whole(_features(gallery=200), 3)
+
+
+def test_slots_without_ties_are_shown_in_many_blocks(monkeypatch):
+    monkeypatch.setattr(divided_images, "_SHOWN_BYTES", 1)
+    tied = _features(slots=2, gallery=200)
+    noise = np.random.default_rng(0).normal(size=tied.gallery_features.shape).astype(np.float32)
+    loose = dataclasses.replace(tied, gallery_features=tied.gallery_features + noise)
+    _assert_divided_is_whole(loose, 2, dataclasses.replace(PROTOCOL, k2=1))
 
 
 def test_a_process_may_hold_nothing_and_features_may_lie_far_from_the_origin():
@@ -61,7 +68,7 @@ def test_a_process_may_hold_nothing_and_features_may_lie_far_from_the_origin():
 
 def test_people_with_very_many_images(monkeypatch):
     monkeypatch.setattr(counting, "_WIDEST", 8)
-    _assert_divided_is_whole(_features(people=4), 2)
+    _assert_divided_is_whole(_features(people=4), 2, suite.Protocol())
 
 
 def test_features_stay_with_their_process():

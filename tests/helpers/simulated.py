@@ -22,7 +22,7 @@ class Meeting:
     """
 
     def __init__(self, count: int) -> None:
-        self.count, self.received = count, {"sum": 0, "gather": 0}
+        self.count, self.received = count, {"sum": 0, "gather": 0, "deal": 0}
         self._barrier, self._arrays = threading.Barrier(count, timeout=60), [np.zeros(0)] * count
 
     def all_of(self, index: int, array: np.ndarray, kind: str) -> list[np.ndarray]:
@@ -51,6 +51,15 @@ class Simulated:
         """See `gallery_share.Exchange`."""
         assert array.dtype in (np.int32, np.int64)
         return np.asarray(np.sum(self.meeting.all_of(self.index, array, "sum"), axis=0, dtype=array.dtype))
+
+    @property
+    def count(self) -> int:
+        """Number of processes."""
+        return self.meeting.count
+
+    def deal(self, array: np.ndarray) -> np.ndarray:
+        """See `gallery_share.Exchange`."""
+        return np.stack([each[self.index] for each in self.meeting.all_of(self.index, array, "deal")])
 
     def gather(self, array: np.ndarray) -> list[np.ndarray]:
         """See `gallery_share.Exchange`."""

@@ -81,11 +81,15 @@ MUTANTS = (
         "k1: int = 20,\n        k2: int = 6,\n        original_weight: float = 0.7",
         "weight .7",
     ),
-    reranking("rank = near.rows[:, : k1 + 1]", "rank = near.rows[:, :k1]", "one neighbor fewer"),
+    reranking("rank = neighbors[:, : k1 + 1]", "rank = neighbors[:, :k1]", "one neighbor fewer"),
     reranking("int(np.around(k1 / 2)) + 1]", "int(k1 / 2)]", "half of the neighbors, one fewer"),
     reranking("overlap > 2 / 3 * half_size", "overlap > 1 / 2 * half_size", "overlap of a half suffices"),
     reranking("np.exp(-(distance / scale[owner])", "np.exp(-(distance)", "distances are not scaled"),
-    reranking("encodings = _average(encodings, near.rows[:, :k2])", "pass", "no local query expansion"),
+    reranking(
+        "_average(encodings, neighbors[here, :k2]) if k2 > 1 else encodings.take(here)",
+        "encodings.take(here)",
+        "no local query expansion",
+    ),
     blocks(
         "length = np.linalg.norm(part, axis=-1, keepdims=True)",
         "length = np.abs(part).sum(axis=-1, keepdims=True)",

@@ -170,8 +170,8 @@ MUTANTS = (
         "gallery counts itself",
     ),
     reranking(
-        "k2: int = 6,\n        original_weight: float = 0.3,\n        mesh: Mesh | None = None,\n    ) -> Reranker:",
-        "k2: int = 15,\n        original_weight: float = 0.3,\n        mesh: Mesh | None = None,\n    ) -> Reranker:",
+        "k2: int = 6,\n        original_weight: float = 0.3,\n        mesh: Mesh | None = None,\n        share",
+        "k2: int = 15,\n        original_weight: float = 0.3,\n        mesh: Mesh | None = None,\n        share",
         "k2 15 by default in build",
     ),
     robustness(
