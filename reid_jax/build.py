@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from reid_jax import config as config_lib
 from reid_jax import errors, models
 from reid_jax.config import sections
-from reid_jax.data import catalog, index_copy, prepare, records, union
+from reid_jax.data import catalog, index_copy, pool, prepare, records, union
 from reid_jax.ops import grouping
 from reid_jax.ops import images as image_ops
 from reid_jax.plugins import names as names_lib
@@ -155,6 +155,8 @@ def open_data(data: sections.Data) -> records.ReIDDataset:
     Raises:
         UserError: the data set is unknown or cannot be prepared.
     """
+    if len(data.sources) > 1 and any(of_pool(name) for name in data.sources):
+        raise errors.UserError("expected a pool as the only one of data.sources, got others beside it; name one.")
     dataset = _open(data.name, data.root, data.options)
     sources = [_open_preset(name, data.root) for name in data.sources]
     return union.transfer(dataset, sources) if sources else dataset
@@ -203,7 +205,10 @@ def check_data(settings: config_lib.Settings) -> None:
     prepare.check_source(data.name, data.root, **data.options)
     for name in data.sources:
         known, options = (name, {}) if names_lib.is_path(name) else of_preset(name)
-        prepare.check_source(known, data.root, **options)
+        if known == pool.NAME:
+            pool.check(data.root, options)
+        else:
+            prepare.check_source(known, data.root, **options)
     for name in settings.evals.datasets:
         known, options = (name, {}) if names_lib.is_path(name) else _of_evaluated(name, data)
         prepare.check_source(known, data.root, **options)
@@ -229,7 +234,7 @@ def of_preset(name: str) -> tuple[str, Mapping[str, Any]]:
     if base in config_lib.DATASETS:
         preset = config_lib.DATASETS[base]
         return preset["data.name"], {**preset.get("data.options", {}), **given}
-    if base not in catalog.entries():
+    if base not in (pool.NAME, *catalog.entries()):
         known = [*config_lib.DATASETS, "package.module:Name"]
         raise errors.unknown("data set (data.sources, evals.datasets)", str(name), known)
     return base, given
@@ -254,12 +259,17 @@ def _open_other(name: str, data: sections.Data) -> records.ReIDDataset:
     return _open(known, data.root, options)
 
 
+def of_pool(name: str) -> bool:
+    """Returns whether a name in `data.sources` is that of an unlabelled pool."""
+    return name.partition("@")[0] == pool.NAME
+
+
 def _open_preset(name: str, root: str, log_warnings: bool = True) -> records.ReIDDataset:
     """Returns the data set of a preset or of the user's own code."""
     if names_lib.is_path(name):
         return _open(name, root, {}, log_warnings)
     known, options = of_preset(name)
-    return _open(known, root, options, log_warnings)
+    return pool.open_pool(root, options) if known == pool.NAME else _open(known, root, options, log_warnings)
 
 
 def _open(name: str, root: str, options: Mapping[str, Any], log_warnings: bool = True) -> records.ReIDDataset:

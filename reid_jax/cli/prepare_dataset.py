@@ -3,6 +3,7 @@
     python scripts/prepare_dataset.py market1501 --source data/market1501
     python scripts/prepare_dataset.py reid_folder --source my_images/list.csv --option title=shop
     python scripts/prepare_dataset.py synthped --option size=demo --option seed=0
+    python scripts/prepare_dataset.py unlabelled --source DIR        # crops without identities, for configs/mim.py
     python scripts/prepare_dataset.py --list
 
 Each data set's layout, license and protocol are in datasets/<name>/README.md.
@@ -15,7 +16,7 @@ import inspect
 
 from reid_jax import errors
 from reid_jax.cli import arguments, command_line, help_pages
-from reid_jax.data import builders, catalog, prepare
+from reid_jax.data import builders, catalog, pool, pool_preparation, prepare
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +64,11 @@ def main(argv: list[str]) -> int:
     if reserved := sorted(set(options) & set(inspect.signature(prepare.prepare).parameters)):
         flag = reserved[0].replace("_", "-")
         raise errors.UserError(f"{reserved[0]!r} is no option of a data set; did you mean --{flag}?")
+    if args.name == pool.NAME:
+        if args.source is None:
+            raise errors.UserError("expected --source DIR, the folder of the pool's crops.")
+        print(pool_preparation.prepare(args.root, args.source, options))
+        return 0
     report = prepare.prepare(
         args.name,
         args.root,

@@ -145,6 +145,10 @@ class Split:
         """Names of the images in features files: the paths relative to the source where known, else file names."""
         return self.paths or self.filenames
 
+    def listing(self) -> Sequence[str] | str:
+        """Returns what stands for the images in a data set's hash: their names."""
+        return self.filenames
+
     def labels(self) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         """Returns identities [N], cameras [N] and the N names."""
         return self.pids, self.camids, self.names
@@ -211,7 +215,7 @@ class ReIDDataset:
         """
         digest = hashlib.sha256()
         for name, split in self.splits().items():
-            digest.update(json.dumps([name, split.filenames]).encode())
+            digest.update(json.dumps([name, split.listing()]).encode())
             digest.update(np.ascontiguousarray(split.pids, "<i4").tobytes())
             digest.update(np.ascontiguousarray(split.camids, "<i4").tobytes())
         return digest.hexdigest()

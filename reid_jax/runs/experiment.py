@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from reid_jax import build, errors, losses, progress, trees
 from reid_jax import config as config_lib
 from reid_jax.config import phases
-from reid_jax.data import checks, feature_set, records
+from reid_jax.data import checks, feature_set, pool, records
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
 from reid_jax.runs import (
@@ -74,6 +74,7 @@ class Experiment:
             checks.check_protocol(
                 tested.split("query"), tested.split("gallery"), self.settings.evals.same_camera_filter
             )
+        self.overlap = pool.refuse_leaks(self.dataset.split("train"), (self.dataset, *self.others))
         labels, classes = records.train_labels(self.dataset.split("train"))
         self.num_classes = len(classes)
         self.num_cameras = int(self.dataset.split("train").camids.max()) + 1
@@ -290,6 +291,7 @@ class Experiment:
         history = {**_history(train_state, schedule, meta), "parameters": parameters}
         if self.pretraining is not None:
             history["images_seen"] = plan.images_until(history["steps"], schedule)
+            history |= {} if self.overlap is None else {"pool_overlap": self.overlap}
         complete = history["steps"] == schedule[-1].last_step
         return results.finish(self, folder, evaluated_variables(train_state), history, complete=complete)
 

@@ -22,12 +22,13 @@ _HEIGHT, _WIDTH, _CAMERAS, _IMAGES = 64, 32, 6, 4
 
 
 def dataset(settings: config_lib.Settings) -> records.ReIDDataset | None:
-    """Returns the stand-in; `None` where the data is prepared already, or where some of it is the user's own code.
+    """Returns the stand-in; `None` where the data is prepared already, or where some of it is the user's own code or a
+    pool.
 
     With `data.sources` it has the training identities of all of them.
     """
     data = settings.data
-    if any(names.is_path(name) for name in (data.name, *data.sources)):
+    if any(names.is_path(name) or build.of_pool(name) for name in (data.name, *data.sources)):
         return None
     own: tuple[str, Mapping[str, Any]] = (data.name, data.options)
     trained_on = [build.of_preset(name) for name in data.sources] or [own]
