@@ -24,7 +24,7 @@ from reid_jax import config as config_lib
 from reid_jax import errors, progress
 from reid_jax.cli import failures, help_pages, pipes
 from reid_jax.config import files, phases, rules
-from reid_jax.runtime import allocator, compilation, interruption
+from reid_jax.runtime import allocator, compilation, determinism, interruption
 
 USER_MISTAKE = 2
 HELP_FLAGS = {"-h", "-?", "--help", "-help"}
@@ -48,7 +48,9 @@ def load(module: str) -> ModuleType:
 
 
 def keep_programs(by_default: bool = True) -> None:
-    """Takes `--compilation_cache` out of the arguments of this process and keeps compiled programs as it says.
+    """Takes the flags that JAX must know before it starts out of the arguments of this process, and does as they say.
+
+    `--compilation_cache` keeps compiled programs; `--deterministic` sets XLA's flags.
 
     Args:
         by_default: whether they are kept without the flag.
@@ -56,6 +58,9 @@ def keep_programs(by_default: bool = True) -> None:
 
     def attempt() -> None:
         given, sys.argv[1:] = compilation.taken_from(sys.argv[1:])
+        deterministic, sys.argv[1:] = determinism.taken_from(sys.argv[1:])
+        if deterministic:
+            determinism.enable()
         if given is not None or (by_default and not HELP_FLAGS & set(sys.argv)):
             compilation.keep(given)
 
@@ -192,6 +197,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     """
     made = _Parser(description=help_pages.wrapped(for_caller(doc or "")), formatter_class=help_pages.Formatter)
     made.add_argument(compilation.FLAG, metavar="off|FOLDER", help=compilation.HELP)  # read by `keep_programs`
+    made.add_argument(determinism.FLAG, action="store_true", help=determinism.HELP)  # likewise
     return made
 
 

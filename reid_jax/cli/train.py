@@ -20,7 +20,7 @@ from reid_jax import config as config_lib
 from reid_jax import errors
 from reid_jax.cli import arguments, failures
 from reid_jax.runs import start_files
-from reid_jax.runtime import cluster, compilation
+from reid_jax.runtime import cluster, compilation, determinism
 
 # The trace of a step has some megabytes, and a viewer opens few hundred.
 MOST_PROFILED = 100
@@ -46,6 +46,7 @@ flags.DEFINE_string(
     "profile", None, "FROM:TO, steps from 1: records them into the run folder, for TensorBoard or Perfetto."
 )
 flags.DEFINE_string("compilation_cache", None, compilation.HELP)  # read by `command_line.keep_programs`
+flags.DEFINE_bool("deterministic", False, determinism.HELP)  # likewise
 
 
 def main(config: ConfigDict) -> int:

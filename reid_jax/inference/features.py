@@ -20,7 +20,7 @@ from reid_jax.data import feature_set as feature_set_lib
 from reid_jax.data import records
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import sources
-from reid_jax.runtime import provenance
+from reid_jax.runtime import determinism, provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +172,7 @@ def _meta(
         "dtype": np.dtype(build.compute_dtype(extractor.settings.dtype)).name,
         "device": provenance.device_name(),
         "commit": provenance.commit(),
+        **({"deterministic": True} if determinism.active() else {}),
     }
 
 

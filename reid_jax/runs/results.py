@@ -17,7 +17,7 @@ from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
 from reid_jax.runs import drawn_patches, further_descriptors, pretraining, report_page, score_table
 from reid_jax.runs import folder as folder_lib
-from reid_jax.runtime import processes, provenance
+from reid_jax.runtime import determinism, processes, provenance
 
 LOG = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ def finish(
         "content_hash": dataset.content,
         "device": provenance.device_name(),
         "commit": provenance.commit(),
+        **({"deterministic": True} if determinism.active() else {}),
     }
     # All processes have a part in the lists where the gallery is divided.
     shown = report.page_parts(measured, settings.evals.ranked_lists) if settings.evals.ranked_lists else None
