@@ -130,13 +130,20 @@ class Plan:
             mesh=self.mesh,
             accumulate=self._micro_batches(settings, sampler.batch_size),
         )
-        key = jax.random.fold_in(jax.random.key(settings.seed), _KEY_OF_PHASES + index)
         return loop.Phase(
             name=name,
             first_step=first_step,
             last_step=first_step + total,
             steps_per_epoch=steps_per_epoch,
-            begin=lambda old: state.begin_phase(old, transformation, owned, key, settings.start_from, self.model),
+            begin=lambda old: state.begin_phase(
+                old,
+                transformation,
+                owned,
+                # Two programs, which a phase without extras does not compile.
+                jax.random.fold_in(jax.random.key(settings.seed), _KEY_OF_PHASES + index) if owned else None,
+                settings.start_from,
+                self.model,
+            ),
             step=train_step,
             open_batches=functools.partial(self.open_batches, settings.data, seed),
             batch_size=sampler.batch_size,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from reid_jax import errors
 from reid_jax.train import extras as extras_lib
+from reid_jax.train import initial_arrays
 
 
 class TrainState(flax.struct.PyTreeNode):  # type: ignore[no-untyped-call]  # flax.struct has no types
@@ -52,7 +54,7 @@ class TrainState(flax.struct.PyTreeNode):  # type: ignore[no-untyped-call]  # fl
 
 def create(variables: Mapping[str, Any]) -> TrainState:
     """Returns the state before the first phase, without optimizer state and extras."""
-    empty = TrainState(step=jnp.zeros((), jnp.int32), params={}, batch_stats={}, opt_state=(), extra={})
+    empty = TrainState(step=jnp.asarray(np.int32(0)), params={}, batch_stats={}, opt_state=(), extra={})
     return empty.with_variables(variables)
 
 
@@ -60,7 +62,7 @@ def begin_phase(
     state: TrainState,
     optimizer: optax.GradientTransformation,
     extras: dict[str, extras_lib.Extra],
-    key: jax.Array,
+    key: jax.Array | None,
     start_from: str = "",
     model: Any = None,
 ) -> TrainState:
@@ -70,7 +72,7 @@ def begin_phase(
         state: state at the end of the previous phase.
         optimizer: optimizer of this phase.
         extras: by name, of this phase; initialized from the variables at the end of the previous phase.
-        key: random key of their initial values.
+        key: random key of their initial values; None without extras.
         start_from: "" continues with those variables; "extra/<name>" uses the variables in that extra instead;
             "model/<method>" uses the result of that method of the model, `(variables) -> variables`, also for the
             extras.
@@ -82,14 +84,14 @@ def begin_phase(
     if start_from.startswith("model/"):
         state = state.with_variables(_prepared_variables(state, start_from, model))
     added = {
-        name: extra.init(jax.random.fold_in(key, index), state.variables)
+        name: extra.init(jax.random.fold_in(cast(jax.Array, key), index), state.variables)
         for index, (name, extra) in enumerate(sorted(extras.items()))
         if name not in state.extra or extra.restart
     }
     state = state.replace(extra={**state.extra, **added})
     if start_from and not start_from.startswith("model/"):
         state = state.with_variables(_variables_in_extra(state, start_from))
-    return state.replace(opt_state=optimizer.init(state.params))
+    return state.replace(opt_state=initial_arrays.evaluated(optimizer.init, state.params))
 
 
 def _variables_in_extra(state: TrainState, name: str) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def _variables_in_extra(state: TrainState, name: str) -> dict[str, Any]:
     if name not in known:
         raise errors.unknown("variables to start a phase from (start_from)", name, known)
     # Copies: the state is donated to the step, so two of its entries must never share a buffer.
-    copied: dict[str, Any] = jax.tree.map(jnp.copy, dict(state.extra[name.removeprefix("extra/")]))
+    copied: dict[str, Any] = extras_lib.copied(state.extra[name.removeprefix("extra/")])
     return copied
 
 
