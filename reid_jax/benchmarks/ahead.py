@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from reid_jax.benchmarks import program_counts, subjects, targets
+from reid_jax.benchmarks import bounds, program_counts, program_text, subjects, targets
 from reid_jax.config import files
 from reid_jax.ops import batch_parts, platforms
 from reid_jax.runs import experiment, plan
@@ -25,10 +25,11 @@ from reid_jax.train import step
 
 Row = dict[str, Any]
 
-KINDS = ("train", "infer")
-BATCHES = (64, 256)  # images on each chip
-MEMORIES = (16, 80, 141)  # GB of a v5e, an H100 and an H200
 CLASSES = 751
+
+# Without timing on a device XLA finds no tiles for some products in Triton. The figures of a program that compiles both
+# ways are the same.
+OPTIONS = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,67 +82,23 @@ def abstract(kind: str, run: experiment.Experiment) -> Abstract:
     return Abstract(pure, (state, batch, jax.ShapeDtypeStruct((), jnp.uint32)), 1, donated=True)
 
 
-def measure(
-    names: Sequence[str],
-    configs: Sequence[str] = (),
-    batches: Sequence[int] = BATCHES,
-    kinds: Sequence[str] = KINDS,
-    report: Callable[[Row], None] = lambda row: None,
-) -> list[Row]:
-    """Returns a row for each target, system, program and batch; a program that does not compile has its reason.
+def program(target: targets.Target, name: str, kind: str, options: Mapping[str, Any]) -> Abstract:
+    """Returns a program of a config in bfloat16; call it, and what it returns, inside `platforms.tracing_for`.
 
     Args:
-        names: targets, such as "tpu:v5e:2x2".
-        configs: config files or names with presets; none for the published recipes of all systems on Market-1501.
-        batches: images on each chip.
-        kinds: among `KINDS`.
-        report: is called with each row as it is measured.
-
-    Raises:
-        UserError: a target that is unknown, or whose compiler is not installed.
+        target: devices that it is for.
+        name: config file or name, with its preset.
+        kind: "train" or "infer".
+        options: other values of dotted keys of the config.
     """
-    known = [targets.parse(name) for name in names]
-    meshes = [targets.create_mesh(target) for target in known]
-    rows: list[Row] = []
-    for target, mesh in zip(known, meshes, strict=True):
-        for name in configs or [f"{system}:market1501" for system in sorted(files.packaged())]:
-            jax.clear_caches()  # formulations of another platform
-            with platforms.tracing_for(target.platform):
-                config = subjects.of_config(
-                    files.load_config(name), {"dtype": "bfloat16", "init.weights": "scratch"}
-                ).config
-                assert config is not None
-                run = subjects.config_run(config, CLASSES)
-                for kind in kinds:
-                    rows += _program_rows(target, mesh, kind, name, abstract(kind, run), batches, report)
-    return rows
+    assert platforms.target() == target.platform
+    overrides = {"dtype": "bfloat16", "init.weights": "scratch", **options}
+    config = subjects.of_config(files.load_config(name), overrides).config
+    assert config is not None
+    return abstract(kind, subjects.config_run(config, CLASSES))
 
 
-def _program_rows(
-    target: targets.Target,
-    mesh: Mesh,
-    kind: str,
-    name: str,
-    program: Abstract,
-    batches: Sequence[int],
-    report: Callable[[Row], None],
-) -> list[Row]:
-    """Returns the rows of one program; the last has the largest batches that fit, by a line through all."""
-    rows: list[Row] = []
-    for batch in batches:
-        row: Row = {"target": target.name, "what": f"{kind} {name}", "batch_per_chip": batch}
-        try:
-            row |= compile_for(program, mesh, batch)
-        except (RuntimeError, ValueError, NotImplementedError) as error:  # what XLA raises
-            row["note"] = f"does not compile: {' '.join(str(error).split())[:300]}"
-        rows.append(row)
-        if batch == batches[-1]:
-            row |= largest_batches(rows)
-        report(row)
-    return rows
-
-
-def compile_for(program: Abstract, mesh: Mesh, batch: int) -> Row:
+def compile_for(target: targets.Target, program: Abstract, mesh: Mesh, batch: int) -> Row:
     """Returns the figures of a program compiled for the devices of a mesh, with `batch` images on each."""
     jitted, arguments = program.on(mesh, batch * mesh.size)
     began = time.perf_counter()
@@ -149,9 +106,9 @@ def compile_for(program: Abstract, mesh: Mesh, batch: int) -> Row:
     lowered = traced.lower()
     trace_seconds = time.perf_counter() - began
     began = time.perf_counter()
-    compiled = lowered.compile()
+    compiled = lowered.compile(compiler_options=OPTIONS.get(target.platform))
     compile_seconds = time.perf_counter() - began
-    memory = compiled.memory_analysis()
+    memory, text = compiled.memory_analysis(), program_text.parse(compiled.as_text())
 
     def size(name: str) -> int:
         return int(getattr(memory, f"{name}_size_in_bytes", 0))
@@ -166,24 +123,9 @@ def compile_for(program: Abstract, mesh: Mesh, batch: int) -> Row:
         "GB_per_chip": (size("argument") + size("output") + size("temp") - size("alias")) / 1e9,
         "gflop_per_image": found["flops"] / (batch * mesh.size) / 1e9,
         "bfloat16_share": found["bfloat16_share"],
-        **program_counts.compiled_operations(compiled.as_text()),
+        **bounds.of(target, text, mesh.size, found["flops"] / mesh.size),
+        **program_text.operations(text),
         **program_counts.wide_and_callbacks(jaxpr),
         "donated": round(size("alias") / state, 3) if program.donated else None,
         "note": f"not bfloat16: {found['others']}" if found["others"] else "",
     }
-
-
-def largest_batches(rows: Sequence[Row]) -> Row:
-    """Returns, for each memory of `MEMORIES`, the largest batch on a chip by a line through the compiled ones.
-
-    Args:
-        rows: rows of one program, with `batch_per_chip` and `GB_per_chip`; with fewer than two, nothing is known.
-    """
-    known = [(row["batch_per_chip"], row["GB_per_chip"]) for row in rows if "GB_per_chip" in row]
-    if len(known) < 2:
-        return {}
-    (first, low), (last, high) = known[0], known[-1]
-    slope = (high - low) / (last - first)
-    if slope <= 0:
-        return {}
-    return {f"fits_{limit}_GB": max(0, int((limit - low) / slope + first)) for limit in MEMORIES}

@@ -208,7 +208,7 @@ def _step(images: int, place: pathlib.Path) -> list[Row]:
 
 def _split_classifier(images: int, place: pathlib.Path) -> list[Row]:
     """Compiles the same step for eight devices: memory of each, and what they send."""
-    from reid_jax.benchmarks import program_counts
+    from reid_jax.benchmarks import program_text
     from reid_jax.runtime import mesh as mesh_lib
     from reid_jax.train import step
 
@@ -222,12 +222,12 @@ def _split_classifier(images: int, place: pathlib.Path) -> list[Row]:
         program = step.compiled(lambda state, batch, key: update(state, batch, key), state, mesh)
         program = program.lower(state, batch, key).compile()
     memory = program.memory_analysis()
-    counts = program_counts.compiled_operations(program.as_text())
+    found = program_text.collectives(program_text.parse(program.as_text()), mesh.size)
     more = {
         "devices": mesh.size,
         "state_MB": round(memory.argument_size_in_bytes / 1e6, 1),
         "temporary_MB": round(memory.temp_size_in_bytes / 1e6, 1),
-        **{name: count for name, count in counts.items() if name in ("all-gather", "all-reduce") and count},
+        **{kind.replace("-", "_"): each["count"] for kind, each in found.items() if each["count"]},
     }
     return [_row("compile that step for 8 devices (MB of each)", images, cost, **more)]
 

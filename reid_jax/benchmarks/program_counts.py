@@ -1,4 +1,4 @@
-"""What a program consists of: FLOPs of products and convolutions by data type, and operations of the compiled text."""
+"""What a traced program consists of: FLOPs of products and convolutions by data type, and what no port should have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 from jax.interpreters import partial_eval
 
 CALLBACKS = ("pure_callback", "io_callback", "debug_callback", "outside_call")
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 def equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
@@ -83,30 +82,6 @@ def wide_and_callbacks(jaxpr: Any) -> dict[str, int]:
         wide += sum(str(getattr(value.aval, "dtype", "")) in ("float64", "complex128") for value in values)
         calls += equation.primitive.name in CALLBACKS
     return {"float64": wide, "host_callbacks": calls}
-
-
-def compiled_operations(text: str) -> dict[str, int]:
-    """Returns the collectives, copies and transposes in the text of a compiled program, those inside fusions included.
-
-    Args:
-        text: of `compiled.as_text()`.
-    """
-    counts = collections.Counter(name.removesuffix("-start") for name in map(_operation, text.splitlines()))
-    found = {name.replace("-", "_"): counts[name] for name in COLLECTIVES}
-    return {**found, "copies": counts["copy"], "transposes": counts["transpose"]}
-
-
-def _operation(line: str) -> str:
-    """Returns the operation of a line `%name = type operation(...)`, empty for another line."""
-    found = re.match(r"\s*(?:ROOT )?%?[\w.\-]+ = (.*)", line)
-    if not found:
-        return ""
-    rest, depth = found[1], 0
-    for place, letter in enumerate(rest):  # the type ends at the first blank outside brackets
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == " " and not depth:
-            return rest[place + 1 :].partition("(")[0]
-    return ""
 
 
 def used(jaxpr: Any) -> Any:

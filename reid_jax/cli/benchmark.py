@@ -61,11 +61,13 @@ WHAT = {
 # Arguments that some kinds have no use for.
 MODELS, RANKING = ("train", "infer"), ("rank", "rerank", "verify", "page")
 ONLY = {
-    **dict.fromkeys(("model", "demo", "dtype", "option"), MODELS),
+    **dict.fromkeys(("model", "demo", "dtype"), MODELS),
+    "option": (*MODELS, "aot"),
     "batch": (*MODELS, "export", "aot"),
     "torch": (*MODELS, "campaign"),
     "config": (*MODELS, "start", "export", "aot", "machine"),
     "target": ("aot",),
+    "limit": ("aot",),
     **dict.fromkeys(("height", "width"), (*MODELS, "input")),
     **dict.fromkeys(("threads", "workers", "corruptions"), ("input",)),
     "quick": ("input", *RANKING, "growth", "campaign"),
@@ -94,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--target", metavar="NAMES", help=f"aot: devices, by commas, such as {targets.EXAMPLES}")
     parser.add_argument(
+        "--limit",
+        type=arguments.number(1, 24 * 3600),
+        help="aot: seconds after which a row is given up (default: 1200)",
+    )
+    parser.add_argument(
         "--height", type=arguments.whole(*arguments.PIXELS), help="train, infer, input: rows of the images"
     )
     parser.add_argument("--width", type=arguments.whole(*arguments.PIXELS), help="train, infer, input: columns")
@@ -104,7 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--classes", type=arguments.whole(1, 1_000_000), default=751, help="train, infer: identities (default: 751)"
     )
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="a field of --model")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a field of --model; aot: a key of the configs",
+    )
     parser.add_argument("--torch", action="store_true", help="train, infer, campaign: also PyTorch")
     parser.add_argument("--threads", type=arguments.whole(1, 1024), help="input: threads of the pipeline")
     parser.add_argument(
@@ -176,7 +189,7 @@ def _check(args: argparse.Namespace) -> None:
         arguments.new_file("--output", args.output)
     if args.torch and importlib.util.find_spec("torch") is None:
         raise errors.UserError("--torch compares with PyTorch, which is not installed; pip install 'reid-jax[torch]'.")
-    if args.option and not args.model:
+    if args.option and not args.model and args.kind != "aot":
         raise errors.UserError("--option is a field of a model; name it with --model.")
     arguments.one_of("--dtype", args.dtype, ("auto", "float32", "bfloat16"))
 
@@ -231,9 +244,29 @@ def _machines(args: argparse.Namespace, about: dict[str, Any]) -> list[dict[str,
     return machine_effect.measure(args.config or [DEMO], _known(args, "machine"), report)
 
 
+def _ahead(args: argparse.Namespace, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the rows of programs for absent devices, and writes them after each; goes on where the file ends."""
+    from reid_jax.benchmarks import ahead_rows, tables
+
+    names = arguments.names("--target", args.target)
+    for name in names:
+        targets.create_mesh(targets.parse(name))  # known to the compiler
+    configs = args.config or [f"{system}:market1501" for system in sorted(files.packaged())]
+    options = command_line.parse_options(args.option)
+    batches = [batch for batch in _batches(args.batch) if batch] or list(ahead_rows.BATCHES)
+    tasks = ahead_rows.plan(names, configs, options, batches)
+
+    def report(rows: list[dict[str, Any]]) -> None:
+        if args.output:
+            tables.write(args.output, {"aot": rows}, about)
+        print(tables.table(rows[-1:]), file=sys.stderr, flush=True)
+
+    rows = ahead_rows.measure(tasks, _known(args, "aot"), report, args.limit or ahead_rows.LIMIT)
+    return ahead_rows.ordered(rows, tasks)
+
+
 def _measure(args: argparse.Namespace, kind: str, about: dict[str, Any]) -> list[dict[str, Any]]:
     from reid_jax.benchmarks import (
-        ahead,
         growth,
         input_speed,
         model_speed,
@@ -252,8 +285,7 @@ def _measure(args: argparse.Namespace, kind: str, about: dict[str, Any]) -> list
     if kind == "machine":
         return _machines(args, about)
     if kind == "aot":
-        batches = [batch for batch in _batches(args.batch) if batch] or list(ahead.BATCHES)
-        return ahead.measure(args.target.split(","), args.config, batches, report=show)
+        return _ahead(args, about)
     if kind == "growth":
         from reid_jax.benchmarks import growth
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import queue
+from typing import Any, ClassVar
+
 import jax
 import jax.export
 import jax.numpy as jnp
 import pytest
 
 from reid_jax import errors
-from reid_jax.benchmarks import ahead, program_counts, subjects, targets
+from reid_jax.benchmarks import ahead, ahead_rows, bounds, program_counts, program_text, subjects, targets
 from reid_jax.config import files
 from reid_jax.ops import platforms
 
@@ -55,24 +59,123 @@ def test_calls_of_the_host_are_counted():
     assert program_counts.wide_and_callbacks(jaxpr.jaxpr)["host_callbacks"] == 1
 
 
-def test_operations_of_a_compiled_text():
-    text = """
-  %all-reduce.1 = f32[8]{0} all-reduce(%x), channel_id=1
-  %all-reduce-start = (f32[8]{0}, f32[8]{0}) all-reduce-start(f32[8]{0} %y), channel_id=2
-  %done = f32[8]{0} all-reduce-done(%all-reduce-start)
-  %copy.3 = f32[8]{0} copy(%z), metadata={op_name="a copy(of words"}
-  %copy_fusion = f32[8]{0} fusion(%z), kind=kLoop, calls=%fused_copy
-  ROOT %transpose.5 = f32[8,4]{1,0} transpose(%w), dimensions={1,0}
-"""
-    found = program_counts.compiled_operations(text)
-    assert (found["all_reduce"], found["copies"], found["transposes"], found["all_gather"]) == (2, 1, 1, 0)
+TEXT = """HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[8]{0})->f32[8,4]{1,0}}
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%fused_slice (p0: f32[100,8], p1: s32[]) -> f32[1,8] {
+  %p0 = f32[100,8]{1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  ROOT %slice = f32[1,8]{1,0} dynamic-slice(%p0, %p1, %p1), dynamic_slice_sizes={1,8}
+}
+
+%fused_copy (q0: bf16[8]) -> bf16[8] {
+  %q0 = bf16[8]{0} parameter(0)
+  ROOT %transpose.1 = bf16[8]{0} transpose(%q0), dimensions={0}
+}
+
+%body (carry: (f32[100,8], s32[])) -> (f32[100,8], s32[]) {
+  %carry = (f32[100,8]{1,0}, s32[]) parameter(0)
+  %table = f32[100,8]{1,0} get-tuple-element(%carry), index=0
+  %index = s32[] get-tuple-element(%carry), index=1
+  %row = f32[1,8]{1,0} fusion(%table, %index), kind=kLoop, calls=%fused_slice
+  %total = f32[1,8]{1,0} all-reduce(%row), channel_id=7, to_apply=%add
+  ROOT %next = (f32[100,8]{1,0}, s32[]) tuple(%table, %index)
+}
+
+%condition (state: (f32[100,8], s32[])) -> pred[] {
+  %state = (f32[100,8]{1,0}, s32[]) parameter(0)
+  ROOT %more = pred[] constant(true)
+}
+
+ENTRY %main.1_spmd (x: f32[8], z: bf16[8]) -> f32[8,4] {
+  %x = f32[8]{0} parameter(0), metadata={op_name="a copy(of words"}
+  %z = bf16[8]{0:T(256)(128)(2,1)} parameter(1)
+  %y = bf16[8]{0:T(256)S(1)} fusion(%z), kind=kLoop, calls=%fused_copy
+  %both-start = (f32[8]{0}, bf16[8]{0:S(1)}) all-reduce-start(%x, %y), channel_id=2, to_apply=%add
+  %both-done = (f32[8]{0}, bf16[8]{0}) all-reduce-done(%both-start)
+  %all-gather-start = (f32[8]{0}, f32[32]{0}) all-gather-start(%x), channel_id=3, dimensions={0}
+  %all-gather-done = f32[32]{0} all-gather-done(%all-gather-start)
+  %begun = (f32[100,8]{1,0}, s32[]) tuple(%w, %zero)
+  %loop = (f32[100,8]{1,0}, s32[]) while(%begun), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"12"}}
+  ROOT %copy.3 = f32[8,4]{1,0} copy(%all-gather-done)
+}
+"""  # noqa: E501
+
+
+def test_collectives_of_a_compiled_text():
+    found = program_text.collectives(program_text.parse(TEXT), 4)
+    reduced = 8 * 4 + 8 * 2 + 12 * 8 * 4  # two arrays at once, and an array in each turn of a loop
+    assert found["all-reduce"] == {"count": 1 + 12, "bytes": reduced}
+    assert found["all-gather"] == {"count": 1, "bytes": 4 * 8 * 4}
+    assert found["reduce-scatter"] == {"count": 0, "bytes": 0}
+    assert program_text.sent(found, 4) == 2 * 3 / 4 * reduced + 3 / 4 * 4 * 8 * 4
+    assert program_text.operations(program_text.parse(TEXT)) == {"copies": 1, "transposes": 1}
+
+
+def test_traffic_of_a_compiled_text():
+    in_turn = 8 * 4 + 4 + 8 * 4 + 2 * 8 * 4  # a row of the table and its index, the row again, its sum
+    starts = 2 * (8 * 4) + (8 * 4 + 32 * 4)  # what lies in a scratchpad is not counted
+    assert program_text.traffic(program_text.parse(TEXT)) == 12 * in_turn + 8 * 2 + starts + 32 * 4 + 32 * 4
+
+
+def test_bounds_of_a_program():
+    program = program_text.parse(TEXT)
+    row = bounds.of(targets.parse("gpu:h100x4"), program, 4, 989e9)
+    assert (row["arithmetic_ms"], row["bound"]) == (pytest.approx(1), "arithmetic")
+    assert row["memory_ms"] == pytest.approx(1e3 * program_text.traffic(program) / 3.35e12)
+    assert row["network_ms"] == pytest.approx(1e-3 * row["sent_MB"] / 450e-6 * 1e-3)
+    assert "bound" not in bounds.of(targets.parse("tpu:v4:2x2x1"), program, 4, 1.0)
+    assert [bounds.CHIPS["h100"].network(chips) for chips in (8, 16)] == [450e9, 400e9]
+    assert {bounds.CHIPS["v5e"].network(chips) for chips in (4, 256)} == {200e9}
 
 
 def test_the_largest_batch_lies_on_a_line():
     rows = [{"batch_per_chip": 64, "GB_per_chip": 5.0}, {"batch_per_chip": 256, "GB_per_chip": 17.0}]
-    assert ahead.largest_batches(rows) == {"fits_16_GB": 240, "fits_80_GB": 1264, "fits_141_GB": 2240}
-    assert ahead.largest_batches(rows[:1]) == {}
-    assert ahead.largest_batches([*rows[:1], {"batch_per_chip": 256, "note": "does not compile"}]) == {}
+    assert ahead_rows.largest_batches(rows) == {"fits_16_GB": 240, "fits_80_GB": 1264, "fits_141_GB": 2240}
+    assert ahead_rows.largest_batches(rows[:1]) == {}
+    assert ahead_rows.largest_batches([*rows[:1], {"batch_per_chip": 256, "note": "does not compile"}]) == {}
+
+
+class StandIn:
+    """A process that compiles each program for as many GB as images, and does not end with more than 100."""
+
+    asked: ClassVar[list[list[Any]]] = []
+
+    def __init__(self, command, log, variables):
+        assert variables["JAX_PLATFORMS"] == "cpu"
+        self.left = json.loads(command[-1])["programs"]
+        self.asked.append(self.left)
+
+    def next_line(self, seconds):
+        (_, batch), self.left = self.left[0], self.left[1:]
+        if batch > 100:
+            raise queue.Empty
+        return json.dumps({"GB_per_chip": batch})
+
+    def end(self):
+        pass
+
+
+def test_the_table_goes_on_where_it_ended(monkeypatch):
+    monkeypatch.setattr(ahead_rows.campaign, "Worker", StandIn)
+    tasks = ahead_rows.plan(
+        ["gpu:h100x8", "tpu:v5e:4x4", "gpu:h100x64"], ["mfv"], {"train.accumulate": 2}, (64, 999, 32)
+    )
+    assert [len(task.programs) for task in tasks] == [6, 6, 1]
+    written = []
+    rows = ahead_rows.measure(tasks, [], lambda rows: written.append(len(rows)), 5)
+    assert written == list(range(1, 14))
+    assert (rows[1]["what"], rows[1]["note"]) == ("train mfv train.accumulate=2", "not compiled within 5 s")
+    assert (rows[0].get("fits_16_GB"), rows[2]["fits_16_GB"]) == (None, 16)
+    assert len(StandIn.asked) == 7  # anew after each of four time-outs
+    again = ahead_rows.measure(tasks, rows[3:], lambda rows: None, 5)
+    assert StandIn.asked[7:] == [[["train", 64], ["train", 999], ["train", 32]], [["train", 32]]]
+    assert [row["batch_per_chip"] for row in ahead_rows.ordered(again, tasks)] == [64, 999, 32] * 4 + [64]
 
 
 def test_a_train_step_is_lowered_for_gpu_and_tpu():
