@@ -29,7 +29,9 @@ CLASSES = 751
 
 # Without timing on a device XLA finds no tiles for some products in Triton. The figures of a program that compiles both
 # ways are the same.
-OPTIONS = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
+OPTIONS: dict[str, dict[str, Any]] = {"gpu": {"xla_gpu_enable_triton_gemm": False}, "tpu": {}}
+# A quarter of the processor's time for a TPU; memory and its traffic come out higher.
+LEAST_EFFORT = {"gpu": {}, "tpu": {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,15 +100,24 @@ def program(target: targets.Target, name: str, kind: str, options: Mapping[str, 
     return abstract(kind, subjects.config_run(config, CLASSES))
 
 
-def compile_for(target: targets.Target, program: Abstract, mesh: Mesh, batch: int) -> Row:
-    """Returns the figures of a program compiled for the devices of a mesh, with `batch` images on each."""
+def compile_for(target: targets.Target, program: Abstract, mesh: Mesh, batch: int, *, quick: bool = False) -> Row:
+    """Returns the figures of a program compiled for the devices of a mesh, with `batch` images on each.
+
+    Args:
+        target: the devices.
+        program: the program, traced for their platform.
+        mesh: mesh of them.
+        batch: images on each.
+        quick: compiles with the least effort, see `LEAST_EFFORT`.
+    """
+    options = OPTIONS[target.platform] | (LEAST_EFFORT[target.platform] if quick else {})
     jitted, arguments = program.on(mesh, batch * mesh.size)
     began = time.perf_counter()
     traced = jitted.trace(*arguments)
     lowered = traced.lower()
     trace_seconds = time.perf_counter() - began
     began = time.perf_counter()
-    compiled = lowered.compile(compiler_options=OPTIONS.get(target.platform))
+    compiled = lowered.compile(compiler_options=options or None)
     compile_seconds = time.perf_counter() - began
     memory, text = compiled.memory_analysis(), program_text.parse(compiled.as_text())
 
@@ -118,6 +129,7 @@ def compile_for(target: targets.Target, program: Abstract, mesh: Mesh, batch: in
     state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arguments[0]))
     return {
         "chips": mesh.size,
+        "effort": "least" if quick and LEAST_EFFORT[target.platform] else "",
         "trace_s": round(trace_seconds, 1),
         "compile_s": round(compile_seconds, 1),
         "GB_per_chip": (size("argument") + size("output") + size("temp") - size("alias")) / 1e9,

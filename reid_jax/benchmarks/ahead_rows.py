@@ -36,6 +36,7 @@ class Task:
     config: str
     options: Mapping[str, Any]
     programs: tuple[tuple[str, int], ...]
+    quick: bool = False
 
     def what(self, kind: str) -> str:
         """The label of a program in the table."""
@@ -47,7 +48,12 @@ class Task:
 
 
 def plan(
-    names: Sequence[str], configs: Sequence[str], options: Mapping[str, Any], batches: Sequence[int]
+    names: Sequence[str],
+    configs: Sequence[str],
+    options: Mapping[str, Any],
+    batches: Sequence[int],
+    *,
+    quick: bool = False,
 ) -> list[Task]:
     """Returns the tasks of a table.
 
@@ -63,7 +69,7 @@ def plan(
         programs = [(kind, batch) for kind in KINDS for batch in batches]
         if not first:
             programs = [(KINDS[0], batches[0])]
-        tasks += [Task(target.name, config, options, tuple(programs)) for config in configs]
+        tasks += [Task(target.name, config, options, tuple(programs), quick) for config in configs]
     return tasks
 
 
@@ -105,7 +111,13 @@ def _missing(task: Task, rows: Sequence[Row]) -> tuple[tuple[str, int], ...]:
 
 def _rows(task: Task, limit: float) -> Any:
     """Yields rows of a task as they are made; the last may say why the process ended, and then there are fewer."""
-    asked = {"target": task.target, "config": task.config, "options": dict(task.options), "programs": task.programs}
+    asked = {
+        "target": task.target,
+        "config": task.config,
+        "options": dict(task.options),
+        "programs": task.programs,
+        "quick": task.quick,
+    }
     with tempfile.TemporaryDirectory(prefix="reid-jax-ahead-") as folder:
         log = pathlib.Path(folder) / "log.txt"
         worker = campaign.Worker(

@@ -2,7 +2,7 @@
 
     python -m reid_jax.benchmarks.ahead_worker '{"target": "gpu:h100x8", "config": "mfv", "options": {}, "programs": …}'
 
-The programs are pairs such as ["train", 64], a kind and the images on each chip. It prints a row as JSON for each, in
+"programs" are pairs such as ["train", 64], a kind and the images on each chip; "quick" is a truth value. It prints a row as JSON for each, in
 order. A compilation cannot be interrupted; whoever waits for it ends the process.
 """
 
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
             try:
                 if kind not in known:
                     known[kind] = ahead.program(target, task["config"], kind, task["options"])
-                row: dict[str, Any] = ahead.compile_for(target, known[kind], mesh, batch)
+                row: dict[str, Any] = ahead.compile_for(target, known[kind], mesh, batch, quick=task["quick"])
             except (RuntimeError, ValueError, NotImplementedError) as error:  # what XLA raises
                 row = {"note": f"does not compile: {errors.reason(error, 300)}"}
             print(json.dumps(row), file=output, flush=True)

@@ -70,7 +70,7 @@ ONLY = {
     "limit": ("aot",),
     **dict.fromkeys(("height", "width"), (*MODELS, "input")),
     **dict.fromkeys(("threads", "workers", "corruptions"), ("input",)),
-    "quick": ("input", *RANKING, "growth", "campaign"),
+    "quick": ("input", *RANKING, "growth", "campaign", "aot"),
     "workdir": ("growth",),
     "minutes": ("campaign",),
     "size": RANKING,
@@ -124,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=arguments.whole(0, 1024), default=0, help="input: also with this many worker processes"
     )
     parser.add_argument("--corruptions", action="store_true", help="input: each corruption and augmentation instead")
-    parser.add_argument("--quick", action="store_true", help="input, rank, rerank, growth, campaign: small and short")
+    parser.add_argument(
+        "--quick", action="store_true", help="input, rank, rerank, growth, campaign: small and short; aot: less effort"
+    )
     parser.add_argument("--workdir", metavar="DIR", help="growth: its images (5 GB) and rows (default: runs/growth)")
     parser.add_argument(
         "--size", help="rank, rerank, verify, page: tiny, market1501 (default), msmt17, by commas; rank: growth"
@@ -254,7 +256,7 @@ def _ahead(args: argparse.Namespace, about: dict[str, Any]) -> list[dict[str, An
     configs = args.config or [f"{system}:market1501" for system in sorted(files.packaged())]
     options = command_line.parse_options(args.option)
     batches = [batch for batch in _batches(args.batch) if batch] or list(ahead_rows.BATCHES)
-    tasks = ahead_rows.plan(names, configs, options, batches)
+    tasks = ahead_rows.plan(names, configs, options, batches, quick=args.quick)
 
     def report(rows: list[dict[str, Any]]) -> None:
         if args.output:
