@@ -2,8 +2,9 @@
 
     python -m reid_jax.benchmarks.ahead_worker '{"target": "gpu:h100x8", "config": "mfv", "options": {}, "programs": …}'
 
-"programs" are pairs such as ["train", 64], a kind and the images on each chip; "quick" is a truth value. It prints a row as JSON for each, in
-order. A compilation cannot be interrupted; whoever waits for it ends the process.
+"programs" are pairs such as ["train", 64], a kind and the images on each chip; "quick" asks for the compiler's least
+effort. It prints a row as JSON for each, in order. A compilation cannot be interrupted; whoever waits for it ends the
+process.
 """
 
 from __future__ import annotations
