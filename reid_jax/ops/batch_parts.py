@@ -1,18 +1,20 @@
-"""The parts of a batch that lie on different devices, for layers that compute statistics of a batch.
+"""The parts of a batch that lie on different devices, for what computes statistics of a batch or joins batches.
 
 A program is traced as if it ran on one device, and the compiler inserts the communication. For batch normalization it
-would insert an all-reduce for each moment and each gradient; a layer that knows the parts needs one of each kind.
+would insert an all-reduce for each moment and each gradient; a layer that knows the parts needs one of each kind. Two
+batches one behind the other lie on other devices than before; joined part by part, no row moves.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 STATISTICS = ("global", "device")
@@ -69,6 +71,25 @@ def divided(parts: Parts) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def join(batches: Sequence[jax.Array]) -> jax.Array:
+    """Returns batches [B, ...] as one [n B, ...]: one behind the other, or so in each part, where each stays."""
+    parts = of(batches[0].shape[0])
+    if parts is None:
+        return jnp.concatenate(batches)
+    divided_ones = [parts.divide(batch) for batch in batches]
+    return parts.placed(jnp.concatenate(divided_ones, axis=1)).reshape(-1, *batches[0].shape[1:])
+
+
+def separate(joined: jax.Array, count: int) -> list[jax.Array]:
+    """Returns the batches [B, ...] that `join` made [n B, ...] of; n is `count`."""
+    parts = of(joined.shape[0] // count)
+    if parts is None:
+        return jnp.split(joined, count)
+    return [
+        parts.placed(part).reshape(-1, *joined.shape[1:]) for part in jnp.split(parts.divide(joined), count, axis=1)
+    ]
 
 
 def applied(function: Callable[..., Any], parts: Parts) -> Callable[..., Any]:

@@ -197,16 +197,20 @@ class Plan:
         passes = {name: objective.Pass(**fields) for name, fields in settings.passes.items()}
         for each in passes.values():
             models.check_mode(self.model, each.mode)
-        apply = self.model.apply
+        functions: tuple[Callable[..., Any], ...] = (self.model.apply, batch_parts.join, batch_parts.separate)
         if not federated_phase.is_federated(settings):
             # The clients of a federation train each on its own.
-            apply = batch_parts.applied(apply, batch_parts.Parts(self.mesh, settings.train.batch_statistics))
+            parts = batch_parts.Parts(self.mesh, settings.train.batch_statistics)
+            functions = tuple(batch_parts.applied(each, parts) for each in functions)
+        apply, join, separate = functions
         return objective.Objective(
             apply=apply,
             preprocess=self.preprocess,
             passes=passes,
             terms=terms,
             monitors=settings.monitors,
+            join=join,
+            separate=separate,
         )
 
     # ---- batches ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ what they read: outputs ("logits/b", "teacher/feature/b"), the batch ("batch/cam
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -62,6 +62,8 @@ class Objective:
         passes: by name, in the order they run.
         terms: by name, the weighted losses.
         monitors: by name, terms that are logged but not minimized.
+        join: `(batches) -> batch`, of the views that pass as one.
+        separate: `(batch, n) -> batches`, undoes it.
     """
 
     apply: Callable[..., Any]
@@ -69,6 +71,8 @@ class Objective:
     passes: Mapping[str, Pass]
     terms: Mapping[str, Mapping[str, Any]]
     monitors: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    join: Callable[[Sequence[jax.Array]], jax.Array] = jnp.concatenate
+    separate: Callable[[jax.Array, int], Sequence[jax.Array]] = jnp.split
 
     def __call__(
         self, variables: Mapping[str, Any], extra: Mapping[str, Any], batch: Batch, key: jax.Array
@@ -126,12 +130,12 @@ class Objective:
         if len(views) == 1:
             batch = {**batch, "image": images[0]}
         else:
-            batch = {name: jnp.concatenate([value] * len(views)) for name, value in batch.items()}
-            batch["image"] = jnp.concatenate(images)
+            batch = {name: self.join([value] * len(views)) for name, value in batch.items()}
+            batch["image"] = self.join(images)
         outputs, batch_stats = self._apply(each, variables, extra, batch, key)
         if len(views) == 1:
             return outputs, batch_stats
-        parts = {name: jnp.split(value, len(views)) for name, value in outputs.items()}
+        parts = {name: self.separate(value, len(views)) for name, value in outputs.items()}
         named = enumerate(f"{view}/" if view else "" for view in views)
         return {f"{place}{name}": part[index] for index, place in named for name, part in parts.items()}, batch_stats
 

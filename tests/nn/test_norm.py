@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from reid_jax.benchmarks import program_counts
+from reid_jax.benchmarks import program_text
 from reid_jax.nn import norm
 from reid_jax.ops import batch_parts
 from reid_jax.runtime import mesh as mesh_lib
@@ -103,7 +103,8 @@ def _normalized(variables, x, statistics, devices):
     function = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
     arguments = variables["params"], jax.device_put(x, mesh_lib.sharded(mesh))
     compiled = function.lower(*arguments).compile()
-    return jax.device_get(compiled(*arguments)), program_counts.compiled_operations(compiled.as_text())
+    program = program_text.parse(compiled.as_text())
+    return jax.device_get(compiled(*arguments)), program_text.collectives(program, devices)
 
 
 def test_moments_of_devices_are_gathered_once_and_equal_those_of_one_device():
@@ -112,7 +113,7 @@ def test_moments_of_devices_are_gathered_once_and_equal_those_of_one_device():
     expected, _ = _normalized(variables, x, "global", 1)
     found, counts = _normalized(variables, x, "global", 4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4), found, expected)
-    assert (counts["all_gather"], counts["all_reduce"]) == (1, 1)
+    assert (counts["all-gather"]["count"], counts["all-reduce"]["count"]) == (1, 1)
 
 
 def test_statistics_of_each_device_are_those_of_its_part():

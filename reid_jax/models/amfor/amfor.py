@@ -37,7 +37,7 @@ from reid_jax.models import transreid
 from reid_jax.models.amfor import depth_fusion, feature_decoder, generative_distillation, part_decoder, pixel_decoder
 from reid_jax.models.backbones import clip_text, vit
 from reid_jax.nn import heads
-from reid_jax.ops import descriptors, distances, taps
+from reid_jax.ops import batch_parts, descriptors, distances, taps
 
 # Names of the TransReID family; `adapt_weights` comes first.
 TORCH_RULES: tuple[tuple[str, str], ...] = (
@@ -342,7 +342,7 @@ class AMFOR(nn.Module):
             self.dtype,
             name="hpr",
         )
-        pooled, steady = jnp.split(decoder(jnp.concatenate((pooled, steady)), train=train), 2)
+        pooled, steady = batch_parts.separate(decoder(batch_parts.join((pooled, steady)), train=train), 2)
         return pooled, steady
 
     def _teacher_student(self, memory: jax.Array, masks: jax.Array | None, train: bool) -> dict[str, jax.Array]:
