@@ -11,7 +11,7 @@
     python scripts/benchmark.py start --config configs/mfv.py      # to the first step, cold and warm
     python scripts/benchmark.py export --output results/export.json   # goes on where it was cut off
     python scripts/benchmark.py aot --target tpu:v5e:2x2           # for devices that are not there
-    python scripts/benchmark.py machine --config mfv --output results/machine.json   # one seed, other rounding
+    python scripts/benchmark.py machine --config mfv --output results/machine.json   # one seed, rounded
     python scripts/benchmark.py growth             # from 10,000 to 1,000,000 images
     python scripts/benchmark.py campaign --minutes 12 --torch      # a device lent for minutes
     python scripts/benchmark.py all --output results/benchmark.json
