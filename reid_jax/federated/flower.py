@@ -158,6 +158,12 @@ class CheckedGrid:
     def __init__(self, grid: Grid, terms: Terms) -> None:
         self._grid, self._terms = grid, terms
         self._round = 0
+        self._asked: dict[str, int] = {}
+
+    def sender(self, reply: Message) -> int:
+        """Returns the client whose reply it is: the one that was asked, since Flower itself answers for a lost one."""
+        client: int = self._asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+        return client
 
     def get_node_ids(self) -> list[int]:
         """Returns the clients that are connected, in order."""
@@ -185,6 +191,7 @@ class CheckedGrid:
             return []
         self._round += 1
         receivers = {identifier: m.metadata.dst_node_id for identifier, m in self._pushed(sent)}
+        self._asked = dict(receivers)
         replies, end = [], time.monotonic() + timeout
         while receivers and time.monotonic() < end:
             for identifier in tuple(receivers):
@@ -227,9 +234,11 @@ class CheckedAverage(FedAvg):  # type: ignore[misc]  # Flower may be absent when
             fraction_evaluate=0.0, min_train_nodes=terms.minimum, min_available_nodes=terms.minimum, **options
         )
         self.shapes, self.terms = shapes, terms
+        self._sender: Callable[[Message], int] = lambda reply: reply.metadata.src_node_id
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Any) -> Any:
         """Returns the messages of a round, after all clients (first round) or enough of them are connected."""
+        self._sender = grid.sender
         grid.await_nodes(self.terms.nodes if server_round == 1 else self.terms.minimum)
         return super().configure_train(server_round, arrays, config, grid)
 
@@ -244,9 +253,9 @@ class CheckedAverage(FedAvg):  # type: ignore[misc]  # Flower may be absent when
             try:
                 usable.append(self._update(reply))
             except errors.UserError as error:
-                last = f" (the last: {error})"
+                last = f" (the last: {str(error).rstrip('.')})"
                 LOG.warning(
-                    "round %d: the reply of client %s is left out: %s", server_round, reply.metadata.src_node_id, error
+                    "round %d: the reply of client %s is left out: %s", server_round, self._sender(reply), error
                 )
         if len(usable) < self.terms.minimum:
             raise errors.UserError(
@@ -261,7 +270,7 @@ class CheckedAverage(FedAvg):  # type: ignore[misc]  # Flower may be absent when
     def _update(self, reply: Message) -> updates_lib.Update:
         """Returns the content of a reply; raises a `UserError` for one that must not enter the average."""
         if reply.has_error():
-            raise errors.UserError(f"it failed ({_told(reply.error)}).")
+            raise errors.UserError(f"{_told(reply.error)}.")
         content = reply.content
         try:
             arrays, metrics = content["arrays"], dict(content["metrics"])
@@ -288,7 +297,8 @@ _CODES = {3: "its reply did not arrive whole", 4: "it did not answer in time", 5
 
 def _told(error: Any) -> str:
     """Returns what Flower or a client says of a failure, on one short line."""
-    return _CODES.get(error.code) or errors.reason(Exception(str(error.reason or "it does not say why")))
+    reason = errors.reason(Exception(str(error.reason or "it does not say why")))
+    return _CODES.get(error.code) or f"it failed ({reason})"
 
 
 def server_app(serve: Callable[[Settings, Rounds], None]) -> ServerApp:

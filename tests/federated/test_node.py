@@ -230,6 +230,8 @@ def test_no_client_can_hold_up_the_others(flower, caplog, monkeypatch):
     grid = transport.CheckedGrid(flower_stand_in.Grid({7: "fine", 8: ValueError("no such chunk"), 9: None}), "terms")
     messages = [types.SimpleNamespace(metadata=types.SimpleNamespace(dst_node_id=node)) for node in (7, 8, 9)]
     assert grid.send_and_receive(messages, timeout=0.05) == ["fine"]
+    lost = types.SimpleNamespace(reply_to_message_id="to 9", src_node_id=1)  # answered by the server itself
+    assert grid.sender(types.SimpleNamespace(metadata=lost)) == 9
     said = [record.getMessage() for record in caplog.records]
     assert said == [
         "round 1: the reply of client 8 is left out: it cannot be unpacked (no such chunk).",
