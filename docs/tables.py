@@ -220,11 +220,12 @@ UNITS = {
 
 
 def speed(file: str, *options: str) -> str:
-    """The tables of a file that `reid-jax benchmark --output` wrote; `columns=` chooses among their columns."""
+    """The tables of a file that `reid-jax benchmark --output` wrote, or its `table=`; `columns=` chooses among columns."""
     given = _options(options)
     document = read(file)
     parts = []
-    for records in document["tables"].values():
+    tables = document["tables"]
+    for records in [tables[given["table"]]] if "table" in given else tables.values():
         known = list(dict.fromkeys(key for record in records for key in record))
         shown = given["columns"].split(",") if "columns" in given else known
         if missing := [column for column in shown if column not in known]:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-_SMALLEST = 1024  # numbers in a message: sizes are powers of two from here on, so that few programs are compiled
+_SMALLEST = 1024  # numbers in a message
 _DIGITS = 20  # bits of a digit: sums of the digits of 2,048 processes fit int32
 
 
@@ -35,7 +35,7 @@ class Processes:
             return np.asarray(
                 sum(self.sum(digit).astype(np.int64) << (_DIGITS * place) for place, digit in enumerate(digits))
             )
-        flat = np.zeros(max(_SMALLEST, 1 << max(0, array.size - 1).bit_length()), np.int32)
+        flat = np.zeros(_padded(array.size), np.int32)
         flat[: array.size] = array.reshape(-1)
         mesh, add, _ = _programs()
         everyone = jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("processes")), flat[None])
@@ -65,6 +65,12 @@ class Processes:
         self.received += own.nbytes * (self.count - 1) // self.count
         dealt = np.asarray(transpose(everyone).addressable_data(0))[0]
         return np.ascontiguousarray(dealt).view(array.dtype).reshape(array.shape)
+
+
+def _padded(size: int) -> int:
+    """Returns the number of numbers in a message: one of eight sizes for each power of two, so few programs suffice."""
+    unit = max(_SMALLEST, (1 << max(0, size - 1).bit_length()) // 8)
+    return max(1, -(-size // unit)) * unit
 
 
 @functools.cache

@@ -4,7 +4,8 @@
 
 Images and prepared data sets are those of `benchmark.py growth`, made in the folder where they are not there yet.
 Process 0 reads the index and packs it for the others; another process unpacks it and reads its share of the first
-batch. Both are measured in a process of their own, and every process of the run is simulated once for its requests.
+batch. Both are measured in a process of their own; the requests of a run are those of process 0, and those of another
+once for each of the others (a test of the suite simulates all 64 and counts).
 Then the bytes that an evaluation with a divided gallery exchanges are computed from labels of galleries of three sizes.
 """
 
@@ -94,7 +95,7 @@ def _first_batch(dataset: records.ReIDDataset, requests: Requests, process: int,
 
 
 def _work(role: str, images: int, processes: int, root: pathlib.Path) -> Row:
-    """Does the work of a process of a run at its start, and returns its cost: "main", "other" or "all" others."""
+    """Does the work of a process of a run at its start, and returns its cost: "main" or "other"."""
     records.open_dataset("reid_folder", root.parent / f"data-{SIZES[0]}")  # loads the libraries
     requests = Requests(root)
     packed_at = root.parent / f"index-{images}.packed"
@@ -110,16 +111,20 @@ def _work(role: str, images: int, processes: int, root: pathlib.Path) -> Row:
     packed, folder = packed_at.read_bytes(), records.prepared_folder("reid_folder", root)
     requests.take()
     with measuring.measured() as cost:
-        for process in range(1, processes if role == "all" else 2):
-            dataset = index_copy.unpack(packed, folder)
-            if role == "other":
-                dataset.index_hash()
-            _first_batch(dataset, requests, process, processes)
+        dataset = index_copy.unpack(packed, folder)
+        dataset.index_hash()
+        _first_batch(dataset, requests, 1, processes)
     return _cost(cost, requests.take())
 
 
 def _cost(cost: measuring.Cost, found: dict[str, int], **more: Any) -> Row:
-    return {"seconds": round(cost.seconds, 2), "extra_MB": round(cost.extra_bytes / 1e6, 1), **found, **more}
+    return {
+        "seconds": round(cost.seconds, 2),
+        "core_seconds": round(cost.core_seconds, 2),
+        "extra_MB": round(cost.extra_bytes / 1e6, 1),
+        **found,
+        **more,
+    }
 
 
 def _measured(role: str, images: int, processes: int, folder: pathlib.Path) -> Row:
@@ -139,17 +144,19 @@ def start(images: int, processes: int, folder: pathlib.Path) -> Row:
         "images": images,
         "processes": processes,
         "seconds": main["seconds"],
+        "core_seconds": main["core_seconds"],
         "MB_of_process_0": main["extra_MB"],
     }
     kinds = ("open", "list", "stat", "record", "record_file")
     total, alone = {kind: main[kind] for kind in kinds}, {kind: main[kind] * processes for kind in kinds}
     read = main["bytes"]
     if processes > 1:
-        other, others = (_measured(role, images, processes, folder) for role in ("other", "all"))
-        row |= {"seconds": round(main["seconds"] + other["seconds"], 2), "MB_of_another": other["extra_MB"]}
+        other = _measured("other", images, processes, folder)
+        row |= {name: round(main[name] + other[name], 2) for name in ("seconds", "core_seconds")}
+        row["MB_of_another"] = other["extra_MB"]
         row["sent_MB"] = main["sent_MB"]
-        total = {kind: main[kind] + others[kind] for kind in kinds}
-        read += others["bytes"]
+        total = {kind: main[kind] + (processes - 1) * other[kind] for kind in kinds}
+        read += (processes - 1) * other["bytes"]
     row |= {"files_opened": total["open"], "listings": total["list"], "file_sizes_asked": total["stat"]}
     row |= {
         "record_files_opened": total["record_file"],
