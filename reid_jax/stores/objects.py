@@ -33,7 +33,7 @@ LIBRARIES = {"gs": "gcsfs", "s3": "s3fs"}
 MEMORY = "memory"  # fsspec's store within the process, for tests
 INSTALL = 'pip install "reid-jax[stores]"'
 CONNECT, READ = 10.0, 30.0  # seconds
-REQUESTS = 6  # attempts of a library for one request
+REQUESTS = 4  # attempts of a library for one request
 ATTEMPTS, PAUSE, DEADLINE = 3, 2.0, 120.0  # of a whole operation; seconds
 
 _LOGGERS = ("gcsfs", "s3fs", "fsspec", "aiobotocore", "botocore", "asyncio", "google.auth")
@@ -281,7 +281,7 @@ def _file_system(scheme: str) -> Any:
 
         options["requests_timeout"] = aiohttp.ClientTimeout(sock_connect=CONNECT, sock_read=READ)
     else:
-        retries = {"mode": "standard", "max_attempts": REQUESTS}
+        retries = {"mode": "standard", "total_max_attempts": REQUESTS}
         options["config_kwargs"] = {"connect_timeout": CONNECT, "read_timeout": READ, "retries": retries}
     files = fsspec.filesystem(scheme, **options)
     if scheme == "s3":
