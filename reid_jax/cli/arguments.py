@@ -209,11 +209,16 @@ def path(flag: str, given: str) -> pathlib.Path:
     """Returns a path that is neither empty nor impossible, of which nothing else is known.
 
     Raises:
-        UserError: an empty text, a zero byte in it, or a name that no file system takes.
+        UserError: an empty text, a zero byte in it, a name that no file system takes, or an object store.
     """
     too_long = max(len(os.fsencode(part)) for part in (*pathlib.Path(given).parts, "")) > 255
     if not given.strip() or "\0" in given or too_long:
         raise errors.UserError(f"expected a path as {flag}, got {rules.plain(given)!r}; give one.")
+    if given.startswith(tuple(f"{scheme}://" for scheme in objects.LIBRARIES)):
+        raise errors.UserError(
+            f"expected a path on this machine as {flag}, got {rules.plain(given)}; object stores are for --workdir and "
+            "--run, and for data.root and init of configs."
+        )
     return pathlib.Path(given)
 
 

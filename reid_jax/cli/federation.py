@@ -70,6 +70,11 @@ def serve(run_config: Mapping[str, Any], rounds: flower.Rounds) -> None:
     terms = flower.Terms.of(run_config)
     config = config_of(run_config)
     folder = folder_lib.RunFolder(str(run_config.get("workdir") or folder_lib.default_path(config)))
+    if folder.mirror is not None:
+        raise errors.UserError(
+            f"expected a folder of this machine as workdir of a federation, got {folder.place}; give one, and copy it "
+            "to the store afterwards."
+        )
     file_io.make_folder(folder.path, "the run folder")
     with folder_lock.held(folder.path):
         folder.claim(config)

@@ -16,6 +16,7 @@ import numpy as np
 
 from reid_jax import errors, file_io, progress
 from reid_jax.data import difference_hash, records
+from reid_jax.stores import objects
 
 NAME = "unlabelled"
 VERSION = "1.0.0"
@@ -94,8 +95,13 @@ def check(root: str | pathlib.Path, given: Mapping[str, Any]) -> None:
     """Checks that a pool is prepared.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not, or the root is in an object store.
     """
+    if isinstance(root, str) and objects.is_remote(root):
+        raise errors.UserError(
+            f"expected data.root on this machine for an unlabelled pool, got {file_io.shown(root)[:200]}; copy it "
+            "to a disk."
+        )
     path = folder(root, options_of(given)["title"])
     if not (path / INDEX).is_file():
         raise errors.UserError(

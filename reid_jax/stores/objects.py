@@ -34,6 +34,7 @@ MEMORY = "memory"  # fsspec's store within the process, for tests
 INSTALL = 'pip install "reid-jax[stores]"'
 CONNECT, READ = 10.0, 30.0  # seconds
 REQUESTS = 4  # attempts of a library for one request
+SMALL = 32 << 20  # bytes that are read at once
 ATTEMPTS, PAUSE, DEADLINE = 3, 2.0, 120.0  # of a whole operation; seconds
 
 _LOGGERS = ("gcsfs", "s3fs", "fsspec", "aiobotocore", "botocore", "asyncio", "google.auth")
@@ -196,7 +197,10 @@ class Store:
         """
 
         def get() -> None:
-            self._files.get_file(self._path(name), os.fspath(path))
+            if size is None or size > SMALL:
+                self._files.get_file(self._path(name), os.fspath(path))
+            else:  # `get_file` asks first whether it is a folder: a listing and a read more
+                path.write_bytes(self._files.cat_file(self._path(name)))
             if size is not None and path.stat().st_size != size:
                 raise OSError(f"got {path.stat().st_size} of {size} bytes")
 

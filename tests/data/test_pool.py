@@ -180,3 +180,8 @@ def test_sources_that_cannot_be_used_are_refused(tmp_path):
         build.open_data(dataclasses.replace(config.Settings().data, sources=("unlabelled", "market1501")))
     with pytest.raises(errors.UserError, match="value of overlap"):
         pool.options_of({"overlap": "maybe"})
+
+
+def test_a_pool_in_an_object_store_is_refused():
+    with pytest.raises(errors.UserError, match=r"expected data.root on this machine for an unlabelled pool, got gs://"):
+        pool.check("gs://bucket/data", {})

@@ -64,8 +64,7 @@ def test_a_fetch_that_fails_leaves_nothing(bucket: FaultyFiles):
     store.write("two", b"2")
 
     def cut(number, call, arguments):
-        if call == "get_file" and arguments[0].endswith("two"):
-            pathlib.Path(arguments[1]).write_bytes(b"")
+        if call == "cat_file" and arguments[0].endswith("two"):
             raise ConnectionResetError("cut")
 
     bucket.before = cut
@@ -114,7 +113,7 @@ def test_several_at_once_fetch_once(bucket: FaultyFiles):
     for thread in threads:
         thread.join()
     assert len(set(found)) == 1
-    assert [call for call, _ in bucket.calls].count("get_file") == 1
+    assert [call for call, _ in bucket.calls].count("cat_file") == 1
 
 
 def test_a_name_outside_the_folder_is_refused(bucket: FaultyFiles):
