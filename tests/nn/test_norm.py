@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from reid_jax.benchmarks import program_text
 from reid_jax.nn import norm
-from reid_jax.ops import batch_parts
+from reid_jax.ops import batch_parts, platforms
 from reid_jax.runtime import mesh as mesh_lib
 
 
@@ -66,6 +66,29 @@ def test_statistics_are_those_of_the_global_batch():
     spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
     alone, together = step(jnp.asarray(x)), step(spread)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), alone, together)
+
+
+def test_moments_in_one_pass_equal_those_in_two():
+    x = _batch(16, 3, 2, 4, offset=300.0) * np.array([1e-2, 1, 30, 0], np.float32)  # the last channel is constant
+    x[0] += np.array([0, 5, 0, 0], np.float32)  # and an image far from the others
+    model = norm.BatchNorm()
+    variables = _initial(model, x, train=True)
+
+    def loss(x):
+        value, update = model.apply(variables, x, train=True, mutable=["batch_stats"])
+        return jnp.sin(value).sum(), (value, update)
+
+    expected, (value, statistics) = jax.grad(loss, has_aux=True)(x)
+    with platforms.tracing_for("gpu"):
+        gradient, (found, updated) = jax.grad(lambda x: loss(x), has_aux=True)(x)
+    np.testing.assert_allclose(found, value, atol=1e-3)
+    largest = np.maximum(np.abs(np.asarray(expected)).max((0, 1, 2)), 1e-6)
+    np.testing.assert_allclose(np.asarray(gradient) / largest, np.asarray(expected) / largest, atol=1e-3)
+    for name, moment in (("mean", x.mean((0, 1, 2))), ("var", x.astype(np.float64).var((0, 1, 2), ddof=1))):
+        np.testing.assert_allclose(updated["batch_stats"][name], statistics["batch_stats"][name], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            updated["batch_stats"][name] - (name == "var") * 0.9, 0.1 * moment, rtol=1e-4, atol=1e-6
+        )
 
 
 def test_bfloat16_input_keeps_float32_statistics():
