@@ -370,6 +370,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "gallery_kills": gallery_tables.kills,
     "gallery_scores": gallery_tables.scores,
     "gallery_open_set": gallery_tables.open_set,
+    "calibration": trial_tables.calibration,
     "explain_sums": trial_tables.explain_sums,
     "explain_check": trial_tables.explain_check,
 }

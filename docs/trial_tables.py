@@ -3,12 +3,32 @@ a first hour, sums and trials of explanations."""
 
 from __future__ import annotations
 
+import csv
 import pathlib
 import sys
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parent))  # this folder is no package
 
-from table_parts import grid, read
+from table_parts import RESULTS, grid, read
+
+
+def calibration(drawn: str, photographed: str) -> str:
+    """Scores on drawn people, of a CSV file of `ablate.py`, next to those of the same rows on photographs."""
+    path, target = RESULTS / drawn, read(photographed)
+    if not path.is_file():
+        raise ValueError(f"expected the table results/{drawn}, there is none; make it or drop the directive.")
+    with path.open(newline="") as file:
+        records = {record["row"]: record for record in csv.DictReader(file)}
+    lines = []
+    for row, scores in target["rows"].items():
+        found = records.get(row)
+        cells = [f"{100 * float(found[key]):.1f}" if found else "-" for key in ("mAP", "rank1")]
+        steps = found["steps"] if found and found["steps"] != "0" else "-"
+        lines.append([f"`{row}`", *(f"{100 * scores[key]:.1f}" for key in ("mAP", "rank1")), *cells, steps])
+    one = next(iter(records.values()))
+    about = f"Photographs: {target['about']} Drawn: {one['device']}, commit {one['commit']}."
+    titles = ["row", "photographs: mAP (%)", "Rank-1 (%)", "drawn: mAP (%)", "Rank-1 (%)", "steps"]
+    return grid(titles, lines) + f"\n<small>{about}</small>\n"
 
 
 def fuzz() -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from reid_jax.data import synthped
+from reid_jax.data.synthped import parallel_drawing
 
 SPLITS = ("train", "query", "gallery")
 DISJOINT_IDENTITIES = True  # between training and test
@@ -111,7 +112,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, data: synthped.SynthPed, specs: list[synthped.SampleSpec]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index, spec in enumerate(specs):
-            image, parts = data.encode(spec)
+        for index, (spec, (image, parts)) in enumerate(zip(specs, parallel_drawing.encoded(data, specs))):
             record = {"image": image, "parts": parts, "pid": spec.pid, "camid": spec.camid, "filename": spec.filename}
             yield index, record

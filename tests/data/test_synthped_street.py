@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 
 import numpy as np
 import pytest
 
 from reid_jax import errors
 from reid_jax.data import prepare, synthped
-from reid_jax.data.synthped import people, street, street_people
+from reid_jax.data.synthped import parallel_drawing, people, street, street_people
 
 # Hash of pixels and parts of all images of `tiny`, seed 0, before JPEG; a change is a new version of the data set.
 PIXELS = "70897c2453f212a96a03cc202d2b1987bde9a6c8847db18fa574dc8d5b7dbb8e"
@@ -102,6 +103,21 @@ def test_builder_draws_at_another_height(tmp_path):
     assert (stored.source[3]["image"], stored.source[3]["parts"]) == data.encode(data.split("query")[3])
     with pytest.raises(errors.UserError, match="height of SynthPed as one of 64, 128, 256, 384, got 100"):
         prepare.prepare("synthped_street", tmp_path / "other", size="tiny", height=100)
+
+
+def test_several_processes_draw_the_same_in_order(tiny, monkeypatch):
+    specs = tiny.split("query")[:5]
+    monkeypatch.setattr(parallel_drawing, "_CHUNK", 2)
+    assert list(parallel_drawing.encoded(tiny, specs, 1)) == list(parallel_drawing.encoded(tiny, specs, 2))
+    assert parallel_drawing.processes_for(100) == 1
+    monkeypatch.setattr(parallel_drawing.os, "sched_getaffinity", lambda process: set(range(6)))
+    assert parallel_drawing.processes_for(12_000) == 6
+
+
+def test_a_drawing_process_that_ends_is_one_sentence(tiny, monkeypatch):
+    monkeypatch.setattr(parallel_drawing.sys, "executable", shutil.which("true"))
+    with pytest.raises(errors.UserError, match="a process that draws SynthPed ended early"):
+        list(parallel_drawing.encoded(tiny, tiny.split("query")[:5], 2))
 
 
 def test_unknown_look():

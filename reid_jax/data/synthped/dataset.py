@@ -122,6 +122,15 @@ class SynthPed:
         if isinstance(look, str) and look not in LOOKS:
             raise errors.unknown("SynthPed look", look, LOOKS)
         self.look = LOOKS[look] if isinstance(look, str) else look
+        # For another process that draws the same.
+        self.arguments = {
+            "size": size,
+            "seed": int(seed),
+            "occluded": bool(occluded),
+            "height": height,
+            "width": width,
+            "look": look,
+        }
         self.size_name, self.size, self.seed, self.occluded = size, SIZES[size], int(seed), bool(occluded)
         self.height, self.width = height, width
         self._plans = {
