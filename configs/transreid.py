@@ -167,6 +167,14 @@ VARIANTS = {
         "model.depth": 4,
         "model.heads": 4,
     },
+    "mim_cost": {
+        "notes": "S1: `mim128` from scratch for as long as pretraining and fine-tuning take together, 65 epochs.",
+        "train.epochs": 65.0,
+    },
+    "tenth_rate": {
+        "notes": "A tenth of the demo's learning rate, for pretrained weights.",
+        "optimizer.learning_rate": 1e-4,
+    },
     "hap_finetune": {
         "notes": "HAP's fine-tuning of pretrained weights: AdamW, layer decay 0.4, 100 epochs; with `baseline`.",
         "data.sampler": {"name": "identity_groups", "identities": 8, "images": 8},

@@ -8,6 +8,11 @@
     python scripts/ablate.py --config configs/cfat.py --rows cfat_clean,cil:full,cfat \\
         --metrics mAP,corrupted/mAP --override evals.corruption_rounds=3
 
+A row behind "@" is pretrained first, once for each seed: baseline+mim128@mim:random75 starts from the encoder that
+configs/mim.py:demo,random75 has drawn with; runs of it lie beside the table's, in pretrained/, and serve other tables.
+
+    python scripts/ablate.py --config configs/transreid.py --rows baseline+mim128,baseline+mim128@mim:random75
+
 After an interruption the same command continues; `--table` only makes the table from the runs that are finished.
 """
 
@@ -112,6 +117,8 @@ def _check(plan: ablation.Plan, overrides: Sequence[str]) -> None:
         raise errors.UserError("expected --override KEY=VALUE, got no '='; for example --override train.epochs=10.")
     for row in plan.rows:
         command_line.check_keys(files.load_config(plan.argument(row)), keys)
+    for start in dict.fromkeys(start for start, *_ in plan.pretraining()):
+        files.load_config(plan.pretraining_argument(start))
     if len(set(plan.rows)) < len(plan.rows):
         raise errors.UserError("expected each row of --rows once; leave one out.")
 

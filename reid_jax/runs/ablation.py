@@ -13,7 +13,7 @@ import pathlib
 import queue
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 
 from reid_jax import errors
@@ -30,7 +30,8 @@ class Plan:
         config: path of the config file.
         preset: preset that every row starts from.
         rows: variants. "a+b" is one row with the variants a and b, "full" is the preset alone, and "cil:full" is a row
-            of the config file cil.py in the same folder.
+            of the config file cil.py in the same folder. "a@mim:b" starts from the encoder that a run of mim.py's
+            row b with the same seed has pretrained, which runs first; "a@mim:b/encoder_0" from another of its files.
         seeds: one run each.
         workdir: folder of the run folders.
         overrides: further `--config.key=value` arguments of every run.
@@ -58,25 +59,54 @@ class Plan:
         """Yields `(row, seed, run folder)`, seed by seed, so that every row has a result after the first seed."""
         for seed in self.seeds:
             for row in self.rows:
-                yield row, seed, self.workdir / row / f"seed{seed}"
+                yield row, seed, self.workdir / row.replace("/", "-") / f"seed{seed}"
 
     def argument(self, row: str) -> str:
         """Returns the value of `--config` for a row, `FILE:PRESET[,VARIANT...]`."""
+        return self._argument(row.partition("@")[0], self.preset)
+
+    def _argument(self, row: str, preset: str) -> str:
         other, _, row = row.rpartition(":")
         config = pathlib.Path(self.config).with_stem(other) if other else self.config
         variants = [] if row == "full" else row.split("+")
-        return f"{config}:{','.join([self.preset, *variants])}"
+        return f"{config}:{','.join([preset, *variants])}"
 
     def command(self, row: str, seed: int, folder: pathlib.Path) -> list[str]:
         """Returns the command line of one cell."""
+        _, _, start = row.partition("@")
+        pretrained, _, file = start.partition("/")
+        weights = self._pretrained(pretrained, seed) / "weights" / f"{file or 'encoder'}.npz"
         return [
             *COMMAND,
             f"--config={self.argument(row)}",
             f"--workdir={folder}",
             f"--config.seed={seed}",
             *([f"--config.data.options.seed={seed}"] if self.data_seeds else []),
+            *([f"--config.init.weights={weights}"] if start else []),
             *self.overrides,
         ]
+
+    # ---- pretraining that rows start from ---------------------------------------------------------------------------
+
+    def pretraining(self) -> Iterator[tuple[str, int, pathlib.Path]]:
+        """Yields the pretraining runs that rows start from, as `cells`; tables in one folder share them."""
+        for seed in self.seeds:
+            starts = (row.partition("@")[2].partition("/")[0] for row in self.rows)
+            for start in dict.fromkeys(filter(None, starts)):
+                yield start, seed, self._pretrained(start, seed)
+
+    def _pretrained(self, start: str, seed: int) -> pathlib.Path:
+        return self.workdir.parent / "pretrained" / start / f"seed{seed}"
+
+    def pretraining_argument(self, start: str) -> str:
+        """Returns the value of `--config` of a pretraining run: its first preset is the plan's."""
+        return self._argument(start, self.preset.partition(",")[0])
+
+    def pretraining_command(self, start: str, seed: int, folder: pathlib.Path) -> list[str]:
+        """Returns the command line of a pretraining run; of the plan's overrides it takes the place of the data."""
+        places = [override for override in self.overrides if override.startswith("--config.data.root=")]
+        argument = self.pretraining_argument(start)
+        return [*COMMAND, f"--config={argument}", f"--workdir={folder}", f"--config.seed={seed}", *places]
 
 
 def run(plan: Plan, jobs: int = 1) -> None:
@@ -91,6 +121,20 @@ def run(plan: Plan, jobs: int = 1) -> None:
     Raises:
         UserError: a run failed. Finished runs are kept, and the runs in progress complete first.
     """
+    if not any(plan.pretraining()):
+        _run(list(plan.cells()), plan.command, jobs)
+        return
+    # Seed by seed, what rows start from first.
+    for seed in plan.seeds:
+        single = dataclasses.replace(plan, seeds=(seed,))
+        _run(list(single.pretraining()), plan.pretraining_command, jobs)
+        _run(list(single.cells()), plan.command, jobs)
+
+
+def _run(
+    cells: Sequence[tuple[str, int, pathlib.Path]], command: Callable[[str, int, pathlib.Path], list[str]], jobs: int
+) -> None:
+    """Runs those of some cells that are not finished; see `run`."""
     shares = _core_shares(jobs)
     free: queue.SimpleQueue[set[int] | None] = queue.SimpleQueue()
     for share in shares:
@@ -102,7 +146,7 @@ def run(plan: Plan, jobs: int = 1) -> None:
             return
         print(f"{row} seed {seed}: running", flush=True)
         share = free.get()
-        code = _start(plan.command(row, seed, folder), share)
+        code = _start(command(row, seed, folder), share)
         free.put(share)
         if code:
             failed.append(
@@ -113,7 +157,7 @@ def run(plan: Plan, jobs: int = 1) -> None:
             )
 
     pool = futures.ThreadPoolExecutor(len(shares))
-    for row, seed, folder in plan.cells():
+    for row, seed, folder in cells:
         if (folder / "result.json").is_file():
             print(f"{row} seed {seed}: finished, kept", flush=True)
         else:

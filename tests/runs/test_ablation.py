@@ -1,5 +1,6 @@
 """Runs of an ablation table: every cell is one run, finished runs are kept, a failed run is repeated."""
 
+import dataclasses
 import os
 
 import pytest
@@ -55,3 +56,30 @@ def test_finished_runs_are_kept_and_failed_runs_are_repeated(ablation_folder, ca
     ablation.run(plan(ablation_folder, rows=("full", "a"), seeds=(0,)))
     assert len(calls(ablation_folder)) == 3
     assert (ablation_folder / "full" / "seed0" / "result.json").stat().st_mtime_ns == before
+
+
+def test_rows_start_from_pretraining_of_the_same_seed_that_runs_first(ablation_folder):
+    """The row "b@other:c" runs after, and from the encoder of, configs/other.py's row c."""
+    overrides = ("--config.data.root=d", "--config.train.epochs=3")
+    rows = plan(ablation_folder, ("full", "b@other:c", "a@other:c/encoder_0"), overrides=overrides)
+    rows = dataclasses.replace(rows, preset="demo,street")
+    ablation.run(rows)
+    own, before = calls(ablation_folder), calls(ablation_folder.parent / "pretrained")
+    assert [(run["config"], run["config.seed"]) for run in own] == [
+        (f"configs/toy.py:{argument}", seed)
+        for seed in "01"
+        for argument in ("demo,street", "demo,street,b", "demo,street,a")
+    ]
+    assert [(run["config"], run["config.seed"]) for run in before] == [
+        ("configs/other.py:demo,c", seed) for seed in "01"
+    ]
+    for seed, pretrained in enumerate(before):
+        full, row, start = own[3 * seed : 3 * seed + 3]
+        assert pretrained["config.data.root"] == "d"
+        assert "config.train.epochs" not in pretrained
+        assert "config.init.weights" not in full
+        assert row["config.init.weights"] == f"{pretrained['workdir']}/weights/encoder.npz"
+        assert start["config.init.weights"] == f"{pretrained['workdir']}/weights/encoder_0.npz"
+    assert {record["row"] for record in ablation_table.collect(rows)} == set(rows.rows)
+    ablation.run(rows)
+    assert len(calls(ablation_folder.parent / "pretrained")) == 2
