@@ -220,7 +220,7 @@ UNITS = {
 
 
 def speed(file: str, *options: str) -> str:
-    """The tables of a file that `reid-jax benchmark --output` wrote, or its `table=`; `columns=` chooses among columns."""
+    """The tables of a file that `benchmark.py --output` wrote, or its `table=`; `columns=` chooses among columns."""
     given = _options(options)
     document = read(file)
     parts = []

@@ -40,7 +40,8 @@ from tests.helpers import tiny
 Row = dict[str, Any]
 
 QUERIES, GALLERY, PEOPLE, DIMENSIONS = 500, 8_000, 400, 512
-STEPS = 30
+STEPS = 12
+LIMIT = 1200.0  # seconds
 
 
 def _features() -> FeatureSet:
@@ -109,8 +110,10 @@ def runs(bench: cluster_run.Bench, counts: tuple[int, ...] = (1, 2, 4)) -> list[
     for count in counts:
         run = bench.work / f"whole-{count}"
         if not (run / "result.json").exists():
-            codes = cluster_run.wait(bench.start_all(run, count, "--mode=train_and_eval", "--config.evals.rerank=True"))
-            if any(codes):
+            codes = cluster_run.wait(
+                bench.start_all(run, count, "--mode=train_and_eval", "--config.evals.rerank=True"), LIMIT
+            )
+            if codes != [0] * count:
                 raise RuntimeError(f"exit codes {codes}")
         one, own = _outcome(bench.work / "whole-1"), _outcome(run)
         assert one.keys() == own.keys(), "other scores"
@@ -128,7 +131,7 @@ def fewer(bench: cluster_run.Bench, counts: tuple[int, ...] = (8, 2, 8)) -> Row:
     bench.argument = tiny.write(config, bench.work / "auto.py")
     whole, run = bench.work / "auto-8", bench.work / "auto-8-2-8"
     if not (whole / "checkpoints" / str(STEPS)).exists():
-        assert not any(cluster_run.wait(bench.start_all(whole, 8)))
+        assert not any(cluster_run.wait(bench.start_all(whole, 8), LIMIT))
     shutil.rmtree(run, ignore_errors=True)
     codes = []
     for place, count in enumerate(counts):
@@ -136,7 +139,7 @@ def fewer(bench: cluster_run.Bench, counts: tuple[int, ...] = (8, 2, 8)) -> Row:
         if place < len(counts) - 1:
             cluster_run.wait_for_step(run, STEPS * (place + 1) // len(counts), processes)
             processes[-1].send(signal.SIGTERM)
-        codes.append(cluster_run.wait(processes))
+        codes.append(cluster_run.wait(processes, LIMIT))
         time.sleep(1)
     (lines, _), (others, _) = cluster_run.outcome(run), cluster_run.outcome(whole)
     assert [line["step"] for line in lines] == [line["step"] for line in others] == list(range(1, STEPS + 1)), codes
