@@ -2,8 +2,8 @@
 
     python scripts/ablate.py --config configs/mfv.py --list
     python scripts/ablate.py --config configs/mfv.py --rows mfv_base,mfv_sdfa,mfv --seeds 0,1,2
-    python scripts/ablate.py --config configs/mfv.py --rows mfv_base,mfv --seeds 0,1,2,3,4 --data-seeds \\
-        --override data.name=synthped_street --override "evals.datasets=('synthped_street_large',)" \\
+    python scripts/ablate.py --config configs/mfv.py --preset demo,synthped_street --rows mfv_base,mfv \\
+        --seeds 0,1,2,3,4 --data-seeds --override "evals.datasets=('synthped_street_large',)" \\
         --dataset synthped_street_large --compare mfv=mfv_base
     python scripts/ablate.py --config configs/cfat.py --rows cfat_clean,cil:full,cfat \\
         --metrics mAP,corrupted/mAP --override evals.corruption_rounds=3

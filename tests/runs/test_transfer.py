@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from reid_jax import build, errors
 from reid_jax import config as config_lib
-from reid_jax import errors
+from reid_jax.config import sections
 from reid_jax.runs import experiment, results
 from reid_jax.runs import folder as folder_lib
 from tests.helpers import benchmark_folders, market_folder, tiny
@@ -47,6 +48,10 @@ def test_training_on_one_data_set_and_evaluation_on_two_others(root, tmp_path):
     assert not any(key.startswith("market1501/") for key in result)
     during = built.scores(state, 0)
     assert {key: during[key] for key in expected} == {key: result[key] for key in expected}
+    measured = {tuple(key.split("/")[:3]) for key in built.baselines(state)}
+    names = ("untrained", "raw_pixels", "hsv_histogram")
+    sets = ("occluded_reid", "dukemtmc_reid")
+    assert measured == {(tested, "baseline", name) for tested in sets for name in names}
     table = results.summary(result)
     assert "trained, on dukemtmc_reid" in table
     counts = f"{result['dukemtmc_reid/num_query']} queries"
@@ -58,6 +63,13 @@ def test_training_on_one_data_set_and_evaluation_on_two_others(root, tmp_path):
     assert config_lib.differences(_config(root, "bot:occluded_reid"), config) == []
     other = _config(root, "bot:occluded_reid", data__sources=("msmt17",))
     assert config_lib.differences(other, config) == ["data.sources: ['market1501'] -> ['msmt17']"]
+
+
+def test_another_size_of_a_generated_data_set_has_the_cameras_of_the_training_images():
+    street = sections.Data(name="synthped_street", options={"size": "demo", "seed": 3})
+    assert build._of_evaluated("synthped_street_large", street)[1] == {"size": "large", "seed": 3}
+    assert build._of_evaluated("synthped_large", street)[1] == {"size": "large", "seed": 0}
+    assert build._of_evaluated("market1501", street) == build.of_preset("market1501")
 
 
 def test_training_on_a_union_of_two_data_sets(root):
