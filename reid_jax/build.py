@@ -18,6 +18,7 @@ from reid_jax.ops import grouping
 from reid_jax.ops import images as image_ops
 from reid_jax.plugins import names as names_lib
 from reid_jax.runtime import processes
+from reid_jax.stores import objects
 
 LOG = logging.getLogger(__name__)
 
@@ -285,7 +286,7 @@ def _open(name: str, root: str, options: Mapping[str, Any], log_warnings: bool =
         packed = index_copy.pack(dataset) if processes.process_count() > 1 else b""
     packed = processes.broadcast_bytes(packed)
     if not processes.is_main():
-        if packed and "://" not in root:
+        if packed and not objects.is_remote(root):
             return index_copy.unpack(packed, records.prepared_folder(name, root, **options))
         dataset = prepare.open_prepared(name, root, **options)
     return dataset

@@ -43,9 +43,11 @@ def copied(tree: Any) -> dict[str, Any]:
 
     Unlike `jnp.copy`, it compiles no program for each shape, except where other processes hold a part of the arrays.
     """
+    copies: dict[str, Any]
     if jax.process_count() > 1:
-        return jax.tree.map(jnp.copy, dict(tree))
-    copies: dict[str, Any] = jax.device_put(dict(tree), may_alias=False)
+        copies = jax.tree.map(jnp.copy, dict(tree))
+    else:
+        copies = jax.device_put(dict(tree), may_alias=False)
     return copies
 
 

@@ -161,6 +161,7 @@ def main() -> int:
         with processes_lib.session(place, count, index):
             print(json.dumps(_evaluate(index, count)))
         return 0
+    cluster_run.LIMIT = LIMIT  # eight processes on a busy machine
     args.work.mkdir(parents=True, exist_ok=True)
     kept = args.work / "rows.json"
     done: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
