@@ -183,17 +183,20 @@ def exchanged(what: str, queries: int, gallery: int, people: int, processes: int
     cells = sum(tile.places.size for tile in table.tiles(512))
     others = (processes - 1) / processes
     parts = {
-        "queries_MB": queries * others * DIMENSIONS * 4,
-        "sample_MB": 512 * DIMENSIONS * 4,
-        "matches_MB": cells * 4 * 2,  # distances and counts
-        "places_MB": gallery * others * 4,
-        "lists_MB": min(queries, 5_000) * 11 * 12 * (processes - 1),
-        "pairs_MB": (2 * 2**18 + 1) * 3 * 4,
+        "queries_MB": queries * DIMENSIONS * 4,
+        "sample_MB": 2 * 512 * DIMENSIONS * 4,  # sums pass a ring twice
+        "matches_MB": 2 * cells * 4 * 2,  # distances and counts
+        "places_MB": gallery * 4,
+        "lists_MB": min(queries, 5_000) * 11 * 12 * processes,
+        "pairs_MB": 2 * (2 * 2**18 + 1) * 3 * 4,
     }
+    parts = {name: value * others for name, value in parts.items()}
     row: Row = {"what": what, "queries": queries, "gallery": gallery, "processes": processes}
     row |= {name: round(value / 1e6, 2) for name, value in parts.items()}
     return row | {
         "received_MB": round(sum(parts.values()) / 1e6, 1),
+        # Features twice; 21 neighbors dealt and 21 gathered; about 30 numbers of an encoding.
+        "reranking_MB": round((queries + gallery) * (2 * DIMENSIONS * 4 + 504) * others / 1e6),
         "features_MB": round(gallery * DIMENSIONS * 4 / 1e6),
     }
 
