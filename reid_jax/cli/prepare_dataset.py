@@ -43,6 +43,8 @@ def _list() -> str:
     for name, entry in sorted(catalog.entries().items()):
         facts = [(f"{key}:", entry.about[key]) for key in ("needs", "license", "status")]
         blocks.append(f"{name}\n{help_pages.table(facts, indent='    ')}")
+    facts = [("needs:", "a folder of crops, no labels; for masked pretraining (configs/mim.py)"), ("license:", "yours")]
+    blocks.append(f"{pool.NAME}\n{help_pages.table(facts, indent='    ')}")
     return "\n".join(blocks)
 
 

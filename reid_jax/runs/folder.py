@@ -11,6 +11,7 @@ A run folder contains:
     ranked_lists.html    page of ranked lists
     report.html          curves, scores and config on a page
     reconstructions.png  for models that reconstruct hidden patches
+    weights/             encoder and decoder of masked pretraining, see `runs.encoder_files`
     log.txt              log
 """
 
