@@ -30,6 +30,8 @@ CLASSES = 751
 # Without timing on a device XLA finds no tiles for some products in Triton. The figures of a program that compiles both
 # ways are the same.
 OPTIONS: dict[str, dict[str, Any]] = {"gpu": {"xla_gpu_enable_triton_gemm": False}, "tpu": {}}
+# Kernels are not made fast where they cannot run; nothing that is counted depends on it.
+OPTIONS["gpu"] |= {"xla_backend_optimization_level": 0, "xla_gpu_disable_gpuasm_optimizations": True}
 # A quarter of the processor's time for a TPU; memory and its traffic come out higher.
 LEAST_EFFORT = {"gpu": {}, "tpu": {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0}}
 
