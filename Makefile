@@ -11,7 +11,7 @@ WORKERS ?= 2
 comma := ,
 ALL_EXTRAS := dev$(if $(EXTRAS),$(comma)$(EXTRAS))
 
-.PHONY: help env demo test floors mutants faults wrong-turns first-hour fuzz lint docs clean
+.PHONY: help env demo test floors ports mutants faults wrong-turns first-hour fuzz lint docs clean
 
 env: $(STAMP)  ## creates the environment
 
@@ -33,6 +33,10 @@ test: env  ## runs the whole suite
 # Whole runs: demos of all systems, cut to about a minute each on two cores, must learn.
 floors: env  ## trains the demos of all systems for about a minute each: they must learn
 	$(BIN)/python -m pytest -n $(WORKERS) --dist=load --confcutdir=tests/floors tests/floors
+
+# Train steps and embeddings of all systems at full size, lowered for GPU and TPU without either; a minute.
+ports: env  ## lowers the programs of all systems for GPU and TPU
+	$(BIN)/python -m pytest -n $(WORKERS) --confcutdir=tests/ports tests/ports
 
 # Deliberate mistakes, applied one by one to a copy: which of them no test notices. Takes an hour; results/mutants.json.
 mutants: env  ## applies deliberate mistakes, which a test must notice, an hour

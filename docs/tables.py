@@ -220,12 +220,17 @@ UNITS = {
 
 
 def speed(file: str, *options: str) -> str:
-    """The tables of a file that `benchmark.py --output` wrote, or its `table=`; `columns=` chooses among columns."""
+    """The tables of a file that `benchmark.py --output` wrote, or its `table=`.
+
+    `columns=` chooses among columns, `only=` rows by the first word of `what`.
+    """
     given = _options(options)
     document = read(file)
     parts = []
     tables = document["tables"]
     for records in [tables[given["table"]]] if "table" in given else tables.values():
+        if "only" in given:
+            records = [record for record in records if record["what"].split()[0] == given["only"]]
         known = list(dict.fromkeys(key for record in records for key in record))
         shown = given["columns"].split(",") if "columns" in given else known
         if missing := [column for column in shown if column not in known]:
