@@ -134,6 +134,7 @@ def compile_for(target: targets.Target, program: Abstract, mesh: Mesh, batch: in
         "effort": "least" if quick and LEAST_EFFORT[target.platform] else "",
         "trace_s": round(trace_seconds, 1),
         "compile_s": round(compile_seconds, 1),
+        "state_GB": state / 1e9,
         "GB_per_chip": (size("argument") + size("output") + size("temp") - size("alias")) / 1e9,
         "gflop_per_image": found["flops"] / (batch * mesh.size) / 1e9,
         "bfloat16_share": found["bfloat16_share"],

@@ -91,10 +91,11 @@ def measure(
             before = len(left)
             for row in _rows(dataclasses.replace(task, programs=left), limit):
                 rows.append(row)
-                _add_largest(rows, row)
+                _add_largest(rows)
                 report(rows)
             left = _missing(task, rows)
             assert len(left) < before
+    _add_largest(rows)
     return rows
 
 
@@ -150,22 +151,32 @@ def _environment() -> dict[str, str]:
     return {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", **kept, "JAX_PLATFORMS": "cpu"}
 
 
-def _add_largest(rows: Sequence[Row], row: Row) -> None:
-    """Adds the largest batches that fit to the last row of a program, by a line through all of its rows."""
-    same = [each for each in rows if (each["target"], each["what"]) == (row["target"], row["what"])]
-    row |= largest_batches(same)
+def _add_largest(rows: Sequence[Row]) -> None:
+    """Adds the largest batches that fit to the last row of each program, by a line through all of its rows."""
+    programs: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        programs.setdefault((row["target"], row["what"]), []).append(row)
+    for same in programs.values():
+        for row in same:
+            for name in [key for key in row if key.startswith("fits_")]:
+                del row[name]
+        same[-1] |= largest_batches(same)
 
 
 def largest_batches(rows: Sequence[Row]) -> Row:
     """Returns, for each memory of `MEMORIES`, the largest batch on a chip by a line through the compiled ones.
 
+    A single one gives the line through it and the state alone, which is steeper: the batches are safe, and too small.
+
     Args:
-        rows: rows of one program, with `batch_per_chip` and `GB_per_chip`; with fewer than two, nothing is known.
+        rows: rows of one program, with `batch_per_chip`, `GB_per_chip` and `state_GB`.
     """
     known = [(row["batch_per_chip"], row["GB_per_chip"]) for row in rows if "GB_per_chip" in row]
+    if len(known) == 1:
+        known += [(0, row["state_GB"]) for row in rows if "state_GB" in row][:1]
     if len(known) < 2:
         return {}
-    (first, low), (last, high) = known[0], known[-1]
+    (first, low), (last, high) = min(known), max(known)
     slope = (high - low) / (last - first)
     if slope <= 0:
         return {}

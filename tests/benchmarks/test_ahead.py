@@ -138,6 +138,7 @@ def test_the_largest_batch_lies_on_a_line():
     rows = [{"batch_per_chip": 64, "GB_per_chip": 5.0}, {"batch_per_chip": 256, "GB_per_chip": 17.0}]
     assert ahead_rows.largest_batches(rows) == {"fits_16_GB": 240, "fits_80_GB": 1264, "fits_141_GB": 2240}
     assert ahead_rows.largest_batches(rows[:1]) == {}
+    assert ahead_rows.largest_batches([{**rows[0], "state_GB": 1.0}])["fits_16_GB"] == 240  # 1 GB and 1/16 for an image
     assert ahead_rows.largest_batches([*rows[:1], {"batch_per_chip": 256, "note": "does not compile"}]) == {}
 
 
