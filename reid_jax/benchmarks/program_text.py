@@ -218,15 +218,11 @@ def _moved(program: Program, each: Instruction) -> int:
             users[name].append(line)
     numbers = {line.number: line for line in inside if line.operation == "parameter"}
     written = _written(program, inside, each)
-    read = 0
+    read = 0.0
     for index, name in enumerate(each.operands):
-        kind = program.kinds.get(name, "")
-        whole = size(kind, memory=True)
-        readers = users[numbers[index].name] if index in numbers else []
-        if whole and readers and all(_partial(line, numbers[index].name) for line in readers):
-            whole = min(whole, sum(_slice(line, numbers[index].name) for line in readers))
-        read += whole
-    return read + written
+        whole = size(program.kinds.get(name, ""), memory=True)
+        read += whole * (_share(program, users, numbers[index].name) if whole and index in numbers else 1)
+    return int(read) + written
 
 
 def _written(program: Program, inside: Sequence[Instruction], each: Instruction) -> int:
@@ -239,15 +235,17 @@ def _written(program: Program, inside: Sequence[Instruction], each: Instruction)
     return min(whole, size(program.kinds.get(root.operands[1], "")))
 
 
-def _partial(line: Instruction, name: str) -> bool:
-    """Whether an instruction reads only a part of an operand."""
-    if line.operation in ("slice", "dynamic-slice", "gather"):
-        return line.operands[:1] == (name,)
-    return line.operation == "dynamic-update-slice" and line.operands[:1] == (name,) and name not in line.operands[1:]
-
-
-def _slice(line: Instruction, name: str) -> int:
-    return 0 if line.operation == "dynamic-update-slice" else size(line.kind)
+def _share(program: Program, users: Mapping[str, Sequence[Instruction]], name: str) -> float:
+    """Returns the share of a value that a fusion reads: slices of it, or all."""
+    total = 0.0
+    for line in users.get(name, ()):
+        if line.operation in ("bitcast", "reshape", "convert"):  # computed for what is read of them
+            total += _share(program, users, line.name)
+        elif line.operation in ("slice", "dynamic-slice", "gather") and line.operands[0] == name:
+            total += size(line.kind) / max(1, size(program.kinds.get(name, "")))
+        elif line.operation != "dynamic-update-slice" or line.operands[0] != name:
+            total += 1.0
+    return min(total, 1.0) if users.get(name) else 1.0
 
 
 def operations(program: Program) -> dict[str, int]:
