@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -125,9 +127,31 @@ def test_orbax_saves_through_the_store_and_another_process_restores(bucket: Faul
     assert np.array_equal(arrays["w"], state["w"] + 4)
     with checkpoints.Checkpoints(second, best_metric="mAP", remote=_store()) as saved:
         assert saved.latest_step() == 4
+        abstract = {"w": jax.ShapeDtypeStruct((2, 3), np.float32)}
+        restored, meta = saved.restore(abstract)
+        assert np.array_equal(restored["w"], state["w"] + 4)
+        assert meta == {"step": 4}
         assert saved.best_step() == 1
         saved.save(5, state, {}, {"mAP": 0.0})
     assert _steps() == {"1", "4", "5"}
+
+
+def test_what_process_0_reads_reaches_all_bit_for_bit():
+    flat = {
+        "step": np.asarray(7, np.int32),
+        "w": np.asarray([[-0.0, np.nan], [1e-40, 2.0]], np.float32),
+        "half": np.asarray([-0.0, 3.0], jnp.bfloat16),
+        "none": np.zeros((0, 3), np.float32),
+        "on": np.asarray([True, False]),
+    }
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = {name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding) for name, value in flat.items()}
+    placed = checkpoint_store.spread(flat, wanted)
+    for name, value in flat.items():
+        assert np.asarray(placed[name]).dtype == value.dtype
+        assert np.asarray(placed[name]).tobytes() == value.tobytes(), name
+    assert checkpoint_store.from_main({"step": 7}) == {"step": 7}
+    assert checkpoint_store.gathered({"a": {"b": jnp.ones(2)}})["a"]["b"].tolist() == [1.0, 1.0]
 
 
 def test_a_store_that_fails_stops_the_next_save_in_one_sentence(bucket: FaultyFiles, tmp_path):
