@@ -214,11 +214,12 @@ def scratch(name: str) -> pathlib.Path:
         name: last part of its path.
     """
     runs = file_io.make_folder(place() / "runs", f"the folder of runs in stores ({PLACE})")
-    for left in runs.iterdir():
-        with contextlib.suppress(OSError), _locked(left / ".alive", fcntl.LOCK_EX | fcntl.LOCK_NB):
-            shutil.rmtree(left, ignore_errors=True)
-    made = pathlib.Path(tempfile.mkdtemp(prefix="run-", dir=runs))
-    alive = _lock(made / ".alive", fcntl.LOCK_EX)
+    with _locked(runs / ".lock", fcntl.LOCK_EX):  # no other process finds the new folder without its lock
+        for left in runs.glob("run-*"):
+            with contextlib.suppress(OSError), _locked(left / ".alive", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(left, ignore_errors=True)
+        made = pathlib.Path(tempfile.mkdtemp(prefix="run-", dir=runs))
+        alive = _lock(made / ".alive", fcntl.LOCK_EX)
 
     def remove() -> None:
         shutil.rmtree(made, ignore_errors=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import importlib
 import logging
@@ -197,6 +198,14 @@ class Store:
         """
 
         def get() -> None:
+            try:
+                fetch()
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+                    raise file_io.cannot_write(path, "the local copy", error) from error
+                raise
+
+        def fetch() -> None:
             if size is None or size > SMALL:
                 self._files.get_file(self._path(name), os.fspath(path))
             else:  # `get_file` asks first whether it is a folder: a listing and a read more
@@ -225,6 +234,8 @@ class Store:
         for attempt in range(1, self.attempts + 1):
             try:
                 return call()
+            except errors.UserError:
+                raise
             except Exception as error:
                 if absent and isinstance(error, (FileNotFoundError, FileExistsError)):
                     raise

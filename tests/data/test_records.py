@@ -10,6 +10,7 @@ import pytest
 
 from reid_jax import errors
 from reid_jax.data import image_io, prepare, records
+from tests.helpers import faulty_store
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +204,21 @@ def test_folder_names_tell_options_apart():
 def test_wrong_options_are_explained(name, options, complaint):
     with pytest.raises(errors.UserError, match=complaint):
         records.folder_name(name, options)
+
+
+bucket = faulty_store.bucket
+
+
+def test_a_prepared_folder_in_an_object_store_is_fetched_in_its_newest_version(bucket):
+    for version in ("1.0.0", "10.0.0", "9.0.0"):
+        bucket.files.pipe_file(f"bucket/data/prepared/mine/{version}/dataset_info.json", version.encode())
+    bucket.files.pipe_file("bucket/data/prepared/mine/11.0.0/records", b"not complete")
+    folder = records.prepared_folder("mine", "memory://bucket/data/")
+    path = records.prepared_version(folder)
+    assert (path / "dataset_info.json").read_bytes() == b"10.0.0"
+    assert [entry.name for entry in folder.iterdir()] == ["10.0.0"]
+    before = len(bucket.calls)
+    assert records.prepared_folder("mine", "memory://bucket/data") == folder
+    assert len(bucket.calls) == before
+    with pytest.raises(errors.UserError, match=r"is not prepared: there is no memory://.*/other; run"):
+        records.prepared_folder("other", "memory://bucket/data")

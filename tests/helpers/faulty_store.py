@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fsspec
 import pytest
 
-from reid_jax.stores import objects
+from reid_jax.stores import local_copies, mirror, objects
 
 _CALLS = ("find", "info", "cat_file", "pipe_file", "put_file", "get_file", "rm_file", "cp_file")
 
@@ -37,7 +37,7 @@ class FaultyFiles:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> FaultyFiles:
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[FaultyFiles]:
     """An empty store at `memory://bucket`, with a cache of its own and no pauses between attempts."""
     made = FaultyFiles()
     made.files.store.clear()
@@ -45,4 +45,13 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> FaultyFiles:
     monkeypatch.setattr(objects, "_file_system", lambda scheme: made)
     monkeypatch.setattr(objects, "PAUSE", 0.0)
     monkeypatch.setenv("REID_JAX_STORE_CACHE", str(tmp_path / "stores"))
-    return made
+    yield made
+    forget()
+
+
+def forget() -> None:
+    """Lets go of all copies, as the end of a process does."""
+    for lock in local_copies._in_use.values():
+        lock.close()
+    for known in (local_copies._in_use, local_copies._files, mirror._opened):
+        known.clear()

@@ -7,9 +7,9 @@ import pytest
 
 from reid_jax import errors
 from reid_jax.runs import folder as folder_lib
-from reid_jax.runs import launch
+from reid_jax.runs import launch, start_files
 from reid_jax.runtime import folder_lock
-from tests.helpers import tiny
+from tests.helpers import faulty_store, tiny
 
 RESULT = {"dataset": "toy", "steps": 3, "toy/mAP": 0.5}
 
@@ -84,3 +84,23 @@ def test_a_folder_that_was_removed_during_the_run(folder):
     folder.config.unlink()
     with pytest.raises(errors.UserError, match="was removed or renamed during the run"):
         folder.check_present()
+
+
+bucket = faulty_store.bucket
+
+
+def test_a_run_folder_in_an_object_store(bucket):
+    url = "memory://bucket/runs/mine"
+    made = folder_lib.RunFolder(url)
+    assert made.place == url
+    assert not made.has_checkpoint()
+    with pytest.raises(errors.UserError, match=r"found none at memory://bucket/runs/mine; give the --workdir"):
+        made.read_config()
+    bucket.files.pipe_file("bucket/runs/mine/config.json", b'{"system": "bot"}')
+    bucket.files.pipe_file("bucket/runs/mine/checkpoints/8/files.json", b"")
+    bucket.files.pipe_file("bucket/runs/mine/checkpoints/9/state/d", b"of an upload that was cut off")
+    made.mirror.pull()
+    assert made.newest_step() == 8
+    assert folder_lib.RunFolder(f"{url}/").read_config().system == "bot"
+    assert start_files.is_run(url)
+    assert not start_files.is_run("memory://bucket/runs/mine/config.npz")

@@ -15,22 +15,6 @@ bucket = faulty_store.bucket
 URL = "memory://bucket/data"
 
 
-@pytest.fixture(autouse=True)
-def forgetful(monkeypatch):
-    """As in a new process, which holds no copy."""
-    monkeypatch.setattr(local_copies, "_files", {})
-    monkeypatch.setattr(local_copies, "_in_use", {})
-    yield
-    _forget()
-
-
-def _forget() -> None:
-    for lock in local_copies._in_use.values():
-        lock.close()
-    local_copies._in_use.clear()
-    local_copies._files.clear()
-
-
 def _folder(name: str, size: int) -> pathlib.Path:
     objects.Store(f"{URL}/{name}").write("records", bytes(size))
     url = f"{URL}/{name}"
@@ -77,7 +61,7 @@ def test_the_copy_of_the_longest_ago_goes_first_and_one_in_use_stays(bucket: Fau
     monkeypatch.setenv(local_copies.SIZE, "100e-9")
     old, new = _folder("old", 40), _folder("new", 40)
     os.utime(old, (1, 1))
-    _forget()
+    faulty_store.forget()
     third = _folder("third", 40)
     assert not old.exists()
     assert new.exists()

@@ -1,9 +1,12 @@
 """Objects of a store: names, errors in one sentence, retries."""
 
+import errno
+import os
 import pathlib
 
 import pytest
 
+from reid_jax import errors
 from reid_jax.stores import objects
 from tests.helpers import faulty_store
 from tests.helpers.faulty_store import FaultyFiles
@@ -105,6 +108,16 @@ def test_a_download_that_ends_early_is_tried_again(bucket: FaultyFiles, tmp_path
     store.download("a", tmp_path / "a", size=5)
     assert (tmp_path / "a").read_bytes() == b"whole"
     assert len(bucket.calls) == 3
+
+
+def test_a_full_disk_is_said_at_once(bucket: FaultyFiles, tmp_path):
+    def full(number, call, arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    bucket.before = full
+    with pytest.raises(errors.UserError, match=r"cannot write the local copy .*a \(No space left on device\)"):
+        objects.Store(URL).download("a", tmp_path / "a", size=5)
+    assert len(bucket.calls) == 1
 
 
 class _HttpError(Exception):

@@ -7,7 +7,7 @@ import pytest
 
 from reid_jax import errors
 from reid_jax.weights import download, hub
-from tests.helpers import file_server
+from tests.helpers import faulty_store, file_server
 
 CONTENT = b"weights"
 
@@ -173,3 +173,16 @@ def test_a_folder_is_no_file(folders, tmp_path):
     own = tmp_path / "own.npz"
     np.savez(own, a=np.zeros(1))
     assert hub.resolve(str(own)) == own
+
+
+bucket = faulty_store.bucket
+
+
+def test_weights_in_an_object_store_are_fetched(bucket):
+    bucket.files.pipe_file("bucket/w/model.npz", b"numbers")
+    hub.check("memory://bucket/w/model.npz", key="init.weights")
+    path = hub.resolve("memory://bucket/w/model.npz")
+    assert path.name == "model.npz"
+    assert path.read_bytes() == b"numbers"
+    with pytest.raises(errors.UserError, match=r"expected an object as init.weights at memory://bucket/w/none"):
+        hub.check("memory://bucket/w/none.npz", key="init.weights")
