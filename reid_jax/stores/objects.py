@@ -241,7 +241,7 @@ class Store:
                     raise
                 if _kind(error) != "unreachable" or attempt == self.attempts or time.monotonic() > until:
                     raise self._sentence(doing, name, error) from error
-                LOG.warning("%s did not answer (%s); trying again.", self.url, errors.reason(error))
+                LOG.warning("%s did not answer (%s); trying again.", self.url, _reason(error))
                 time.sleep(PAUSE * attempt)
         raise AssertionError
 
@@ -261,7 +261,7 @@ class Store:
             text = f"cannot {doing} {place} without credentials ({errors.reason(error)}); log in, see docs/clusters.md"
         else:
             text = (
-                f"cannot {doing} {place}: the store does not answer or fails ({errors.reason(error)}); check the "
+                f"cannot {doing} {place}: the store does not answer or fails ({_reason(error)}); check the "
                 "network and the endpoint, then start the same command again"
             )
         return StoreError(f"{text}.")
@@ -282,6 +282,14 @@ def _kind(error: BaseException) -> str:
     if "Credential" in name or "DefaultCredentials" in text or "locate credentials" in text:
         return "credentials"
     return "unreachable"
+
+
+def _reason(error: BaseException) -> str:
+    """Returns why a store did not do what it was asked, without the libraries' texts about time-outs and codes."""
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return f"nothing came within {READ:.0f} s"
+    code = getattr(error, "code", None)
+    return f"HTTP {code}" if isinstance(code, int) else errors.reason(error)
 
 
 def _file_system(scheme: str) -> Any:

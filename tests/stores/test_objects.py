@@ -136,7 +136,7 @@ class NoCredentialsError(Exception):
         (OSError("Forbidden: b/o"), r"the store refuses it \(Forbidden: b/o\)", 1),
         (_HttpError("expired"), "the store refuses it", 1),
         (NoCredentialsError("Unable to locate credentials"), "without credentials", 1),
-        (TimeoutError("read"), r"does not answer or fails \(read\); check the network", objects.ATTEMPTS),
+        (TimeoutError("read"), r"fails \(nothing came within 30 s\); check the network", objects.ATTEMPTS),
     ],
 )
 def test_errors_are_one_sentence(bucket: FaultyFiles, error, sentence, attempts):
