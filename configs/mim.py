@@ -198,8 +198,11 @@ PRESETS = {
         "notes": "MAE's choices on the same pool: random masks of three quarters, one view, crops of a fifth and more.",
         "model.mask_ratio": 0.75,
         "data.augment.resized_crop.area": (0.2, 1.0),
+        # 512 images, four times accumulated, which MALE's rate does not count.
         "data.sampler": {"name": "pool", "batch_size": 2048, "order": "cipher"},
-        "optimizer.learning_rate": 1.2e-3,
+        "optimizer.learning_rate": 3e-4,
+        "train.accumulate": 4,
+        "schedule.warmup_epochs": 20,
     },
     "folder": {
         **POOL,

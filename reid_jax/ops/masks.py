@@ -119,6 +119,26 @@ def split(scores: jax.Array, visible: int) -> Split:
     return Split(jnp.sort(order[:, :visible], axis=-1), rank >= visible)
 
 
+def check_given(mask: np.ndarray, rule: Rule) -> np.ndarray:
+    """Returns masks that replace the draw, after checking that each hides as many tokens as the rule.
+
+    Args:
+        mask: bool [B, N].
+        rule: the rule of the model that is to read them.
+
+    Raises:
+        UserError: another number of tokens, or of hidden ones.
+    """
+    hidden = rule.tokens - rule.visible
+    counts = np.asarray(mask, bool).sum(axis=-1)
+    if mask.shape[-1] != rule.tokens or (counts != hidden).any():
+        raise errors.UserError(
+            f"expected masks of {rule.tokens} tokens that hide {hidden}, got {mask.shape[-1]} tokens of which "
+            f"{counts.min()} to {counts.max()} are hidden; hide as many in each image, or set model.mask_ratio."
+        )
+    return np.asarray(mask, bool)
+
+
 def keys_of(seeds: jax.Array, draw_number: int) -> jax.Array:
     """Returns a random key for each image.
 

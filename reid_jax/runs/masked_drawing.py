@@ -143,6 +143,7 @@ class Drawer:
         """Returns the drawings of the images, or of those that are shown where there are as many masks."""
         images = self.images[0] if len(hidden) == len(self.images[0]) else self.images[0][_shown(len(self.images[0]))]
         patch = self.model.patch
+        hidden = masks.check_given(hidden, self.model.clone(mask_ratio=ratio).rule())
         drawn = []
         for first in range(0, len(images), _BATCH):
             part = slice(first, first + _BATCH)

@@ -200,6 +200,16 @@ def test_groups_of_body_parts():
     ]
 
 
+def test_given_masks_hide_as_many():
+    rule = masks.Rule(4, 2, "random", 0.5)
+    given = np.array([[True] * 4 + [False] * 4] * 2)
+    np.testing.assert_array_equal(masks.check_given(given, rule), given)
+    given[1, 0] = False
+    for wrong in (given, given[:, :7]):
+        with pytest.raises(errors.UserError, match="that hide 4"):
+            masks.check_given(wrong, rule)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
