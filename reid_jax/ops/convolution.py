@@ -35,6 +35,7 @@ FORMULATIONS = ("auto", "native", "cpu")
 SIXTEEN = 16
 WIDE = 48  # channels from which on a weight gradient by matrix products is faster
 FOLD = 8  # groups of rows in a depthwise weight gradient; 4 and 16 are slower
+NEAR = 8_192  # values of an image up to which its shifts by a column lie next to each other; 16,384 are slower so
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -246,23 +247,28 @@ def _depthwise_kernel_gradient(
     It runs image by image, so that the nine passes over an image read from cache; the padded image is materialized
     first, because slices of a slice at a running offset are not vectorized. Rows are summed by element-wise additions
     in `FOLD` groups, which fuse with the products; a reduction would have them written to memory.
+
+    Shifts of a small image by a column lie next to each other, so that a row of taps is a single product: a third of
+    the operations for the compiler, with the same sums. Three copies of a larger image would leave the cache.
     """
     height, width, channels = gradient.shape[1:]
     fold = next(size for size in range(FOLD, 0, -1) if height % size == 0)
     group = height // fold
+    together = taps[1] if height * width * channels <= NEAR else 1
 
     def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        image, slope = fusion.materialize(jnp.pad(pair[0], (*padding, (0, 0)))), fusion.materialize(pair[1])
+        padded, slope = jnp.pad(pair[0], (*padding, (0, 0))), fusion.materialize(pair[1])
+        if together > 1:
+            padded = jnp.stack([padded[:, column : column + width] for column in range(together)])
+            slope = slope[None]
+        image, slopes = fusion.materialize(padded), jnp.split(slope, fold, axis=-3)
         sums = []
         for row in range(taps[0]):
-            for column in range(taps[1]):
-                shifted = image[row : row + height, column : column + width]
-                terms = [
-                    (shifted[start : start + group] * slope[start : start + group]).astype(jnp.float32)
-                    for start in range(0, height, group)
-                ]
-                sums.append(functools.reduce(jnp.add, terms))
-        return total + jnp.stack(sums), None
+            for column in range(0, taps[1], together):
+                shifted = image[..., row : row + height, column : column + width, :]
+                pairs = zip(jnp.split(shifted, fold, axis=-3), slopes, strict=True)
+                sums.append(functools.reduce(jnp.add, [(x * slope).astype(jnp.float32) for x, slope in pairs]))
+        return total + jnp.stack(sums).reshape(total.shape), None
 
     start = jnp.zeros((taps[0] * taps[1], group, width, channels), jnp.float32)
     return lax.scan(add, start, (images, gradient))[0].sum((1, 2))
