@@ -1,5 +1,7 @@
 """Every formulation of the convolution computes the same values and gradients as the native one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,3 +104,14 @@ def test_unknown_formulation_is_refused():
     images, kernel = _arrays((1, 2, 2, 1), (1, 1, 1, 1))
     with pytest.raises(ValueError, match="formulation"):
         convolution.convolution(images, kernel, formulation="fast")
+
+
+@pytest.mark.parametrize("taps", [(3, 3), (5, 3)])
+def test_weight_gradient_of_small_and_of_large_images_is_equal_to_the_last_bit(monkeypatch, taps):
+    images, gradient = _arrays((2, 8, 6, 4), (2, 8, 6, 4))
+    padding = convolution.symmetric_padding(taps)
+    compute = functools.partial(convolution._depthwise_kernel_gradient, taps=taps, padding=padding)
+    small = jax.jit(lambda *arrays: compute(*arrays))(images, gradient)
+    monkeypatch.setattr(convolution, "NEAR", 0)
+    large = jax.jit(lambda *arrays: compute(*arrays))(images, gradient)
+    np.testing.assert_array_equal(small, large)
