@@ -18,13 +18,10 @@ of devices may change. Orbax is used in this module only.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import math
-import os
 import pathlib
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -282,7 +279,7 @@ class Checkpoints:
                     f"expected the folder of checkpoints {self.directory}, it was removed or renamed during the run; "
                     "put it back and start the same command again."
                 ) from error
-            raise file_io.cannot_write(self.directory, "a checkpoint to", _system_error(error)) from error
+            raise file_io.cannot_write(self.directory, "a checkpoint to", integrity.system_error(error)) from error
 
     def _remove_unfinished(self) -> None:
         """Removes unfinished folders; again where a background thread that was still writing made one anew."""
@@ -374,9 +371,21 @@ def restore_arrays(directory: str | pathlib.Path, step: int | None = None) -> di
 def _read_numpy(folder: pathlib.Path, wanted: Any) -> dict[str, Any]:
     """Returns the arrays of a checkpoint that `wanted` (nested dictionaries) lists, by path."""
     numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    with _reader() as reader:
         arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=numpy, partial_restore=True)
         return trees.flatten(reader.restore(folder / STATE, args=arguments))
+
+
+def _reader() -> ocp.Checkpointer:
+    """Returns a reader that waits for no other process: one alone may read, or each its own disk."""
+    if processes.process_count() == 1:
+        return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader{own}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def steps(directory: str | pathlib.Path) -> list[int]:
@@ -460,7 +469,7 @@ def _read_meta(folder: pathlib.Path) -> dict[str, Any]:
 
 def _stored(folder: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of the stored arrays by path."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    with _reader() as reader:
         tree = reader.metadata(folder / STATE).item_metadata.tree
     return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in trees.flatten(tree).items()}
 
@@ -483,12 +492,3 @@ def _check_fit(folder: pathlib.Path, wanted: Mapping[str, Any]) -> None:
             f"the checkpoint {folder} belongs to another model or optimizer: {differences[0]}{more}; use the config it "
             "was trained with, or another --workdir."
         )
-
-
-def _system_error(error: Exception) -> Exception:
-    """Returns the system's error that a library's text quotes ("... ENOSPC No space left on device ...")."""
-    if not isinstance(error, OSError):
-        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT):
-            if re.search(rf"\b{errno.errorcode[code]}\b|{os.strerror(code)}", str(error)):
-                return OSError(code, os.strerror(code))
-    return error

@@ -8,10 +8,13 @@ damaged checkpoint is set aside where an older one can take its place.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
+import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -206,3 +209,12 @@ def set_aside(folder: pathlib.Path, sentence: str) -> None:
     except OSError as error:
         raise file_io.cannot_write(aside, "the damaged checkpoint to", error) from error
     LOG.warning("%s; set aside as %s, an older checkpoint takes its place.", sentence.partition(";")[0], aside.name)
+
+
+def system_error(error: Exception) -> Exception:
+    """Returns the system's error that a library's text quotes ("... ENOSPC No space left on device ...")."""
+    if not isinstance(error, OSError):
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT):
+            if re.search(rf"\b{errno.errorcode[code]}\b|{os.strerror(code)}", str(error)):
+                return OSError(code, os.strerror(code))
+    return error

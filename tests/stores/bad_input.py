@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tests.stores import emulators
@@ -17,14 +18,15 @@ _VARIABLE = {"gs": "STORAGE_EMULATOR_HOST", "s3": "AWS_ENDPOINT_URL"}
 _LIMIT = 600
 
 
-def rows(work: pathlib.Path) -> list[dict[str, Any]]:
+def rows(work: pathlib.Path, schemes: Sequence[str] = ("gs", "s3")) -> list[dict[str, Any]]:
     """Returns a row for each mistake and store.
 
     Args:
         work: folder with the prepared data.
+        schemes: of the stores.
     """
     found = []
-    for scheme in ("gs", "s3"):
+    for scheme in schemes:
         with emulators.started(scheme, work / "emulator.log") as proxy:
             for what, fault, url, variables in _mistakes(scheme, work):
                 proxy.fault = lambda number, method, path, size, fault=fault: fault  # type: ignore[misc]

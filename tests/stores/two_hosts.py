@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from tests.helpers import tiny
 from tests.stores import emulators
 from tests.stores.faulty_proxy import Proxy
 
-_PORT = 29_871
+_PORT = 29_873
 
 
 def _start(number: int, workdir: str, config: str, root: str, work: pathlib.Path) -> subprocess.Popen[bytes]:
@@ -36,7 +35,6 @@ def rows(work: pathlib.Path) -> list[dict[str, Any]]:
     made = tiny.config(work / "data", checkpoint__every_steps=3)
     config = tiny.write(made, work / "two_hosts_config.py")
     local = work / "local2"
-    shutil.rmtree(local, ignore_errors=True)
     assert [process.wait() for process in _both(str(local), config, str(work / "data"), work)] == [0, 0]
     with emulators.started("gs", work / "emulator.log") as proxy:
         url = "gs://bucket/runs/two"
