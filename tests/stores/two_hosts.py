@@ -13,7 +13,7 @@ from tests.helpers import tiny
 from tests.stores import emulators
 from tests.stores.faulty_proxy import Proxy
 
-_PORT = 29_873
+_PORT = 29_871
 
 
 def _start(number: int, workdir: str, config: str, root: str, work: pathlib.Path) -> subprocess.Popen[bytes]:
