@@ -215,8 +215,10 @@ class Experiment:
         start = "untrained" if self._from_scratch else "start"
         for tested in (self.dataset, *self.others):
             prefix = f"{tested.name}/baseline"
-            ranking = results.rank(self.features(initial.variables, tested), evals)
-            named |= ranking.scores(f"{prefix}/{start}")
+            features = self.features(initial.variables, tested)
+            named |= results.rank(features, evals).scores(f"{prefix}/{start}")
+            if self.pretraining is not None and tested is self.dataset:
+                named |= self.pretraining.baselines(initial.variables, start, features)
             for name, describe in baselines.SIMPLE_FEATURES.items():
                 ranking = results.rank(baselines.extract_simple(describe, tested, self.extractor.size), evals)
                 named |= ranking.scores(f"{prefix}/{name}")

@@ -16,10 +16,13 @@ import numpy as np
 from reid_jax import build
 from reid_jax import config as config_lib
 from reid_jax.config import sections
-from reid_jax.data import feature_set, records
+from reid_jax.data import feature_set, image_io, records
 from reid_jax.evaluation import frozen_probes, ranking
 from reid_jax.inference import extractor as extractor_lib
-from reid_jax.runs import encoder_files, masked_drawing
+from reid_jax.runs import baselines, encoder_files, masked_drawing
+
+MOST_MAPPED = 4096  # numbers of a plain feature that is mapped
+MOST_FITTED = 4096
 
 
 def is_pretraining(model: Any) -> bool:
@@ -76,6 +79,46 @@ class Pretraining:
         for probe, each in found.items():
             scores |= _ranked(each, evals).scores(f"{name}/{probe}")
         return scores
+
+    def baselines(self, variables: build.Variables, start: str, features: feature_set.FeatureSet) -> dict[str, float]:
+        """Returns what the linear map makes of features before training, and of pixels and colors.
+
+        Args:
+            variables: variables before training.
+            start: name of that baseline.
+            features: theirs, of the test images.
+
+        Returns:
+            "<data set>/baseline/<name>_linear/mAP" and the like.
+        """
+        train = self.labeled.split("train")
+        if len(np.unique(train.pids)) < 2:
+            return {}
+        sets = {start: (features, self.extractor.split(variables, train).features)}
+        images = np.stack(
+            [
+                image_io.resize(train.image(row), *self._size(), self.extractor.size["interpolation"])
+                for row in self._rows()
+            ]
+        )
+        for name, describe in baselines.SIMPLE_FEATURES.items():
+            tested = baselines.extract_simple(describe, self.dataset, self.extractor.size)
+            if tested.query_features.shape[1] <= MOST_MAPPED:
+                sets[name] = (tested, describe(images))
+        scores: dict[str, float] = {}
+        for name, (tested, trained) in sets.items():
+            pids = train.pids if name == start else train.pids[self._rows()]
+            mapped = frozen_probes.linear(tested, frozen_probes.discriminant(trained, pids))
+            scores |= _ranked(mapped, self.settings.evals).scores(f"{self.dataset.name}/baseline/{name}_linear")
+        return scores
+
+    def _size(self) -> tuple[int, int]:
+        return self.extractor.size["height"], self.extractor.size["width"]
+
+    def _rows(self) -> np.ndarray:
+        """Returns the labeled training images that the maps of plain features are fitted to."""
+        count = len(self.labeled.split("train"))
+        return np.unique(np.linspace(0, count - 1, min(MOST_FITTED, count)).astype(int))
 
     def during(self, variables: build.Variables, features: feature_set.FeatureSet) -> dict[str, float]:
         """Returns the scores of an evaluation during training: the probes, and PSNR for the masks of training."""
