@@ -393,7 +393,7 @@ ACTS = (
     "a header that claims petabytes",
     "a pickle that writes a file",
     "a cut array",
-    "a piece repeated 100000 times",
+    "an array of 4 MB",
     "1e15 images",
     "-5 images",
     "a list of numbers of images",
