@@ -86,5 +86,5 @@ def test_help_of_training_names_the_systems(monkeypatch):
     monkeypatch.setattr("sys.argv", ["reid-jax train"])
     printed = command_line._help_text(train.__doc__, "no.module")
     assert max(map(len, printed.splitlines())) <= 100
-    assert "Systems: amfor, bot, cfat, cil, mfv, mgaf, mgn, mspf, osnet, transreid;" in " ".join(printed.split())
+    assert "Systems: amfor, bot, cfat, cil, mfv, mgaf, mgn, mim, mspf, osnet, transreid;" in " ".join(printed.split())
     assert "    reid-jax train --config mfv " in printed
