@@ -32,6 +32,7 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parent))  # this folder is 
 
 import export_tables
 import gallery_tables
+import pretraining_tables
 import published_tables
 import trial_tables
 from table_parts import RESULTS, ROOT, SPACE, grid, read
@@ -378,6 +379,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "calibration": trial_tables.calibration,
     "explain_sums": trial_tables.explain_sums,
     "explain_check": trial_tables.explain_check,
+    "pretraining": pretraining_tables.pretraining,
 }
 
 
