@@ -323,12 +323,13 @@ VARIANTS = {
     "amfor_no_amff": row("The full system without fusion of depths (AMFF).", amff=False),
     "amfor_no_hpr": row("The full system without reconstruction of part features (HPR).", hpr=False),
     "mim128": {
-        "notes": "The demo at the size of masked pretraining's (configs/mim.py): patches of 8 without overlap.",
+        "notes": "The size of masked pretraining's demo (configs/mim.py): patches of 8 without overlap.",
         "model.patch": 8,
         "model.stride": 8,
         "model.width": 128,
         "model.depth": 4,
         "model.heads": 4,
+        "model.amff_layers": (1, 2, 3),
     },
     # Text features; the default is a learned bank.
     "clip": {

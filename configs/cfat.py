@@ -215,7 +215,7 @@ RELEASED = {
 
 VARIANTS = {
     "mim128": {
-        "notes": "The demo at the size of masked pretraining's (configs/mim.py): width 128, four blocks and heads.",
+        "notes": "The size of masked pretraining's demo (configs/mim.py): width 128, four blocks and heads.",
         "model.patch": 8,
         "model.stride": 8,
         "model.width": 128,

@@ -138,7 +138,7 @@ DEMO = {
     **{key: value for key, value in config_lib.DEMO.items() if not key.startswith("data.augment")},
     **ONE_VIEW,
     **RANDOM,
-    "notes": "A ViT of four blocks on 12,000 crops of SynthPed without labels; the probes are other people.",
+    "notes": "A ViT of four blocks on 12,000 crops of SynthPed without labels; probes of other people.",
     "data.sources": ("synthped_large@seed=1",),
     "data.sampler": {"name": "pool", "batch_size": 128, "order": "cipher"},
     "data.augment.resized_crop.area": (0.6, 1.0),
@@ -166,7 +166,7 @@ PRESETS = {
     "demo": DEMO,
     "demo_wide": {
         **DEMO,
-        "notes": "The demo with a ViT of six blocks and width 192, 40 epochs: an hour or two on two CPU cores.",
+        "notes": "The demo with six blocks of width 192, 40 epochs: an hour or two on two CPU cores.",
         "model.size": "demo_wide",
         "train.epochs": 40.0,
         "schedule.warmup_epochs": 2,
@@ -187,7 +187,7 @@ PRESETS = {
     },
     "lup_hap": {
         **POOL,
-        "notes": "HAP's recipe on a prepared pool with maps of body parts: 400 epochs, made for two million crops.",
+        "notes": "HAP's recipe on a pool with maps of body parts: 400 epochs, made for two million crops.",
         "data.sampler": {"name": "pool", "batch_size": 4096, "order": "cipher"},
         "optimizer.learning_rate": 2.4e-3,
     },
@@ -195,7 +195,7 @@ PRESETS = {
         **POOL,
         **ONE_VIEW,
         **RANDOM,
-        "notes": "MAE's choices on the same pool: random masks of three quarters, one view, crops of a fifth and more.",
+        "notes": "MAE's choices on the same pool: random masks of three quarters, one view, small crops.",
         "model.mask_ratio": 0.75,
         "data.augment.resized_crop.area": (0.2, 1.0),
         # 512 images, four times accumulated, which MALE's rate does not count.
@@ -207,8 +207,8 @@ PRESETS = {
     "folder": {
         **POOL,
         **ONE_VIEW,
-        "notes": "A pool of your own, one view, blocks of half; nobody published this for small pools. Set "
-        "train.epochs to 20 million / images of the pool, 50 at least.",
+        # Nobody published the case of a small pool: 20 million / images of the pool as train.epochs, 50 at least.
+        "notes": "A pool of your own crops, one view, blocks of half, 50 epochs.",
         "model.mask_kind": "block",
         "data.maps": (),
         "train.epochs": 50.0,

@@ -160,7 +160,7 @@ VARIANTS = {
     # Single settings.
     "no_rearrange": {"notes": "Jigsaw parts without shift and shuffle: horizontal stripes.", "model.rearrange": False},
     "mim128": {
-        "notes": "The demo at the size of masked pretraining's (configs/mim.py): width 128, four blocks and heads.",
+        "notes": "The size of masked pretraining's demo (configs/mim.py): width 128, four blocks and heads.",
         "model.patch": 8,
         "model.stride": 8,
         "model.width": 128,
@@ -168,7 +168,7 @@ VARIANTS = {
         "model.heads": 4,
     },
     "mim_cost": {
-        "notes": "S1: `mim128` from scratch for as long as pretraining and fine-tuning take together, 65 epochs.",
+        "notes": "S1: `mim128` from scratch at the cost of pretraining and fine-tuning together, 65 epochs.",
         "train.epochs": 65.0,
     },
     "tenth_rate": {
@@ -176,7 +176,7 @@ VARIANTS = {
         "optimizer.learning_rate": 1e-4,
     },
     "hap_finetune": {
-        "notes": "HAP's fine-tuning of pretrained weights: AdamW, layer decay 0.4, 100 epochs; with `baseline`.",
+        "notes": "HAP's fine-tuning: AdamW, layer decay 0.4, 100 epochs; combine with `baseline`.",
         "data.sampler": {"name": "identity_groups", "identities": 8, "images": 8},
         "optimizer.name": "adamw",
         "optimizer.momentum": None,

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict, config_dict
 
 from reid_jax.config import sections
 
-_TYPES = {"float | None": float, "bool | None": bool, "str | None": str}
+_TYPES = {"float | None": float, "bool | None": bool, "str | None": str, "tuple[float, ...] | None": tuple}
 
 
 def defaults() -> ConfigDict:

@@ -51,6 +51,8 @@ NEUTRAL: dict[str, Any] = {
     "init.text_weights": "",
     "init.trained": "",
     "init.ignore": (),
+    "init.pixel_mean": None,
+    "init.pixel_std": None,
     "losses": {},
     "monitors": {},
     "extras": {},

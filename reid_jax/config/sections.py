@@ -153,6 +153,10 @@ class Init(Section):
             such as classifiers of other identities.
         ignore: patterns of names in the file or run that are left out, such as modules that the model does not have.
         text_weights: file, or name, of weights of the text transformer, for models that have one.
+        pixel_mean: mean of each channel that the weights were trained with, of images in [0, 1]; with `pixel_std`, the
+            difference from `preprocess` goes into the patch embedding. None is what the file says of itself, and
+            nothing where it does not.
+        pixel_std: standard deviation of each channel, likewise.
     """
 
     weights: str = key("", rules.TEXT)
@@ -160,6 +164,8 @@ class Init(Section):
     allow_missing: tuple[str, ...] = key(("classifier",), rules.PATTERNS)
     ignore: tuple[str, ...] = key((), rules.PATTERNS)
     text_weights: str = key("", rules.TEXT)
+    pixel_mean: tuple[float, ...] | None = key(None, rules.optional(TRIPLE))
+    pixel_std: tuple[float, ...] | None = key(None, rules.optional(TRIPLE))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from reid_jax import build, models, trees
+from reid_jax import build, errors, models, trees
 from reid_jax import config as config_lib
 from reid_jax.config import sections
 from reid_jax.runs import folder as folder_lib
@@ -65,16 +65,24 @@ def _for_our_images(
     variables: dict[str, Any], settings: config_lib.Settings, path: pathlib.Path, log: int
 ) -> dict[str, Any]:
     """Returns variables with patch embeddings for this run's normalization, where the file names another one."""
-    if path.suffix.lower() not in weight_tables.ENDINGS or not _is_concrete(variables):
+    init = settings.init
+    if (init.pixel_mean is None) != (init.pixel_std is None):
+        raise errors.UserError("expected init.pixel_mean and init.pixel_std together, got one of them; set both.")
+    if not _is_concrete(variables):
         return variables
-    meta = input_normalization.meta_of(path)
-    if "mean" not in meta or "std" not in meta:
-        return variables
-    source = (meta["mean"], meta["std"])
+    if init.pixel_mean is not None and init.pixel_std is not None:
+        source = (list(init.pixel_mean), list(init.pixel_std))
+    else:
+        meta = input_normalization.meta_of(path) if path.suffix.lower() in weight_tables.ENDINGS else {}
+        if "mean" not in meta or "std" not in meta:
+            return variables
+        source = (meta["mean"], meta["std"])
     ours = (list(settings.preprocess.mean), list(settings.preprocess.std))
     if source == ours:
         return variables
-    LOG.log(log, "the file was trained with mean %s and std %s: folded into the patch embedding", *source)
+    LOG.log(
+        log, "trained with mean %s and std %s, whose difference from preprocess goes into the patch embedding", *source
+    )
     return input_normalization.fold(variables, source, ours)
 
 

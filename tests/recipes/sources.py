@@ -27,6 +27,8 @@ COMMON: Pairs = (
     ("init.text_weights", "none needed"),
     ("init.trained", "none needed"),
     ("init.ignore", "none needed"),
+    ("init.pixel_mean", "none needed"),
+    ("init.pixel_std", "none needed"),
     ("init.weights", "the file that the authors start from, by its name in reid_jax.weights.hub"),
     ("init.*", "ours"),
     ("phase_order", "one phase"),

@@ -3,6 +3,7 @@
 The numbers in names of tests are those of the properties that the method's description lists.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reid_jax import build, config, models, trees
+from reid_jax import build, config, errors, models, trees
 from reid_jax.config import files
 from reid_jax.models import transreid
 from reid_jax.runs import encoder_files, starting_point
@@ -138,5 +139,12 @@ def test_14_another_normalization_goes_into_the_patch_embedding(encoder):
         ]
         for each in (folder / "hap.npz", path)
     ]
+    init = dataclasses.replace(settings.init, pixel_mean=tuple(IMAGENET[0]), pixel_std=tuple(IMAGENET[1]))
+    given = dataclasses.replace(settings, init=init)
+    asked = starting_point.load_file(ours, given, model, str(folder / "hap.npz"))["params"]["backbone"]
+    np.testing.assert_array_equal(asked["patch_embed"]["proj"]["kernel"], kernels[1])
+    half = dataclasses.replace(given, init=dataclasses.replace(init, pixel_std=None))
+    with pytest.raises(errors.UserError, match="set both"):
+        starting_point.load_file(ours, half, model, str(folder / "hap.npz"))
     ratio = (kernels[1] / kernels[0]).mean(axis=(0, 1, 3))
     np.testing.assert_allclose(ratio, 0.5 / np.array(IMAGENET[1]), rtol=1e-4)
