@@ -35,20 +35,20 @@ class Conditions:
     camera_exposure: float = 0.03
     camera_cast: float = 0.008
     passage_exposure: float = 0.12
-    passage_cast: float = 0.03
+    passage_cast: float = 0.022
     image_exposure: float = 0.08
     image_cast: float = 0.01
     image_gamma: float = 0.03
-    saturation: tuple[float, float] = (0.6, 1.05)
+    saturation: tuple[float, float] = (0.68, 1.05)
     shadow: float = 0.2
     shadow_depth: float = 0.5
     side_light: float = 0.4
-    turn: float = 0.45
+    turn: float = 0.6
     shift: float = 0.075
     scale: float = 0.08
     cut: float = 0.14
-    resolution: tuple[float, float] = (0.45, 1.0)
-    crowd: float = 0.2
+    resolution: tuple[float, float] = (0.28, 0.7)
+    crowd: float = 0.25
 
 
 class StreetLook:
@@ -89,7 +89,7 @@ class StreetLook:
             gamma=(bend, bend * (1 + 0.03 * bell(s[1])), bend * (1 + 0.06 * bell(s[2]))),
             contrast=0.85 + 0.25 * s[3],
             haze=24.0 * s[4] * s[4],
-            noise=2 + int(6 * u[4]),
+            noise=3 + int(9 * u[4]),
             quality=56 + int(30 * u[5]),
         )
 

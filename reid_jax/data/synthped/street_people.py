@@ -88,7 +88,8 @@ PATTERNS: Table = (
     ("twotone", 1.2),
     ("band", 1.1),
 )
-PRINTS: Table = (("none", 3.2), ("patch", 1.0), ("square", 1.0), ("disc", 1.0), ("lines", 1.2), ("slash", 0.8))
+PRINTS: Table = (("none", 8.0), ("patch", 1.6), ("square", 1.0), ("disc", 1.0), ("lines", 1.2), ("slash", 0.8))
+HATS: Table = (("none", 20.0), ("cap", 1.6), ("beanie", 1.2), ("sunhat", 0.3))
 _APART = 90  # least distance of two colors that have to be told apart, summed over the channels
 
 
@@ -136,7 +137,7 @@ def draw_person(rng: np.random.Generator) -> Person:
     hair_style = randomness.weighted(rng.random(), people.HAIR_STYLES)
     short_hair = hair_style in ("short", "bald")
     top = randomness.weighted(rng.random(), TOPS)
-    top_cloth = _cloth(rng, TOP_ColorS, plain=0.75 if top in ("coat", "jacket") else 0.3)
+    top_cloth = _cloth(rng, TOP_ColorS, plain=0.85 if top in ("coat", "jacket") else 0.6)
     bottom = "none" if top == "dress" else randomness.weighted(rng.random(), BOTTOMS)
     if bottom == "skirt" and short_hair:
         bottom = "trousers"
@@ -148,21 +149,21 @@ def draw_person(rng: np.random.Generator) -> Person:
         hair_style=hair_style,
         beard=bool(short_hair and rng.random() < 0.35),
         glasses=bool(rng.random() < 0.25),
-        hat=randomness.weighted(rng.random(), people.HATS),
+        hat=randomness.weighted(rng.random(), HATS),
         hat_color=color(rng, GEAR_ColorS),
         top=top,
         top_cloth=top_cloth,
         sleeve="long" if long_sleeve else "short",
-        sleeve_color=color(rng, TOP_ColorS, top_cloth.color) if rng.random() < 0.2 else top_cloth.color,
-        inner_cloth=_cloth(rng, TOP_ColorS, plain=0.6),
+        sleeve_color=color(rng, TOP_ColorS, top_cloth.color) if rng.random() < 0.08 else top_cloth.color,
+        inner_cloth=_cloth(rng, TOP_ColorS, plain=0.8),
         chest_print=randomness.weighted(rng.random(), PRINTS),
         back_print=randomness.weighted(rng.random(), PRINTS),
         print_color=color(rng, PRINT_ColorS, top_cloth.color),
-        scarf=bool(rng.random() < 0.12),
+        scarf=bool(rng.random() < 0.05),
         scarf_color=color(rng, TOP_ColorS, top_cloth.color),
         bottom=bottom,
         bottom_cloth=dataclasses.replace(_cloth(rng, BOTTOM_ColorS, plain=0.85), scale=int(rng.integers(4, 7))),
-        side_stripe=bool(rng.random() < 0.2),
+        side_stripe=bool(rng.random() < 0.08),
         belt=bool(rng.random() < 0.3),
         shoes=randomness.weighted(rng.random(), people.SHOES),
         shoe_color=color(rng, GEAR_ColorS),
@@ -224,7 +225,7 @@ def _with_head(person: Person, rng: np.random.Generator) -> Person:
 
 
 def _with_hat(person: Person, rng: np.random.Generator) -> Person:
-    return dataclasses.replace(person, hat=_other(people.HATS, person.hat, rng))
+    return dataclasses.replace(person, hat=_other(HATS, person.hat, rng))
 
 
 def _with_bag(person: Person, rng: np.random.Generator) -> Person:
