@@ -166,8 +166,8 @@ MUTANTS = (
     ),
     network("diverse.append(steady[:, 1:])", "diverse.append(steady[:, :-1])", "diversity of the foreground"),
     network(
-        "        pooled, steady = jnp.split(decoder(jnp.concatenate((pooled, steady)), train=train), 2)",
-        "        steady, pooled = jnp.split(decoder(jnp.concatenate((pooled, steady)), train=train), 2)",
+        "        pooled, steady = batch_parts.separate(decoder(batch_parts.join((pooled, steady)), train=train), 2)",
+        "        steady, pooled = batch_parts.separate(decoder(batch_parts.join((pooled, steady)), train=train), 2)",
         "the copy for diversity is what the heads read",
     ),
     network(

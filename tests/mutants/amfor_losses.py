@@ -128,13 +128,13 @@ MUTANTS = (
         "torso and arm are one group",
     ),
     patches(
-        "jnp.sum(jnp.where(mask, per_patch, 0.0)) / jnp.maximum(jnp.sum(mask), 1)",
-        "jnp.sum(jnp.where(mask, 0.0, per_patch)) / jnp.maximum(jnp.sum(mask), 1)",
+        "# [B, N]\n    return jnp.sum(jnp.where(mask, per_patch, 0.0)) / jnp.maximum(jnp.sum(mask), 1)",
+        "# [B, N]\n    return jnp.sum(jnp.where(mask, 0.0, per_patch)) / jnp.maximum(jnp.sum(mask), 1)",
         "drawn patches: the loss of visible ones",
     ),
     patches(
-        "jnp.sum(jnp.where(mask, per_patch, 0.0)) / jnp.maximum(jnp.sum(mask), 1)",
-        "jnp.mean(per_patch)",
+        "# [B, N]\n    return jnp.sum(jnp.where(mask, per_patch, 0.0)) / jnp.maximum(jnp.sum(mask), 1)",
+        "# [B, N]\n    return jnp.mean(per_patch)",
         "drawn patches: the loss of all",
     ),
     # ---- the pixel decoder

@@ -163,12 +163,16 @@ MUTANTS = (
     focal("gamma: float = 2.0", "gamma: float = 1.0", "gamma 1"),
     focal("alpha: float = 0.25", "alpha: float = 0.75", "alpha .75"),
     masked(
-        "jnp.where(mask, per_patch, 0.0)) / jnp.maximum(jnp.sum(mask), 1)",
-        "jnp.where(~mask, per_patch, 0.0)) / jnp.maximum(jnp.sum(~mask), 1)",
+        "# [B, N]\n    return jnp.sum(jnp.where(mask, per_patch, 0.0)) / jnp.maximum(jnp.sum(mask), 1)",
+        "# [B, N]\n    return jnp.sum(jnp.where(~mask, per_patch, 0.0)) / jnp.maximum(jnp.sum(~mask), 1)",
         "loss of the visible patches",
     ),
-    masked("/ jnp.maximum(jnp.sum(mask), 1)", "/ mask.size", "mean over all patches"),
-    masked("per_patch = jnp.mean(jnp.square", "per_patch = jnp.mean(jnp.abs", "absolute error"),
+    masked(
+        "# [B, N]\n    return jnp.sum(jnp.where(mask, per_patch, 0.0)) / jnp.maximum(jnp.sum(mask), 1)",
+        "# [B, N]\n    return jnp.sum(jnp.where(mask, per_patch, 0.0)) / mask.size",
+        "mean over all patches",
+    ),
+    masked("jnp.mean(jnp.square(predicted", "jnp.mean(jnp.abs(predicted", "absolute error"),
     masked(
         "return (patches - mean) / jnp.sqrt(variance + 1e-6)",
         "return (patches - mean) / (variance + 1e-6)",

@@ -335,8 +335,8 @@ MUTANTS = (
     plan("            maps=data.maps,", "            maps=(),", "maps not read"),
     plan("            views=data.views,", "            views={},", "views not made"),
     extras(
-        "        return _copy(self.load(variables, self.weights))",
-        "        self.load(variables, self.weights)\n        return _copy(variables)",
+        "        return copied(self.load(variables, self.weights))",
+        "        self.load(variables, self.weights)\n        return copied(variables)",
         "weights of the frozen copy ignored",
     ),
     objective(
@@ -355,7 +355,9 @@ MUTANTS = (
         "passes draw the same numbers",
     ),
     state(
-        "jax.random.fold_in(key, index), state.variables)", "key, state.variables)", "all extras draw the same numbers"
+        "jax.random.fold_in(cast(jax.Array, key), index), state.variables)",
+        "cast(jax.Array, key), state.variables)",
+        "all extras draw the same numbers",
     ),
     step(
         "extras[name].update(value, extra_grads.get(name), state.variables)",

@@ -177,9 +177,7 @@ MUTANTS = (
     ),
     objective("if not each.train:", "if each.train:", "modes reversed"),
     objective('name = f"image_{view}" if view else "image"', 'name = "image"', "every view is the first"),
-    objective(
-        'batch["image"] = jnp.concatenate(images)', 'batch["image"] = jnp.concatenate(images[::-1])', "views in reverse"
-    ),
+    objective('batch["image"] = self.join(images)', 'batch["image"] = self.join(images[::-1])', "views in reverse"),
     objective('outputs |= {f"{each.prefix}{name}"', 'outputs |= {f"{name}"', "prefixes are ignored"),
     # ---- step
     step("state, batch, jax.random.fold_in(key, turn))", "state, batch, key)", "turns share a key", level="generic"),
@@ -209,8 +207,8 @@ MUTANTS = (
     # ---- phases
     state("if name not in state.extra or extra.restart", "if name not in state.extra", "restart is ignored"),
     state(
-        "return state.replace(opt_state=optimizer.init(state.params))",
-        "return state.replace(opt_state=state.opt_state or optimizer.init(state.params))",
+        "return state.replace(opt_state=initial_arrays.evaluated(optimizer.init, state.params))",
+        "return state.replace(opt_state=state.opt_state or initial_arrays.evaluated(optimizer.init, state.params))",
         "optimizer state is carried over phases",
     ),
     state("state = state.with_variables(_variables_in_extra(state, start_from))", "pass", "start_from is ignored"),
