@@ -51,7 +51,11 @@ SHOWN_BY = {
 OTHERS = {
     "runtime/provenance.py": {"abbrev", "always", "dirty", "error-unmatch", "exclude"},
     "train/profiling.py": {"logdir"},
+    "runtime/determinism.py": {"xla_gpu_deterministic_ops", "xla_gpu_enable_triton_gemm", "nodeterministic"},
+    "federated/flower.py": {"run-config"},
     "cli/federation.py": {"run-config"},
+    "cli/arguments.py": {"run"},  # of every command that reads a run
+    "benchmarks/machine_effect.py": {"xla_cpu_max_isa"},
     "cli/command_line.py": {"name"},
     "benchmarks/growth.py": {"xla_force_host_platform_device_count"},
     "benchmarks/start_speed.py": {"workdir", "mode"},  # of the commands that it starts
