@@ -35,19 +35,19 @@ class Conditions:
     camera_exposure: float = 0.03
     camera_cast: float = 0.008
     passage_exposure: float = 0.12
-    passage_cast: float = 0.022
+    passage_cast: float = 0.03
     image_exposure: float = 0.08
     image_cast: float = 0.01
     image_gamma: float = 0.03
-    saturation: tuple[float, float] = (0.68, 1.05)
+    saturation: tuple[float, float] = (0.62, 1.05)
     shadow: float = 0.2
     shadow_depth: float = 0.5
     side_light: float = 0.4
-    turn: float = 0.6
+    turn: float = 0.8
     shift: float = 0.075
     scale: float = 0.08
     cut: float = 0.14
-    resolution: tuple[float, float] = (0.28, 0.7)
+    resolution: tuple[float, float] = (0.18, 0.5)
     crowd: float = 0.25
 
 
@@ -64,8 +64,8 @@ class StreetLook:
         return self.conditions.crowd
 
     def plan(self, seed: int, population: str, count: int) -> list[tuple[int, int]]:
-        """Returns a (family, member) pair for each identity, in families of one to three."""
-        return people.family_plan(seed, population, count, (1, 4))
+        """Returns a (family, member) pair for each identity, in families of two to five."""
+        return people.family_plan(seed, population, count, (2, 6))
 
     def person(self, seed: int, population: str, family: int, member: int) -> people.Person:
         """Draws a look-alike that shares all colors with the family's prototype."""

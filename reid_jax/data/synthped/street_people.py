@@ -78,7 +78,7 @@ TOPS: Table = (
     ("vest", 0.7),
 )
 BOTTOMS: Table = (("trousers", 4.6), ("shorts", 1.9), ("skirt", 1.2), ("leggings", 1.3))
-BAGS: Table = (("none", 3.4), ("backpack", 2.4), ("shoulder", 1.8), ("handbag", 1.3), ("tote", 0.9))
+BAGS: Table = (("none", 6.0), ("backpack", 2.4), ("shoulder", 1.4), ("handbag", 1.0), ("tote", 0.6))
 PATTERNS: Table = (
     ("plain", 5.0),
     ("hstripes", 1.2),
@@ -88,8 +88,8 @@ PATTERNS: Table = (
     ("twotone", 1.2),
     ("band", 1.1),
 )
-PRINTS: Table = (("none", 8.0), ("patch", 1.6), ("square", 1.0), ("disc", 1.0), ("lines", 1.2), ("slash", 0.8))
-HATS: Table = (("none", 20.0), ("cap", 1.6), ("beanie", 1.2), ("sunhat", 0.3))
+PRINTS: Table = (("none", 14.0), ("patch", 1.6), ("square", 1.0), ("disc", 1.0), ("lines", 1.2), ("slash", 0.8))
+HATS: Table = (("none", 30.0), ("cap", 1.6), ("beanie", 1.2), ("sunhat", 0.3))
 _APART = 90  # least distance of two colors that have to be told apart, summed over the channels
 
 
@@ -137,7 +137,7 @@ def draw_person(rng: np.random.Generator) -> Person:
     hair_style = randomness.weighted(rng.random(), people.HAIR_STYLES)
     short_hair = hair_style in ("short", "bald")
     top = randomness.weighted(rng.random(), TOPS)
-    top_cloth = _cloth(rng, TOP_ColorS, plain=0.85 if top in ("coat", "jacket") else 0.6)
+    top_cloth = _cloth(rng, TOP_ColorS, plain=0.93 if top in ("coat", "jacket") else 0.82)
     bottom = "none" if top == "dress" else randomness.weighted(rng.random(), BOTTOMS)
     if bottom == "skirt" and short_hair:
         bottom = "trousers"
@@ -162,7 +162,7 @@ def draw_person(rng: np.random.Generator) -> Person:
         scarf=bool(rng.random() < 0.05),
         scarf_color=color(rng, TOP_ColorS, top_cloth.color),
         bottom=bottom,
-        bottom_cloth=dataclasses.replace(_cloth(rng, BOTTOM_ColorS, plain=0.85), scale=int(rng.integers(4, 7))),
+        bottom_cloth=dataclasses.replace(_cloth(rng, BOTTOM_ColorS, plain=0.95), scale=int(rng.integers(4, 7))),
         side_stripe=bool(rng.random() < 0.08),
         belt=bool(rng.random() < 0.3),
         shoes=randomness.weighted(rng.random(), people.SHOES),
