@@ -236,7 +236,7 @@ def of_preset(name: str) -> tuple[str, Mapping[str, Any]]:
         preset = config_lib.DATASETS[base]
         return preset["data.name"], {**preset.get("data.options", {}), **given}
     if base not in (pool.NAME, *catalog.entries()):
-        known = [*config_lib.DATASETS, "package.module:Name"]
+        known = [*config_lib.DATASETS, pool.NAME, "package.module:Name"]
         raise errors.unknown("data set (data.sources, evals.datasets)", str(name), known)
     return base, given
 

@@ -14,7 +14,8 @@ _TYPES = {"float | None": float, "bool | None": bool, "str | None": str, "tuple[
 def defaults() -> ConfigDict:
     """Returns the defaults of `reid_jax.config.sections`; a config file states only what differs.
 
-    A key whose default is None has its type, so that the command line can set it.
+    A key whose default is None has its type, so that the command line can set it, and one that is a number or a word
+    takes both.
     """
     config = ConfigDict(sections.plain(sections.Settings()))
     # `fed` is added by the systems that use it (`FEDERATED`), `code` by a run with the user's own modules.
@@ -23,4 +24,6 @@ def defaults() -> ConfigDict:
         for field in dataclasses.fields(section):  # type: ignore[arg-type]  # all are dataclasses
             if str(field.type) in _TYPES:
                 config[name][field.name] = config_dict.placeholder(_TYPES[str(field.type)])
+            elif str(field.type) == "int | str":
+                config[name][field.name] = config_dict.FieldReference(config[name][field.name], field_type=object)
     return config

@@ -130,10 +130,17 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
         if key not in OPTIONS:
             raise errors.unknown(f"option of data set {pool.NAME!r}:", key, OPTIONS)
         if isinstance(OPTIONS[key], int) and not str(value).isdigit():
-            raise errors.UserError(f"expected a whole number as option {key!r} of the pool, got {str(value)[:40]!r}.")
+            raise errors.UserError(
+                f"expected a whole number from 0 as option {key!r} of the pool, got {str(value)[:40]!r}."
+            )
         options[key] = int(value) if isinstance(OPTIONS[key], int) else str(value)
     if options["dedup"] > 8:
         raise errors.UserError(f"expected dedup between 0 and 8 bits, got {options['dedup']}.")
+    if options["maps"] and not pathlib.Path(options["maps"]).expanduser().is_dir():
+        raise errors.UserError(
+            "expected a folder of label maps as option 'maps' of the pool, there is none at "
+            f"{file_io.shown(options['maps'])}; name another."
+        )
     for key in ("camera_pattern", "track_pattern"):
         try:
             groups = re.compile(options[key]).groups
@@ -163,11 +170,19 @@ def _names(source: pathlib.Path, options: Mapping[str, Any]) -> Iterator[str]:
             if entry.is_dir(follow_symlinks=False) and not image_names.is_ignored(entry.name)
         ]
         for entry in found:
-            if image_names.is_image(entry.name) and not entry.is_dir():
+            if image_names.is_image(entry.name) and not _is_folder(entry):
                 if options["keep"] and count >= options["keep"]:
                     return
                 count += 1
                 yield pathlib.Path(entry.path).relative_to(source).as_posix()
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Returns whether an entry is a folder; a link to itself is none, and is counted as unreadable later."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _shards(

@@ -77,7 +77,9 @@ class Rule:
             raise errors.unknown("rule of blocks", self.block_rule, BLOCK_RULES)
         low, high = self.part_share
         if not 0.0 <= low <= high <= 1.0:
-            raise errors.UserError(f"expected a range of shares in [0, 1], got part_share={self.part_share}.")
+            raise errors.UserError(
+                f"expected a range of shares (low, high) in [0, 1], got {self.part_share}; change model.part_share."
+            )
         if not 0.0 < self.ratio < 1.0 or not 0 < self.visible < self.tokens:
             raise errors.UserError(
                 f"expected a share of hidden tokens in (0, 1) that leaves one of {self.tokens} tokens visible and one "

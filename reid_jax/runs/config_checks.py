@@ -81,7 +81,7 @@ def _check_extras(owner: str, given: Mapping[str, Any]) -> None:
 def _check_data(owner: str, data: Any) -> None:
     sampler = dict(data.sampler)
     factory = names.find("sampler", str(sampler.pop("name", "identity_groups")), samplers.SAMPLERS)
-    options_lib.check("the sampler", factory, sampler, positional=2, also=("name",))
+    options_lib.check("sampler", factory, sampler, positional=2, also=("name",))
     option_values.check(f"{owner}.sampler", factory, sampler)
     for augment in (data.augment, *(view.get("augment") or {} for view in data.views.values())):
         transforms.build_chain(augment, data.height, data.width, data.interpolation)

@@ -23,6 +23,7 @@ SCRATCH = ", or start from random weights with --config.init.weights=scratch"
 def is_run(text: str) -> bool:
     """Returns whether a value of `init.weights` is a run folder."""
     if objects.is_remote(text):
+        objects.check(text, "init.weights")
         return not text.endswith(hub.ENDINGS) and (mirror.opened(text).path / "config.json").is_file()
     return bool(text) and os.path.isfile(os.path.join(text, "config.json"))
 

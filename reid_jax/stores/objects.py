@@ -39,7 +39,8 @@ SMALL = 32 << 20  # bytes that are read at once
 ATTEMPTS, PAUSE, DEADLINE = 3, 2.0, 120.0  # of a whole operation; seconds
 
 _LOGGERS = ("gcsfs", "s3fs", "fsspec", "aiobotocore", "botocore", "asyncio", "google.auth")
-_URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_MISTYPED = re.compile(r"(gs|s3):", re.IGNORECASE)  # "gs:/bucket", "S3://bucket"
 _T = TypeVar("_T")
 
 
@@ -56,8 +57,8 @@ class Entry:
 
 
 def is_remote(path: str | os.PathLike[str] | None) -> bool:
-    """Returns whether a path names an object store ("gs://bucket/folder")."""
-    return isinstance(path, str) and _URL.match(path) is not None
+    """Returns whether a path names an object store ("gs://bucket/folder"), or tries to ("gs:/bucket/folder")."""
+    return isinstance(path, str) and (_URL.match(path) or _MISTYPED.match(path)) is not None
 
 
 def check(url: str, key: str = "") -> None:
@@ -76,7 +77,11 @@ def check(url: str, key: str = "") -> None:
     if scheme not in (*LIBRARIES, MEMORY):
         raise StoreError(
             f"expected a folder, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER{given}, got {file_io.shown(url)[:200]}; "
-            "other stores are not supported."
+            + (
+                "a scheme has small letters and two slashes."
+                if _MISTYPED.match(url)
+                else "other stores are not supported."
+            )
         )
     if not rest.split("/")[0] or any(part in ("", ".", "..") for part in rest.rstrip("/").split("/")):
         raise StoreError(

@@ -9,6 +9,7 @@ import pathlib
 import types
 
 import pytest
+from ml_collections.config_flags import config_path
 
 from reid_jax import config, errors, models
 from reid_jax.config import files, sections
@@ -224,6 +225,15 @@ def test_every_typed_key_has_a_rule_that_its_default_obeys():
             rule = field.metadata["rule"]
             assert rule.accepts(getattr(section(), field.name)), field.name
             assert not rule.accepts(object()), field.name
+
+
+def test_a_key_of_a_number_or_a_word_takes_both_from_the_command_line():
+    built = config.defaults()
+    assert config_path.get_type("train.accumulate", built) is object  # an int would be the only thing that is read
+    assert built.train.accumulate == 1
+    for value in ("auto", 2):
+        built.train.accumulate = value
+        assert config.to_dict(built)["train"]["accumulate"] == value
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def crop(seed, height=64, width=32):
 
 @pytest.fixture
 def street(tmp_path):
-    """A folder of nine good crops below each other, with maps, and five that are left out."""
+    """A folder of nine good crops below each other, with maps, and six that are left out."""
     folder = tmp_path / "street"
     (folder / "b" / "deep").mkdir(parents=True)
     (folder / "a").mkdir()
@@ -39,6 +39,7 @@ def street(tmp_path):
     (folder / "small.png").write_bytes(image_io.encode_png(crop(101, 40, 20)))
     (folder / "wide.png").write_bytes(image_io.encode_png(crop(102, 40, 80)))
     (folder / "notes.txt").write_text("no image")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
     return folder
 
 
@@ -46,7 +47,7 @@ def test_18_a_pool_leaves_out_what_is_no_crop_and_opens_as_a_split(street, tmp_p
     options = {"camera_pattern": r"_c(\d+)", "track_pattern": r"_t(\d+)"}
     report = pool_preparation.prepare(tmp_path, street, options)
     assert "9 images" in report
-    for reason in ("1 (cannot be read)", "1 (a near-duplicate", "1 (a side below 32", "1 (height / width outside"):
+    for reason in ("2 (cannot be read)", "1 (a near-duplicate", "1 (a side below 32", "1 (height / width outside"):
         assert reason in report
     dataset = pool.open_pool(tmp_path)
     split = dataset.split("train")
@@ -156,6 +157,8 @@ def test_17_a_large_pool_opens_at_once():
     [
         ({"titel": "x"}, "did you mean 'title'"),
         ({"keep": "many"}, "whole number"),
+        ({"keep": -1}, "from 0"),
+        ({"maps": "nowhere"}, "folder of label maps"),
         ({"dedup": 9}, "between 0 and 8"),
         ({"camera_pattern": "(c"}, "regular expression"),
         ({"camera_pattern": "c"}, "one group"),

@@ -19,6 +19,7 @@ def test_which_paths_are_remote():
     assert objects.is_remote("gs://b/x")
     assert objects.is_remote("s3://b/x")
     assert objects.is_remote("ftp://b")
+    assert objects.is_remote("gs:/b/x")  # refused, instead of a folder of that name
     for path in ("runs/x", "C:/x", pathlib.Path("gs://b"), None, ""):
         assert not objects.is_remote(path)
 
@@ -27,6 +28,8 @@ def test_which_paths_are_remote():
     ("url", "expected"),
     [
         ("ftp://b/x", "other stores are not supported"),
+        ("gs:/b/x", "two slashes"),
+        ("S3://b/x", "small letters"),
         ("gs://", "name the bucket"),
         ("gs:///x", "name the bucket"),
         ("s3://b//x", "no empty part"),
