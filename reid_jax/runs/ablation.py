@@ -54,6 +54,12 @@ class Plan:
     def __post_init__(self) -> None:
         for row in (row for pair in self.pairs for row in pair if row not in self.rows):
             raise errors.unknown("row to compare", row, self.rows)
+        for row in self.rows:
+            if "@" in row and not row.partition("@")[2].partition("/")[0]:
+                raise errors.UserError(
+                    f"expected pretraining behind '@', such as baseline+mim128@mim:full, got {row[:100]!r}; name it or "
+                    "leave '@' out."
+                )
 
     def cells(self) -> Iterator[tuple[str, int, pathlib.Path]]:
         """Yields `(row, seed, run folder)`, seed by seed, so that every row has a result after the first seed."""

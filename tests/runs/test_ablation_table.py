@@ -45,6 +45,8 @@ def test_gains_are_paired_by_seed(ablation_folder):
     assert written.endswith("\n".join(lines) + "\n")
     with pytest.raises(errors.UserError, match="row to compare"):
         plan(ablation_folder, pairs=(("c", "full"),))
+    with pytest.raises(errors.UserError, match="expected pretraining behind '@'"):
+        ablation.Plan("configs/mfv.py", "demo", ("full@",), (0,), pathlib.Path("runs"))
 
 
 def test_scores_of_another_data_set_and_seeds_of_the_data(ablation_folder):
