@@ -118,16 +118,32 @@ def _copy(store: objects.Store, entries: Mapping[str, objects.Entry]) -> pathlib
     target = cache / key
     if key in _in_use and target.is_dir():
         return target
-    with _locked(cache / f"{key}.lock", fcntl.LOCK_EX):
-        if not target.is_dir():
-            _make_room(cache, sum(entry.size for entry in entries.values()), store.url)
-            _fetch(store, entries, target)
-    _in_use[key] = _lock(cache / f"{key}.lock", fcntl.LOCK_SH)
-    if not target.is_dir():  # another process made room in between
-        _in_use.pop(key).close()
-        return _copy(store, entries)
+    while not _keep(key, target):
+        with _locked(_lock_file(target), fcntl.LOCK_EX):
+            if not target.is_dir():
+                _make_room(cache, sum(entry.size for entry in entries.values()), store.url)
+                _fetch(store, entries, target)
     os.utime(target)
     return target
+
+
+def _keep(key: str, target: pathlib.Path) -> bool:
+    """Returns whether a copy is there, after one that is being fetched, and keeps it until this process ends.
+
+    The lock is shared with other processes and threads that use the copy; whoever asked for an exclusive one first
+    would wait for their end.
+    """
+    held = _lock(_lock_file(target), fcntl.LOCK_SH)
+    if not target.is_dir():
+        held.close()
+        return False
+    if _in_use.setdefault(key, held) is not held:  # another thread of this process keeps it
+        held.close()
+    return True
+
+
+def _lock_file(target: pathlib.Path) -> pathlib.Path:
+    return target.with_name(f"{target.name}.lock")
 
 
 def _fetch(store: objects.Store, entries: Mapping[str, objects.Entry], target: pathlib.Path) -> None:

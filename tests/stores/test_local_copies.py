@@ -100,6 +100,19 @@ def test_several_at_once_fetch_once(bucket: FaultyFiles):
     assert [call for call, _ in bucket.calls].count("cat_file") == 1
 
 
+def test_a_copy_in_use_by_another_process_is_used_at_once(bucket: FaultyFiles, monkeypatch):
+    store = objects.Store(f"{URL}/a")
+    store.write("records", bytes(1000))
+    first = local_copies._copy(store, store.listing())  # keeps its lock until the process ends
+    monkeypatch.setattr(local_copies, "_in_use", {})  # as another process, which has not read it yet
+    found: list[pathlib.Path] = []
+    reader = threading.Thread(target=lambda: found.append(local_copies._copy(store, store.listing())), daemon=True)
+    reader.start()
+    reader.join(10.0)
+    assert found == [first]
+    assert [call for call, _ in bucket.calls].count("cat_file") == 1
+
+
 def test_a_name_outside_the_folder_is_refused(bucket: FaultyFiles):
     with pytest.raises(objects.StoreError, match="has a name that is no place in a folder"):
         local_copies.folder(URL, {"../x": objects.Entry(1, "1")})
