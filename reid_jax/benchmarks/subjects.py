@@ -69,10 +69,15 @@ def program(kind: str, subject: Subject, batch: int | None, classes: int) -> pro
         return programs.Program.compile(step, begun, (arrays,), size, carry=lambda result: result[0])
     data = subject.settings.data
     sampler = data.sampler
-    batch = batch or (8 if subject.config is None else sampler["identities"] * sampler["images"])
+    batch = batch or (8 if subject.config is None else own_batch(sampler))
     model = build.build_model(subject.settings, classes)
     arrays = programs.random_batch(batch, data.height, data.width, classes)
     return (programs.train_program if kind == "train" else programs.inference_program)(model, arrays)
+
+
+def own_batch(sampler: Mapping[str, Any]) -> int:
+    """Returns the images of a batch of a config's sampler."""
+    return int(sampler["identities"] * sampler["images"] if "images" in sampler else sampler["batch_size"])
 
 
 def config_step(config: ConfigDict, batch: int | None, classes: int) -> tuple[Callable[..., Any], tuple[Any, Any], int]:
@@ -103,7 +108,9 @@ def config_phase(
         UserError: the batch does not fit the sampler of the config.
     """
     config = config.copy_and_resolve_references()
-    if batch:
+    if batch and "images" not in config.data.sampler:
+        config.data.sampler.batch_size = batch
+    elif batch:
         images = config.data.sampler.images
         if batch % images:
             raise errors.UserError(

@@ -14,6 +14,7 @@ Normalization and the fill of erased boxes happen on the device (`reid_jax.ops.i
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -369,8 +370,8 @@ def build_chain(config: Mapping[str, Any] | None, height: int, width: int, inter
     if order is not None:
         chosen = list(order)
         if "resize" not in chosen:
-            before = [label for label in chosen[:2] if label in ("corrupt", "resized_crop")]
-            chosen.insert(len(before), "resize")
+            at_native_size = itertools.takewhile(("corrupt", "resized_crop").__contains__, chosen)
+            chosen.insert(len(list(at_native_size)), "resize")
         if sorted(chosen) != sorted(labels):
             raise errors.UserError(
                 f"the transform order {tuple(order)} must list each transform in use once: {', '.join(labels)}."

@@ -69,10 +69,11 @@ def test_generated_images_have_what_the_demos_read():
     """AMFOR's step reads body parts; the images of `benchmark.py train --config` must have them in every system."""
     for name in files.packaged():
         data = settings.of(files.load_config(name)).data
-        split = subjects.generated_dataset(16, maps=data.maps).split("train")
+        split = subjects.generated_dataset(32, maps=data.maps).split("train")
         options = {key: getattr(data, key) for key in ("sampler", "maps", "height", "width", "interpolation")}
         with pipeline.train_batches(split, split.pids - 1, seed=0, cache="none", threads=0, **options) as batches:
             batch = next(batches)
+        assert len(batch["image"]) == subjects.own_batch(data.sampler), name
         assert set(data.maps) <= set(batch), name
         if data.maps:
             assert set(np.unique(batch["parts"])) == set(range(9))

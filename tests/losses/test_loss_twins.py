@@ -41,6 +41,8 @@ def test_defaults_of_every_loss():
         for name, function in losses.LOSSES.items()
     }
     assert {name: options for name, options in defaults.items() if options} == {
+        "align": {"temperature": 0.2},
+        "align_tracks": {"temperature": 0.2},
         "contrastive": {"temperature": 0.5, "weighted": True, "stop_weight": False, "mask_same_identity": False},
         "cross_entropy": {"label_smoothing": 0.0},
         "focal": {"alpha": 0.25, "gamma": 2.0},
