@@ -34,6 +34,7 @@ Arrays = tuple[jax.Array, jax.Array]
 FORMULATIONS = ("auto", "native", "cpu")
 SIXTEEN = 16
 WIDE = 48  # channels from which on a weight gradient by matrix products is faster
+LARGE = 1 << 19  # values from which on a factor of a weight gradient is written to memory before it is transposed
 FOLD = 8  # groups of rows in a depthwise weight gradient; 4 and 16 are slower
 NEAR = 8_192  # values of an image up to which its shifts by a column lie next to each other; 16,384 are slower so
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -130,6 +131,7 @@ def _wide_forward(images: jax.Array, kernel: jax.Array, padding: Padding) -> tup
 @tracing.once(static=(0,))
 def _wide_backward(padding: Padding, residuals: Arrays, gradient: jax.Array) -> Arrays:
     images, kernel = residuals
+    images, gradient = _before_transposing(images, gradient)
     mirrored = _mirrored(kernel.shape[:2], padding)
     images_gradient = _native(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1, mirrored)
     return images_gradient, _wide_kernel_gradient(images, gradient, kernel.shape, padding)
@@ -154,6 +156,16 @@ def _wide_kernel_gradient(
 
 
 _wide.defvjp(_wide_forward, _wide_backward)
+
+
+def _before_transposing(images: jax.Array, gradient: jax.Array) -> Arrays:
+    """Returns the factors of a weight gradient, written to memory where they are large.
+
+    One of them gets transposed in memory, which is slow where the same loop also computes it. Small ones stay in cache,
+    and each array written is one more body to compile.
+    """
+    large = max(images.size, gradient.size) >= LARGE
+    return (fusion.materialize(images), fusion.materialize(gradient)) if large else (images, gradient)
 
 
 def _mirrored(taps: Sequence[int], padding: Padding) -> Padding:
@@ -182,7 +194,7 @@ def _pointwise_forward(images: jax.Array, kernel: jax.Array, strides: int) -> tu
 @tracing.once(static=(0,))
 def _pointwise_backward(strides: int, residuals: Arrays, gradient: jax.Array) -> Arrays:
     images, kernel = residuals
-    seen = images[:, ::strides, ::strides]
+    seen, gradient = _before_transposing(images[:, ::strides, ::strides], gradient)
     # The first factor gets transposed in memory: so it is the smaller one. The product is written out because the
     # compiler would otherwise fold the following transpose into the product and reverse the order again.
     if images.shape[-1] > gradient.shape[-1]:
