@@ -1,6 +1,6 @@
 """The start of many processes: seconds, memory and requests to the disk, for 10,000 to 1,000,000 images.
 
-    python -m tests.clusters.scale --folder /tmp/grow --output results/scale.json
+    python -m tests.clusters.scale --folder rows --output results/scale.json
 
 Images and prepared data sets are those of `benchmark.py growth`, made in the folder where they are not there yet.
 Process 0 reads the index and packs it for the others; another process unpacks it and reads its share of the first

@@ -14,6 +14,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -162,7 +163,8 @@ def main() -> int:
     """Runs the parts and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=pathlib.Path, default="results/stores.json")
-    parser.add_argument("--work", type=pathlib.Path, default="/tmp/reid_jax_stores", help="scratch folder")
+    scratch = pathlib.Path(tempfile.gettempdir()) / "reid_jax_stores"
+    parser.add_argument("--work", type=pathlib.Path, default=scratch, help="scratch folder")
     parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS)
     args = parser.parse_args()
     work = file_io.make_folder(args.work.absolute())
