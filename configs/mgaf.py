@@ -207,6 +207,12 @@ VARIANTS = {
         **FEDERATED,
         "fed.optimizer_state": "kept",
     },
+    "mgaf_fed_rounds8": {"notes": "Federated: 8 rounds.", **FEDERATED, "fed.rounds": 8},
+    "mgaf_fed_rounds32": {"notes": "Federated: 32 rounds.", **FEDERATED, "fed.rounds": 32},
+    # With `num_clients` equal clients, each takes that share of the steps of an epoch in a round.
+    "mgaf_joint_share": {
+        "notes": "Joint training with as many steps as one of `fed.num_clients` clients takes, one after another.",
+    },
     "mgaf_fed_sgd": {
         "notes": "Federated: the SGD of FedReID, with a ten times higher rate for the heads.",
         **FEDERATED,
@@ -222,4 +228,10 @@ VARIANTS = {
 
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
-    return config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
+    config = config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
+    if "mgaf_joint_share" in config.variants:
+        config.train.epochs /= config.fed.num_clients
+        if "milestones_epochs" in config.schedule:
+            milestones = config.schedule.milestones_epochs
+            config.schedule.milestones_epochs = tuple(epoch / config.fed.num_clients for epoch in milestones)
+    return config

@@ -126,6 +126,18 @@ VARIANTS = {
         "notes": "Table 6: channel after spatial attention (CAM after SAM).",
         "model.attention": "spatial_channel",
     },
+    "mspf_local": {
+        "notes": "The local branch alone, without global path, attention and patches.",
+        "model.heads": ("l",),
+        "model.mpf_patches": (),
+        "model.attention": "none",
+        "monitors.accuracy.on": "logits/l",
+        **{f"losses.{loss}_g": None for loss in ("ce", "tri", "center")},
+        "extras.centers_g": None,
+        **{f"losses.{loss}_l.weight": 1.0 for loss in ("ce", "tri")},
+        "losses.center_l.weight": CENTER_WEIGHT,
+        "extras.centers_l.scale": 1 / CENTER_WEIGHT,
+    },
     # Other readings of the text.
     "mspf_map": {"notes": "Adds the maps of the patch levels in place, before pooling.", "model.mpf_fuse": "map"},
     "mspf_stripes": {"notes": "Horizontal stripes in place of a grid of patches.", "model.patch_layout": "stripes"},

@@ -69,6 +69,7 @@ SETTINGS: dict[str, Pairs] = {
         ("model.stem_relu", "mfv.md §3, §9.11 [code]"),
         ("model.level_depth", "mfv.md §3 [code]"),
         ("model.stages", "mfv.md §4"),
+        ("model.chain", "mfv.md §4"),
         ("model.attention", "mfv.md §4 [readme]"),
         ("model.tfe_*", "mfv.md §4 [code]"),
         ("model.slots", "mfv.md §4 [code]"),
@@ -201,6 +202,7 @@ SETTINGS: dict[str, Pairs] = {
         ("data.sampler", "mspf.md §8 [code: OSFA]"),
         ("data.augment*", "mspf.md §8 [code: OSFA]"),
         ("preprocess.*", "mspf.md §8 [code: OSFA]"),
+        ("model.heads", "mspf.md §7"),
         ("model.size", "mspf.md §2.1"),
         ("model.kind", "mspf.md §2.2"),
         ("model.channels", "mspf.md §2.1"),
@@ -372,7 +374,11 @@ PRESETS: Pairs = (
     ("*", "the same recipe on another data set"),
 )
 ROWS: dict[str, Pairs] = {
-    "mfv": (("mfv*", "mfv.md §1 [inferred]"),),
+    "mfv": (
+        ("mfv_base_wide", "ours: control of the number of parameters"),
+        ("mfv_chain_cut", "ours: control of the chain"),
+        ("mfv*", "mfv.md §1 [inferred]"),
+    ),
     "amfor": (
         ("mim128", "masked_pretraining.md §5.3 [design]"),
         ("amfor_tiny", "amfor.md §9 [design]; ours: data, warm-up, and the rate of AMGD times ten"),
@@ -401,6 +407,8 @@ ROWS: dict[str, Pairs] = {
     "mgaf": (
         ("mgaf_fed_epochs4", "mgaf.md addendum"),
         ("mgaf_fed_kept", "mgaf.md addendum"),
+        ("mgaf_fed_rounds*", "ours"),
+        ("mgaf_joint_share", "ours: control of the number of steps"),
         ("mgaf_fed*", "mgaf.md §8"),
         ("mgaf_pooled_ce", "mgaf.md §3"),
         ("mgaf_p3_*", "mgaf.md §9.11"),
@@ -427,6 +435,7 @@ ROWS: dict[str, Pairs] = {
         ("osfa", "mspf.md §9 [code: OSFA]"),
         ("osfa_released", "mspf.md §5 [code: OSFA]"),
         ("mspf_osnet", "ours, after the comparison in mspf.md §1"),
+        ("mspf_local", "ours"),
         ("mspf_shared", "mspf.md §6 [design]"),
         ("mspf_no_centers", "ours"),
         ("mspf_from_osfa", "mspf.md §8 [paper]"),

@@ -108,6 +108,8 @@ class SDFA(nn.Module):
         make_tfe: makes a TFE.
         make_transformer: makes its layers.
         make_memory: makes the attention that all layers of all stages share; None for a memory per layer.
+        chain: whether a stage sees the result of the previous one; without, it sees zeros in its place, so that the
+            network has the same parameters.
     """
 
     stages: tuple[int, ...]
@@ -116,6 +118,7 @@ class SDFA(nn.Module):
     make_tfe: Callable[..., transformer_extractor.TFE]
     make_transformer: Callable[..., transformer_extractor.Transformer]
     make_memory: Callable[..., transformer_extractor.ExternalAttention] | None = None
+    chain: bool = True
 
     @nn.compact
     def __call__(self, levels: Mapping[int, jax.Array], *, train: bool) -> dict[int, transformer_extractor.Result]:
@@ -131,7 +134,7 @@ class SDFA(nn.Module):
             else:
                 merged = join(levels[k], carried)
             results[k] = stage(merged, train=train)
-            carried = results[k][0]
+            carried = results[k][0] if self.chain else jnp.zeros_like(results[k][0])
         return results
 
 
@@ -148,6 +151,7 @@ class MFV(nn.Module):
         stem_relu: ReLU after the backbone's first normalization; the recipe trains without it.
         level_depth: bottlenecks per level transform.
         stages: levels that SDFA uses; () leaves the backbone alone.
+        chain: whether a stage sees the result of the previous one (T1 -> T2 -> T3), see `SDFA`.
         attention: "external", "self", or "none" (convolutional stems only).
         tfe_width: channels of the tokens.
         tfe_depths: transformer layers of stage 1, 2, 3.
@@ -178,6 +182,7 @@ class MFV(nn.Module):
     stem_relu: bool = False
     level_depth: int = 3
     stages: tuple[int, ...] = (1, 2, 3)
+    chain: bool = True
     attention: str = "external"
     tfe_width: int = 256
     tfe_depths: tuple[int, ...] = (3, 3, 6)
@@ -300,9 +305,8 @@ class MFV(nn.Module):
             dtype=self.dtype,
         )
         shared = self.ea_shared_memory and self.attention == "external"
-        return SDFA(
-            self.stages, self.tfe_depths, self.layout, make_tfe, transformer, attention if shared else None, name="sdfa"
-        )
+        memory = attention if shared else None
+        return SDFA(self.stages, self.tfe_depths, self.layout, make_tfe, transformer, memory, self.chain, name="sdfa")
 
     def _classifier(self, name: str) -> nn.Dense:
         return nn.Dense(

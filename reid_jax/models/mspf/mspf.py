@@ -32,6 +32,7 @@ from reid_jax.weights import convert
 STRIPES = 4  # of each map in the local feature
 SAM_MAPS = ((2, 3, 4), (2, 3))
 ATTENTION_PLACES = ((3,), (2, 3))
+HEADS = (("g", "l"), ("l",))
 
 _linear = nn.initializers.normal(0.01)
 
@@ -78,6 +79,14 @@ class OSFA(nn.Module):
             stage: conv.Conv(features, dtype=self.dtype, name=f"align{stage}") for stage in self.sam_maps if stage < 4
         }
         self.fc = nn.Dense(features, kernel_init=_linear)
+
+    def local(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Maps normalized images [B, H, W, 3] to f_L [B, maps * 4 * C], float32, without the global path."""
+        maps = {2: self.trunk.stage(self.trunk.stem(images, train=train), 2, train=train)}
+        maps[3] = self.trunk.stage(maps[2], 3, train=train)
+        if 4 in self.sam_maps:
+            maps[4] = self.trunk.stage(maps[3], 4, train=train)
+        return self._aggregate(maps)
 
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Maps normalized images [B, H, W, 3] to (f_G [B, C], f_L [B, maps * 4 * C]), float32."""
@@ -142,6 +151,7 @@ class MSPF(nn.Module):
         mpf_fuse: see `multi_patch.PatchFusion`.
         mpf_share_levels: see `multi_patch.PatchFusion`.
         patch_layout: see `multi_patch.grid`.
+        heads: ("g", "l"), or ("l",) for the local branch alone, without global path and patches.
         depths: see `osnet.Trunk`.
     """
 
@@ -157,6 +167,7 @@ class MSPF(nn.Module):
     mpf_fuse: str = "vector"
     mpf_share_levels: bool = False
     patch_layout: str = "quadrants"
+    heads: tuple[str, ...] = ("g", "l")
     depths: tuple[int, int, int] = osnet.DEPTHS
 
     @nn.compact
@@ -167,7 +178,12 @@ class MSPF(nn.Module):
             For the heads h of g (global) and l (local) "feature/h" [B, D_h], "neck/h" [B, D_h] and "logits/h" [B, N];
             "feature/osfa" (f_G) and, with patches, "feature/patches" (f_P), both [B, C], and "map/level<n>". At x1_0
             and the defaults C = 512, D_g = 1024, D_l = 6144.
+
+        Raises:
+            UserError: unknown `heads`.
         """
+        if tuple(self.heads) not in HEADS:
+            raise errors.UserError(f'heads is ("g", "l") or ("l",), got {self.heads}.')
         osfa = OSFA(
             self.size,
             self.kind,
@@ -179,6 +195,8 @@ class MSPF(nn.Module):
             depths=self.depths,
             name="osfa",
         )
+        if tuple(self.heads) == ("l",):
+            return self._head("l", osfa.local(batch["image"], train=train), train)
         f_global, f_local = osfa(batch["image"], train=train)
         outputs = {"feature/osfa": f_global}
         if self.mpf_patches:
@@ -209,7 +227,7 @@ class MSPF(nn.Module):
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
         """Returns the test feature [B, D_g + D_l]: unit necks; Euclidean distance then ranks by cos g + cos l."""
-        halves = [distances.normalize_rows(outputs[f"neck/{name}"]) for name in ("g", "l")]
+        halves = [distances.normalize_rows(outputs[f"neck/{name}"]) for name in self.heads]
         return descriptors.Descriptor(jnp.concatenate(halves, axis=-1))
 
 
@@ -224,8 +242,11 @@ def backbone_parts(variables: convert.Variables, names: Sequence[str]) -> tuple[
         return ()
     head = ((r"^(fc|classifier)\.", "the head of the OSNet that the file holds"),)
     levels = variables["params"].get("mpf", {})
+    # The local branch alone has no conv5, and conv4 only where it aggregates that map.
+    own = {name[:5] for name in variables["params"]["osfa"]}
+    unused = tuple((rf"^{stage}\.", "of the global path") for stage in ("conv4", "conv5") if stage not in own)
     return (
         # Attention, alignment and the hidden layer of f_G are OSFA's own.
-        convert.Part("osfa", head, allow_missing=(r"^osfa/(attention\d|align\d|fc)/",)),
+        convert.Part("osfa", (*head, *unused), allow_missing=(r"^osfa/(attention\d|align\d|fc)/",)),
         *(convert.Part(f"mpf/{level}", head) for level in levels),
     )

@@ -96,6 +96,8 @@ def test_parameters_of_the_default_reading():
     [
         ({"stage_head": "grid"}, 50_041_152),
         ({"stages": ()}, 23_508_032 + 2048 * 752),
+        ({"stages": (), "width": 88}, 46_530_264),  # the row `mfv_base_wide`
+        ({"chain": False}, 45_998_400),
         ({"attention": "none"}, 45_998_400 - 2 * 3_352_320 - 6_704_640),
         ({"ea_shared_memory": True}, 45_998_400 - 11 * 2 * 256 * 128),
         # Query, key, value and output projections of 16 heads x 64 in place of two memories of 128 slots.

@@ -236,10 +236,16 @@ def test_later_stages_teach_the_earlier_ones():
         def __call__(self, merged, train):
             return jnp.repeat(merged.sum(-1, keepdims=True), 2, -1), None
 
-    chain = mfv.SDFA((1, 2, 3), (1, 1, 1), "tokens", lambda transformer, name: Sum(), lambda **_: None)
     levels = {k: np.ones((1, 1, 1, k + 1), np.float32) for k in (1, 2, 3)}
-    slopes = jax.grad(lambda levels: chain.apply({}, levels, train=True)[3][0].sum())(levels)
-    assert [float(slopes[k].max()) for k in (1, 2, 3)] == [8.0, 4.0, 2.0]
+
+    def slopes(chain):
+        make = lambda transformer, name: Sum()
+        stages = mfv.SDFA((1, 2, 3), (1, 1, 1), "tokens", make, lambda **_: None, chain=chain)
+        found = jax.grad(lambda levels: stages.apply({}, levels, train=True)[3][0].sum())(levels)
+        return [float(found[k].max()) for k in (1, 2, 3)]
+
+    assert slopes(True) == [8.0, 4.0, 2.0]
+    assert slopes(False) == [0.0, 0.0, 2.0]  # the row `mfv_chain_cut`
 
 
 def test_layers_get_the_options_of_the_model(monkeypatch):

@@ -246,6 +246,29 @@ def test_one_osnet_file_fills_the_trunk_and_every_level(tmp_path):
         models.load_weights("mspf", variables, path, allow_missing=("classifier",))
 
 
+def test_the_local_branch_alone_has_neither_global_path_nor_patches(tmp_path):
+    options = {key: value for key, value in config_of("market1501,mspf_local").model.to_dict().items() if key != "name"}
+    model = models.build("mspf", num_classes=3, size="x0_25", **options)
+    outputs, variables = jax.eval_shape(
+        functools.partial(model.init_with_output, train=False), jax.random.key(0), {"image": jnp.asarray(IMAGES)}
+    )
+    assert {name: value.shape for name, value in outputs.items() if name[0] != "m"} == {
+        "feature/l": (4, 3 * 4 * 128),
+        "neck/l": (4, 3 * 4 * 128),
+        "logits/l": (4, 3),
+    }
+    assert set(variables["params"]) == {"osfa", "neck_l", "classifier_l"}
+    assert not {"conv5", "fc", "attention3"} & set(variables["params"]["osfa"])
+    np.savez(tmp_path / "osnet.npz", **torchreid_names.draw(torchreid_names.shapes("x0_25", "plain")))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
+    filled, _ = models.load_weights("mspf", zeros, tmp_path / "osnet.npz", allow_missing=("classifier",))
+    assert filled["params"]["osfa"]["conv4_1"]["conv2c_1"]["conv1"]["kernel"].any()
+    features = mspf.MSPF(num_classes=2, heads=("l",)).describe({"neck/l": jnp.asarray([[3.0, 4.0]])}).features
+    np.testing.assert_allclose(features, [[0.6, 0.8]])
+    with pytest.raises(errors.UserError, match="heads is"):
+        mspf.MSPF(num_classes=2, heads=("g",)).init(jax.random.key(0), {"image": IMAGES}, train=False)
+
+
 def test_names_of_the_whole_model_go_to_torch_and_back():
     variables = initial(models.build("mspf", num_classes=3, size="x0_25"), {"image": IMAGES}, train=False)
     names = convert.to_torch(variables)
