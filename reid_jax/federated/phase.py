@@ -87,22 +87,7 @@ def phase(
     """
     options = options_lib.Options.of(settings.fed)
     seed, data = settings.seed, settings.data
-    plan = clients.build(
-        split,
-        labels,
-        clients=options.clients,
-        client=options.client,
-        num_clients=options.num_clients,
-        fraction=options.fraction,
-        local_epochs=options.local_epochs,
-        sampler=data.sampler,
-        seed=seed,
-    )
-    if plan.rows % mesh.size:
-        raise errors.UserError(
-            f"the {plan.rows} images of all clients' local batches do not divide evenly over {mesh.size} devices; "
-            "change data.sampler, or use fewer devices."
-        )
+    plan = _federation(settings, options, split, labels, mesh)
     transformation, groups = optimizer.build(
         settings.optimizer.as_dict(),
         options.schedule(settings.schedule),
@@ -110,12 +95,7 @@ def phase(
         options.rounds * plan.steps,
         plan.steps,
     )
-
-    def features(variables: Any, batch: Any) -> Any:
-        outputs = goal.apply(variables, goal.preprocess(batch, None), train=False)
-        described = describe(outputs).features
-        return described.reshape(described.shape[0], -1).astype(jnp.float32)
-
+    features = _features(goal, describe)
     rounds = rounds_lib.Rounds(plan, goal, transformation, variables, options, features=features, mesh=mesh)
     sent = rounds.bytes_per_round
     LOG.info("parameter groups:\n%s", groups.describe())
@@ -144,6 +124,40 @@ def phase(
         },
         example=lambda: _as_round(plan, example(stream, seed)),
     )
+
+
+def _federation(
+    settings: Settings, options: options_lib.Options, split: records.Split, labels: np.ndarray, mesh: jax.sharding.Mesh
+) -> clients.Federation:
+    """Returns the clients of a split and their batches, which the devices share evenly."""
+    plan = clients.build(
+        split,
+        labels,
+        clients=options.clients,
+        client=options.client,
+        num_clients=options.num_clients,
+        fraction=options.fraction,
+        local_epochs=options.local_epochs,
+        sampler=settings.data.sampler,
+        seed=settings.seed,
+    )
+    if plan.rows % mesh.size:
+        raise errors.UserError(
+            f"the {plan.rows} images of all clients' local batches do not divide evenly over {mesh.size} devices; "
+            "change data.sampler, or use fewer devices."
+        )
+    return plan
+
+
+def _features(goal: objective.Objective, describe: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    """Returns `(variables, batch) -> float32 [B, D]`, the descriptors by which clients are compared."""
+
+    def features(variables: Any, batch: Any) -> Any:
+        outputs = goal.apply(variables, goal.preprocess(batch, None), train=False)
+        described = describe(outputs).features
+        return described.reshape(described.shape[0], -1).astype(jnp.float32)
+
+    return features
 
 
 def _open_rounds(plan: clients.Federation, open_steps: Callable[[int], Any], first_round: int) -> clients.RoundBatches:
