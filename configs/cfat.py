@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
 
+BEFORE = ("teacher", "student", "bridge")  # phases before the alignment
 PARTS = ("1", "2", "3", "4")  # local features of the jigsaw patch module
 TEACHER_FEATURE = "teacher/feature/align"
 TEACHER = {"view": "", "network": "extra/teacher", "train": False, "prefix": "teacher/"}
@@ -70,6 +71,7 @@ def recipe() -> ConfigDict:
     config.evals.corruption_rounds = 10
     # The article compares the class token, which all losses train; the released code compares the mean of the patches.
     config.evals.descriptors = {"patch_mean": {"test_feature": "patch_mean"}}
+    config.evals.networks = ("teacher",)
     config.checkpoint.every_epochs = 10.0
     _add_phases(config)
     return config
@@ -112,8 +114,12 @@ def _add_phases(config: ConfigDict) -> None:
     # A pair is the clean and the corrupted image, each with its own flip and crop.
     pairs = {"views": {"corrupted": {"augment": corrupted, "geometry": "independent"}}}
     passes = {"teacher": TEACHER, "student": STUDENT}
+    # How near the student's feature, and the generated one, come to the teacher's.
+    near = {"student_teacher": {"loss": "cosine", "on": ("feature/align", TEACHER_FEATURE)}}
+    generated = {"generated_teacher": {"loss": "cosine", "on": ("generated/g", TEACHER_FEATURE)}}
+    accuracy = {name: config.monitors.get_ref(name) for name in config.monitors}
     initial, teacher = {"kind": "frozen_copy"}, {"kind": "frozen_copy", "weights": ""}
-    align = {"data": pairs, "passes": passes}
+    align = {"data": pairs, "passes": passes, "monitors": {**accuracy, **near, **generated}}
     half = config.train.get_ref("epochs") * 0.5
     config.phases = {
         "teacher": {**untrained, "extras": {"initial": initial}},
@@ -128,7 +134,7 @@ def _add_phases(config: ConfigDict) -> None:
             # As at test time: without stochastic depth, and without updates of the batch statistics.
             "passes": {"teacher": TEACHER, "student": {**STUDENT, "train": False}},
             "losses": generator,
-            "monitors": {},
+            "monitors": {**near, **generated},
             "optimizer": {"frozen": ("(?!bfg/).*",)},
             "train": {"epochs": 10.0},
         },
@@ -181,11 +187,13 @@ NO_GENERATOR = {
 COARSE = {
     **NO_GENERATOR,
     **without("align", "tri_generated", "mse", "kl"),
+    "phases.align.monitors.generated_teacher": None,
     "phase_order": ("teacher", "student", "align"),
 }
 # A network without a teacher: as many steps as the student of the full method, under the same schedules.
 ALONE = {
     **NO_GENERATOR,
+    "evals.networks": (),
     "phases.teacher.extras": None,
     "phases.student.extras": None,
     "phases.student.start_from": None,
@@ -250,6 +258,16 @@ VARIANTS = {
         **without("bridge", "kl"),
     },
     "cfat_fine": {"notes": "Fine alignment alone, without the contrastive loss.", **without("align", "contrast")},
+    # What the rows of a table share, see `started`.
+    "cfat_start": {
+        "notes": "What comes before the alignment: teacher, student and generator.",
+        "phase_order": BEFORE,
+    },
+    "started": {
+        "notes": "Goes on from a run of cfat_start (init.trained): only the phases after it, its teacher.",
+        "init.weights": "",
+        "evals.networks": (),
+    },
     # Ways to combine the two alignments.
     "cfat_alternate": {
         "notes": "Two updates per batch, coarse then fine, as in the article's algorithm.",
@@ -341,6 +359,10 @@ VARIANTS = {
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
     config = config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
+    if "started" in config.variants:
+        config.phase_order = tuple(name for name in config.phase_order if name not in BEFORE)
+        config.init.extras = ("teacher",) if config.phases.student.get("extras") else ()
+        config.init.ignore = () if config.model.get("bridge", True) else ("^params/bfg/",)
     if config.model.jpm:
         _add_local_terms(config)
     return config

@@ -13,6 +13,11 @@ configs/mim.py:demo,random75 has drawn with; runs of it lie beside the table's, 
 
     python scripts/ablate.py --config configs/transreid.py --rows baseline+mim128,baseline+mim128@mim:random75
 
+    python scripts/ablate.py --config configs/cfat.py --rows cfat_start,cfat_coarse+started@cfat_start
+
+Without a colon behind "@", a row goes on from the run of another row of its own config: teacher and student of
+cfat_start are trained once for each seed.
+
 After an interruption the same command continues; `--table` only makes the table from the runs that are finished.
 """
 
@@ -119,6 +124,8 @@ def _check(plan: ablation.Plan, overrides: Sequence[str]) -> None:
         command_line.check_keys(files.load_config(plan.argument(row)), keys)
     for start in dict.fromkeys(start for start, *_ in plan.pretraining()):
         files.load_config(plan.pretraining_argument(start))
+    for start in dict.fromkeys(start for start, *_ in plan.starts()):
+        files.load_config(plan.argument(start))
     if len(set(plan.rows)) < len(plan.rows):
         raise errors.UserError("expected each row of --rows once; leave one out.")
 

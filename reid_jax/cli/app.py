@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prepare-dataset": ("prepare_dataset", "turns published files or your own images into a prepared data set"),
     "contact-sheet": ("contact_sheet", "draws images of a data set on one sheet"),
     "evaluate": ("evaluate", "computes CMC, mAP and mINP from a run or a features file"),
+    "term-sizes": ("term_sizes", "measures how large the loss terms of a run are beside each other"),
     "training-report": ("training_report", "writes the report of a run from its folder"),
     "extract": ("extract", "writes the features of images to a file"),
     "search": ("search", "keeps a gallery of known images and asks it who is in an image"),

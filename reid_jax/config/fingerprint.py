@@ -24,7 +24,7 @@ from reid_jax.config import presets, sections, values
 PRESENTATION = (
     *("code", "data.root", "data.workers", "data.threads", "data.cache", "log.", "checkpoint.", "notes"),
     *("evals.every_epochs", "evals.batch_size", "evals.baselines", "evals.ranked_lists", "evals.rerank"),
-    *("evals.verification", "evals.datasets", "evals.corruption_rounds"),
+    *("evals.verification", "evals.datasets", "evals.corruption_rounds", "evals.networks"),
 )
 
 # First defaults of the typed keys. A new key is added here with its default; the value of a line never changes.
@@ -51,6 +51,7 @@ NEUTRAL: dict[str, Any] = {
     "init.text_weights": "",
     "init.trained": "",
     "init.ignore": (),
+    "init.extras": (),
     "init.pixel_mean": None,
     "init.pixel_std": None,
     "losses": {},
@@ -99,6 +100,7 @@ NEUTRAL: dict[str, Any] = {
     "evals.same_camera_filter": True,
     "evals.scores": (),
     "evals.descriptors": {},
+    "evals.networks": (),
 }
 
 

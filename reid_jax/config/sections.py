@@ -149,6 +149,7 @@ class Init(Section):
             randomly.
         trained: run folder whose newest checkpoint is loaded after `weights`, by the names of its variables: a system
             that starts from another one.
+        extras: extras of the run `trained`, such as its teacher, that are there from the start.
         allow_missing: patterns of parameter paths that may be missing in the file or run, or have another shape there,
             such as classifiers of other identities.
         ignore: patterns of names in the file or run that are left out, such as modules that the model does not have.
@@ -161,6 +162,7 @@ class Init(Section):
 
     weights: str = key("", rules.TEXT)
     trained: str = key("", rules.TEXT)
+    extras: tuple[str, ...] = key((), rules.TEXTS)
     allow_missing: tuple[str, ...] = key(("classifier",), rules.PATTERNS)
     ignore: tuple[str, ...] = key((), rules.PATTERNS)
     text_weights: str = key("", rules.TEXT)
@@ -245,6 +247,7 @@ class Evals(Section):
         scores: `package.module:name` of the user's own scores, `(FeatureSet, RankingResult) -> {name: value}`.
         descriptors: further descriptors that the final evaluation scores, in one more pass each: by name, model options
             that change `describe` alone.
+        networks: extras that are networks, such as a teacher, whose clean scores the final evaluation measures.
     """
 
     every_epochs: float = key(0.0, rules.NOT_NEGATIVE)
@@ -261,6 +264,7 @@ class Evals(Section):
     datasets: tuple[str, ...] = key((), rules.TEXTS)
     scores: tuple[str, ...] = key((), rules.TEXTS)
     descriptors: Mapping[str, Options] = key({}, rules.ENTRIES)
+    networks: tuple[str, ...] = key((), rules.TEXTS)
 
 
 @dataclasses.dataclass(frozen=True)

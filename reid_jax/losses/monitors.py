@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from reid_jax.ops import distances
+
 
 def effective_rank(feature: jax.Array) -> jax.Array:
     """Returns the effective rank of a batch of features: the exponential of the entropy of their spectrum.
@@ -26,3 +28,16 @@ def effective_rank(feature: jax.Array) -> jax.Array:
     spectrum = jnp.maximum(jnp.linalg.eigvalsh(products), 0.0)
     share = spectrum / jnp.maximum(jnp.sum(spectrum), 1e-12)
     return jnp.exp(-jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.maximum(share, 1e-30)), 0.0)))
+
+
+def cosine(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Returns the mean cosine between the rows of two batches.
+
+    Args:
+        first: [B, D].
+        second: [B, D].
+
+    Returns:
+        float32 scalar in [-1, 1].
+    """
+    return jnp.mean(jnp.sum(distances.normalize_rows(first) * distances.normalize_rows(second), axis=-1))

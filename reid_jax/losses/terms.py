@@ -44,6 +44,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "align": alignment.align,
     "align_tracks": alignment.align_tracks,
     "center": center.center,
+    "cosine": monitors.cosine,
     "consistency": consistency.consistency,
     "contrastive": contrastive.contrastive,
     "cosine_distillation": distillation.cosine_distillation,

@@ -32,6 +32,8 @@ class Plan:
         rows: variants. "a+b" is one row with the variants a and b, "full" is the preset alone, and "cil:full" is a row
             of the config file cil.py in the same folder. "a@mim:b" starts from the encoder that a run of mim.py's
             row b with the same seed has pretrained, which runs first; "a@mim:b/encoder_0" from another of its files.
+            "a@b" goes on from the run of this config's row b with the same seed, its extras included
+            (`init.trained`); b runs first, and may be a row of the table as well.
         seeds: one run each.
         workdir: folder of the run folders.
         overrides: further `--config.key=value` arguments of every run.
@@ -65,7 +67,23 @@ class Plan:
         """Yields `(row, seed, run folder)`, seed by seed, so that every row has a result after the first seed."""
         for seed in self.seeds:
             for row in self.rows:
-                yield row, seed, self.workdir / row.replace("/", "-") / f"seed{seed}"
+                yield row, seed, self._folder(row, seed)
+
+    def _folder(self, row: str, seed: int) -> pathlib.Path:
+        return self.workdir / row.replace("/", "-") / f"seed{seed}"
+
+    def starts(self) -> Iterator[tuple[str, int, pathlib.Path]]:
+        """Yields the runs of this config that rows go on from, as `cells`."""
+        for start, seed in self._behind():
+            if ":" not in start:
+                yield start, seed, self._folder(start, seed)
+
+    def _behind(self) -> Iterator[tuple[str, int]]:
+        """Yields what stands behind "@", without names of files, each once for every seed."""
+        starts = (row.partition("@")[2].partition("/")[0] for row in self.rows)
+        found = tuple(dict.fromkeys(filter(None, starts)))
+        for seed in self.seeds:
+            yield from ((start, seed) for start in found)
 
     def argument(self, row: str) -> str:
         """Returns the value of `--config` for a row, `FILE:PRESET[,VARIANT...]`."""
@@ -79,26 +97,33 @@ class Plan:
 
     def command(self, row: str, seed: int, folder: pathlib.Path) -> list[str]:
         """Returns the command line of one cell."""
-        _, _, start = row.partition("@")
-        pretrained, _, file = start.partition("/")
-        weights = self._pretrained(pretrained, seed) / "weights" / f"{file or 'encoder'}.npz"
         return [
             *COMMAND,
             f"--config={self.argument(row)}",
             f"--workdir={folder}",
             f"--config.seed={seed}",
             *([f"--config.data.options.seed={seed}"] if self.data_seeds else []),
-            *([f"--config.init.weights={weights}"] if start else []),
+            *self._start_of(row, seed),
             *self.overrides,
         ]
+
+    def _start_of(self, row: str, seed: int) -> list[str]:
+        """Returns the argument that names what a row behind "@" starts from."""
+        _, _, start = row.partition("@")
+        pretrained, _, file = start.partition("/")
+        if not start:
+            return []
+        if ":" not in pretrained:
+            return [f"--config.init.trained={self._folder(pretrained, seed)}"]
+        weights = self._pretrained(pretrained, seed) / "weights" / f"{file or 'encoder'}.npz"
+        return [f"--config.init.weights={weights}"]
 
     # ---- pretraining that rows start from ---------------------------------------------------------------------------
 
     def pretraining(self) -> Iterator[tuple[str, int, pathlib.Path]]:
         """Yields the pretraining runs that rows start from, as `cells`; tables in one folder share them."""
-        for seed in self.seeds:
-            starts = (row.partition("@")[2].partition("/")[0] for row in self.rows)
-            for start in dict.fromkeys(filter(None, starts)):
+        for start, seed in self._behind():
+            if ":" in start:
                 yield start, seed, self._pretrained(start, seed)
 
     def _pretrained(self, start: str, seed: int) -> pathlib.Path:
@@ -127,13 +152,14 @@ def run(plan: Plan, jobs: int = 1) -> None:
     Raises:
         UserError: a run failed. Finished runs are kept, and the runs in progress complete first.
     """
-    if not any(plan.pretraining()):
+    if not any(plan.pretraining()) and not any(plan.starts()):
         _run(list(plan.cells()), plan.command, jobs)
         return
     # Seed by seed, what rows start from first.
     for seed in plan.seeds:
         single = dataclasses.replace(plan, seeds=(seed,))
         _run(list(single.pretraining()), plan.pretraining_command, jobs)
+        _run(list(single.starts()), plan.command, jobs)
         _run(list(single.cells()), plan.command, jobs)
 
 

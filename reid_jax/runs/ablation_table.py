@@ -29,6 +29,8 @@ INTERVALS = (
 )
 # Keys of `result.json` that are copied into a record.
 ABOUT = ("parameters", "steps", "train_seconds", "config_hash", "device", "commit")
+# Further keys of a run that goes on from another one: what that one, and those before it, took.
+BEFORE = ("steps_before", "train_seconds_before")
 # Further keys of a federated run; its steps are rounds.
 COMMUNICATION = ("clients", "clients_per_round", "local_steps_per_round", "bytes_down_per_round", "bytes_up_per_round")
 
@@ -62,8 +64,8 @@ def collect(plan: Plan, metrics: Sequence[str] = SHOWN, tested: str = "") -> lis
         policy = {"train_corruption": result.get("train_corruption", "unknown")}
         scores = _scores(result, dataset, metrics)
         about = {key: result[key] for key in ABOUT}
-        traffic = {key: result[key] for key in COMMUNICATION if key in result}
-        trained.append({"row": row, **cell, **policy, **scores, **about, **traffic})
+        more = {key: result[key] for key in (*BEFORE, *COMMUNICATION) if key in result}
+        trained.append({"row": row, **cell, **policy, **scores, **about, **more})
         if row == plan.rows[0]:
             untrained_about = {**about, "parameters": 0, "steps": 0, "train_seconds": 0.0}
             prefix = f"{dataset}/baseline/"
@@ -129,10 +131,15 @@ def _table(records: Sequence[Mapping[str, Any]], metrics: Sequence[str], policie
         runs = [record for record in records if record["row"] == row]
         cells = [f"`{row}`", str(len(runs)), *([runs[0]["train_corruption"]] if policies else [])]
         cells += [_spread([run[metric] for run in runs], _unit(metric).factor) for metric in metrics]
-        size, seconds = runs[0]["parameters"], statistics.mean(run["train_seconds"] for run in runs)
-        cells += [f"{size:,}", f"{seconds:.0f}"] if runs[0]["steps"] else ["-", "-"]
+        cells += [f"{runs[0]['parameters']:,}", _seconds(runs)] if runs[0]["steps"] else ["-", "-"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _seconds(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the mean training seconds of a row, and those of the runs that it goes on from."""
+    own, before = (statistics.mean(run.get(key) or 0 for run in runs) for key in ("train_seconds", BEFORE[1]))
+    return f"{own:.0f} after {before:.0f}" if before else f"{own:.0f}"
 
 
 def comparison(

@@ -30,6 +30,7 @@ def check(settings: config_lib.Settings) -> None:
     _check_model("model", settings.model, settings.model)
     for name, options in settings.evals.descriptors.items():
         _check_model(f"evals.descriptors.{name}", settings.model, {"name": "", **(options or {})})
+    _check_networks(settings)
     for name, phase in phases.resolve(settings):
         prefix = f"phases.{name}." if name else ""
         for section in ("losses", "monitors"):
@@ -45,6 +46,14 @@ def check(settings: config_lib.Settings) -> None:
     if settings.fed and settings.train.mode == "federated":
         option_values.check("fed", federation_options.Options, settings.fed)
         federation_options.Options.of(settings.fed)
+
+
+def _check_networks(settings: config_lib.Settings) -> None:
+    owners = (settings.extras, *(phase.get("extras") or {} for phase in settings.phases.values()))
+    known = {*settings.init.extras, *(name for owner in owners for name in owner)}
+    for name in settings.evals.networks:
+        if name not in known:
+            raise errors.unknown("extra that is a network (evals.networks)", name, known)
 
 
 def _check_model(owner: str, model: Mapping[str, Any], options: Mapping[str, Any]) -> None:

@@ -114,13 +114,15 @@ class Experiment:
             variables = build.init_variables(self.model, self.settings, example, self._initialize)
         if weights:
             variables = starting_point.fill(variables, self.settings, self.model)
-        return state.create(mesh.place(variables, self.mesh))
+        carried = mesh.place(starting_point.extras(self.settings.init), self.mesh)
+        return state.create(mesh.place(variables, self.mesh)).replace(extra=carried)
 
     def initial_shapes(self) -> state.TrainState:
         """Returns the shapes of `initial_state`; nothing is computed or compiled."""
         example = self.extractor.example_batch()
         variables = build.variable_shapes(self.model, self.settings, example, self._initialize)
-        shapes: state.TrainState = jax.eval_shape(state.create, variables)
+        carried = jax.eval_shape(lambda: starting_point.extras(self.settings.init))
+        shapes: state.TrainState = jax.eval_shape(state.create, variables).replace(extra=carried)
         return shapes
 
     def rehearse(self, first_step: int = 0) -> list[loop.Phase]:
@@ -291,6 +293,8 @@ class Experiment:
         if self.settings.evals.baselines and self._from_scratch and not meta["baselines"]:
             meta["baselines"] = self.baselines(self.initial_state())
         history = {**_history(train_state, schedule, meta), "parameters": parameters}
+        networks = {name: train_state.extra[name] for name in self.settings.evals.networks if name in train_state.extra}
+        history |= further_descriptors.network_scores(networks, self.extractor, self.dataset)
         if self.pretraining is not None:
             history["images_seen"] = plan.images_until(history["steps"], schedule)
             history |= {} if self.overlap is None else {"pool_overlap": self.overlap}
@@ -332,6 +336,7 @@ class Experiment:
             "config_hash": config_lib.config_hash(self.config),
             "baselines": {},
             "started_from": initial_weights.description(self.settings),
+            **initial_weights.cost(self.settings.init),
         }
 
     def _resume(
@@ -437,6 +442,7 @@ def _history(train_state: state.TrainState, schedule: list[loop.Phase], meta: Ma
     speed = step_line.Pace(images, seconds).images_per_second
     # Checkpoints of earlier versions do not say what their run started from.
     start = {"started_from": meta["started_from"]} if "started_from" in meta else {}
+    start |= {key: meta[key] for key in initial_weights.COST if key in meta}
     start |= {"extended": meta["extended"]} if meta.get("extended") else {}
     return {
         **meta["baselines"],

@@ -98,6 +98,26 @@ def scores(
     return {**values, "descriptors": list(made)} if made else {}
 
 
+def network_scores(
+    networks: Mapping[str, build.Variables], extractor: extractor_lib.Extractor, dataset: records.ReIDDataset
+) -> dict[str, Any]:
+    """Returns `<data set>/<network>/mAP` and so on, on clean images.
+
+    Args:
+        networks: by name, variables of the run's model (`evals.networks`).
+        extractor: of the model.
+        dataset: data set with query and gallery.
+    """
+    evals = extractor.settings.evals
+    values: dict[str, Any] = {}
+    meta = features_lib.feature_meta(extractor.settings)
+    rule: dict[str, Any] = {"metric": evals.metric, "ap": evals.ap, "same_camera_filter": evals.same_camera_filter}
+    for name, variables in networks.items():
+        found = ranking.evaluate(_describe(extractor, variables, meta, dataset), **rule)
+        values |= found.scores(f"{dataset.name}/{name}")
+    return {**values, "networks": list(networks)} if networks else {}
+
+
 def _describe(
     extractor: extractor_lib.Extractor,
     variables: build.Variables,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 
 from reid_jax import config as config_lib
+from reid_jax.config import sections
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runs import start_files
 from reid_jax.runtime import processes
@@ -55,6 +56,21 @@ def description(settings: config_lib.Settings) -> str:
     if init.text_weights:
         start += f"; text transformer: {hub.label(init.text_weights, hub.resolve(init.text_weights))}"
     return start
+
+
+# What the runs before a run took, keys of its checkpoints' meta data and of `result.json`.
+COST = ("steps_before", "train_seconds_before")
+
+
+def cost(init: sections.Init) -> dict[str, float]:
+    """Returns steps and seconds of training in all runs that a run starts from, by `COST`; {} for none."""
+    spent = []
+    for run in start_files.runs(init):
+        folder = folder_lib.RunFolder(run).checkpoints
+        meta = checkpoints.newest_meta(folder)
+        own = (checkpoints.newest_step(folder) or 0, meta["train_seconds"])
+        spent.append([value + meta.get(key, 0) for key, value in zip(COST, own, strict=True)])
+    return {key: sum(values) for key, *values in zip(COST, *spent, strict=True)} if spent else {}
 
 
 def _run(path: str) -> str:

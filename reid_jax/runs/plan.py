@@ -93,7 +93,7 @@ class Plan:
                 settings,
                 self.dataset.split("train"),
                 self.labels,
-                self._objective(settings, settings.losses),
+                self.objective_of(settings, settings.losses),
                 self.model.describe,
                 variables,
                 self.mesh,
@@ -123,7 +123,7 @@ class Plan:
         owned = extras.build(_extras(settings), num_classes=self.num_classes, num_images=images, load=self.load)
         terms = [losses.of_turn(settings.losses, turn, turns) for turn in turns or ("",)]
         train_step = step.make_train_step(
-            [self._objective(settings, each) for each in terms],
+            [self.objective_of(settings, each) for each in terms],
             transformation,
             owned,
             seed=settings.seed,
@@ -192,8 +192,8 @@ class Plan:
                 "so that the batch is a multiple of their number, or use fewer devices."
             )
 
-    def _objective(self, settings: config_lib.Settings, terms: Mapping[str, Any]) -> objective.Objective:
-        """Returns the objective of some loss terms."""
+    def objective_of(self, settings: config_lib.Settings, terms: Mapping[str, Any]) -> objective.Objective:
+        """Returns the objective of some loss terms, with the passes and monitors of a phase's settings."""
         passes = {name: objective.Pass(**fields) for name, fields in settings.passes.items()}
         for each in passes.values():
             models.check_mode(self.model, each.mode)
@@ -297,7 +297,7 @@ class Plan:
             batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), phase.example())
             for turn in settings.train.turns or ("",):
                 terms = losses.of_turn(settings.losses, turn, settings.train.turns)
-                jax.eval_shape(self._objective(settings, terms), abstract.variables, abstract.extra, batch, key)
+                jax.eval_shape(self.objective_of(settings, terms), abstract.variables, abstract.extra, batch, key)
 
 
 def state_at(initial: state.TrainState, schedule: list[loop.Phase], at_step: int) -> state.TrainState:

@@ -29,6 +29,8 @@ def rows(result: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
         add("trained, re-ranked", f"{dataset}/rerank")
     for name in result.get("descriptors", ()):
         add(f"trained, {name.replace('_', ' ')}", f"{dataset}/{name}")
+    for name in result.get("networks", ()):
+        add(name.replace("_", " "), f"{dataset}/{name}")
     for probe, title in (("centered", "without the mean of each camera"), ("linear", "behind a linear map")):
         if f"{dataset}/{probe}/mAP" in result:
             add(f"trained, {title}", f"{dataset}/{probe}")

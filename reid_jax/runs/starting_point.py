@@ -113,6 +113,23 @@ def load_run(variables: Mapping[str, Any], run: str, init: sections.Init) -> tup
         raise convert.ConversionError(f"{run}: {str(error).rstrip('.')}, {advice}.", error.report) from error
 
 
+def extras(init: sections.Init) -> dict[str, Any]:
+    """Returns the extras that a run takes over from the run it starts from (`init.extras`), by name, as numpy.
+
+    Raises:
+        UserError: no run to start from, or it has no such extra.
+    """
+    if not init.extras:
+        return {}
+    if not init.trained:
+        raise errors.UserError("expected init.trained, the run whose init.extras are taken over, it is empty; set it.")
+    trained, _ = checkpoints.restore_variables(folder_lib.RunFolder(init.trained).checkpoints, extra=True)
+    for name in init.extras:
+        if name not in trained["extra"]:
+            raise errors.unknown(f"extra of {init.trained} (init.extras)", name, trained["extra"])
+    return {name: trained["extra"][name] for name in init.extras}
+
+
 def check(settings: config_lib.Settings) -> None:
     """Checks that everything that `init` names fits the model, by shapes: nothing is computed or compiled.
 

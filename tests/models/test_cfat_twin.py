@@ -251,6 +251,24 @@ def test_networks_of_the_phases():
             assert float(at.extra["teacher"]["params"]["w"]) == 1.0, name
 
 
+def test_rows_of_a_table_go_on_from_one_start():
+    """Teacher, student and generator come from the run of `cfat_start`; rows differ by what follows."""
+    assert list(phases_of("demo,cfat_start")) == ["teacher", "student", "bridge"]
+    for row, order in (
+        ("cfat_student", ["corrupted_on"]),
+        ("cfat_coarse", ["align"]),
+        ("cfat", ["align"]),
+        ("cfat_two_phase", ["coarse", "fine"]),
+    ):
+        named = phases_of(f"demo,{row},started")
+        first = next(iter(named.values()))
+        assert list(named) == order
+        assert first.init.extras == (() if row == "cfat_student" else ("teacher",)), row
+        generates = first.model.get("bridge", True)
+        assert first.init.ignore == (() if generates else ("^params/bfg/",)), row
+        assert not any("extras" in changes for changes in (first.phases[name] for name in order)), row
+
+
 def test_pictures_and_networks_of_the_phases():
     named = phases_of("market1501")
     corrupted = lambda augment: "corrupt" in augment

@@ -83,3 +83,16 @@ def test_rows_start_from_pretraining_of_the_same_seed_that_runs_first(ablation_f
     assert {record["row"] for record in ablation_table.collect(rows)} == set(rows.rows)
     ablation.run(rows)
     assert len(calls(ablation_folder.parent / "pretrained")) == 2
+
+
+def test_rows_go_on_from_a_run_of_the_same_config_that_runs_first(ablation_folder):
+    """The row "a@b" continues the run of row b with the same seed and overrides, which may be a row as well."""
+    rows = plan(ablation_folder, ("a@b", "full", "b"), seeds=(3,), overrides=("--config.train.epochs=3",))
+    ablation.run(rows)
+    first, after, *_ = found = calls(ablation_folder)
+    assert [run["config"] for run in found] == [f"configs/toy.py:demo{row}" for row in (",b", ",a", "")]
+    assert after["config.init.trained"] == first["workdir"] == str(ablation_folder / "b" / "seed3")
+    assert first["config.train.epochs"] == after["config.train.epochs"] == "3"
+    assert "config.init.trained" not in first
+    assert "config.init.weights" not in after
+    assert {record["row"] for record in ablation_table.collect(rows)} == set(rows.rows)

@@ -17,7 +17,7 @@ from reid_jax.config import files
 from reid_jax.data import records
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.ops import descriptors
-from reid_jax.runs import further_descriptors, trained
+from reid_jax.runs import config_checks, further_descriptors, score_table, trained
 from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import checkpoints
@@ -72,6 +72,13 @@ def test_each_descriptor_has_scores_of_its_own():
     assert {"colors/color/corrupted/mAP", "colors/flat/corrupted_query/rank1"} <= found.keys()
     assert all(key == "descriptors" or key.startswith(("colors/color/", "colors/flat/")) for key in found)
     assert further_descriptors.scores({}, {}, dataset) == {}
+    networks = further_descriptors.network_scores({"teacher": {}}, made["color"], dataset)
+    assert (networks["networks"], networks["colors/teacher/mAP"]) == (["teacher"], 1.0)
+    assert ("teacher", 1.0) in [
+        (name, scores[0]) for name, scores in score_table.rows({"dataset": "colors", **networks})
+    ]
+    with pytest.raises(errors.UserError, match="did you mean 'teacher'"):
+        config_checks.check(settings_of(**{"evals.networks": ("teachr",)}))
 
 
 def test_a_run_is_evaluated_again_with_all_its_descriptors(monkeypatch, tmp_path, capsys):

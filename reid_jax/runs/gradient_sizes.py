@@ -1,0 +1,140 @@
+"""How large the loss terms of a phase are beside each other: their values, and their gradients at the class token.
+
+A term whose gradient is a hundredth of the others' is inert, whatever its value looks like.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reid_jax import build, errors
+from reid_jax.config import phases
+from reid_jax.data import samplers
+from reid_jax.ops import taps
+from reid_jax.runs import experiment
+from reid_jax.runs import folder as folder_lib
+from reid_jax.train import checkpoints, objective
+
+TAP = "tokens"  # of the ViTs' tokens [B, 1 + P, D] after the last normalization; what follows reads no other
+PLACES = ("start", "end")
+
+
+def of_run(path: str, phase: str, place: str = "end", batches: int = 4) -> dict[str, Any]:
+    """Returns the sizes of a phase's terms in a run, see `measure`.
+
+    Args:
+        path: run folder.
+        phase: name of the phase; "" for a run without phases.
+        place: "end", the newest checkpoint, or "start", before the first step of the run.
+        batches: see `measure`.
+
+    Raises:
+        UserError: no run, an unknown phase or place, or the start of a phase that is not the run's first.
+    """
+    if place not in PLACES:
+        raise errors.unknown("place in a run", place, PLACES)
+    folder = folder_lib.RunFolder(path)
+    run = experiment.Experiment(folder.read_config())
+    first = phases.resolve(run.settings)[0][0]
+    if place == "start":
+        if phase != first:
+            raise errors.UserError(f"expected the run's first phase, {first!r}, with its start, got {phase!r}.")
+        initial = run.initial_state()
+        return measure(run, initial.variables, initial.extra, phase, batches)
+    variables, _ = checkpoints.restore_variables(folder.checkpoints, extra=True)
+    return measure(run, variables, variables.pop("extra"), phase, batches)
+
+
+def measure(
+    run: experiment.Experiment, variables: build.Variables, extra: Mapping[str, Any], phase: str, batches: int
+) -> dict[str, Any]:
+    """Returns the sizes of a phase's terms, averaged over batches.
+
+    Args:
+        run: a run of a ViT.
+        variables: of the trained network.
+        extra: networks and arrays that the phase reads.
+        phase: name of the phase.
+        batches: number of training batches, from the phase's first on.
+
+    Returns:
+        "terms": for each term its "weight", its unweighted "value", and of its weighted gradient with respect to the
+        class tokens of a batch, those of the pass that runs last, the "gradient" (length) and its "cosine" with the
+        gradient of all terms together. "monitors": their values. "batches".
+
+    Raises:
+        UserError: an unknown phase, or a network without these tokens.
+    """
+    resolved = phases.resolve(run.settings)
+    index = next((index for index, (name, _) in enumerate(resolved) if name == phase), None)
+    if index is None:
+        raise errors.unknown("phase", phase, [name for name, _ in resolved])
+    settings = resolved[index][1]
+    goal = run.plan.objective_of(settings, settings.losses)
+    seed = samplers.derived_seed(settings.seed, "phase", index)
+    sizes = jax.jit(lambda batch, key: _sizes(goal, variables, extra, batch, key))
+    found = []
+    with run.plan.open_batches(dataclasses.replace(settings.data, workers=0), seed, 0) as stream:
+        for number in range(batches):
+            found.append(jax.device_get(sizes(next(stream), jax.random.fold_in(jax.random.key(seed), number))))
+    return {"batches": batches, **jax.tree.map(lambda *values: round(float(np.mean(values)), 6), *found)}
+
+
+def _sizes(
+    goal: objective.Objective,
+    variables: build.Variables,
+    extra: Mapping[str, Any],
+    batch: objective.Batch,
+    key: jax.Array,
+) -> dict[str, Any]:
+    """Returns what `measure` averages, of one batch."""
+    batch, keys = goal.prepare(batch, key)
+    with taps.watching() as found:
+        outputs, _ = goal.outputs(variables, extra, batch, keys)
+    names = [name for name in found if name.partition("#")[0] == TAP]
+    if not names:
+        raise errors.UserError("expected a ViT, whose terms read tokens, got another network.")
+    tokens = found[names[-1]].value
+    weights = {name: term.get("weight", 1.0) for name, term in goal.terms.items() if term is not None}
+
+    def terms(first: jax.Array) -> dict[str, jax.Array]:
+        with taps.watching({names[-1]: tokens.at[:, 0].set(first)}):
+            changed, _ = goal.outputs(variables, extra, batch, keys)
+        metrics = goal.loss(changed, extra, batch)[1]
+        return {name: weight * metrics[f"loss/{name}"] for name, weight in weights.items()}
+
+    gradients = jax.jacrev(terms)(tokens[:, 0])
+    total = sum(gradients.values(), start=jnp.zeros_like(tokens[:, 0]))
+    metrics = goal.loss(outputs, extra, batch)[1]
+    return {
+        "terms": {
+            name: {
+                "weight": weights[name],
+                "value": metrics[f"loss/{name}"],
+                "gradient": jnp.linalg.norm(gradient),
+                "cosine": _cosine(gradient, total),
+            }
+            for name, gradient in gradients.items()
+        },
+        "monitors": {name.removeprefix("monitor/"): metrics[name] for name in metrics if name.startswith("monitor/")},
+    }
+
+
+def _cosine(first: jax.Array, second: jax.Array) -> jax.Array:
+    return jnp.vdot(first, second) / jnp.maximum(jnp.linalg.norm(first) * jnp.linalg.norm(second), 1e-12)
+
+
+def table(sizes: Mapping[str, Any]) -> str:
+    """Returns the sizes as lines of text."""
+    lines = [f"{'term':<16}{'weight':>9}{'value':>10}{'gradient':>11}{'cosine':>9}"]
+    for name, term in sizes["terms"].items():
+        lines.append(
+            f"{name:<16}{term['weight']:>9.3g}{term['value']:>10.4f}{term['gradient']:>11.5f}{term['cosine']:>9.2f}"
+        )
+    return "\n".join([*lines, *(f"{name}: {value:.4f}" for name, value in sizes["monitors"].items())])
