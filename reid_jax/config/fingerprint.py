@@ -100,7 +100,6 @@ NEUTRAL: dict[str, Any] = {
     "evals.same_camera_filter": True,
     "evals.scores": (),
     "evals.descriptors": {},
-    "evals.networks": (),
 }
 
 
