@@ -18,6 +18,13 @@ configs/mim.py:demo,random75 has drawn with; runs of it lie beside the table's, 
 Without a colon behind "@", a row goes on from the run of another row of its own config: teacher and student of
 cfat_start are trained once for each seed.
 
+A plan is many tables in one file: configs/evidence.toml says which questions they answer, at which size, and in how
+many minutes each. They run in the background, by priority and seed by seed, and every finished run updates its table:
+
+    python scripts/ablate.py --plan evidence --jobs 2                 # about six hours on two cores
+    python scripts/ablate.py --plan evidence --only mfv --hours 1
+    python scripts/ablate.py --plan evidence --runs 1                 # one run, then the exit code 1 if others are left
+
 After an interruption the same command continues; `--table` only makes the table from the runs that are finished.
 """
 
@@ -31,12 +38,18 @@ from reid_jax import config as config_lib
 from reid_jax import errors, file_io
 from reid_jax.cli import arguments, command_line
 from reid_jax.config import files, rules
-from reid_jax.runs import ablation, ablation_table
+from reid_jax.runs import ablation, ablation_table, evidence, evidence_runs
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser(__doc__)
-    parser.add_argument("--config", required=True, help="config file, without preset or variants")
+    parser.add_argument("--config", help="config file, without preset or variants")
+    parser.add_argument("--plan", help="all tables of a plan: its file, or the name of a packaged one (evidence)")
+    parser.add_argument("--only", default="", help="tables of the plan, separated by commas (default: all)")
+    parser.add_argument(
+        "--hours", type=arguments.number(0.001, 24 * 365), help="wall time of this command, with --plan"
+    )
+    parser.add_argument("--runs", type=arguments.whole(1, 10_000), help="number of runs of this command, with --plan")
     parser.add_argument("--preset", default="demo", help="preset of every row (default: demo)")
     parser.add_argument(
         "--list", action="store_true", help="print the rows of the config with a sentence each, and exit"
@@ -58,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
         "--dataset", default="", help="scores on one of evals.datasets (default: on the data set that is trained on)"
     )
     parser.add_argument("--name", default="", help="name of the table (default: the config's name)")
-    parser.add_argument("--workdir", default="", help="folder of the runs (default: runs/ablate/<name>)")
+    parser.add_argument(
+        "--workdir", default="", help="folder of the runs (default: runs/ablate/<name>; of a plan runs/<plan>)"
+    )
     parser.add_argument("--results", default="results", help="folder of the table (default: results)")
     parser.add_argument(
         "--jobs", type=arguments.whole(1, 256), default=1, help="runs at a time, each on its share of the cores"
@@ -75,7 +90,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Runs the rows and writes the table; returns the exit code."""
-    given = _parser().parse_args(argv)
+    parser = _parser()
+    given = parser.parse_args(argv)
+    _check_kind(parser, given)
+    if given.plan is not None:
+        return _run_plan(given)
     if given.list:
         try:
             files.load_config(f"{given.config}:help")
@@ -113,6 +132,53 @@ def main(argv: list[str]) -> int:
     if plan.pairs:
         print(ablation_table.comparison(records, plan.pairs, metrics))
     return 0
+
+
+# Arguments of one table, which a plan has in its file, and those of a plan.
+_OF_A_TABLE = ("config", "preset", "rows", "seeds", "metrics", "compare", "dataset", "name", "data_seeds", "list")
+_OF_A_PLAN = ("only", "hours", "runs")
+
+
+def _check_kind(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Raises a `UserError` for neither --config nor --plan, or for arguments of the other of them."""
+    if given.config is None and given.plan is None:
+        raise errors.UserError(
+            "expected --config FILE for one table or --plan NAME for the tables of a plan, got none."
+        )
+    kind, others = ("--config", _OF_A_PLAN) if given.plan is None else ("--plan", _OF_A_TABLE)
+    for name in others:
+        if getattr(given, name) != parser.get_default(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise errors.UserError(f"expected {kind} without {flag}, got both; leave one of them out.")
+
+
+def _run_plan(given: argparse.Namespace) -> int:
+    """Runs the tables of a plan; returns 1 if --hours or --runs left runs for another time."""
+    path = evidence.path_of(given.plan)
+    tables = evidence.read(path)
+    if given.only:
+        chosen = arguments.names("--only", given.only, [table.name for table in tables])
+        tables = [table for table in tables if table.name in chosen]
+    places = evidence_runs.Places(
+        workdir=arguments.new_folder("--workdir", given.workdir or f"runs/{path.stem}"),
+        results=arguments.new_folder("--results", given.results),
+        overrides=tuple(given.override),
+        command=f"python scripts/ablate.py --plan {given.plan}",
+    )
+    for table in tables:
+        _check(table.plan(places.workdir, places.overrides), [*table.overrides, *places.overrides])
+    if given.table:
+        for table in tables:
+            written = evidence_runs.write_table(table, table.plan(places.workdir, places.overrides), places)
+            print(f"{table.name}: {evidence_runs.summary(table, places)}{'' if written else '; no table yet'}")
+        return 0
+    budget = evidence_runs.Budget(given.hours, given.runs)
+    failures = evidence_runs.run(tables, places, budget, given.jobs)
+    if failures:
+        raise errors.UserError(
+            f"expected every run of the plan to finish, {len(failures)} tables did not: {failures[0]}"
+        )
+    return 1 if budget.cut else 0
 
 
 def _check(plan: ablation.Plan, overrides: Sequence[str]) -> None:

@@ -13,8 +13,10 @@ import pathlib
 import queue
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
+from typing import Protocol
 
 from reid_jax import errors
 
@@ -39,6 +41,8 @@ class Plan:
         overrides: further `--config.key=value` arguments of every run.
         pairs: (row, baseline) of the table of gains.
         data_seeds: whether the seed of a run is that of its generated data set as well.
+        references_once: whether the first row alone measures the references without training.
+        pretraining_overrides: further `--config.key=value` arguments of the runs that rows start from.
 
     Raises:
         UserError: a pair names a row that is not among the rows.
@@ -52,12 +56,14 @@ class Plan:
     overrides: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
     data_seeds: bool = False
+    references_once: bool = False
+    pretraining_overrides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for row in (row for pair in self.pairs for row in pair if row not in self.rows):
             raise errors.unknown("row to compare", row, self.rows)
         for row in self.rows:
-            if "@" in row and not row.partition("@")[2].partition("/")[0]:
+            if "@" in row and not _start_of(row):
                 raise errors.UserError(
                     f"expected pretraining behind '@', such as baseline+mim128@mim:full, got {row[:100]!r}; name it or "
                     "leave '@' out."
@@ -80,8 +86,7 @@ class Plan:
 
     def _behind(self) -> Iterator[tuple[str, int]]:
         """Yields what stands behind "@", without names of files, each once for every seed."""
-        starts = (row.partition("@")[2].partition("/")[0] for row in self.rows)
-        found = tuple(dict.fromkeys(filter(None, starts)))
+        found = tuple(dict.fromkeys(filter(None, map(_start_of, self.rows))))
         for seed in self.seeds:
             yield from ((start, seed) for start in found)
 
@@ -103,11 +108,12 @@ class Plan:
             f"--workdir={folder}",
             f"--config.seed={seed}",
             *([f"--config.data.options.seed={seed}"] if self.data_seeds else []),
-            *self._start_of(row, seed),
+            *self._start_arguments(row, seed),
+            *(["--config.evals.baselines=False"] if self.references_once and row != self.rows[0] else []),
             *self.overrides,
         ]
 
-    def _start_of(self, row: str, seed: int) -> list[str]:
+    def _start_arguments(self, row: str, seed: int) -> list[str]:
         """Returns the argument that names what a row behind "@" starts from."""
         _, _, start = row.partition("@")
         pretrained, _, file = start.partition("/")
@@ -137,10 +143,32 @@ class Plan:
         """Returns the command line of a pretraining run; of the plan's overrides it takes the place of the data."""
         places = [override for override in self.overrides if override.startswith("--config.data.root=")]
         argument = self.pretraining_argument(start)
-        return [*COMMAND, f"--config={argument}", f"--workdir={folder}", f"--config.seed={seed}", *places]
+        given = [*places, *self.pretraining_overrides]
+        return [*COMMAND, f"--config={argument}", f"--workdir={folder}", f"--config.seed={seed}", *given]
 
 
-def run(plan: Plan, jobs: int = 1) -> None:
+class Watch(Protocol):
+    """What decides whether a run begins, and hears of its end; called from several threads."""
+
+    def may_start(self, row: str, seed: int) -> bool:
+        """Returns whether a run may begin."""
+
+    def ended(self, row: str, seed: int, seconds: float) -> None:
+        """Hears that a run has finished, and the wall seconds that it took."""
+
+
+class _NoWatch:
+    """Every run begins."""
+
+    def may_start(self, row: str, seed: int) -> bool:
+        del row, seed
+        return True
+
+    def ended(self, row: str, seed: int, seconds: float) -> None:
+        del row, seed, seconds
+
+
+def run(plan: Plan, jobs: int = 1, watch: Watch | None = None) -> None:
     """Runs all cells that are not finished.
 
     Args:
@@ -148,23 +176,41 @@ def run(plan: Plan, jobs: int = 1) -> None:
         jobs: number of concurrent runs. With more than one, each run gets its own share of the CPU cores and prints
             only to its `log.txt`. Small models do not use many cores: two concurrent runs on one core each finish
             sooner than two consecutive runs on both cores.
+        watch: what decides whether a run begins; by default every run does. Runs that it refuses are left out.
 
     Raises:
         UserError: a run failed. Finished runs are kept, and the runs in progress complete first.
     """
+    watch = watch or _NoWatch()
     if not any(plan.pretraining()) and not any(plan.starts()):
-        _run(list(plan.cells()), plan.command, jobs)
+        _run(list(plan.cells()), plan.command, jobs, watch)
         return
     # Seed by seed, what rows start from first.
     for seed in plan.seeds:
         single = dataclasses.replace(plan, seeds=(seed,))
-        _run(list(single.pretraining()), plan.pretraining_command, jobs)
-        _run(list(single.starts()), plan.command, jobs)
-        _run(list(single.cells()), plan.command, jobs)
+        _run(list(single.pretraining()), plan.pretraining_command, jobs, watch)
+        _run(list(single.starts()), plan.command, jobs, watch)
+        # A watch may have left out what rows start from.
+        before = {start: folder for start, _, folder in (*single.pretraining(), *single.starts())}
+        cells = [cell for cell in single.cells() if _is_ready(cell[0], before)]
+        _run(cells, plan.command, jobs, watch)
+
+
+def _start_of(row: str) -> str:
+    """Returns the run that a row starts from, "" for none."""
+    return row.partition("@")[2].partition("/")[0]
+
+
+def _is_ready(row: str, before: Mapping[str, pathlib.Path]) -> bool:
+    """Returns whether the run that a row starts from is finished."""
+    return _start_of(row) not in before or (before[_start_of(row)] / "result.json").is_file()
 
 
 def _run(
-    cells: Sequence[tuple[str, int, pathlib.Path]], command: Callable[[str, int, pathlib.Path], list[str]], jobs: int
+    cells: Sequence[tuple[str, int, pathlib.Path]],
+    command: Callable[[str, int, pathlib.Path], list[str]],
+    jobs: int,
+    watch: Watch,
 ) -> None:
     """Runs those of some cells that are not finished; see `run`."""
     shares = _core_shares(jobs)
@@ -174,13 +220,15 @@ def _run(
     failed: list[errors.UserError] = []
 
     def execute(row: str, seed: int, folder: pathlib.Path) -> None:
-        if failed:
+        if failed or not watch.may_start(row, seed):
             return
         print(f"{row} seed {seed}: running", flush=True)
-        share = free.get()
+        share, began = free.get(), time.monotonic()
         code = _start(command(row, seed, folder), share)
         free.put(share)
-        if code:
+        if not code:
+            watch.ended(row, seed, time.monotonic() - began)
+        else:
             failed.append(
                 errors.UserError(
                     f"expected row {row!r} seed {seed} to finish, it ended with code {code} (see {folder}/log.txt); "

@@ -188,9 +188,51 @@ def communication(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def document(plan: Plan, records: Sequence[Mapping[str, Any]], metrics: Sequence[str] = SHOWN, tested: str = "") -> str:
-    """Returns the markdown document of a table: title, provenance, the command that reproduces it, and the tables."""
+def document(
+    plan: Plan,
+    records: Sequence[Mapping[str, Any]],
+    metrics: Sequence[str] = SHOWN,
+    tested: str = "",
+    command: str = "",
+    compared: Sequence[str] = (),
+) -> str:
+    """Returns the markdown document of a table: title, provenance, the command that reproduces it, and the tables.
+
+    Args:
+        plan: rows and seeds.
+        records: see `collect`.
+        metrics: columns.
+        tested: data set of the scores, "" for that of the training images.
+        command: the command line; by default one of `ablate.py` with the rows of the plan.
+        compared: columns of the differences; by default all. Each more widens the intervals of the others.
+    """
     name = pathlib.Path(plan.config).stem
+    parts = [
+        f"# {name}: rows of its ablation table on {_values(records, 'dataset')}, preset `{plan.preset}`",
+        "",
+        f"Device {_values(records, 'device')}; commit {_values(records, 'commit')}. Mean ± standard deviation over",
+        "seeds. Seconds are wall-clock time, possibly on a shared machine. The CSV file of the same name lists every",
+        "run with its config hash.",
+        "",
+        f"    {command or _command(plan, metrics, tested)}",
+        "",
+        markdown(records, metrics),
+    ]
+    if plan.pairs:
+        parts += ["Paired by seed:\n", comparison(records, plan.pairs, compared or metrics)]
+    if traffic := communication(records):
+        heading = "Traffic of each round, over all its clients; local steps are those of the largest client:"
+        parts.append(f"{heading}\n\n{traffic}")
+    return "\n".join(parts)
+
+
+def _values(records: Sequence[Mapping[str, Any]], key: str) -> str:
+    """Returns the different values of a key in all records, as text."""
+    return ", ".join(dict.fromkeys(str(record[key]) for record in records))
+
+
+def _command(plan: Plan, metrics: Sequence[str], tested: str) -> str:
+    """Returns the command of `ablate.py` that makes a table."""
     command = [f"python scripts/ablate.py --config {plan.config} --preset {plan.preset} --rows {','.join(plan.rows)}"]
     command += [f"--seeds {','.join(map(str, plan.seeds))}"]
     command += [f"--metrics {','.join(metrics)}"] if tuple(metrics) != SHOWN else []
@@ -198,27 +240,7 @@ def document(plan: Plan, records: Sequence[Mapping[str, Any]], metrics: Sequence
     command += [f"--dataset {tested}"] if tested else []
     command += ["--data-seeds"] if plan.data_seeds else []
     command += [f"--override {override.removeprefix('--config.')}" for override in plan.overrides]
-
-    def values(key: str) -> str:
-        return ", ".join(dict.fromkeys(str(record[key]) for record in records))
-
-    parts = [
-        f"# {name}: rows of its ablation table on {values('dataset')}, preset `{plan.preset}`",
-        "",
-        f"Device {values('device')}; commit {values('commit')}. Mean ± standard deviation over seeds. Seconds are",
-        "wall-clock time, possibly on a shared machine. The CSV file of the same name lists every run with its config",
-        "hash.",
-        "",
-        f"    {' '.join(command)}",
-        "",
-        markdown(records, metrics),
-    ]
-    if plan.pairs:
-        parts += ["Paired by seed:\n", comparison(records, plan.pairs, metrics)]
-    if traffic := communication(records):
-        heading = "Traffic of each round, over all its clients; local steps are those of the largest client:"
-        parts.append(f"{heading}\n\n{traffic}")
-    return "\n".join(parts)
+    return " ".join(command)
 
 
 def _interval(difference: significance.Difference) -> str:
