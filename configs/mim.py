@@ -42,6 +42,7 @@ def recipe() -> ConfigDict:
         "mask_ratio": 0.5,
         "part_share": (0.0, 0.3),
         "statistics": True,
+        "kernels": "xavier",
     }
     config.init.weights = "mae_vit_base"
     config.data.maps = ("parts",)
@@ -252,6 +253,10 @@ VARIANTS = {
         "losses.statistics": None,
         "model.statistics": False,
     },
+    "normal_init": {
+        "notes": "Initial values of TransReID's ViT, made for a width of 768: a narrow encoder starts blind.",
+        "model.kernels": "normal",
+    },
     "wide_crop": {"notes": "M7: crops of a fifth of the image and more.", "data.augment.resized_crop.area": (0.2, 1.0)},
     "pool_own": {
         "notes": "M8: the training images of the labeled set itself, as many steps.",
@@ -266,6 +271,11 @@ VARIANTS = {
     "half_steps": {"notes": "Half the demo's steps.", "train.epochs": 10.0, "schedule.warmup_epochs": 1},
     "double_steps": {"notes": "Twice the demo's steps.", "train.epochs": 40.0, "schedule.warmup_epochs": 1},
     "strips": {"notes": "Body parts as bands of the image, where there are no maps.", **STRIPS},
+    "keypoints": {
+        "notes": "Body parts from key points, for a pool that was prepared with them.",
+        "model.parts_source": "keypoints",
+        "data.maps": ("limbs",),
+    },
     "parts_reference": {
         "notes": "The number of parts as HAP's released code draws it, which decays within a batch.",
         "model.parts_reference": True,

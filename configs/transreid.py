@@ -171,6 +171,14 @@ VARIANTS = {
         "notes": "S1: `mim128` from scratch at the cost of pretraining and fine-tuning together, 65 epochs.",
         "train.epochs": 65.0,
     },
+    "quarter_labels": {
+        "notes": "A quarter of the training identities, as many epochs.",
+        "data.sources": ("synthped@identities=0.25",),
+    },
+    "half_labels": {
+        "notes": "Half of the training identities, as many epochs.",
+        "data.sources": ("synthped@identities=0.5",),
+    },
     "tenth_rate": {
         "notes": "A tenth of the demo's learning rate, for pretrained weights.",
         "optimizer.learning_rate": 1e-4,

@@ -16,7 +16,7 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parent))  # this folder is 
 
 from table_parts import RESULTS, grid, read
 
-COLUMNS = ("drawn", "mean_fill", "camera_fill")
+COLUMNS = ("drawn", "mean_fill", "camera_fill", "smooth_fill")
 PROBES = (("mAP", "k-NN"), ("centered/mAP", "k-NN, cameras centered"), ("linear/mAP", "linear map"))
 
 
@@ -39,7 +39,7 @@ def pretraining(name: str) -> str:
     for key in drawn:
         cells = [f"{last[f'{key}/{column}']:.2f}" for column in COLUMNS]
         rows.append([key.removeprefix(prefix).replace("/", " masks, "), *cells])
-    parts.append("\n" + grid(["PSNR over hidden pixels (dB)", "drawn", "mean color", "average of the camera"], rows))
+    parts.append("\n" + grid(["PSNR over hidden pixels (dB)", "drawn", "mean color", "average of the camera", "smooth"], rows))
     whole = "complete" if run["complete"] else f"stopped at step {run['step']:,} of {run['steps']:,}"
     parts.append(f"\n<small>`{run['command']}`, {whole}, commit {run['commit']}, {run['device']}.</small>\n")
     return "".join(parts)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from reid_jax import config as config_lib
 from reid_jax import errors, models
 from reid_jax.config import sections
-from reid_jax.data import catalog, index_copy, pool, prepare, records, union
+from reid_jax.data import catalog, fewer_people, index_copy, pool, prepare, records, union
 from reid_jax.ops import grouping
 from reid_jax.ops import images as image_ops
 from reid_jax.plugins import names as names_lib
@@ -160,7 +160,9 @@ def open_data(data: sections.Data) -> records.ReIDDataset:
         raise errors.UserError("expected a pool as the only one of data.sources, got others beside it; name one.")
     dataset = _open(data.name, data.root, data.options)
     sources = [_open_preset(name, data.root) for name in data.sources]
-    return union.transfer(dataset, sources) if sources else dataset
+    if not sources:
+        return dataset
+    return union.transfer(dataset, sources, [_people_of(name) for name in data.sources])
 
 
 def open_own(data: sections.Data) -> records.ReIDDataset:
@@ -225,13 +227,14 @@ def of_preset(name: str) -> tuple[str, Mapping[str, Any]]:
 
     Args:
         name: a preset, or a data set that is one of no preset, such as `unlabelled`; options follow behind "@":
-            "synthped_large@seed=1" or "unlabelled@title=street".
+            "synthped_large@seed=1" or "unlabelled@title=street". The option `identities` is a share of the people that
+            are trained on and no option of the data set.
 
     Raises:
         UserError: an unknown preset.
     """
-    base, _, text = name.partition("@")
-    given = dict(pair.partition("=")[::2] for pair in text.split(",") if pair)
+    base, given = name.partition("@")[0], _options_of(name)
+    given.pop(fewer_people.OPTION, None)
     if base in config_lib.DATASETS:
         preset = config_lib.DATASETS[base]
         return preset["data.name"], {**preset.get("data.options", {}), **given}
@@ -239,6 +242,11 @@ def of_preset(name: str) -> tuple[str, Mapping[str, Any]]:
         known = [*config_lib.DATASETS, pool.NAME, "package.module:Name"]
         raise errors.unknown("data set (data.sources, evals.datasets)", str(name), known)
     return base, given
+
+
+def _options_of(name: str) -> dict[str, str]:
+    """Returns the options behind "@" in the name of a preset."""
+    return dict(pair.partition("=")[::2] for pair in name.partition("@")[2].split(",") if pair)
 
 
 def _of_evaluated(name: str, data: sections.Data) -> tuple[str, Mapping[str, Any]]:
@@ -258,6 +266,12 @@ def _open_other(name: str, data: sections.Data) -> records.ReIDDataset:
         return _open(name, data.root, {})
     known, options = _of_evaluated(name, data)
     return _open(known, data.root, options)
+
+
+def _people_of(name: str) -> float:
+    """Returns the share of the identities of a data set in `data.sources`, 1 unless it is said."""
+    given = {} if names_lib.is_path(name) or of_pool(name) else _options_of(name)
+    return fewer_people.share_of(given.get(fewer_people.OPTION))
 
 
 def of_pool(name: str) -> bool:

@@ -24,8 +24,10 @@ INDEX = "pool.json"
 CAMERAS, TRACKS, HASHES = "camids.npy", "tracks.npy", "hashes.npy"
 OPTIONS = {"title": "", "overlap": "refuse"}
 OVERLAPS = ("refuse", "allow")
-# Bits in which a hash of an image and that of its copy under another compression may differ.
-LEAK_BITS = 2
+# Bits in which a hash of an image and that of its copy under another compression may differ. Of 960 test images of
+# SynthPed, saved again as JPEG of quality 80, 95 % differ in 2 bits at most and 99 % in 4, of quality 40 78 % and 97 %;
+# none of them is that near to one of 12,000 images of other people (8 bits: 11 are).
+LEAK_BITS = 4
 _EXPECTED, _REMEDY = "the index of a prepared pool (JSON)", "prepare the pool again"
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors, file_io, progress
-from reid_jax.data import difference_hash, image_io, image_names, pool
+from reid_jax.data import difference_hash, image_io, image_names, limb_maps, pool
 
 SHARD = 65_536
 SMALLEST_SIDE, SHAPES = 32, (1.0, 5.0)  # of a crop: pixels, height / width
@@ -35,6 +35,7 @@ OPTIONS: dict[str, Any] = {
     "list": "",
     "keep": 0,
     "maps": "",
+    "keypoints": "",
     "camera_pattern": "",
     "track_pattern": "",
     "dedup": 0,
@@ -92,7 +93,8 @@ def prepare(
         source: folder of crops, searched with everything below it.
         given: options: `title` distinguishes pools; `list` names a text file with the names of the images to take, in
             order, of which the first `keep` count (0: all); `maps` is a folder of label maps of body parts
-            (PNG, 0 background, 1 to 8) under the same names; `camera_pattern` and `track_pattern` are regular
+            (PNG, 0 background, 1 to 8) under the same names; `keypoints` one of key points (JSON, see `limb_maps`),
+            which become maps of limbs; `camera_pattern` and `track_pattern` are regular
             expressions with one group that find the camera's number and the track in a name; `dedup` is the number of
             bits in which the hashes of duplicates may differ, 0 to 8.
         shard: images of a shard.
@@ -136,11 +138,12 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
         options[key] = int(value) if isinstance(OPTIONS[key], int) else str(value)
     if options["dedup"] > 8:
         raise errors.UserError(f"expected dedup between 0 and 8 bits, got {options['dedup']}.")
-    if options["maps"] and not pathlib.Path(options["maps"]).expanduser().is_dir():
-        raise errors.UserError(
-            "expected a folder of label maps as option 'maps' of the pool, there is none at "
-            f"{file_io.shown(options['maps'])}; name another."
-        )
+    for key in ("maps", "keypoints"):
+        if options[key] and not pathlib.Path(options[key]).expanduser().is_dir():
+            raise errors.UserError(
+                f"expected a folder as option {key!r} of the pool, there is none at {file_io.shown(options[key])}; "
+                "name another."
+            )
     for key in ("camera_pattern", "track_pattern"):
         try:
             groups = re.compile(options[key]).groups
@@ -218,7 +221,7 @@ def _row(source: pathlib.Path, name: str, options: Mapping[str, Any], state: _Pr
     try:
         data = (source / name).read_bytes()
         image = image_io.decode(data, name)
-        parts = _parts(name, options, image)
+        maps = {"parts": _parts(name, options, image), limb_maps.NAME: _limbs(name, options, image)}
     except (OSError, errors.UserError):
         state.skip(name, "cannot be read")
         return None
@@ -235,7 +238,7 @@ def _row(source: pathlib.Path, name: str, options: Mapping[str, Any], state: _Pr
         return None
     known.add(digest)
     camera, track = _number(options["camera_pattern"], name), _track(options["track_pattern"], name)
-    return _Row(_record(data, name, camera, track, parts), digest, camera, track)
+    return _Row(_record(data, name, camera, track, maps), digest, camera, track)
 
 
 def _is_known(digest: int, known: set[int], bits: int) -> bool:
@@ -261,6 +264,13 @@ def _parts(name: str, options: Mapping[str, Any], image: np.ndarray) -> bytes | 
     return data
 
 
+def _limbs(name: str, options: Mapping[str, Any], image: np.ndarray) -> bytes | None:
+    """Returns the map of limbs of an image as PNG; None without a folder of key points."""
+    if not options["keypoints"]:
+        return None
+    return limb_maps.encoded((pathlib.Path(options["keypoints"]).expanduser() / name).with_suffix(".json"), image)
+
+
 def _number(pattern: str, name: str) -> int:
     """Returns the number that a pattern finds in a name, -1 without one or beyond 16 bits."""
     found = re.search(pattern, name) if pattern else None
@@ -274,7 +284,7 @@ def _track(pattern: str, name: str) -> int:
     return zlib.crc32(str(found[1]).encode()) & 0x7FFFFFFF if found else 0
 
 
-def _record(data: bytes, name: str, camera: int, track: int, parts: bytes | None) -> bytes:
+def _record(data: bytes, name: str, camera: int, track: int, maps: Mapping[str, bytes | None]) -> bytes:
     """Returns a serialized example, as TFDS writes them."""
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -282,10 +292,11 @@ def _record(data: bytes, name: str, camera: int, track: int, parts: bytes | None
     feature = example.features.feature
     feature["image"].bytes_list.value.append(data)
     feature["filename"].bytes_list.value.append(name.encode(errors="replace"))
-    if parts is not None:
-        feature["parts"].bytes_list.value.append(parts)
-    for key, number, pattern in (("camid", camera, camera >= 0), ("track", track, track > 0)):
-        if pattern:
+    for key, png in maps.items():
+        if png is not None:
+            feature[key].bytes_list.value.append(png)
+    for key, number, known in (("camid", camera, camera >= 0), ("track", track, track > 0)):
+        if known:
             feature[key].int64_list.value.append(number)
     serialized: bytes = example.SerializeToString()
     return serialized

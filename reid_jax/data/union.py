@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors
-from reid_jax.data import catalog, records
+from reid_jax.data import catalog, fewer_people, records
 
 _LARGEST = 2**31 - 1
 
@@ -99,27 +99,36 @@ def _shifted(numbers: np.ndarray, offset: int, first: int) -> np.ndarray:
     return np.where(numbers >= first, numbers + offset, numbers).astype(np.int32)
 
 
-def transfer(target: records.ReIDDataset, sources: Sequence[records.ReIDDataset]) -> records.ReIDDataset:
+def transfer(
+    target: records.ReIDDataset, sources: Sequence[records.ReIDDataset], shares: Sequence[float] = ()
+) -> records.ReIDDataset:
     """Returns a data set for training on some data sets and testing on another.
 
     Args:
         target: the data set of name, query and gallery.
         sources: the data sets of the training images, joined by `union`; `target` may be among them.
+        shares: share of the training identities of each source, see `fewer_people.keep`; empty takes all.
 
     Returns:
         The data set. Test cameras keep the numbers that they have in training where `target` is among the sources or
         shares their cameras; otherwise they are numbered after all training cameras, so that a model can tell that
         they are new.
     """
-    joined = union(sources)
+    # Cameras are compared before people are left out.
+    fewer = [
+        dataclasses.replace(source, train=fewer_people.keep(source.split("train"), share)) if share < 1 else source
+        for source, share in itertools.zip_longest(sources, shares, fillvalue=1.0)
+    ]
+    joined = union(fewer)
     joined.require("train")
     known = [_same_cameras(source, target) for source in sources]
     # The last entry is the first number after all training cameras.
-    offset = _offsets(sources, "camids")[known.index(True) if True in known else -1]
+    offset = _offsets(fewer, "camids")[known.index(True) if True in known else -1]
     moved = {name: _move_cameras(split, offset) for name, split in target.splits().items() if name != "train"}
     assert joined.train is not None
     train = dataclasses.replace(joined.train, name=f"{joined.name}/train")
-    content = records.joined_content([target.content, joined.content])
+    parts = [f"{share:g}" for share in shares if share < 1]
+    content = records.joined_content([target.content, joined.content, *parts])
     return records.ReIDDataset(target.name, train, moved.get("query"), moved.get("gallery"), content=content)
 
 

@@ -67,12 +67,13 @@ class MaskedAutoencoder(nn.Module):
         mask_ratio: share of hidden patches.
         part_share: range of the share of a drawn body part's tokens that is hidden.
         part_cover: least share of a patch's pixels that makes it one of a part's tokens (label maps).
-        parts_source: where body parts come from: "maps" (the batch's "parts"), "keypoints" (its "keypoints") or
-            "strips" (bands of the image).
+        parts_source: where body parts come from: "maps" (the batch's "parts"), "keypoints" (its "limbs", maps of
+            prepared key points, or "keypoints" themselves) or "strips" (bands of the image).
         block_rule: see `ops.masks.Rule`.
         parts_reference: likewise.
         statistics: a head that predicts mean and scale of every patch, so that a model of normalized patches can draw
             pictures; it changes nothing else.
+        kernels: initial values of linear layers and of the patch embedding, see `vit.KERNEL_INITS`.
         probe: what is compared at test time: "mean" of the patch tokens of the whole image, or its "cls" token.
         position_grid: rows and columns of a loaded position embedding; None guesses (`vit.guess_grid`).
     """
@@ -96,6 +97,7 @@ class MaskedAutoencoder(nn.Module):
     block_rule: str = "sequential"
     parts_reference: bool = False
     statistics: bool = False
+    kernels: str = "xavier"
     probe: str = "mean"
     position_grid: tuple[int, int] | None = None
 
@@ -149,7 +151,8 @@ class MaskedAutoencoder(nn.Module):
 
         Args:
             batch: "image" [B, H, W, 3] normalized; in training "mask_seed" uint32 [B, 2] and what the masks read
-                ("parts", "keypoints"). "mask" bool [B, N] replaces the draw; it hides N - K patches in each image.
+                ("parts", "limbs", "keypoints"). "mask" bool [B, N] replaces the draw; it hides N - K patches in
+                each image.
             train: draws masks.
             mode: which of the masks of an image is drawn, a key of `DRAWS`.
 
@@ -168,6 +171,7 @@ class MaskedAutoencoder(nn.Module):
             stride=self.patch,
             drop_path=0.0,
             position_init="sincos",
+            kernels=self.kernels,
             dtype=self.dtype,
             name="backbone",
         )
@@ -209,6 +213,8 @@ class MaskedAutoencoder(nn.Module):
         if self.parts_source == "strips":
             bands = jnp.asarray(masks.groups_of_strips(rule.rows, rule.columns))
             return jnp.broadcast_to(bands, (len(batch["image"]), *bands.shape))
+        if self.parts_source == "keypoints" and "limbs" in batch:
+            return masks.groups_of_limbs(batch["limbs"], self.patch)
         if self.parts_source == "keypoints" and "keypoints" in batch:
             return masks.groups_of_keypoints(batch["keypoints"], self.patch, rule.rows, rule.columns)
         if self.parts_source == "maps" and "parts" in batch:
@@ -221,16 +227,19 @@ class MaskedAutoencoder(nn.Module):
     ) -> dict[str, jax.Array]:
         """Returns the drawn patches [B, N, P], and their statistics, from the visible tokens [B, 1 + K, D]."""
         width = sizes["decoder_width"]
-        x = vit.dense(width, "decoder_embed", self.dtype)(tokens)
+        x = vit.dense(width, "decoder_embed", self.dtype, kernels=self.kernels)(tokens)
         empty = self.param("mask_token", vit.normal_002, (1, 1, width), jnp.float32).astype(x.dtype)
         x = jnp.concatenate((x[:, :1], put_back(x[:, 1:], hidden.mask, empty)), axis=1)
         x = x + jnp.asarray(position_codes.token_code(rule.rows, rule.columns, width), x.dtype)
         for index in range(sizes["decoder_depth"]):
-            x = vit.Block(sizes["decoder_heads"], dtype=self.dtype, name=f"decoder_blocks_{index}")(x, train=False)
+            block = vit.Block(
+                sizes["decoder_heads"], dtype=self.dtype, kernels=self.kernels, name=f"decoder_blocks_{index}"
+            )
+            x = block(x, train=False)
         x = vit.layer_norm("decoder_norm", self.dtype)(x)[:, 1:].astype(jnp.float32)
-        drawn = {"pixels/predicted": vit.dense(self.patch**2 * 3, "decoder_pred", jnp.float32)(x)}
+        drawn = {"pixels/predicted": vit.dense(self.patch**2 * 3, "decoder_pred", jnp.float32, kernels=self.kernels)(x)}
         if self.statistics:
-            head = vit.dense(2, "decoder_statistics", jnp.float32)
+            head = vit.dense(2, "decoder_statistics", jnp.float32, kernels=self.kernels)
             drawn["pixels/statistics"] = head(jax.lax.stop_gradient(x))
         return drawn
 

@@ -39,6 +39,16 @@ torch_default = traced_once(nn.initializers.variance_scaling(1 / 3, "fan_in", "u
 classifier = traced_once(nn.initializers.normal(0.001))
 
 
+@traced_once
+def xavier_matrix(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Draws a kernel as Glorot & Bengio 2010 do, read as one matrix [all inputs, outputs]: uniform, ±sqrt(6 / (I + O)).
+
+    For a convolution that cuts patches this is the linear layer of a flattened patch, as masked autoencoders have it.
+    """
+    bound = math.sqrt(6.0 / (math.prod(shape[:-1]) + shape[-1]))
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
 def torch_default_bias(fan_in: int) -> nn.initializers.Initializer:
     """Returns the bias initializer that goes with `torch_default`: uniform in ±1 / sqrt(fan_in) of the kernel."""
     bound = 1.0 / math.sqrt(fan_in)

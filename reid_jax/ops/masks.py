@@ -374,6 +374,24 @@ def groups_of_maps(parts: jax.Array, patch: int, cover: float = 0.2) -> jax.Arra
     return jnp.stack(found, axis=1)
 
 
+def groups_of_limbs(limbs: jax.Array, patch: int) -> jax.Array:
+    """Returns the tokens of each group of body parts from a map with a bit for each group: any pixel counts.
+
+    Args:
+        limbs: uint8 [B, H, W], see `reid_jax.data.limb_maps`; boxes between the ends of limbs, as HAP hides them.
+        patch: side of a patch.
+
+    Returns:
+        bool [B, 6, N].
+    """
+    b, h, w = limbs.shape
+    found = []
+    for group in range(len(PART_GROUPS)):
+        member = (limbs.astype(jnp.int32) >> group) % 2 == 1
+        found.append(jnp.any(member.reshape(b, h // patch, patch, w // patch, patch), axis=(2, 4)).reshape(b, -1))
+    return jnp.stack(found, axis=1)
+
+
 def groups_of_strips(rows: int, columns: int) -> np.ndarray:
     """Returns the groups of a person who fills the image, bool [6, N], from bands of its height.
 

@@ -1,4 +1,4 @@
-"""Drawings of masked test images by a masked autoencoder: pictures, and PSNR by region beside two fills.
+"""Drawings of masked test images by a masked autoencoder: pictures, and PSNR by region beside three fills.
 
 The same people and masks in every run: the images lie evenly in the gallery of the labeled set, and the keys of the
 masks are their numbers.
@@ -38,7 +38,7 @@ class Drawings:
 
     Attributes:
         sheets: reconstructions for pictures, by kind of mask.
-        scores: PSNR in dB by "<kind>/<region>/<drawn, mean_fill or camera_fill>".
+        scores: PSNR in dB by "<kind>/<region>/<drawn, mean_fill, camera_fill or smooth_fill>".
     """
 
     sheets: Mapping[str, image_quality.Reconstruction]
@@ -72,6 +72,7 @@ class Drawer:
         terms = [term for term in settings.losses.values() if term and term["loss"] == "masked_patches"]
         self.normalized = any(term.get("normalize", False) for term in terms)
         self._compiled: dict[float, Any] = {}
+        self._fills: dict[str, dict[str, float]] = {}
 
     @functools.cached_property
     def images(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
@@ -119,7 +120,7 @@ class Drawer:
         for kind in kinds:
             drawn = self._drawn(variables, self._masks(kind), self.model.mask_ratio)
             sheets[kind] = _first(drawn, PEOPLE)
-            scores |= {f"{kind}/{name}": value for name, value in self._scores(drawn).items()}
+            scores |= {f"{kind}/{name}": value for name, value in self._scores(kind, drawn).items()}
         for limb, groups in WHOLE.items() if kinds == masks.KINDS else ():
             hidden = whole_limbs(np.asarray(self._people()[:, groups].any(axis=1)), self.model.rule())
             ratio = float(hidden[0].mean())
@@ -179,23 +180,28 @@ class Drawer:
     def _normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return self.settings.preprocess.mean, self.settings.preprocess.std
 
-    def _scores(self, drawn: image_quality.Reconstruction) -> dict[str, float]:
+    def _scores(self, kind: str, drawn: image_quality.Reconstruction) -> dict[str, float]:
         """Returns PSNR by region of drawing and fills; empty for drawings that know the true scale."""
         if not drawn.comparable:
             return {}
-        _, parts, cameras = self.images
-        columns = {
-            "drawn": drawn.completed(),
-            "mean_fill": drawn.filled(),
-            "camera_fill": np.clip(image_regions.camera_fill(drawn.true, drawn.mask, cameras, self.averages), 0, 1),
+        if kind not in self._fills:
+            # Images and masks are the same whenever it is asked.
+            average = image_regions.camera_fill(drawn.true, drawn.mask, self.images[2], self.averages)
+            self._fills[kind] = {
+                **self._by_region(drawn, "mean_fill", drawn.filled()),
+                **self._by_region(drawn, "camera_fill", np.clip(average, 0, 1)),
+                **self._by_region(drawn, "smooth_fill", image_regions.smooth_fill(drawn.true, drawn.mask)),
+            }
+        return {**self._by_region(drawn, "drawn", drawn.completed()), **self._fills[kind]}
+
+    def _by_region(self, drawn: image_quality.Reconstruction, name: str, filled: np.ndarray) -> dict[str, float]:
+        """Returns PSNR of the completed images [N, H, W, 3] by "<region>/<name>"."""
+        found = image_regions.regions(drawn.mask, self.images[1])
+        return {
+            f"{region}/{name}": image_quality.psnr(filled, drawn.true, mask)
+            for region, mask in found.items()
+            if mask.any()
         }
-        found: dict[str, float] = {}
-        for region, mask in image_regions.regions(drawn.mask, parts).items():
-            if mask.any():
-                found |= {
-                    f"{region}/{name}": image_quality.psnr(each, drawn.true, mask) for name, each in columns.items()
-                }
-        return found
 
 
 def whole_limbs(tokens: np.ndarray, rule: masks.Rule) -> np.ndarray:

@@ -160,9 +160,10 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     for key in result:
         prefix, _, column = key.rpartition("/")
         if column == "drawn" and prefix.startswith(f"{name}/drawn/"):
-            drawn, mean, camera = (result[f"{prefix}/{each}"] for each in ("drawn", "mean_fill", "camera_fill"))
+            fills = ("mean_fill", "camera_fill", "smooth_fill")
+            drawn, mean, camera, smooth = (result[f"{prefix}/{each}"] for each in ("drawn", *fills))
             lines.append(
                 f"  PSNR, {prefix.removeprefix(f'{name}/drawn/').replace('/', ' masks, ')}: drawn {drawn:.2f} dB; mean "
-                f"color {mean:.2f}, average of the camera {camera:.2f}"
+                f"color {mean:.2f}, average of the camera {camera:.2f}, smooth {smooth:.2f}"
             )
     return lines

@@ -158,7 +158,7 @@ def test_17_a_large_pool_opens_at_once():
         ({"titel": "x"}, "did you mean 'title'"),
         ({"keep": "many"}, "whole number"),
         ({"keep": -1}, "from 0"),
-        ({"maps": "nowhere"}, "folder of label maps"),
+        ({"maps": "nowhere"}, "a folder as option .maps."),
         ({"dedup": 9}, "between 0 and 8"),
         ({"camera_pattern": "(c"}, "regular expression"),
         ({"camera_pattern": "c"}, "one group"),

@@ -70,6 +70,8 @@ def test_19_fills_never_read_hidden_pixels_and_regions_are_a_partition():
     np.testing.assert_array_equal(fills[0], fills[1])
     filled = [image_quality.Reconstruction(each, each, each, mask).filled()[mask] for each in (true, other)]
     np.testing.assert_array_equal(filled[0], filled[1])
+    smooth = [image_regions.smooth_fill(each, mask)[mask] for each in (true, other)]
+    np.testing.assert_array_equal(smooth[0], smooth[1])
     # An image that is its camera's average plus an offset is filled without error.
     plain = averages[0][None] + np.array([0.1, -0.2, 0.05])
     np.testing.assert_allclose(image_regions.camera_fill(plain, mask[:1], cameras[:1], averages), plain, atol=1e-12)
@@ -83,3 +85,20 @@ def test_19_fills_never_read_hidden_pixels_and_regions_are_a_partition():
     joined = sum(error[name] * weights[name] for name in ("person", "background"))
     np.testing.assert_allclose(joined, error["all"], rtol=1e-12)
     assert list(image_regions.regions(mask, None)) == ["all"]
+
+
+def test_19_the_smooth_fill_solves_laplaces_equation():
+    height, width, rng = 8, 6, np.random.default_rng(1)
+    true, hidden = rng.random((1, height, width, 3)), np.zeros((1, height, width), bool)
+    hidden[:, 2:6, 1:5], hidden[:, 0, 0] = True, True
+    matrix, right = np.eye(height * width), true.reshape(-1, 3).copy()
+    for place in np.flatnonzero(hidden):
+        y, x = divmod(place, width)
+        near = [(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)]
+        near = [a * width + b for a, b in near if 0 <= a < height and 0 <= b < width]
+        matrix[place, near], right[place] = -1 / len(near), 0
+    expected = np.linalg.solve(matrix, right).reshape(true.shape)
+    filled = image_regions.smooth_fill(true, hidden)
+    np.testing.assert_allclose(filled, expected, atol=1e-3)
+    np.testing.assert_array_equal(filled[~hidden], true[~hidden].astype(np.float32))
+    assert not image_regions.smooth_fill(true, np.ones_like(hidden)).any()

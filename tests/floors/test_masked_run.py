@@ -30,7 +30,7 @@ def test_a_run_writes_scores_drawings_and_an_encoder_that_loads(tmp_path):
         assert 0 < result[f"synthped{probe}/mAP"] <= 1
     for kind in ("random", "block", "parts"):
         for region in ("all", "person", "background"):
-            for column in ("drawn", "mean_fill", "camera_fill"):
+            for column in ("drawn", "mean_fill", "camera_fill", "smooth_fill"):
                 assert 5 < result[f"synthped/drawn/{kind}/{region}/{column}"] < 40
     assert result["images_seen"] == 6 * 16
     assert folder.reconstructions.is_file()

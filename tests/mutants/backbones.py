@@ -184,8 +184,8 @@ MUTANTS = (
         "softmax over queries",
     ),
     vit(
-        'nn.gelu(dense(self.hidden, "fc1", self.dtype)(x), approximate=False)',
-        'nn.gelu(dense(self.hidden, "fc1", self.dtype)(x), approximate=True)',
+        "nn.gelu(enter(x), approximate=False)",
+        "nn.gelu(enter(x), approximate=True)",
         "approximate GELU",
     ),
     vit(

@@ -213,8 +213,8 @@ MUTANTS = (
         "blocks: normalization after the branch",
     ),
     encoder(
-        'nn.gelu(dense(self.hidden, "fc1", self.dtype)(x), approximate=False)',
-        'nn.relu(dense(self.hidden, "fc1", self.dtype)(x))',
+        "nn.gelu(enter(x), approximate=False)",
+        "nn.relu(enter(x))",
         "MLP: ReLU",
     ),
     encoder("branch / (1.0 - rate)", "branch", "stochastic depth: survivors are not scaled"),

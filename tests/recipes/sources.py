@@ -463,6 +463,7 @@ ROWS: dict[str, Pairs] = {
         ("mim128", "masked_pretraining.md §5.3 [design]"),
         ("mim_cost", "masked_pretraining.md §9 S1 [design]"),
         ("tenth_rate", "masked_pretraining.md §9 [design]"),
+        ("*_labels", "masked_pretraining.md §9 (second table)"),
         ("hap_finetune", "masked_pretraining.md §5.4 [code: HAP, MALE]; with this package's neck"),
         ("deit*", "cfat.md §1, §2, §4"),
         ("vit_small", "cfat.md §2"),

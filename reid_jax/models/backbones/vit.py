@@ -46,6 +46,12 @@ POSITION_INITS = ("normal", "sincos")
 
 # The PyTorch recipe truncates at 100 standard deviations, which has no effect.
 normal_002 = nn.initializers.normal(0.02)
+# Initial values of linear layers and of the patch embedding. "normal" is made for a width of 768: in a network of 128,
+# branches add little to the tokens, and patches next to nothing to a code of positions. "xavier" follows the width.
+KERNEL_INITS: dict[str, tuple[nn.initializers.Initializer, nn.initializers.Initializer]] = {
+    "normal": (normal_002, initializers.kaiming_fan_out),
+    "xavier": (initializers.xavier_matrix, initializers.xavier_matrix),
+}
 
 
 def layer_norm(name: str, dtype: Any) -> nn.LayerNorm:
@@ -53,9 +59,20 @@ def layer_norm(name: str, dtype: Any) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
 
 
-def dense(features: int, name: str, dtype: Any, *, use_bias: bool = True) -> nn.Dense:
-    """Returns a linear layer as the ViT recipe initializes it."""
-    return nn.Dense(features, use_bias=use_bias, kernel_init=normal_002, dtype=dtype, name=name)
+def dense(features: int, name: str, dtype: Any, *, use_bias: bool = True, kernels: str = "normal") -> nn.Dense:
+    """Returns a linear layer with initial values of `KERNEL_INITS`."""
+    return nn.Dense(features, use_bias=use_bias, kernel_init=kernel_init(kernels)[0], dtype=dtype, name=name)
+
+
+def kernel_init(name: str) -> tuple[nn.initializers.Initializer, nn.initializers.Initializer]:
+    """Returns the initial values of linear layers, and of the patch embedding.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if name not in KERNEL_INITS:
+        raise errors.unknown("initial values (kernels)", name, KERNEL_INITS)
+    return KERNEL_INITS[name]
 
 
 def grid_of(image_size: tuple[int, int], patch: int, stride: int) -> tuple[int, int]:
@@ -124,6 +141,7 @@ class Attention(nn.Module):
         dropout: rate after the output projection, in training.
         attention_dropout: dropout rate of the attention weights, in training.
         dtype: compute dtype.
+        kernels: initial values, see `KERNEL_INITS`.
     """
 
     heads: int
@@ -133,18 +151,20 @@ class Attention(nn.Module):
     dropout: float = 0.0
     attention_dropout: float = 0.0
     dtype: Any = jnp.float32
+    kernels: str = "normal"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps [B, N, D] to [B, N, D]."""
         width = x.shape[-1]
-        qkv = dense(3 * width, "qkv", self.dtype, use_bias=self.qkv_bias)(x)
+        qkv = dense(3 * width, "qkv", self.dtype, use_bias=self.qkv_bias, kernels=self.kernels)(x)
         # The gradient of a split is one concatenation; that of slices would be a sum of padded arrays.
         query, key, value = (rearrange(x, "b n (h d) -> b h n d", h=self.heads) for x in jnp.split(qkv, 3, axis=-1))
         drop = nn.Dropout(self.attention_dropout, deterministic=not train) if self.attention_dropout else None
         gathered = attend(query, key, value, scale=self.scale, kernel=self.kernel, drop=drop)
         drop_output = nn.Dropout(self.dropout, deterministic=not train)
-        output: jax.Array = drop_output(dense(width, "proj", self.dtype)(gathered))
+        project = dense(width, "proj", self.dtype, kernels=self.kernels)
+        output: jax.Array = drop_output(project(gathered))
         return output
 
 
@@ -155,18 +175,22 @@ class MLP(nn.Module):
         hidden: width of the first.
         dropout: rate after each, in training.
         dtype: compute dtype.
+        kernels: initial values, see `KERNEL_INITS`.
     """
 
     hidden: int
     dropout: float = 0.0
     dtype: Any = jnp.float32
+    kernels: str = "normal"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps [B, N, D] to [B, N, D]."""
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        hidden = drop(nn.gelu(dense(self.hidden, "fc1", self.dtype)(x), approximate=False))
-        output: jax.Array = drop(dense(x.shape[-1], "fc2", self.dtype)(hidden))
+        enter = dense(self.hidden, "fc1", self.dtype, kernels=self.kernels)
+        leave = dense(x.shape[-1], "fc2", self.dtype, kernels=self.kernels)
+        hidden = drop(nn.gelu(enter(x), approximate=False))
+        output: jax.Array = drop(leave(hidden))
         return output
 
 
@@ -190,6 +214,7 @@ class Block(nn.Module):
         attention_kernel: see `attend`.
         dropout, attention_dropout: see `Attention` and `MLP`.
         dtype: compute dtype.
+        kernels: initial values, see `KERNEL_INITS`.
     """
 
     heads: int
@@ -201,6 +226,7 @@ class Block(nn.Module):
     dropout: float = 0.0
     attention_dropout: float = 0.0
     dtype: Any = jnp.float32
+    kernels: str = "normal"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -213,9 +239,10 @@ class Block(nn.Module):
             self.dropout,
             self.attention_dropout,
             self.dtype,
+            self.kernels,
             name="attn",
         )
-        mlp = MLP(round(self.mlp_ratio * x.shape[-1]), self.dropout, self.dtype, name="mlp")
+        mlp = MLP(round(self.mlp_ratio * x.shape[-1]), self.dropout, self.dtype, self.kernels, name="mlp")
         for branch, norm in ((attention, "norm1"), (mlp, "norm2")):
             change = branch(layer_norm(norm, self.dtype)(x), train=train)
             x = fusion.materialize(x + drop_path(self, change, self.drop_path, train=train))
@@ -230,12 +257,14 @@ class PatchEmbed(nn.Module):
         patch: side of a patch in pixels.
         stride: pixels from one patch to the next; smaller than `patch` they overlap.
         dtype: compute dtype.
+        kernels: initial values, see `KERNEL_INITS`.
     """
 
     width: int
     patch: int = 16
     stride: int = 16
     dtype: Any = jnp.float32
+    kernels: str = "normal"
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -247,7 +276,7 @@ class PatchEmbed(nn.Module):
             padding=0,
             use_bias=True,
             dtype=self.dtype,
-            kernel_init=initializers.kaiming_fan_out,
+            kernel_init=kernel_init(self.kernels)[1],
             name="proj",
         )
         return rearrange(convolve(images), "b y x d -> b (y x) d")
@@ -272,6 +301,7 @@ class ViT(nn.Module):
         attention_dropout: rate of the attentions' weights.
         positions: adds a learned vector to each position.
         position_init: its initial values, "normal" or "sincos" (`position_codes.token_code`).
+        kernels: initial values of linear layers and of the patch embedding, see `KERNEL_INITS`.
         sie: side information embedding: "none", "camera", "view" (of vehicles) or "camera_view".
         sie_weight: what it is multiplied by (the paper's lambda).
         num_cameras: cameras of the training data; with a single camera there is no embedding.
@@ -295,6 +325,7 @@ class ViT(nn.Module):
     attention_dropout: float = 0.0
     positions: bool = True
     position_init: str = "normal"
+    kernels: str = "normal"
     sie: str = "none"
     sie_weight: float = 3.0
     num_cameras: int = 0
@@ -309,7 +340,7 @@ class ViT(nn.Module):
             raise errors.UserError(
                 f"expected a width that divides into heads, got {self.width} and {self.heads} heads; change one."
             )
-        self.patch_embed = PatchEmbed(self.width, self.patch, self.stride, self.dtype)
+        self.patch_embed = PatchEmbed(self.width, self.patch, self.stride, self.dtype, self.kernels)
         self.cls_token = self.param("cls_token", normal_002, (1, 1, self.width), jnp.float32)
         if self.positions:
             places = (1, 1 + self.grid[0] * self.grid[1], self.width)
@@ -353,6 +384,7 @@ class ViT(nn.Module):
             "dropout": self.dropout,
             "attention_dropout": self.attention_dropout,
             "dtype": self.dtype,
+            "kernels": self.kernels,
         }
 
     def embed(self, batch: Mapping[str, jax.Array]) -> jax.Array:
