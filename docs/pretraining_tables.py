@@ -37,9 +37,11 @@ def pretraining(name: str) -> str:
     drawn = [key.removesuffix("/drawn") for key in last if key.startswith(prefix) and key.endswith("/drawn")]
     rows = []
     for key in drawn:
-        cells = [f"{last[f'{key}/{column}']:.2f}" for column in COLUMNS]
+        found = [last.get(f"{key}/{column}") for column in COLUMNS]
+        cells = ["-" if each is None else f"{each:.2f}" for each in found]
         rows.append([key.removeprefix(prefix).replace("/", " masks, "), *cells])
-    parts.append("\n" + grid(["PSNR over hidden pixels (dB)", "drawn", "mean color", "average of the camera", "smooth"], rows))
+    header = ["PSNR over hidden pixels (dB)", "drawn", "mean color", "average of the camera", "smooth"]
+    parts.append("\n" + grid(header, rows))
     whole = "complete" if run["complete"] else f"stopped at step {run['step']:,} of {run['steps']:,}"
     parts.append(f"\n<small>`{run['command']}`, {whole}, commit {run['commit']}, {run['device']}.</small>\n")
     return "".join(parts)
