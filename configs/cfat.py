@@ -122,7 +122,8 @@ def _add_phases(config: ConfigDict) -> None:
     align = {"data": pairs, "passes": passes, "monitors": {**accuracy, **near, **generated}}
     half = config.train.get_ref("epochs") * 0.5
     config.phases = {
-        "teacher": {**untrained, "extras": {"initial": initial}},
+        # As long as each of the others, by default: what the teacher does not know cannot be aligned to.
+        "teacher": {**untrained, "extras": {"initial": initial}, "train": {"epochs": config.train.get_ref("epochs")}},
         "student": {
             **untrained,
             "extras": {"initial": initial, "teacher": teacher},
@@ -276,6 +277,10 @@ VARIANTS = {
     "cfat_two_phase": {
         "notes": "Coarse alignment in the first half of the epochs, fine in the second.",
         "phase_order": ("teacher", "student", "bridge", "coarse", "fine"),
+    },
+    "cfat_from_teacher": {
+        "notes": "The student starts from the trained teacher, not from where the teacher started.",
+        "phases.student.start_from": None,
     },
     "cfat_no_bridge_phase": {
         "notes": "Without the phase that trains the generator on frozen features.",

@@ -82,8 +82,8 @@ MUTANTS = (
     ),
     config('"start_from": "extra/initial",', '"start_from": "",', "the student starts from the trained teacher"),
     config(
-        '"teacher": {**untrained, "extras": {"initial": initial}},',
-        '"teacher": {**untrained, "extras": {"initial": initial, "teacher": teacher}},',
+        '"teacher": {**untrained, "extras": {"initial": initial},',
+        '"teacher": {**untrained, "extras": {"initial": initial, "teacher": teacher},',
         "the teacher is the untrained network",
     ),
     config(
