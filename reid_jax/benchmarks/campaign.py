@@ -234,10 +234,13 @@ def _colon(text: str) -> str:
     return f": {text}" if text else ""
 
 
-def start_worker(folder: Folder, parts: Sequence[Part], seconds: float, quick: bool, torch: bool) -> Worker:
+def start_worker(
+    folder: Folder, parts: Sequence[Part], seconds: float, quick: bool, torch: bool, evidence: str = ""
+) -> Worker:
     """Starts the process that measures, see `campaign_worker`; what it logs goes to `log.txt` of the folder."""
     command = [sys.executable, "-m", "reid_jax.benchmarks.campaign_worker", str(folder.path), f"{seconds:.0f}"]
     command += [",".join(part.name for part in parts), *(["quick"] if quick else []), *(["torch"] if torch else [])]
+    command += [f"evidence={evidence}"] if evidence else []
     return Worker(command, folder.path / "log.txt", environment(folder))
 
 
@@ -300,13 +303,14 @@ def summary(found: Mapping[str, Any]) -> str:
     return "; ".join(words)
 
 
-def check_kind(folder: Folder, quick: bool, torch: bool) -> None:
+def check_kind(folder: Folder, quick: bool, torch: bool, evidence: str = "") -> None:
     """Checks that a folder holds a campaign of the same kind, and notes the kind in a new one.
 
     Raises:
         UserError: its figures are of another kind.
     """
-    path, kind = folder.path / "kind.json", {"quick": quick, "torch": torch}
+    path = folder.path / "kind.json"
+    kind: Row = {"quick": quick, "torch": torch, **({"evidence": evidence} if evidence else {})}
     if not path.is_file():
         file_io.write_json(path, kind, "the campaign's kind")
         return

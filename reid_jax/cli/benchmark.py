@@ -14,6 +14,7 @@
     python scripts/benchmark.py machine --config mfv --output results/machine.json   # one seed, rounded
     python scripts/benchmark.py growth             # from 10,000 to 1,000,000 images
     python scripts/benchmark.py campaign --minutes 12 --torch      # a device lent for minutes
+    python scripts/benchmark.py campaign --evidence                # the tables of configs/evidence.toml on it
     python scripts/benchmark.py all --output results/benchmark.json
     python scripts/benchmark.py --list            # kinds, sizes, models and configs
 
@@ -73,6 +74,7 @@ ONLY = {
     "quick": ("input", *RANKING, "growth", "campaign", "aot"),
     "workdir": ("growth",),
     "minutes": ("campaign",),
+    "evidence": ("campaign",),
     "size": RANKING,
 }
 
@@ -133,6 +135,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--minutes", type=arguments.number(0.5, 24 * 60), help="campaign: wall time (default: 12, with --quick 5)"
+    )
+    parser.add_argument(
+        "--evidence",
+        nargs="?",
+        const="evidence",
+        metavar="PLAN",
+        help="campaign: the tables of an evidence plan (default: evidence), the seeds side by side",
     )
     parser.add_argument(
         "--output",
@@ -345,6 +354,37 @@ def _campaign(args: argparse.Namespace, command: str) -> int:
     return 0
 
 
+def _evidence(args: argparse.Namespace, command: str) -> int:
+    """Runs the tables of an evidence plan, the seeds side by side; see `benchmarks.campaign_evidence`."""
+    from reid_jax.benchmarks import campaign, campaign_evidence, tables
+
+    deadline = time.monotonic() + 60 * (args.minutes or (5 if args.quick else 12))
+    plan = campaign_evidence.read(args.evidence, args.quick)
+    parts = campaign_evidence.parts(plan)
+    folder = campaign.Folder(args.output or "evidence")
+    campaign.check_kind(folder, args.quick, args.torch, args.evidence)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    lanes = campaign_evidence.lanes(parts, 1 if args.quick else max(1, cores // 3))
+
+    def write(line: str = "") -> dict[str, Any]:
+        found = campaign.document(folder, parts)
+        campaign_evidence.write_tables(folder, plan)
+        shown = found["tables"] | ({"failed": found["failed"]} if found["failed"] else {})
+        about = tables.about(command, campaign_evidence.device(folder, plan))
+        tables.write(folder.path / "campaign.json", shown, about | {"not_begun": found["not_begun"]})
+        if line:
+            print(line, flush=True)
+        return found
+
+    def start(waiting: Sequence[campaign.Part], seconds: float) -> campaign.Worker:
+        return campaign.start_worker(folder, waiting, seconds, args.quick, args.torch, args.evidence)
+
+    campaign_evidence.measure_side_by_side(folder, lanes, deadline, start, write)
+    print(campaign.summary(write()))
+    print(f"written: {folder.path}/evidence-*.csv, evidence-*.md, campaign.json, runs/, log.txt")
+    return 0
+
+
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
     args = _parser().parse_args(argv)
@@ -354,7 +394,7 @@ def main(argv: list[str]) -> int:
     _check(args)
     command = command_line.for_caller(" ".join(["python scripts/benchmark.py", *argv]))
     if args.kind == "campaign":
-        return _campaign(args, command)
+        return _campaign(args, command) if args.evidence is None else _evidence(args, command)
     if args.torch:
         # By default JAX allocates most of a GPU's memory at its start.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
