@@ -11,7 +11,7 @@ A page asks for a table by a comment on a line of its own, and the site's build 
     python docs/tables.py            # writes the block between `<!-- systems -->` and `<!-- end -->` of README.md
     python docs/tables.py --check    # exit code 1 where README.md differs
 
-Only the standard library is needed, except by `rows`, `gains` and `statements`, which import the package.
+Only the standard library is needed, except by `rows`, `gains`, `statements` and `evidence`, which import the package.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parent))  # this folder is no package
 
+import evidence_tables
 import export_tables
 import gallery_tables
 import pretraining_tables
@@ -360,6 +361,9 @@ TABLES: dict[str, Callable[..., str]] = {
     "speed": speed,
     "robustness": robustness,
     "result": result,
+    "evidence": evidence_tables.evidence,
+    "evidence_bars": evidence_tables.evidence_bars,
+    "evidence_statements": evidence_tables.evidence_statements,
     "published": published_tables.published,
     "published_rows": published_tables.published_rows,
     "references": published_tables.references,

@@ -124,6 +124,42 @@ def test_statements_hold_only_what_the_runs_decide(tables, monkeypatch):
     assert shown.count("mAP: gain |") == shown.count("mAP: loss |") == 1
 
 
+def test_verdicts_of_parts_follow_from_the_runs(tables, monkeypatch):
+    evidence = tables.evidence_tables
+    drawn = {"base": (40, 41, 40, 42, 40), "up": (45, 47, 45, 48, 44), "same": (41, 40, 41, 41, 40), "few": (60, 61)}
+    about = {"steps": "9", "dataset": "d", "device": "c", "commit": "e", "preset": "demo", "settings": "s"}
+    records = [
+        {"row": row, "seed": str(seed), "mAP": str(score / 100), **about}
+        for row, scores in drawn.items()
+        for seed, score in enumerate(scores)
+    ]
+    records.append({"row": "hsv", "seed": "0", "mAP": "0.08", **about, "steps": "0"})
+    compare = [
+        {"row": "up", "against": "base", "part": "rise", "claim": "It rises.", "published": 2.0, "where": "there"},
+        {"row": "base", "against": "up", "part": "fall"},
+        {"row": "same", "against": "base", "part": "rest"},
+        {"row": "few", "against": "base", "part": "two"},
+        {"row": "new", "against": "base", "part": "none"},
+    ]
+    table = {"config": "x", "preset": "demo", "metrics": ["mAP"], "question": "Which?", "compare": compare}
+    monkeypatch.setattr(evidence, "tables", lambda: {"drawn": table})
+    monkeypatch.setattr(evidence, "_records", lambda name: records)
+    verdicts = [part.verdict for part in evidence.parts("drawn", table)]
+    assert verdicts == ["helps", "hurts", "no effect seen", "not tested", "not tested"]
+    shown = evidence.evidence("x")
+    assert "| **rise**<br>`up` against `base` | It rises. | +2\u00a0(there) | +5.2" in shown
+    assert "| 2 | not tested | - |" in shown
+    assert "`hsv` 8.0" in shown
+    assert "- Not tested: two (+20.0); none." in evidence.evidence_statements("x")
+    assert evidence.evidence_bars("x").count("<circle") == 4
+    assert evidence.evidence("y").startswith("No table")
+    # Twice the spread needs more runs; none differ with no spread.
+    few, more = (evidence.runs_needed([0, scale, 2 * scale, scale], 1.0, 0.05) for scale in (1.0, 2.0))
+    assert few < more
+    assert evidence.runs_needed([1.0, 1.0, 1.0], 1.0, 0.05) == 2
+    assert evidence.runs_needed([0.0, 900.0, 1.0], 1.0, 0.05) is None
+
+
 def test_rows_that_saw_the_tests_corruptions_stand_apart(tables):
     fair, unfair = tables.table("scores cfat metrics=mAP").split("so they do not compare")
     assert "`cil:full`" in fair

@@ -61,6 +61,7 @@ class Table:
         why: what was chosen for its size, and how a smaller set-up could show the opposite.
         device_overrides: settings in place of `overrides` on a device that is lent for minutes.
         pretraining_overrides: settings of the runs that rows behind "@" start from.
+        page: page of the documentation's systems that shows it; "" for that of the config.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Table:
     why: str = ""
     device_overrides: tuple[str, ...] = ()
     pretraining_overrides: tuple[str, ...] = ()
+    page: str = ""
 
     @property
     def file(self) -> str:

@@ -174,6 +174,8 @@ def write_table(table: evidence.Table, plan: ablation.Plan, places: Places) -> b
     records = ablation_table.collect(plan, table.metrics, table.scored)
     if not records:
         return False
+    conditions = {"preset": table.preset, "settings": "; ".join(table.overrides)}
+    records = [{**record, **conditions} for record in records]
     name = table.file
     ablation_table.write_csv(places.results / f"{name}.csv", records)
     page = ablation_table.document(plan, records, table.metrics, table.scored, f"{places.command} --only {table.name}")
