@@ -35,6 +35,9 @@ LEAST, RESERVE = 15.0, 5.0
 # Seconds that a worker may take to load the libraries, the device's driver among them.
 WORKER_START = 120.0
 
+# Compilation on a CPU takes most of a run of a few steps.
+QUICK_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
 MODELS = ("resnet50", "mfv", "transreid", "amfor", "osnet_x1_0")
 
 
@@ -241,7 +244,10 @@ def start_worker(
     command = [sys.executable, "-m", "reid_jax.benchmarks.campaign_worker", str(folder.path), f"{seconds:.0f}"]
     command += [",".join(part.name for part in parts), *(["quick"] if quick else []), *(["torch"] if torch else [])]
     command += [f"evidence={evidence}"] if evidence else []
-    return Worker(command, folder.path / "log.txt", environment(folder))
+    variables = environment(folder)
+    if evidence and quick:  # many programs of few steps
+        variables["XLA_FLAGS"] = f"{variables.get('XLA_FLAGS', '')} {QUICK_FLAGS}".strip()
+    return Worker(command, folder.path / "log.txt", variables)
 
 
 def environment(folder: Folder) -> dict[str, str]:

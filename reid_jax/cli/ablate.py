@@ -163,7 +163,7 @@ def _run_plan(given: argparse.Namespace) -> int:
         workdir=arguments.new_folder("--workdir", given.workdir or f"runs/{path.stem}"),
         results=arguments.new_folder("--results", given.results),
         overrides=tuple(given.override),
-        command=f"python scripts/ablate.py --plan {given.plan}",
+        command=f"python scripts/ablate.py --plan {given.plan} --only {{table}}",
     )
     for table in tables:
         _check(table.plan(places.workdir, places.overrides), [*table.overrides, *places.overrides])

@@ -88,7 +88,7 @@ class Table:
 
     def on_device(self) -> Table:
         """Returns the table with the settings for a device that is lent for minutes."""
-        return dataclasses.replace(self, overrides=self.device_overrides)
+        return dataclasses.replace(self, overrides=self.device_overrides, why="")
 
     def plan(self, workdir: pathlib.Path, overrides: tuple[str, ...] = ()) -> ablation.Plan:
         """Returns its runs.

@@ -26,7 +26,7 @@ class Places:
         workdir: a folder for each table, and `pretrained/`, which they share.
         results: folder of `evidence-<table>.csv` and `.md`.
         overrides: further settings of every run, `key=value`.
-        command: the command line without `--only`, for the tables.
+        command: the command line, for the pages of the tables; `{table}` stands for a table's name.
     """
 
     workdir: pathlib.Path
@@ -178,7 +178,10 @@ def write_table(table: evidence.Table, plan: ablation.Plan, places: Places) -> b
     records = [{**record, **conditions} for record in records]
     name = table.file
     ablation_table.write_csv(places.results / f"{name}.csv", records)
-    page = ablation_table.document(plan, records, table.metrics, table.scored, f"{places.command} --only {table.name}")
+    command = places.command.replace("{table}", table.name)
+    page = ablation_table.document(
+        plan, records, table.metrics, table.scored, command=command, compared=table.metrics[:1]
+    )
     file_io.write_text(places.results / f"{name}.md", f"{page}\n{table.question} {table.why}\n", "the table")
     return True
 
