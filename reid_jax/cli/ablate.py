@@ -23,7 +23,7 @@ many minutes each. They run in the background, by priority and seed by seed, and
 
     python scripts/ablate.py --plan evidence --jobs 2                 # about six hours on two cores
     python scripts/ablate.py --plan evidence --only mfv --hours 1
-    python scripts/ablate.py --plan evidence --runs 1                 # one run, then the exit code 1 if others are left
+    python scripts/ablate.py --plan evidence --runs 1                 # one run; exit code 3 if others are left
 
 After an interruption the same command continues; `--table` only makes the table from the runs that are finished.
 """
@@ -134,6 +134,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+# Exit code of a plan whose runs are not all done, because of --hours or --runs.
+LEFT = 3
+
 # Arguments of one table, which a plan has in its file, and those of a plan.
 _OF_A_TABLE = ("config", "preset", "rows", "seeds", "metrics", "compare", "dataset", "name", "data_seeds", "list")
 _OF_A_PLAN = ("only", "hours", "runs")
@@ -153,7 +156,7 @@ def _check_kind(parser: argparse.ArgumentParser, given: argparse.Namespace) -> N
 
 
 def _run_plan(given: argparse.Namespace) -> int:
-    """Runs the tables of a plan; returns 1 if --hours or --runs left runs for another time."""
+    """Runs the tables of a plan; returns `LEFT` if --hours or --runs left runs for another time."""
     path = evidence.path_of(given.plan)
     tables = evidence.read(path)
     if given.only:
@@ -178,7 +181,7 @@ def _run_plan(given: argparse.Namespace) -> int:
         raise errors.UserError(
             f"expected every run of the plan to finish, {len(failures)} tables did not: {failures[0]}"
         )
-    return 1 if budget.cut else 0
+    return LEFT if budget.cut else 0
 
 
 def _check(plan: ablation.Plan, overrides: Sequence[str]) -> None:

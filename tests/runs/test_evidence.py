@@ -57,7 +57,7 @@ def test_the_packaged_plan_names_rows_that_exist():
 def test_a_plan_runs_table_by_table_and_seed_by_seed_within_its_limits(plan, ablation_folder, tmp_path, capsys):
     results = tmp_path / "results"
     arguments = [f"--plan={plan}", f"--workdir={ablation_folder}", f"--results={results}"]
-    assert ablate.main([*arguments, "--runs=3"]) == 1
+    assert ablate.main([*arguments, "--runs=3"]) == ablate.LEFT
     assert "first: 0 of 4 runs done, 0 of 2 rows complete, 0 of 5 minutes used. Which?" in capsys.readouterr().out
     runs = calls(ablation_folder / "first")
     assert [(run["config"].rpartition(":")[2], run["config.seed"]) for run in runs] == [
