@@ -18,12 +18,13 @@ configs/mim.py:demo,random75 has drawn with; runs of it lie beside the table's, 
 Without a colon behind "@", a row goes on from the run of another row of its own config: teacher and student of
 cfat_start are trained once for each seed.
 
-A plan is many tables in one file: configs/evidence.toml says which questions they answer, at which size, and in how
-many minutes each. They run in the background, by priority and seed by seed, and every finished run updates its table:
+A plan is many tables in one file: configs/evidence.toml says which questions they answer, at which size,
+and in how many minutes each. They run in the background, by priority and seed by seed, and every finished
+run updates its table:
 
-    python scripts/ablate.py --plan evidence --jobs 2                 # about six hours on two cores
+    python scripts/ablate.py --plan evidence --jobs 2             # about six hours on two cores
     python scripts/ablate.py --plan evidence --only mfv --hours 1
-    python scripts/ablate.py --plan evidence --runs 1                 # one run; exit code 3 if others are left
+    python scripts/ablate.py --plan evidence --runs 1             # one run; exit code 3 if others are left
 
 After an interruption the same command continues; `--table` only makes the table from the runs that are finished.
 """

@@ -14,7 +14,7 @@
     python scripts/benchmark.py machine --config mfv --output results/machine.json   # one seed, rounded
     python scripts/benchmark.py growth             # from 10,000 to 1,000,000 images
     python scripts/benchmark.py campaign --minutes 12 --torch      # a device lent for minutes
-    python scripts/benchmark.py campaign --evidence                # the tables of configs/evidence.toml on it
+    python scripts/benchmark.py campaign --evidence                # its tables of configs/evidence.toml
     python scripts/benchmark.py all --output results/benchmark.json
     python scripts/benchmark.py --list            # kinds, sizes, models and configs
 

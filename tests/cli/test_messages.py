@@ -37,6 +37,8 @@ SHOWN_BY = {
     "inference/sources.py": ("extract", "evaluate"),
     "runs/ablation.py": ("ablate",),
     "runs/ablation_table.py": ("ablate",),
+    "runs/evidence.py": ("ablate",),
+    "runs/evidence_runs.py": ("ablate",),
     "benchmarks/": ("benchmark",),
     "cli/evaluated_sets.py": ("evaluate",),
     "explain/": ("explain",),
@@ -59,6 +61,7 @@ OTHERS = {
     "cli/command_line.py": {"name"},
     "benchmarks/growth.py": {"xla_force_host_platform_device_count"},
     "benchmarks/start_speed.py": {"workdir", "mode"},  # of the commands that it starts
+    "benchmarks/campaign.py": {"xla_backend_optimization_level", "xla_llvm_disable_expensive_passes"},
     "benchmarks/campaign_training.py": {"root", "option", "workdir", "mode"},
 }
 
