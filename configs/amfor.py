@@ -87,7 +87,13 @@ def losses() -> dict[str, dict]:
             "normalize": False,
             "parts": parts,
         }
-    terms["visibility"] = {"loss": "focal", "on": ("visibility/s", "visibility/target"), "weight": 1.0}
+    terms["visibility"] = {
+        "loss": "focal",
+        "on": ("visibility/s", "visibility/target"),
+        "weight": 1.0,
+        "alpha": 0.25,
+        "gamma": 2.0,
+    }
     terms["distil"] = {
         "loss": "generative_distillation",
         "on": ("generated", "feature/t"),
@@ -210,6 +216,15 @@ DEMO = {
     "model.hpr_width": 64,
     "model.pixel_patch": 16,
 }
+# What the tables of AMFOR's parts are made with: people that colors alone do not tell apart, and tokens fine enough for
+# arms and feet.
+STREET = {
+    **DEMO,
+    **config_lib.DATASETS["synthped_street_occluded"],
+    **config_lib.MIM128,
+    "notes": "The demo on occluded SynthPed street, patches of 8, of masked pretraining's size.",
+    "model.amff_layers": (1, 2, 3),
+}
 TINY = {
     **SMALL,
     "notes": "A ViT of six blocks and width 192 from scratch on occluded SynthPed, 60 epochs.",
@@ -228,6 +243,7 @@ TINY = {
 
 PRESETS = {
     "demo": DEMO,
+    "street": STREET,
     "amfor_tiny": TINY,
     **{name: {**data, **STRIPS} for name, data in config_lib.DATASETS.items()},
     **{name: labeled(name) for name in ("market1501", "dukemtmc_reid", "occluded_duke")},
@@ -322,15 +338,7 @@ VARIANTS = {
     "amfor_a5": row("A5: the full system with cosine distillation in place of AMGD.", amgd="cos"),
     "amfor_no_amff": row("The full system without fusion of depths (AMFF).", amff=False),
     "amfor_no_hpr": row("The full system without reconstruction of part features (HPR).", hpr=False),
-    "mim128": {
-        "notes": "The size of masked pretraining's demo (configs/mim.py): patches of 8 without overlap.",
-        "model.patch": 8,
-        "model.stride": 8,
-        "model.width": 128,
-        "model.depth": 4,
-        "model.heads": 4,
-        "model.amff_layers": (1, 2, 3),
-    },
+    "mim128": {**config_lib.MIM128, "model.amff_layers": (1, 2, 3)},
     # Text features; the default is a learned bank.
     "clip": {
         "notes": "Text features from CLIP (init.text_weights); a first phase learns a prompt per identity.",
@@ -394,11 +402,16 @@ VARIANTS = {
         "losses.visibility.weight": 0.5,
         "losses.visibility_t": {"loss": "focal", "on": ("visibility/t", "visibility/target"), "weight": 0.5},
     },
+    "focal_even": {
+        "notes": "The visibility loss weighs visible and hidden parts alike (focal alpha 0.5, not 0.25).",
+        "losses.visibility.alpha": 0.5,
+    },
     # Reconstruction of features and of pixels.
     "hpr_depth_1": {"notes": "HPR with one block per stage.", "model.hpr_depths": (1, 1)},
     "hpr_depth_3": {"notes": "HPR with three blocks per stage, as in figure 4.", "model.hpr_depths": (3, 3)},
     "hpr_depth_8": {"notes": "HPR with eight blocks per stage, as in the published run.", "model.hpr_depths": (8, 8)},
     "hpr_no_map": {"notes": "HPR without the map tokens of the foreground feature.", "model.hpr_map_tokens": False},
+    "hpr_open": {"notes": "HPR whose gains begin at 1 in place of 0.1.", "model.hpr_gain_init": 1.0},
     "hpr_no_residual": {"notes": "HPR without its residual path, as in figure 4.", "model.hpr_residual": False},
     "pixel": {"notes": "Extension of ours: a small decoder also draws hidden patches.", **PIXEL},
     "pixel_masked": {
@@ -434,6 +447,10 @@ VARIANTS = {
     "slots_global": {"notes": "Compares the global feature alone.", "model.eval_slots": "global"},
     "slots_parts": {"notes": "Compares the eight part features alone.", "model.eval_slots": "parts"},
     "no_visibility": {"notes": "Compares hidden parts like visible ones.", "model.eval_use_visibility": False},
+    "soft_visibility": {
+        "notes": "Parts count by the predicted probability that they can be seen, in place of 0 or 1.",
+        "model.eval_soft_visibility": True,
+    },
     # Images.
     "occluder": {
         "notes": "Pastes occluders into half of the training images.",

@@ -159,14 +159,7 @@ VARIANTS = {
     },
     # Single settings.
     "no_rearrange": {"notes": "Jigsaw parts without shift and shuffle: horizontal stripes.", "model.rearrange": False},
-    "mim128": {
-        "notes": "The size of masked pretraining's demo (configs/mim.py): width 128, four blocks and heads.",
-        "model.patch": 8,
-        "model.stride": 8,
-        "model.width": 128,
-        "model.depth": 4,
-        "model.heads": 4,
-    },
+    "mim128": dict(config_lib.MIM128),
     "mim_cost": {
         "notes": "S1: `mim128` from scratch at the cost of pretraining and fine-tuning together, 65 epochs.",
         "train.epochs": 65.0,

@@ -33,6 +33,7 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parent))  # this folder is 
 import evidence_tables
 import export_tables
 import gallery_tables
+import part_tables
 import pretraining_tables
 import published_tables
 import trial_tables
@@ -384,6 +385,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "explain_sums": trial_tables.explain_sums,
     "explain_check": trial_tables.explain_check,
     "pretraining": pretraining_tables.pretraining,
+    "parts": part_tables.parts,
 }
 
 

@@ -306,6 +306,15 @@ def _open(name: str, root: str, options: Mapping[str, Any], log_warnings: bool =
     return dataset
 
 
+def data_of(settings: config_lib.Settings, dataset: str | None = None) -> tuple[str, dict[str, Any]]:
+    """Returns name and options of the data set that `evaluation_data` opens."""
+    if dataset in (None, settings.data.name):
+        return settings.data.name, dict(settings.data.options)
+    name = str(dataset)
+    known, options = (name, {}) if names_lib.is_path(name) else _of_evaluated(name, settings.data)
+    return known, dict(options)
+
+
 def evaluation_data(settings: config_lib.Settings, dataset: str | None = None) -> records.ReIDDataset:
     """Returns the data set for the evaluation of a run.
 

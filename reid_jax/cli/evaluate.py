@@ -10,6 +10,7 @@
     python scripts/evaluate.py --run runs/mfv-demo --corruptions --rounds 10 --output robust.json
     python scripts/evaluate.py --run runs/mfv-demo --corruptions --families noise --severities 3
     python scripts/evaluate.py --weights osnet_x0_25_msmt17 --images data/market1501 --corruptions
+    python scripts/evaluate.py --run runs/amfor-demo --parts --output parts.json  # of AMFOR: body parts
     python scripts/evaluate.py --run runs/bot-demo runs/mfv-demo --html page.html  # a page of each
 
 Scores are printed in per cent; the JSON file holds fractions.
@@ -34,7 +35,7 @@ PLAIN_ONLY = ("rerank", "expand", "verification", "exact_verification", "single_
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser(__doc__)
-    for add in (_add_sources, _add_protocol, _add_rankings, _add_corruptions, _add_output):
+    for add in (_add_sources, _add_protocol, _add_rankings, _add_corruptions, _add_parts, _add_output):
         add(parser)
     return parser
 
@@ -141,6 +142,15 @@ def _add_corruptions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frost-dir", default="", metavar="DIR", help="frost textures (default: generated ones)")
 
 
+def _add_parts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--parts",
+        action="store_true",
+        help="with --run of a model with body parts, on images with label maps: its parser, visibility and "
+        "reconstruction, with intervals",
+    )
+
+
 def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-float16", action="store_true", help="accept features rounded to float16")
     parser.add_argument(
@@ -206,7 +216,19 @@ def _check(args: argparse.Namespace) -> None:
         raise errors.UserError(
             "--families, --types, --severities and --frost-dir choose corruptions: add --corruptions."
         )
+    if args.parts:
+        _check_parts(args)
     _check_paths(args)
+
+
+def _check_parts(args: argparse.Namespace) -> None:
+    """Raises a `UserError` for arguments that do not go with --parts."""
+    if not args.run or len(args.run) > 1:
+        raise errors.UserError("--parts needs one run, --run DIR; give it, and call once for each.")
+    others = [name for name in (*PLAIN_ONLY, "corruptions") if getattr(args, name)]
+    if others:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+        raise errors.UserError(f"--parts cannot be combined with {names}; leave it out for those.")
 
 
 def _check_weights(args: argparse.Namespace) -> None:
@@ -280,6 +302,17 @@ def _corruptions(args: argparse.Namespace) -> int:
     return 0
 
 
+def _parts(args: argparse.Namespace) -> int:
+    """Prints and writes what a run's model knows of body parts."""
+    from reid_jax.runs import part_report  # models and data: only where a model runs
+
+    measured = part_report.evaluate(args.run[0], best=args.best, dataset=args.dataset)
+    print(measured.table())
+    if args.output:
+        _write(args.output, measured.as_dict())
+    return 0
+
+
 def _write(path: str, values: dict[str, Any]) -> None:
     file_io.make_folder(pathlib.Path(path).parent)
     file_io.write_json(path, values, "the scores", sort_keys=True)
@@ -309,6 +342,8 @@ def main(argv: list[str]) -> int:
     _check(args)
     if args.corruptions:
         return _corruptions(args)
+    if args.parts:
+        return _parts(args)
     sources = evaluated_sets.read(args)
     protocol = suite.Protocol(
         metric=args.metric,

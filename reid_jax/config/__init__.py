@@ -7,7 +7,7 @@ import only this package.
 
 from reid_jax.config.defaults import defaults
 from reid_jax.config.fingerprint import PRESENTATION, config_hash, differences
-from reid_jax.config.presets import DATASETS, DEMO, FEDERATED, HelpRequested, Overrides, compose, override
+from reid_jax.config.presets import DATASETS, DEMO, FEDERATED, MIM128, HelpRequested, Overrides, compose, override
 from reid_jax.config.sections import IMAGENET_MEAN, IMAGENET_STD, Settings
 from reid_jax.config.values import flatten, to_dict, to_json
 
@@ -17,6 +17,7 @@ __all__ = [
     "FEDERATED",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "MIM128",
     "PRESENTATION",
     "HelpRequested",
     "Overrides",

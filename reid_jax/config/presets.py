@@ -48,6 +48,16 @@ DEMO: Overrides = {
     "log.every_steps": 20,
 }
 
+# The encoder of masked pretraining's demo (configs/mim.py), which fills networks of this size (`init.weights`).
+MIM128: Overrides = {
+    "notes": "The size of masked pretraining's demo (configs/mim.py): patches of 8 without overlap.",
+    "model.patch": 8,
+    "model.stride": 8,
+    "model.width": 128,
+    "model.depth": 4,
+    "model.heads": 4,
+}
+
 # Sections of systems that support federated training (`train.mode="federated"`). A round then counts as an epoch, and
 # every client has its own `data.sampler`. See `reid_jax.federated.federation_options.Options`.
 FEDERATED: Overrides = {

@@ -6,6 +6,7 @@ output "pixels/predicted" and "pixels/mask" (`reid_jax.models.amfor.pixel_decode
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +16,8 @@ import numpy as np
 from reid_jax import build
 from reid_jax import config as config_lib
 from reid_jax.config import phases, sections
-from reid_jax.data import elements, pipeline, records, transforms
-from reid_jax.evaluation import image_quality
+from reid_jax.data import elements, image_io, pipeline, records, transforms
+from reid_jax.evaluation import image_quality, image_regions
 from reid_jax.losses import masked_patches
 from reid_jax.ops import images as image_ops
 
@@ -25,6 +26,22 @@ IMAGES = 64
 # Range of the erased boxes' area (fraction of the image) and aspect ratio (height / width). Every image has one
 # box, the same in every run.
 AREA, ASPECT = (0.1, 0.33), (0.3, 1 / 0.3)
+MOST_AVERAGED = 4096  # training images in the cameras' averages
+
+
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What the drawn images are compared with.
+
+    Attributes:
+        parts: [N, H, W] labels of body parts, None where the images have none.
+        cameras: [N].
+        averages: see `image_regions.camera_averages`; empty without training images.
+    """
+
+    parts: np.ndarray | None
+    cameras: np.ndarray
+    averages: Mapping[int, np.ndarray]
 
 
 def evaluate(
@@ -61,9 +78,56 @@ def evaluate(
     return image_quality.Reconstruction(seen, drawn, true, mask, comparable=not normalized)
 
 
+def surroundings(dataset: records.ReIDDataset, settings: config_lib.Settings) -> Surroundings:
+    """Returns labels and cameras of the images that are drawn, and the cameras' averages over training images."""
+    split, data = dataset.split("gallery"), settings.data
+    chosen, kind = _chosen(split), data.test_interpolation or data.interpolation
+    parts = None
+    if "parts" in split.source[int(chosen[0])]:
+        resize, reader = transforms.Resize(data.height, data.width, kind), pipeline.Reader(split, ("parts",))
+        parts = np.stack([resize(reader.read(int(index)))["parts"] for index in chosen])
+    train, averages = dataset.train, {}
+    if train is not None:
+        rows = np.unique(np.linspace(0, len(train) - 1, min(MOST_AVERAGED, len(train))).astype(int))
+        averages = image_regions.camera_averages(
+            (image_io.resize(train.image(int(row)), data.height, data.width, kind) / 255.0, train.camids[row])
+            for row in rows
+        )
+    return Surroundings(parts, np.asarray(split.camids)[chosen], averages)
+
+
+def columns(drawn: image_quality.Reconstruction, around: Surroundings) -> dict[str, np.ndarray]:
+    """Returns the images [N, H, W, 3] completed by the drawing, the mean color, and the average of the camera."""
+    filled = {"drawn": drawn.completed(), "mean_fill": drawn.filled()}
+    if around.averages:
+        whole = image_regions.camera_fill(drawn.true, drawn.mask, around.cameras, dict(around.averages))
+        filled["camera_fill"] = np.clip(whole, 0.0, 1.0)
+    return filled
+
+
+def by_region(drawn: image_quality.Reconstruction, around: Surroundings) -> dict[str, float]:
+    """Returns the PSNR (dB) on persons and background by "person/psnr", "person/camera_fill_psnr" and the like.
+
+    Empty for drawings that know the true scale, and for images without labels of body parts.
+    """
+    if not drawn.comparable or around.parts is None:
+        return {}
+    found = {}
+    for region, mask in image_regions.regions(drawn.mask, around.parts).items():
+        for name, each in columns(drawn, around).items() if mask.any() and region != "all" else ():
+            key = "psnr" if name == "drawn" else f"{name}_psnr"
+            found[f"{region}/{key}"] = image_quality.psnr(each, drawn.true, mask)
+    return found
+
+
+def _chosen(split: records.Split) -> np.ndarray:
+    """Returns the places of the drawn images."""
+    return np.unique(np.linspace(0, len(split) - 1, min(IMAGES, len(split))).astype(int))
+
+
 def _erased(split: records.Split, data: sections.Data) -> dict[str, np.ndarray]:
     """Returns a batch of uint8 images [N, H, W, 3] ("image", "image_clean") with "erase_box" and "camid"."""
-    chosen = np.unique(np.linspace(0, len(split) - 1, min(IMAGES, len(split))).astype(int))
+    chosen = _chosen(split)
     resize = transforms.Resize(data.height, data.width, data.test_interpolation or data.interpolation)
     reader, rng = pipeline.Reader(split), np.random.default_rng(0)
     images = np.stack([resize(reader.read(int(index)))["image"] for index in chosen])

@@ -70,7 +70,10 @@ def finish(
     settings, dataset = run.settings, run.dataset
     evaluated = run.evaluation(variables, dataset)
     drawn = drawn_patches.evaluate(run.model, variables, dataset, settings)
-    drawn_scores = {} if drawn is None else drawn.scores()
+    drawn_scores = {}
+    if drawn is not None:
+        around = drawn_patches.surroundings(dataset, settings)
+        drawn_scores = {**drawn.scores(), **drawn_patches.by_region(drawn, around)}
     masked = None
     if run.pretraining is not None:
         seen = {"step": history["steps"], "images": history["images_seen"]}

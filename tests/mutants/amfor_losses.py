@@ -281,8 +281,8 @@ MUTANTS = (
     config('"margin": "soft",', '"margin": 0.3,', "triplet margin 0.3"),
     config('"label_smoothing": 0.0,', '"label_smoothing": 0.1,', "label smoothing"),
     config(
-        '"on": ("visibility/s", "visibility/target"), "weight": 1.0',
-        '"on": ("visibility/s", "visibility/target"), "weight": 0.1',
+        '"weight": 1.0,\n        "alpha": 0.25,',
+        '"weight": 0.1,\n        "alpha": 0.25,',
         "visibility of weight 0.1",
     ),
     config('"learning_rate": 0.004,', '"learning_rate": 0.04,', "ten times the rate"),

@@ -34,7 +34,14 @@ from flax import linen as nn
 
 from reid_jax import errors
 from reid_jax.models import transreid
-from reid_jax.models.amfor import depth_fusion, feature_decoder, generative_distillation, part_decoder, pixel_decoder
+from reid_jax.models.amfor import (
+    depth_fusion,
+    feature_decoder,
+    generative_distillation,
+    part_decoder,
+    part_examination,
+    pixel_decoder,
+)
 from reid_jax.models.backbones import clip_text, vit
 from reid_jax.nn import heads
 from reid_jax.ops import batch_parts, descriptors, distances, taps
@@ -71,7 +78,7 @@ class AMFOR(nn.Module):
         num_classes: training identities N.
         dtype: compute dtype; parameters, statistics, masks and heads are float32.
         size, width, depth, heads, mlp_ratio: see `transreid.TransReID`.
-        image_size, patch, stride, drop_path, attention_kernel: see `vit.ViT`.
+        image_size, patch, stride, drop_path, position_init, attention_kernel: see `vit.ViT`.
         sie, sie_weight, num_cameras: see `vit.ViT`; sie is "none" for data sets whose camera numbers only distinguish
             query from gallery.
         position_grid: rows and columns of a loaded position embedding; (16, 8) for HAP, None guesses.
@@ -106,6 +113,7 @@ class AMFOR(nn.Module):
         amgd_ratio, amgd_lambda_mode, amgd_lambda, amgd_ste: its `ratio`, `threshold`, `constant`, `straight_through`.
         eval_slots: "all" slots, "global" alone or "parts" alone.
         eval_use_visibility: whether slots that are hidden in either image are left out.
+        eval_soft_visibility: whether slots count by the predicted probability to be visible, in place of 0 or 1.
     """
 
     num_classes: int
@@ -119,6 +127,7 @@ class AMFOR(nn.Module):
     patch: int = 16
     stride: int = 11
     drop_path: float = 0.1
+    position_init: str = "normal"
     attention_kernel: str = "xla"
     sie: str = "camera"
     sie_weight: float = 3.0
@@ -165,6 +174,7 @@ class AMFOR(nn.Module):
     amgd_hidden: int = 16
     eval_slots: str = "all"
     eval_use_visibility: bool = True
+    eval_soft_visibility: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -251,6 +261,18 @@ class AMFOR(nn.Module):
         _, masks = part_decoder.MaskGenerator(parent=None).apply(own, tokens, train=False)
         return jnp.asarray(masks)
 
+    def examine_parts(self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns what is known of body parts at test time, see `part_examination.examine`."""
+        return part_examination.examine(self, variables, batch)
+
+    def part_targets(self, parts: jax.Array) -> dict[str, jax.Array]:
+        """Returns labels of tokens and visibility of parts, the targets of training, from label maps [B, H, W]."""
+        grid = vit.grid_of(self.image_size, self.patch, self.stride)
+        return {
+            "parsing/labels": part_decoder.token_labels(parts, grid, self.patch, self.stride),
+            "visibility/target": part_decoder.visible_parts(parts, self.visible_pixels),
+        }
+
     # ---- parts of the forward pass ----------------------------------------------------------------------------------
 
     def encoder(self) -> dict[str, Any]:
@@ -258,11 +280,12 @@ class AMFOR(nn.Module):
         if self.size not in vit.SIZES:
             raise errors.unknown("ViT size", self.size, vit.SIZES)
         given = {name: getattr(self, name) for name in ("width", "depth", "heads", "mlp_ratio")}
-        shared = ("image_size", "patch", "stride", "drop_path", "attention_kernel", "sie", "sie_weight", "dtype")
+        shared = ("image_size", "patch", "stride", "drop_path", "position_init", "attention_kernel", "dtype")
+        sides = ("sie", "sie_weight", "num_cameras")
         return {
             **vit.SIZES[self.size],
             **{name: value for name, value in given.items() if value is not None},
-            **{name: getattr(self, name) for name in (*shared, "num_cameras")},
+            **{name: getattr(self, name) for name in (*shared, *sides)},
         }
 
     def _encode(
@@ -320,11 +343,7 @@ class AMFOR(nn.Module):
                 f"model.parsing_source={self.parsing_source!r} reads label maps, the batch has none; set "
                 "data.maps=('parts',), or for images without labels use the variant `strips`."
             )
-        grid = vit.grid_of(self.image_size, self.patch, self.stride)
-        return {
-            "parsing/labels": part_decoder.token_labels(parts, grid, self.patch, self.stride),
-            "visibility/target": part_decoder.visible_parts(parts, self.visible_pixels),
-        }
+        return self.part_targets(parts)
 
     def _pool(self, patches: jax.Array, masks: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Returns foreground and parts [B, 1 + 8, D], reconstructed by HPR, and a copy whose masks get no gradient."""
@@ -332,18 +351,15 @@ class AMFOR(nn.Module):
         steady = part_decoder.pool(patches, jax.lax.stop_gradient(masks))
         if not self.hpr:
             return pooled, steady
-        decoder = feature_decoder.FeatureDecoder(
-            self.hpr_depths,
-            self.hpr_width,
-            self.hpr_heads,
-            self.hpr_map_tokens,
-            self.hpr_residual,
-            self.hpr_gain_init,
-            self.dtype,
-            name="hpr",
-        )
+        decoder = self.reconstruction(name="hpr")
         pooled, steady = batch_parts.separate(decoder(batch_parts.join((pooled, steady)), train=train), 2)
         return pooled, steady
+
+    def reconstruction(self, **place: Any) -> feature_decoder.FeatureDecoder:
+        """Returns HPR's decoder, whose variables are "hpr"."""
+        options = ("depths", "width", "heads", "map_tokens", "residual", "gain_init")
+        fields = {name: getattr(self, f"hpr_{name}") for name in options}
+        return feature_decoder.FeatureDecoder(**fields, dtype=self.dtype, **place)
 
     def _teacher_student(self, memory: jax.Array, masks: jax.Array | None, train: bool) -> dict[str, jax.Array]:
         """Returns the student's parts; under masks also the teacher's, after the same head."""
@@ -401,6 +417,8 @@ class AMFOR(nn.Module):
         parts = outputs["neck/s"].reshape(slots.shape[0], part_decoder.NUM_PARTS, -1)
         features = jnp.concatenate((slots[:, None], distances.normalize_rows(parts)), axis=1)
         seen = (outputs["visibility/s"] > 0).astype(jnp.float32)
+        if self.eval_soft_visibility:
+            seen = nn.sigmoid(outputs["visibility/s"])
         visible = jnp.concatenate((jnp.ones_like(seen[:, :1]), seen), axis=1)
         first = 1 if self.eval_slots == "parts" else 0
         return descriptors.Descriptor(features[:, first:], visible[:, first:] if self.eval_use_visibility else None)

@@ -115,7 +115,11 @@ class LayerFusion(nn.Module):
     def __call__(self, depths: Sequence[jax.Array], text: jax.Array | None) -> jax.Array:
         """Maps x_0 ... x_k, each [B, 1 + N, D] with the class token first, and the text to x'_k."""
         classes = jnp.stack([tokens[:, 0] for tokens in depths], axis=1)
-        return mix(depths, self.weights(classes, text), self.share())
+        weights, share = self.weights(classes, text), self.share()
+        if not self.is_initializing():  # kept only for callers that ask for it (mutable="intermediates")
+            own = jax.nn.one_hot(self.layer, self.layer + 1)
+            self.sow("intermediates", "shares", share * weights.mean(axis=(0, 2)) + (1 - share) * own)
+        return mix(depths, weights, share)
 
 
 class AMFF(nn.Module):

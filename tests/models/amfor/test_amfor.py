@@ -225,6 +225,9 @@ def test_slots_and_their_distance(at_test_time):
         np.testing.assert_allclose(np.diag(found), 0.0, atol=2e-3)
     np.testing.assert_allclose(measured(np.ones_like(seen)), between.mean(axis=-1), atol=2e-3)
 
+    soft = tiny(eval_soft_visibility=True).describe({**outputs, "visibility/s": 0.5 * outputs["visibility/s"]})
+    np.testing.assert_array_equal(soft.features, features)
+    np.testing.assert_allclose(soft.visibility[0, :3], [1, 1 / (1 + np.exp(0.5)), 1 / (1 + np.exp(-0.5))], rtol=1e-5)
     whole = tiny(eval_use_visibility=False).describe(outputs)
     np.testing.assert_array_equal(whole.features, features)
     assert whole.visibility is None
