@@ -253,6 +253,15 @@ VARIANTS = {
         "losses.statistics": None,
         "model.statistics": False,
     },
+    "patch16": {
+        "notes": "Patches of 16, half of them hidden, 6 epochs: minutes of a core, for tables.",
+        "model.patch": 16,
+        "model.mask_ratio": 0.5,
+        "train.epochs": 6.0,
+        "schedule.warmup_epochs": 0.5,
+        "evals.every_epochs": 0.0,
+        "evals.baselines": False,
+    },
     "normal_init": {
         "notes": "Initial values of TransReID's ViT, made for a width of 768: a narrow encoder starts blind.",
         "model.kernels": "normal",

@@ -160,17 +160,18 @@ VARIANTS = {
     # Single settings.
     "no_rearrange": {"notes": "Jigsaw parts without shift and shuffle: horizontal stripes.", "model.rearrange": False},
     "mim128": dict(config_lib.MIM128),
+    "patch16": {"notes": "Patches of 16, a quarter of the demo's tokens.", "model.patch": 16, "model.stride": 16},
     "mim_cost": {
         "notes": "S1: `mim128` from scratch at the cost of pretraining and fine-tuning together, 65 epochs.",
         "train.epochs": 65.0,
     },
     "quarter_labels": {
         "notes": "A quarter of the training identities, as many epochs.",
-        "data.sources": ("synthped@identities=0.25",),
+        "data.sources": ("own@identities=0.25",),
     },
     "half_labels": {
         "notes": "Half of the training identities, as many epochs.",
-        "data.sources": ("synthped@identities=0.5",),
+        "data.sources": ("own@identities=0.5",),
     },
     "tenth_rate": {
         "notes": "A tenth of the demo's learning rate, for pretrained weights.",

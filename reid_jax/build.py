@@ -21,6 +21,7 @@ from reid_jax.runtime import processes
 from reid_jax.stores import objects
 
 LOG = logging.getLogger(__name__)
+OWN = "own"  # in `data.sources`: the data set of `data.name`, of which a share is trained on
 
 Variables = Mapping[str, Any]
 
@@ -159,7 +160,7 @@ def open_data(data: sections.Data) -> records.ReIDDataset:
     if len(data.sources) > 1 and any(of_pool(name) for name in data.sources):
         raise errors.UserError("expected a pool as the only one of data.sources, got others beside it; name one.")
     dataset = _open(data.name, data.root, data.options)
-    sources = [_open_preset(name, data.root) for name in data.sources]
+    sources = [dataset if _is_own(name) else _open_preset(name, data.root) for name in data.sources]
     if not sources:
         return dataset
     return union.transfer(dataset, sources, [_people_of(name) for name in data.sources])
@@ -185,7 +186,9 @@ def open_others(settings: config_lib.Settings) -> list[records.ReIDDataset]:
         return []
     _check_others(settings)
     # `open_data` has logged the warnings of these data sets.
-    trained_on = [_open_preset(name, data.root, log_warnings=False) for name in data.sources]
+    trained_on = [
+        open_own(data) if _is_own(name) else _open_preset(name, data.root, log_warnings=False) for name in data.sources
+    ]
     trained_on = trained_on or [_open(data.name, data.root, data.options, log_warnings=False)]
     opened = [(name, union.transfer(_open_other(name, data), trained_on)) for name in names]
     # Scores are named after the preset; those of a user's data set after the name that it gives itself.
@@ -207,7 +210,7 @@ def check_data(settings: config_lib.Settings) -> None:
     _check_others(settings)
     prepare.check_source(data.name, data.root, **data.options)
     for name in data.sources:
-        known, options = (name, {}) if names_lib.is_path(name) else of_preset(name)
+        known, options = (name, {}) if names_lib.is_path(name) else of_source(name, data)
         if known == pool.NAME:
             pool.check(data.root, options)
         else:
@@ -220,6 +223,22 @@ def check_data(settings: config_lib.Settings) -> None:
 def _check_others(settings: config_lib.Settings) -> None:
     if settings.data.name in settings.evals.datasets:
         raise errors.UserError(f"evals.datasets names {settings.data.name!r}, which is evaluated anyway; remove it.")
+
+
+def of_source(name: str, data: sections.Data) -> tuple[str, Mapping[str, Any]]:
+    """Returns name and options of a data set in `data.sources`: a preset, or "own", the config's data set itself."""
+    if not _is_own(name):
+        return of_preset(name)
+    if set(_options_of(name)) - {fewer_people.OPTION}:
+        raise errors.UserError(
+            f"expected no option but {fewer_people.OPTION} of {OWN!r} in data.sources, got {name[:100]!r}; set "
+            "data.options."
+        )
+    return data.name, data.options
+
+
+def _is_own(name: str) -> bool:
+    return name.partition("@")[0] == OWN
 
 
 def of_preset(name: str) -> tuple[str, Mapping[str, Any]]:

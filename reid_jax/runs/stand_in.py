@@ -31,7 +31,7 @@ def dataset(settings: config_lib.Settings) -> records.ReIDDataset | None:
     if any(names.is_path(name) or build.of_pool(name) for name in (data.name, *data.sources)):
         return None
     own: tuple[str, Mapping[str, Any]] = (data.name, data.options)
-    trained_on = [build.of_preset(name) for name in data.sources] or [own]
+    trained_on = [build.of_source(name, data) for name in data.sources] or [own]
     if all(_is_prepared(name, data.root, options) for name, options in (own, *trained_on)):
         return None
     known = [_identities(name, options) for name, options in trained_on]

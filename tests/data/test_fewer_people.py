@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from reid_jax import build, errors
+from reid_jax.config import sections
 from reid_jax.data import fewer_people, records, union
 
 
@@ -36,6 +37,11 @@ def test_the_first_people_stay_with_their_images_and_cameras():
 def test_the_share_is_an_option_of_sources():
     assert build.of_preset("synthped@identities=0.25,seed=3") == ("synthped", {"size": "demo", "seed": "3"})
     assert build._people_of("synthped@identities=0.25,seed=3") == 0.25
+    data = sections.Data(name="market1501", options={"part_labels": True})
+    assert build.of_source("own@identities=0.25", data) == ("market1501", {"part_labels": True})
+    assert build.of_source("synthped@seed=3", data) == build.of_preset("synthped@seed=3")
+    with pytest.raises(errors.UserError, match="no option but identities"):
+        build.of_source("own@seed=3", data)
     assert build._people_of("synthped") == build._people_of("unlabelled@title=x") == 1
     for wrong in ("0", "1.5", "half"):
         with pytest.raises(errors.UserError, match="share of the training identities"):

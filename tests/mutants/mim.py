@@ -62,7 +62,7 @@ MUTANTS = (
           "the camera's fill reads hidden pixels"),
     fills("start = _smoothed(coarse, visible == 0)", "start = _smoothed(coarse, visible < 4)",
           "the smooth fill drops visible pixels"),
-    fills("for half in [hidden & color, hidden & ~color] * SWEEPS", "for half in [hidden & color] * SWEEPS",
+    fills("for half in halves * SWEEPS", "for half in halves[:1] * SWEEPS",
           "the smooth fill solves half of the pixels"),
     probes("values[cameras == camera].mean(axis=0)", "values.mean(axis=0)", "one mean for all cameras"),
     # ---- data

@@ -56,6 +56,7 @@ ROWS = (
     ("hap*", "masked_pretraining.md §5.3, §9 M4"),
     ("strong_parts", "masked_pretraining.md §3, §9 M5 [design]"),
     ("raw_target", "masked_pretraining.md §4.3, §9 M6"),
+    ("patch16", "masked_pretraining.md §9 [design]"),
     ("normal_init", "masked_pretraining.md §5.1 [design]"),
     ("wide_crop", "masked_pretraining.md §9 M7 [code: MAE]"),
     ("pool_own", "masked_pretraining.md §5.3, §9 M8 [design]"),

@@ -465,6 +465,7 @@ ROWS: dict[str, Pairs] = {
     ),
     "transreid": (
         ("mim128", "masked_pretraining.md §5.3 [design]"),
+        ("patch16", "masked_pretraining.md §9 [design]"),
         ("mim_cost", "masked_pretraining.md §9 S1 [design]"),
         ("tenth_rate", "masked_pretraining.md §9 [design]"),
         ("*_labels", "masked_pretraining.md §9 (second table)"),
