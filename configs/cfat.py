@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
 
-BEFORE = ("teacher", "student", "bridge")  # phases before the alignment
+BEFORE = ("teacher", "student")  # phases that the rows of a table share, see `started`
 PARTS = ("1", "2", "3", "4")  # local features of the jigsaw patch module
 TEACHER_FEATURE = "teacher/feature/align"
 TEACHER = {"view": "", "network": "extra/teacher", "train": False, "prefix": "teacher/"}
@@ -120,10 +120,11 @@ def _add_phases(config: ConfigDict) -> None:
     accuracy = {name: config.monitors.get_ref(name) for name in config.monitors}
     initial, teacher = {"kind": "frozen_copy"}, {"kind": "frozen_copy", "weights": ""}
     align = {"data": pairs, "passes": passes, "monitors": {**accuracy, **near, **generated}}
-    half = config.train.get_ref("epochs") * 0.5
+    length = config.train.get_ref("epochs")
+    half = length * 0.5
     config.phases = {
         # As long as each of the others, by default: what the teacher does not know cannot be aligned to.
-        "teacher": {**untrained, "extras": {"initial": initial}, "train": {"epochs": config.train.get_ref("epochs")}},
+        "teacher": {**untrained, "extras": {"initial": initial}, "train": {"epochs": length * 1.0}},
         "student": {
             **untrained,
             "extras": {"initial": initial, "teacher": teacher},
@@ -150,6 +151,14 @@ def _add_phases(config: ConfigDict) -> None:
     config.phase_order = ("teacher", "student", "bridge", "align")
 
 
+# The generator reads features as long as a bridge, and its error is summed over the 96 dimensions instead of averaged:
+# at weight 1 the gradient of a mean over unit vectors is a hundredth of the other terms'.
+UNIT_BRIDGE = {
+    "model.bfg_input": "unit",
+    "phases.align.losses.mse.weight": 96.0,
+    "phases.fine.losses.mse.weight": 96.0,
+    "phases.bridge.losses.mse.weight": 96.0,
+}
 # The small network of the demo in configs/transreid.py, from scratch, with Adam and normalized features in the triplet
 # loss.
 DEMO = {
@@ -167,7 +176,8 @@ DEMO = {
     "losses.tri.normalize": True,
     "corruption.refresh": "epoch",
     "train.epochs": 6.0,
-    "phases.bridge.train.epochs": 1.0,
+    **UNIT_BRIDGE,
+    "phases.bridge.train.epochs": 2.0,
     "phases.bridge.schedule": {"name": "constant"},
     "evals.corruption_rounds": 0,
 }
@@ -261,7 +271,8 @@ VARIANTS = {
     "cfat_fine": {"notes": "Fine alignment alone, without the contrastive loss.", **without("align", "contrast")},
     # What the rows of a table share, see `started`.
     "cfat_start": {
-        "notes": "What comes before the alignment: teacher, student and generator.",
+        "notes": "What rows of a table share: teacher and student, before the alignment.",
+        **NO_GENERATOR,
         "phase_order": BEFORE,
     },
     "started": {
@@ -336,6 +347,11 @@ VARIANTS = {
         "notes": "Triplet margin 0.3 of the article in place of the soft margin.",
         "losses.tri.margin": 0.3,
     },
+    "cfat_article_bridge": {
+        "notes": "The recipe's generator in the demo: raw features, the mean squared error of weight 1.",
+        **dict.fromkeys(UNIT_BRIDGE, 1.0),
+        "model.bfg_input": "raw",
+    },
     "cfat_unit_input": {"notes": "The generator reads features of unit length.", "model.bfg_input": "unit"},
     "cfat_patch_mean": {
         "notes": "Compares the mean of the patch tokens, as the released code does.",
@@ -367,7 +383,7 @@ def get_config(argument: str = "") -> ConfigDict:
     if "started" in config.variants:
         config.phase_order = tuple(name for name in config.phase_order if name not in BEFORE)
         config.init.extras = ("teacher",) if config.phases.student.get("extras") else ()
-        config.init.ignore = () if config.model.get("bridge", True) else ("^params/bfg/",)
+        config.init.ignore = ("^params/bfg/",)  # of a run with a generator: the row trains its own
     if config.model.jpm:
         _add_local_terms(config)
     return config

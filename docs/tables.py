@@ -30,6 +30,7 @@ from typing import Any
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parent))  # this folder is no package
 
+import alignment_tables
 import evidence_tables
 import export_tables
 import gallery_tables
@@ -386,6 +387,8 @@ TABLES: dict[str, Callable[..., str]] = {
     "explain_check": trial_tables.explain_check,
     "pretraining": pretraining_tables.pretraining,
     "parts": part_tables.parts,
+    "curve": alignment_tables.curve,
+    "terms": alignment_tables.terms,
 }
 
 

@@ -252,20 +252,18 @@ def test_networks_of_the_phases():
 
 
 def test_rows_of_a_table_go_on_from_one_start():
-    """Teacher, student and generator come from the run of `cfat_start`; rows differ by what follows."""
-    assert list(phases_of("demo,cfat_start")) == ["teacher", "student", "bridge"]
+    """Teacher and student come from the run of `cfat_start`; rows differ by what follows."""
+    assert list(phases_of("demo,cfat_start")) == ["teacher", "student"]
     for row, order in (
         ("cfat_student", ["corrupted_on"]),
         ("cfat_coarse", ["align"]),
-        ("cfat", ["align"]),
-        ("cfat_two_phase", ["coarse", "fine"]),
+        ("cfat", ["bridge", "align"]),
+        ("cfat_two_phase", ["bridge", "coarse", "fine"]),
     ):
         named = phases_of(f"demo,{row},started")
         first = next(iter(named.values()))
         assert list(named) == order
         assert first.init.extras == (() if row == "cfat_student" else ("teacher",)), row
-        generates = first.model.get("bridge", True)
-        assert first.init.ignore == (() if generates else ("^params/bfg/",)), row
         assert not any("extras" in changes for changes in (first.phases[name] for name in order)), row
 
 
@@ -305,6 +303,15 @@ def test_the_optimizer_is_its_parents_at_the_articles_rate():
         terms = phases_of(preset)["align"].losses
         assert terms["tri"]["normalize"] is terms["tri_generated"]["normalize"] is normalize
         assert terms["tri"]["margin"] == terms["tri_generated"]["margin"] == "soft"
+    # The recipe's generator reads raw features and has an error of weight 1; that of the demo is summed over its width.
+    for argument, unit, weight in (
+        ("market1501", "raw", 1.0),
+        ("demo", "unit", 96.0),
+        ("demo,cfat_article_bridge", "raw", 1.0),
+    ):
+        named = phases_of(argument)
+        assert named["align"].model.get("bfg_input", "raw") == unit, argument
+        assert {named[phase].losses["mse"]["weight"] for phase in ("bridge", "align")} == {weight}, argument
 
 
 # ---- with the jigsaw patch module

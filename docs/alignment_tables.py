@@ -1,0 +1,97 @@
+"""CFAT's teacher while it is trained, and sizes of the loss terms of its alignment.
+
+python docs/alignment_tables.py runs/ablate/cfat/cfat_start/seed0 cfat-teacher   # results/cfat-teacher.json
+python scripts/term_sizes.py RUN --phase align --at start --output results/cfat-terms-start.json
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parent))  # this folder is no package
+
+from table_parts import RESULTS, grid, read
+
+SCORES = ("mAP", "rank1", "mINP")
+
+
+def curve(name: str) -> str:
+    """Clean scores of the trained network at every evaluation of a run, by phase."""
+    run = read(f"{name}.json")
+    lines = [
+        [each["phase"], f"{each['epoch']:g}", *(f"{100 * each[score]:.1f}" for score in SCORES)]
+        for each in run["evaluations"]
+    ]
+    table = grid(["phase", "epochs of it", *(f"{score} (%)" for score in SCORES)], lines)
+    others = ", ".join(f"{each.replace('_', ' ')} {100 * score:.1f}" for each, score in run["baselines"].items())
+    about = f"{run['dataset']}, images of {run['height']} x {run['width']}, commit {run['commit']}, {run['device']}"
+    return f"{table}\n<small>Without learning, mAP in per cent: {others}. {about}.</small>\n"
+
+
+def terms(*names: str) -> str:
+    """Sizes of loss terms, one column of values, gradients and angles for each file of `results/`."""
+    files = [read(f"{name}.json") for name in names]
+    titles = ["term"]
+    for each in files:
+        titles += [f"weight, {each['at']}", f"value, {each['at']}", f"gradient, {each['at']}", f"cosine, {each['at']}"]
+    lines = []
+    for term in files[0]["terms"]:
+        cells = [f"`{term}`"]
+        for each in files:
+            found = each["terms"][term]
+            cells += [
+                f"{found['weight']:g}",
+                f"{found['value']:.3f}",
+                f"{found['gradient']:.4f}",
+                f"{found['cosine']:.2f}",
+            ]
+        lines.append(cells)
+    lines += [
+        [name.replace("_", " "), *(cell for each in files for cell in ("-", f"{each['monitors'][name]:.3f}", "-", "-"))]
+        for name in files[0]["monitors"]
+    ]
+    return grid(titles, lines)
+
+
+def collect(folder: pathlib.Path) -> dict[str, Any]:
+    """The content of a file of `results/` from a finished run with phases that was evaluated during training."""
+    from reid_jax.config import phases
+    from reid_jax.runs import folder as folder_lib
+    from reid_jax.runs import settings as settings_lib
+
+    run = folder_lib.RunFolder(folder)
+    result, settings = run.read_result(), settings_lib.of(run.read_config())
+    if result is None:
+        raise SystemExit(f"expected a finished run, {folder} has no result.json.")
+    name = result["dataset"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rate = next(line["step"] / line["epoch"] for line in lines if line.get("epoch"))
+    order = [(phase, settings.train.epochs) for phase, settings in phases.resolve(settings)]
+    evaluations = []
+    for line in (line for line in lines if f"{name}/mAP" in line):
+        epoch = line["step"] / rate
+        for phase, epochs in order:
+            if epoch <= epochs + 1e-6:
+                scores = {score: line[f"{name}/{score}"] for score in SCORES}
+                evaluations.append({"phase": phase, "epoch": round(epoch, 2), **scores})
+                break
+            epoch -= epochs
+    prefix = f"{name}/baseline/"
+    names = dict.fromkeys(key.split("/")[2] for key in result if key.startswith(prefix))
+    return {
+        "dataset": name,
+        "height": settings.data.height,
+        "width": settings.data.width,
+        "evaluations": evaluations,
+        "baselines": {each: result[f"{prefix}{each}/mAP"] for each in names},
+        **{key: result[key] for key in ("commit", "device", "train_seconds", "steps")},
+    }
+
+
+if __name__ == "__main__":
+    source, target = sys.argv[1:]
+    text = json.dumps(collect(pathlib.Path(source)), indent=2) + "\n"
+    (RESULTS / f"{target}.json").write_text(text, encoding="utf-8")
