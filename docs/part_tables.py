@@ -60,9 +60,10 @@ def _parser(runs: Mapping[str, Values]) -> str:
             cells = [
                 _score(values.get(f"{each}{end}"), 100, 1) for each in both for end in ("", "/prior", "/difference")
             ]
-            lines.append([run, name.rpartition("/")[2].replace("_", " "), *cells])
+            lost = values.get(f"{name}/no_token", [math.nan])[0]
+            lines.append([run, name.rpartition("/")[2].replace("_", " "), *cells, f"{100 * lost:.0f}"])
     sides = [f"{side}: {what}" for side in ("gallery", "queries") for what in ("IoU (%)", "fixed map", "difference")]
-    return grid(["run", "part", *sides], lines)
+    return grid(["run", "part", *sides, "visible without a token (%)"], lines)
 
 
 def _visibility(runs: Mapping[str, Values]) -> str:

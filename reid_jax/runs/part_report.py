@@ -138,7 +138,10 @@ def gates(scores: Mapping[str, list[float]]) -> dict[str, bool]:
 
 
 def _parser(side: str, weights: np.ndarray, found: Arrays, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the overlap of each part's tokens, of the parser, the fixed map, and their difference."""
+    """Returns the overlap of each part's tokens, of the parser, the fixed map, and their difference.
+
+    "no_token" is the share of images in which a visible part is the label of no token.
+    """
     true = found["true"]
     own, fixed = (
         part_scores.mean_ratio(weights, *part_scores.overlaps(each, true)) for each in (found["labels"], labels)
@@ -147,9 +150,12 @@ def _parser(side: str, weights: np.ndarray, found: Arrays, labels: np.ndarray) -
         f"{side}/accuracy": part_scores.mean_where(weights, found["labels"] == true, true >= 0),
         f"{side}/accuracy/prior": part_scores.mean_where(weights, labels == true, true >= 0),
     }
+    seen = found["visible"] == 1
+    without = seen & ~(true[..., None] == np.arange(1, 1 + seen.shape[1])).any(axis=1)
+    lost = part_scores.mean_ratio(weights, without, seen)
     for place, part in enumerate(part_scores.PARTS):
         name = f"{side}/iou/{part.replace(' ', '_')}"
-        columns = {"": own, "/prior": fixed, "/difference": own - fixed}
+        columns = {"": own, "/prior": fixed, "/difference": own - fixed, "/no_token": lost}
         values |= {f"{name}{ending}": each[:, place] for ending, each in columns.items()}
     return values
 

@@ -78,7 +78,7 @@ class AMFOR(nn.Module):
         num_classes: training identities N.
         dtype: compute dtype; parameters, statistics, masks and heads are float32.
         size, width, depth, heads, mlp_ratio: see `transreid.TransReID`.
-        image_size, patch, stride, drop_path, position_init, attention_kernel: see `vit.ViT`.
+        image_size, patch, stride, drop_path, position_init, kernels, attention_kernel: see `vit.ViT`.
         sie, sie_weight, num_cameras: see `vit.ViT`; sie is "none" for data sets whose camera numbers only distinguish
             query from gallery.
         position_grid: rows and columns of a loaded position embedding; (16, 8) for HAP, None guesses.
@@ -128,6 +128,7 @@ class AMFOR(nn.Module):
     stride: int = 11
     drop_path: float = 0.1
     position_init: str = "normal"
+    kernels: str = "normal"
     attention_kernel: str = "xla"
     sie: str = "camera"
     sie_weight: float = 3.0
@@ -280,7 +281,7 @@ class AMFOR(nn.Module):
         if self.size not in vit.SIZES:
             raise errors.unknown("ViT size", self.size, vit.SIZES)
         given = {name: getattr(self, name) for name in ("width", "depth", "heads", "mlp_ratio")}
-        shared = ("image_size", "patch", "stride", "drop_path", "position_init", "attention_kernel", "dtype")
+        shared = ("image_size", "patch", "stride", "drop_path", "position_init", "kernels", "attention_kernel", "dtype")
         sides = ("sie", "sie_weight", "num_cameras")
         return {
             **vit.SIZES[self.size],
@@ -359,7 +360,7 @@ class AMFOR(nn.Module):
         """Returns HPR's decoder, whose variables are "hpr"."""
         options = ("depths", "width", "heads", "map_tokens", "residual", "gain_init")
         fields = {name: getattr(self, f"hpr_{name}") for name in options}
-        return feature_decoder.FeatureDecoder(**fields, dtype=self.dtype, **place)
+        return feature_decoder.FeatureDecoder(**fields, dtype=self.dtype, kernels=self.kernels, **place)
 
     def _teacher_student(self, memory: jax.Array, masks: jax.Array | None, train: bool) -> dict[str, jax.Array]:
         """Returns the student's parts; under masks also the teacher's, after the same head."""

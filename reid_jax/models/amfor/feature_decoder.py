@@ -61,21 +61,23 @@ class Stage(nn.Module):
         width: width of the blocks.
         heads: number of heads of their attention.
         dtype: compute dtype.
+        kernels: initial values, see `vit.KERNEL_INITS`.
     """
 
     depth: int
     width: int
     heads: int
     dtype: Any = jnp.float32
+    kernels: str = "normal"
 
     @nn.compact
     def __call__(self, tokens: jax.Array, *, train: bool) -> jax.Array:
         """Maps [B, N, D] to [B, N, D]."""
-        x = vit.dense(self.width, "enter", self.dtype)(tokens)
+        x = vit.dense(self.width, "enter", self.dtype, kernels=self.kernels)(tokens)
         for index in range(self.depth):
-            x = vit.Block(self.heads, dtype=self.dtype, name=f"block_{index}")(x, train=train)
+            x = vit.Block(self.heads, dtype=self.dtype, kernels=self.kernels, name=f"block_{index}")(x, train=train)
         x = vit.layer_norm("norm", self.dtype)(x)
-        return vit.dense(tokens.shape[-1], "leave", self.dtype)(x)
+        return vit.dense(tokens.shape[-1], "leave", self.dtype, kernels=self.kernels)(x)
 
 
 class FeatureDecoder(nn.Module):
@@ -90,6 +92,7 @@ class FeatureDecoder(nn.Module):
             from scratch; False returns the output alone, as the figure does.
         gain_init: initial value of those gains.
         dtype: compute dtype.
+        kernels: initial values of linear layers, see `vit.KERNEL_INITS`.
     """
 
     depths: tuple[int, int] = (8, 8)
@@ -99,20 +102,24 @@ class FeatureDecoder(nn.Module):
     residual: bool = True
     gain_init: float = 0.1
     dtype: Any = jnp.float32
+    kernels: str = "normal"
 
     @nn.compact
     def __call__(self, pooled: jax.Array, *, train: bool) -> jax.Array:
         """Maps foreground and parts [B, 1 + 8, D] to their reconstruction, float32 of the same shape."""
         pooled = pooled.astype(jnp.float32)
         tokens = self.foreground_tokens(pooled[:, 0])
-        decoded = Stage(self.depths[0], self.width, self.heads, self.dtype, name="stage_a")(tokens, train=train)
+        stage_a, stage_b = (
+            Stage(depth, self.width, self.heads, self.dtype, self.kernels, name=name)
+            for depth, name in zip(self.depths, ("stage_a", "stage_b"), strict=True)
+        )
+        decoded = stage_a(tokens, train=train)
         # A 1 x 1 convolution over the token axis.
         joined = nn.Dense(1, kernel_init=initializers.torch_default, dtype=self.dtype, name="join")
         foreground = jnp.swapaxes(joined(jnp.swapaxes(decoded, 1, 2)), 1, 2)  # [B, 1, D]
         slots = jnp.concatenate((foreground, pooled[:, 1:].astype(self.dtype)), axis=1)
         slots = slots + position_code(*slots.shape[1:]).astype(self.dtype)[None]
-        decoded = Stage(self.depths[1], self.width, self.heads, self.dtype, name="stage_b")(slots, train=train)
-        decoded = decoded.astype(jnp.float32)
+        decoded = stage_b(slots, train=train).astype(jnp.float32)
         if not self.residual:
             return decoded
         gain = self.param("gain", nn.initializers.constant(self.gain_init), (slots.shape[1],), jnp.float32)

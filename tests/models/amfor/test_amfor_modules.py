@@ -358,7 +358,19 @@ def test_new_components_begin_small():
     np.testing.assert_allclose(1 / (1 + np.exp(-params["fusion"]["gate"])), 0.1192, atol=1e-4)
     np.testing.assert_allclose(params["fusion"]["queries"].std(), 0.02, rtol=0.3)
     np.testing.assert_allclose(params["hpr"]["gain"], 0.1, rtol=1e-6)
+    np.testing.assert_allclose(params["hpr"]["stage_b"]["leave"]["kernel"].std(), 0.02, rtol=0.1)
     np.testing.assert_allclose(params["decoder"]["queries"].std(), 64**-0.5, rtol=0.2)
+
+
+def test_initial_values_that_follow_the_width_reach_every_layer():
+    """A stage 32 wide multiplies its output by 0.02 * 32^(1/2) = 0.11 or, by Glorot's rule, by 0.8."""
+    module = feature_decoder.FeatureDecoder((1, 1), 32, 2, kernels="xavier")
+    pooled = np.zeros((1, 9, 64), np.float32)
+    params = compiled(functools.partial(module.init, train=False))(jax.random.key(0), pooled)["params"]
+    for stage in ("stage_a", "stage_b"):
+        for layer in (params[stage]["enter"], params[stage]["leave"], params[stage]["block_0"]["mlp"]["fc1"]):
+            wanted = (2 / sum(layer["kernel"].shape)) ** 0.5
+            np.testing.assert_allclose(layer["kernel"].std(), wanted, rtol=0.1)
 
 
 def test_named_choices_of_fused_blocks():
