@@ -154,7 +154,7 @@ class Watch(Protocol):
         """Returns whether a run may begin."""
 
     def ended(self, row: str, seed: int, seconds: float) -> None:
-        """Hears that a run has finished, and the wall seconds that it took."""
+        """Hears that a run has finished, and the processor seconds that it took."""
 
 
 class _NoWatch:
@@ -223,11 +223,11 @@ def _run(
         if failed or not watch.may_start(row, seed):
             return
         print(f"{row} seed {seed}: running", flush=True)
-        share, began = free.get(), time.monotonic()
-        code = _start(command(row, seed, folder), share)
+        share = free.get()
+        code, seconds = _start(command(row, seed, folder), share)
         free.put(share)
         if not code:
-            watch.ended(row, seed, time.monotonic() - began)
+            watch.ended(row, seed, seconds)
         else:
             failed.append(
                 errors.UserError(
@@ -264,12 +264,22 @@ def _core_shares(jobs: int) -> list[set[int] | None]:
     return [set(cores[index::jobs]) for index in range(jobs)]
 
 
-def _start(command: Sequence[str], cores: set[int] | None) -> int:
-    """Runs a command and returns its exit code; `cores` restricts it to these cores and discards its output."""
-    if cores is None:
-        return subprocess.run(command, check=False).returncode
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    # Early enough for the child's libraries, which count the cores on import. The child may have ended already.
-    with contextlib.suppress(ProcessLookupError):
-        os.sched_setaffinity(child.pid, cores)
-    return child.wait()
+def _start(command: Sequence[str], cores: set[int] | None) -> tuple[int, float]:
+    """Runs a command; `cores` restricts it to these cores and discards its output.
+
+    Returns:
+        Its exit code, and the processor seconds that it and the processes that it waited for took; wall seconds on a
+        system that does not say.
+    """
+    began = time.monotonic()
+    output = None if cores is None else subprocess.DEVNULL
+    child = subprocess.Popen(command, stdout=output, stderr=output)
+    if cores is not None:
+        # Early enough for the child's libraries, which count the cores on import. The child may have ended already.
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(child.pid, cores)
+    if not hasattr(os, "wait4"):
+        return child.wait(), time.monotonic() - began
+    _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    return child.returncode, used.ru_utime + used.ru_stime

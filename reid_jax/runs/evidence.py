@@ -52,7 +52,7 @@ class Table:
         preset: preset of every row, with the data set.
         rows: see `ablation.Plan`.
         seeds: seeds of network and order.
-        minutes: wall minutes that its runs may take on the machine of the plan.
+        minutes: minutes that its runs may take of two cores that do nothing else.
         compare: its comparisons.
         data_seeds: whether the data set is drawn from the seed of the run, too.
         metrics: columns.

@@ -3,6 +3,9 @@
 The tables come in the order of the plan, and each goes seed by seed over all its rows, so that whatever ends the
 command leaves tables that say something. A run begins only where it fits into what is left of its table's minutes, by
 the time that its row took before. After every run the files of its table are written.
+
+The minutes of a table are those of two cores that do nothing else: what counts is the processor time of its runs, so
+that a busy machine takes longer and leaves out nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from typing import Any
 
 from reid_jax import errors, file_io
 from reid_jax.runs import ablation, ablation_table, evidence
+
+CORES = 2  # of the machine that the minutes of a table are those of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Progress:
     Attributes:
         done: finished runs.
         runs: all runs, without pretraining.
-        minutes: wall minutes that it has taken.
+        minutes: minutes of two cores that its finished runs have taken.
         rows_done: rows with a finished run of every seed.
     """
 
@@ -95,7 +100,7 @@ class TableClock:
         self.table, self.places, self.budget, self.say = table, places, budget, say
         self.plan = table.plan(places.workdir, places.overrides)
         self.record = read_record(places, table)
-        self.began = time.monotonic()
+        self.promised: dict[tuple[str, int], float] = {}  # seconds that runs in progress are expected to take
         self.refused = False  # whether a run was refused for the minutes of the table
 
     def may_start(self, row: str, seed: int) -> bool:
@@ -103,29 +108,24 @@ class TableClock:
         with self.budget.lock:
             known = self.record["rows"]
             expected = known.get(row, max(known.values(), default=0.0))
-            if self.minutes() + expected / 60 > self.table.minutes:
+            if self.record["seconds"] + sum(self.promised.values()) + expected > 60 * CORES * self.table.minutes:
                 self.refused = True
                 return False
-            return self.budget.allows(expected)
+            if not self.budget.allows(expected):
+                return False
+            self.promised[row, seed] = expected
+            return True
 
     def ended(self, row: str, seed: int, seconds: float) -> None:
-        """Notes the time of a row and writes the table."""
+        """Notes the processor time of a run and writes the table."""
         with self.budget.lock:
-            self.record["rows"][row] = max(seconds, self.record["rows"].get(row, 0.0))
-            self.save()
+            self.promised.pop((row, seed), None)
+            self.record["seconds"] = round(self.record["seconds"] + seconds, 1)
+            self.record["rows"][row] = round(max(seconds, self.record["rows"].get(row, 0.0)), 1)
+            file_io.write_json(_record_path(self.places, self.table), self.record, "the time of a table's runs")
             write_table(self.table, self.plan, self.places)
-            self.say(
-                f"{self.table.name}: {row} seed {seed} finished in {seconds:.0f} s; {summary(self.table, self.places)}"
-            )
-
-    def minutes(self) -> float:
-        """Returns the wall minutes that the table has taken, in all invocations."""
-        return float(self.record["minutes"]) + (time.monotonic() - self.began) / 60
-
-    def save(self) -> None:
-        """Writes the record of the table's time."""
-        content = {"minutes": round(self.minutes(), 2), "rows": self.record["rows"]}
-        file_io.write_json(_record_path(self.places, self.table), content, "the time of a table's runs")
+            found = summary(self.table, self.places)
+            self.say(f"{self.table.name}: {row} seed {seed} took {seconds:.0f} processor seconds; {found}")
 
 
 def run(
@@ -162,8 +162,6 @@ def run(
         except errors.UserError as error:
             failures.append(f"{table.name}: {error}")
             say(failures[-1])
-        finally:
-            clock.save()
         if clock.refused:
             say(f"{table.name}: its {table.minutes:.0f} minutes are used; {summary(table, places)}")
     return failures
@@ -191,7 +189,7 @@ def progress(table: evidence.Table, places: Places) -> Progress:
     plan = table.plan(places.workdir, places.overrides)
     finished = [(row, seed) for row, seed, folder in plan.cells() if (folder / "result.json").is_file()]
     complete = [row for row in plan.rows if all((row, seed) in finished for seed in plan.seeds)]
-    minutes = float(read_record(places, table)["minutes"])
+    minutes = read_record(places, table)["seconds"] / (60 * CORES)
     return Progress(len(finished), len(plan.rows) * len(plan.seeds), minutes, len(complete))
 
 
@@ -205,9 +203,9 @@ def summary(table: evidence.Table, places: Places) -> str:
 
 
 def read_record(places: Places, table: evidence.Table) -> dict[str, Any]:
-    """Returns the minutes that a table has taken and the seconds of its rows; those of a new table where none are."""
+    """Returns the processor seconds of a table's runs and the most of each row; a new record where there is none."""
     path = _record_path(places, table)
-    fresh: dict[str, Any] = {"minutes": 0.0, "rows": {}}
+    fresh: dict[str, Any] = {"seconds": 0.0, "rows": {}}
     if not path.is_file():
         return fresh
     try:

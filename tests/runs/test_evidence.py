@@ -84,7 +84,7 @@ def test_a_plan_runs_table_by_table_and_seed_by_seed_within_its_limits(plan, abl
 
 def test_a_run_that_does_not_fit_its_tables_minutes_does_not_begin(plan, ablation_folder, tmp_path, capsys):
     (ablation_folder / "first").mkdir(parents=True)
-    time = {"minutes": 4.0, "rows": {"a": 90.0, "full": 1.0}}
+    time = {"seconds": 480.0, "rows": {"a": 130.0, "full": 1.0}}
     (ablation_folder / "first" / "time.json").write_text(json.dumps(time))
     places = evidence_runs.Places(ablation_folder, tmp_path / "results")
     said = []
