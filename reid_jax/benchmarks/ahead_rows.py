@@ -39,8 +39,10 @@ class Task:
     quick: bool = False
 
     def what(self, kind: str) -> str:
-        """The label of a program in the table."""
-        return " ".join([kind, self.config, *(f"{key}={value}" for key, value in self.options.items())])
+        """The label of a program in the table; a config is the same by its name and by its file."""
+        file, _, preset = self.config.partition(":")
+        config = ":".join(filter(None, (pathlib.PurePath(file).stem, preset)))
+        return " ".join([kind, config, *(f"{key}={value}" for key, value in self.options.items())])
 
     def key(self, program: tuple[str, int]) -> tuple[str, str, int]:
         """What tells the row of a program from others."""

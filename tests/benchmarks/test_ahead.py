@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import queue
 from typing import Any, ClassVar
@@ -174,6 +175,7 @@ def test_the_table_goes_on_where_it_ended(monkeypatch):
     assert (rows[1]["what"], rows[1]["note"]) == ("train mfv train.accumulate=2", "not compiled within 5 s")
     assert (rows[0].get("fits_16_GB"), rows[2]["fits_16_GB"]) == (None, 16)
     assert len(StandIn.asked) == 7  # anew after each of four time-outs
+    tasks = [dataclasses.replace(task, config="configs/mfv.py") for task in tasks]  # the same by its file
     again = ahead_rows.measure(tasks, rows[3:], lambda rows: None, 5)
     assert StandIn.asked[7:] == [[["train", 64], ["train", 999], ["train", 32]], [["train", 32]]]
     assert [row["batch_per_chip"] for row in ahead_rows.ordered(again, tasks)] == [64, 999, 32] * 4 + [64]
