@@ -84,10 +84,10 @@ def make_preprocess(settings: sections.Preprocess) -> Callable[..., dict[str, ja
     return preprocess
 
 
-def initializer(model: Any, settings: config_lib.Settings, batch: Mapping[str, Any]) -> Callable[[jax.Array], Any]:
+def initializer(model: Any, settings: config_lib.Settings, batch: Mapping[str, Any]) -> grouping.Grouped:
     """Returns the compiled function from a random key to initial variables, `model.init` with draws of one kind as one.
 
-    `jax.eval_shape` of it gives the shapes without compiling, and its trace serves the first call as well.
+    Its `layout` has the shapes without compiling, and that trace serves the first call as well.
 
     Args:
         model: the model.
@@ -124,22 +124,26 @@ def init_variables(
         UserError: the model has variables in an unknown collection.
     """
     initialize = initialize or initializer(model, settings, batch)
-    return _collections(initialize(jax.random.key(settings.seed)))
+    return collections(initialize(jax.random.key(settings.seed)))
 
 
 def variable_shapes(
     model: Any,
     settings: config_lib.Settings,
     batch: Mapping[str, Any],
-    initialize: Callable[[jax.Array], Any] | None = None,
+    initialize: grouping.Grouped | None = None,
 ) -> dict[str, Any]:
     """Returns the shapes of the variables of `init_variables`, by tracing alone."""
     key = jax.eval_shape(lambda: jax.random.key(settings.seed))
-    return _collections(jax.eval_shape(initialize or initializer(model, settings, batch), key))
+    return collections((initialize or initializer(model, settings, batch)).layout(key).shapes)
 
 
-def _collections(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the collections that a state keeps."""
+def collections(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of a model's variables that a state keeps.
+
+    Raises:
+        UserError: a variable in an unknown collection.
+    """
     # Intermediates that a module sowed are not part of the state.
     unknown = set(variables) - {"params", "batch_stats", "constants", "intermediates"}
     if unknown:

@@ -105,8 +105,8 @@ def start(
     command += ["--mode=train", f"{compilation.FLAG}={kept}"]
     if not demo:
         command = [sys.executable, "-m", "reid_jax.benchmarks.start_speed", name, str(kept)]
-    # Settings of JAX's cache in this shell would change what is kept.
-    hidden = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "JAX_ENABLE_COMPILATION_CACHE")
+    # Settings of JAX's cache in this shell would change what is kept; and an installed package has byte code.
+    hidden = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "JAX_ENABLE_COMPILATION_CACHE", "PYTHONDONTWRITE")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
     began, last = time.perf_counter(), ""
     process = subprocess.Popen(

@@ -7,6 +7,7 @@
     python scripts/benchmark.py input
     python scripts/benchmark.py rank --size market1501,msmt17,growth
     python scripts/benchmark.py rerank --size msmt17
+    python scripts/benchmark.py operations --torch # 3x3 convolutions beside a matrix product
     python scripts/benchmark.py page               # the page of ranked lists: seconds and MB
     python scripts/benchmark.py start --config configs/mfv.py      # to the first step, cold and warm
     python scripts/benchmark.py export --output results/export.json   # goes on where it was cut off
@@ -51,6 +52,7 @@ WHAT = {
     "rank": "CMC and mAP from features",
     "rerank": "k-reciprocal re-ranking",
     "verify": "distances of all pairs, thresholds",
+    "operations": "GFLOP/s of 3x3 convolutions and their gradients, beside a matrix product",
     "page": "writing the page of ranked lists, and its size",
     "start": "seconds to the first step of a run, with and without kept programs",
     "export": "exported files of the ten systems, or of --config: nearness to the model, size, speed in ONNX Runtime",
@@ -64,8 +66,8 @@ MODELS, RANKING = ("train", "infer"), ("rank", "rerank", "verify", "page")
 ONLY = {
     **dict.fromkeys(("model", "demo", "dtype"), MODELS),
     "option": (*MODELS, "aot"),
-    "batch": (*MODELS, "export", "aot"),
-    "torch": (*MODELS, "campaign"),
+    "batch": (*MODELS, "operations", "export", "aot"),
+    "torch": (*MODELS, "operations", "campaign"),
     "config": (*MODELS, "start", "export", "aot", "machine"),
     "target": ("aot",),
     "limit": ("aot",),
@@ -94,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--demo", action="store_true", help="train, infer: the demo of configs/mfv.py")
     parser.add_argument(
         "--batch",
-        help="train, infer: images per step, by commas (default: 8, or the config's); aot: on each chip (64,256)",
+        help="train, infer, operations: images per step, by commas (default: 8, or the config's); aot: on each chip "
+        "(64,256)",
     )
     parser.add_argument("--target", metavar="NAMES", help=f"aot: devices, by commas, such as {targets.EXAMPLES}")
     parser.add_argument(
@@ -108,7 +111,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--width", type=arguments.whole(*arguments.PIXELS), help="train, infer, input: columns")
     parser.add_argument("--dtype", help="train, infer: auto (default), float32 or bfloat16")
     parser.add_argument(
-        "--steps", type=arguments.whole(1, 100_000), default=5, help="train, infer: timed steps (default: 5)"
+        "--steps",
+        type=arguments.whole(1, 100_000),
+        default=5,
+        help="train, infer, operations: timed calls (default: 5)",
     )
     parser.add_argument(
         "--classes", type=arguments.whole(1, 1_000_000), default=751, help="train, infer: identities (default: 751)"
@@ -120,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="a field of --model; aot: a key of the configs",
     )
-    parser.add_argument("--torch", action="store_true", help="train, infer, campaign: also PyTorch")
+    parser.add_argument("--torch", action="store_true", help="train, infer, operations, campaign: also PyTorch")
     parser.add_argument("--threads", type=arguments.whole(1, 1024), help="input: threads of the pipeline")
     parser.add_argument(
         "--workers", type=arguments.whole(0, 1024), default=0, help="input: also with this many worker processes"
@@ -301,6 +307,10 @@ def _measure(args: argparse.Namespace, kind: str, about: dict[str, Any]) -> list
         from reid_jax.benchmarks import growth
 
         return growth.measure(args.workdir or "runs/growth", growth.SIZES[: 1 if args.quick else None], show)
+    if kind == "operations":
+        from reid_jax.benchmarks import operations_speed
+
+        return operations_speed.measure(_batches(args.batch), repetitions=args.steps, torch=args.torch)
     if kind in ranking_speed.RANKING:
         return ranking_speed.measure(kind, (args.size or ("tiny" if args.quick else "market1501")).split(","))
     if kind == "input":

@@ -9,6 +9,7 @@ import argparse
 import ast
 import importlib
 import logging as std_logging
+import os
 import pathlib
 import re
 import sys
@@ -24,7 +25,7 @@ from reid_jax import config as config_lib
 from reid_jax import errors, progress
 from reid_jax.cli import failures, help_pages, pipes
 from reid_jax.config import files, phases, rules
-from reid_jax.runtime import allocator, compilation, determinism, interruption
+from reid_jax.runtime import allocator, background, compilation, determinism, interruption
 
 USER_MISTAKE = 2
 HELP_FLAGS = {"-h", "-?", "--help", "-help"}
@@ -155,6 +156,9 @@ def _exit(code: int) -> NoReturn:
     """Ends the process; a signal from here on finds nothing to put in order."""
     interruption.end_at_once()
     sys.stdout.flush()
+    if code and background.busy():
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

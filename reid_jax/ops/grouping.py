@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,8 +38,8 @@ class _Group:
         return len(self.positions) > 1 and bool(self.numbers[0])
 
 
-def grouped(function: Callable[..., Any], compiler_options: dict[str, Any] | None = None) -> Callable[..., Any]:
-    """Returns a compiled function with the same results, which computes equal computations as one batch.
+class Grouped:
+    """A compiled function with the same results as another, which computes equal computations as one batch.
 
     Two computations are equal if they have the same operations in the same order, apart from integer scalars written
     in them (such as the numbers that keys of parameters are derived by). Operations that no output needs are left out.
@@ -49,33 +50,83 @@ def grouped(function: Callable[..., Any], compiler_options: dict[str, Any] | Non
         compiler_options: see `jax.jit`.
     """
 
-    @functools.lru_cache(maxsize=1)
-    def traced(treedef: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> tuple[Any, Any, tuple[_Group, ...]]:
-        closed, results = jax.make_jaxpr(function, return_shape=True)(*jax.tree.unflatten(treedef, shapes))
-        return closed, jax.tree.structure(results), _groups(closed.jaxpr)
+    def __init__(self, function: Callable[..., Any], compiler_options: dict[str, Any] | None = None) -> None:
+        self._function = function
+        self._traced = functools.lru_cache(maxsize=1)(self._trace)
+        self._compiled = jax.jit(self._evaluated, compiler_options=compiler_options)
 
-    def of(arguments: Any) -> tuple[Any, Any, tuple[_Group, ...]]:
+    def __call__(self, *arguments: Any) -> Any:
+        """Returns the results of the function; arguments are trees of arrays."""
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+            return Program(self._compiled, self.layout(*arguments))(*arguments)
+        values = self._evaluated(*arguments)
+        return self.layout(*arguments).results(values, operator.getitem)
+
+    def layout(self, *arguments: Any) -> Layout:
+        """Returns how the arrays of the compiled program make the results; shapes suffice as arguments."""
+        return self._of(arguments)[1]
+
+    def compile(self, *arguments: Any) -> Program:
+        """Returns the program for arguments like these; shapes suffice."""
+        return Program(self._compiled.lower(*arguments).compile(), self.layout(*arguments))
+
+    def _trace(self, treedef: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> tuple[Any, Layout, tuple[_Group, ...]]:
+        closed, results = jax.make_jaxpr(self._function, return_shape=True)(*jax.tree.unflatten(treedef, shapes))
+        groups = _groups(closed.jaxpr)
+        return closed, Layout(results, tuple((group.positions, group.batched) for group in groups)), groups
+
+    def _of(self, arguments: Any) -> tuple[Any, Layout, tuple[_Group, ...]]:
         leaves, treedef = jax.tree.flatten(arguments)
-        return traced(treedef, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves))
+        return self._traced(treedef, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves))
 
-    def evaluated(*arguments: Any) -> list[jax.Array]:
-        closed, _, groups = of(arguments)
+    def _evaluated(self, *arguments: Any) -> list[jax.Array]:
+        closed, _, groups = self._of(arguments)
         return _evaluate(closed, groups, jax.tree.leaves(arguments))
 
-    compiled = jax.jit(evaluated, compiler_options=compiler_options)
 
-    def together(*arguments: Any) -> Any:
-        closed, structure, groups = of(arguments)
-        traced_now = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments))
-        values: Any = evaluated(*arguments) if traced_now else jax.device_get(compiled(*arguments))
-        outputs: list[Any] = [None] * len(closed.jaxpr.outvars)
-        for group, value in zip(groups, values, strict=True):
-            for row, position in enumerate(group.positions):
-                each = value[row] if group.batched else value
-                outputs[position] = each if traced_now else np.array(each)
-        return jax.tree.unflatten(structure, outputs if traced_now else jax.device_put(outputs))
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the arrays of a compiled program make the results of a `Grouped` function.
 
-    return together
+    Attributes:
+        shapes: the results as a tree of `jax.ShapeDtypeStruct`.
+        groups: for each array of the program, the results that it holds, and whether they are its rows.
+    """
+
+    shapes: Any
+    groups: tuple[tuple[tuple[int, ...], bool], ...]
+
+    def results(self, values: Sequence[Any], row: Callable[[Any, int], Any]) -> Any:
+        """Returns the results from the arrays of the program; `row` takes one of a batch."""
+        structure: Any = jax.tree.structure(self.shapes)
+        outputs: list[Any] = [None] * structure.num_leaves
+        for (positions, batched), value in zip(self.groups, values, strict=True):
+            for number, position in enumerate(positions):
+                outputs[position] = row(value, number) if batched else value
+        return jax.tree.unflatten(structure, outputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled program of a `Grouped` function; called as that is.
+
+    Attributes:
+        compiled: the program.
+        layout: how its arrays make the results.
+    """
+
+    compiled: Any
+    layout: Layout
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Returns the results, each with memory of its own."""
+        values = self.layout.results(jax.device_get(self.compiled(*arguments)), operator.getitem)
+        return jax.device_put(jax.tree.map(np.array, values))
+
+
+def grouped(function: Callable[..., Any], compiler_options: dict[str, Any] | None = None) -> Grouped:
+    """Returns a function as a `Grouped` one; arguments as there."""
+    return Grouped(function, compiler_options)
 
 
 def _groups(jaxpr: Any) -> tuple[_Group, ...]:

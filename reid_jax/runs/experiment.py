@@ -9,6 +9,7 @@ the variables, train, evaluate, write the results.
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import logging
 import time
@@ -24,6 +25,7 @@ from reid_jax.config import phases
 from reid_jax.data import checks, feature_set, pool, records
 from reid_jax.inference import extractor as extractor_lib
 from reid_jax.inference import features as features_lib
+from reid_jax.ops import grouping
 from reid_jax.runs import (
     baselines,
     config_checks,
@@ -31,6 +33,7 @@ from reid_jax.runs import (
     extension,
     further_descriptors,
     initial_weights,
+    kept_start,
     plan,
     pretraining,
     results,
@@ -82,6 +85,9 @@ class Experiment:
         self.preprocess = build.make_preprocess(self.settings.preprocess)
         self.extractor = extractor_lib.Extractor(self.model, self.settings, self.mesh)
         self._initialize = build.initializer(self.model, self.settings, self.extractor.example_batch())
+        self._drawn_by: grouping.Program | None = None
+        self._compiling: concurrent.futures.Future[Any] | None = None  # the first train step
+        self.kept = kept_start.KeptStart(config, self.dataset, self.mesh, self.mesh.size)
         self._last_step = 0
         self._kept: dict[str, results.Evaluation] = {}  # of the last step, by data set
         self.pretraining: pretraining.Pretraining | None = None
@@ -111,11 +117,18 @@ class Experiment:
         """
         with progress.waiting("drawing the initial variables"):
             example = self.extractor.example_batch()
-            variables = build.init_variables(self.model, self.settings, example, self._initialize)
+            variables = build.init_variables(self.model, self.settings, example, self._initial_program())
         if weights:
             variables = starting_point.fill(variables, self.settings, self.model)
         carried = mesh.place(starting_point.extras(self.settings.init), self.mesh)
         return state.create(mesh.place(variables, self.mesh)).replace(extra=carried)
+
+    def _initial_program(self) -> grouping.Program:
+        """Returns the compiled program of the initial variables."""
+        if self._drawn_by is None:
+            key = jax.eval_shape(lambda: jax.random.key(0))
+            self._drawn_by = self.kept.initial() or self._initialize.compile(key)
+        return self._drawn_by
 
     def initial_shapes(self) -> state.TrainState:
         """Returns the shapes of `initial_state`; nothing is computed or compiled."""
@@ -128,14 +141,19 @@ class Experiment:
     def rehearse(self, first_step: int = 0) -> list[loop.Phase]:
         """Returns the phases after tracing the train step of each that remains, see `plan.Plan.rehearse`.
 
+        Where an earlier start has kept that step, it is read in the background, and nothing is traced.
+
         Raises:
             UserError: settings that do not fit each other, the model, the data or the devices.
         """
         self.plan.check_batches()
-        shapes = self.initial_shapes()
+        self._drawn_by = self.kept.initial()
+        shapes = self.initial_shapes() if self._drawn_by is None else _shapes(self._drawn_by)
         schedule = self.phases(shapes.variables)
+        if self.kept.adopt(schedule, first_step):
+            return schedule
         with progress.waiting("tracing the train step"):
-            self.plan.rehearse(shapes, schedule, first_step)
+            self._compiling = self.plan.rehearse(shapes, schedule, first_step)
         return schedule
 
     def outline(self) -> None:
@@ -264,10 +282,13 @@ class Experiment:
         if train and any(phase.train.accumulate == "auto" for _, phase in phases.resolve(self.settings)):
             first = folder.first_devices(self.mesh.size) if processes.is_main() else 0
             self.plan.first_devices = processes.number_of_main(first)
+            self.kept = kept_start.KeptStart(self.config, self.dataset, self.mesh, self.plan.first_devices)
         schedule = self.rehearse(begun) if train else None
         if schedule is not None and profile is not None:
             profiling.check(profile, begun, schedule[-1].last_step)
         initial = self.initial_state(weights=saved.latest_step() is None)
+        if schedule is not None and self._compiling is not None:
+            self.kept.keep(self._initial_program(), schedule, begun, self._compiling)
         LOG.info("%s", overview.parameter_overview(initial.params))
         schedule = schedule or self.phases(initial.variables)
         self._last_step, self._schedule, self._folder = schedule[-1].last_step, schedule, folder
@@ -427,6 +448,12 @@ def _check_same_data(meta: Mapping[str, Any], dataset: records.ReIDDataset) -> N
             f"expected the images this run was trained on (content {before[:12]}), got other images under the same "
             f"names ({dataset.content[:12]}); restore the data set, or start a new --workdir."
         )
+
+
+def _shapes(drawn_by: grouping.Program) -> state.TrainState:
+    """Returns the shapes of the initial state from the program that draws it."""
+    shapes: state.TrainState = jax.eval_shape(state.create, build.collections(drawn_by.layout.shapes))
+    return shapes
 
 
 def evaluated_variables(train_state: state.TrainState) -> build.Variables:

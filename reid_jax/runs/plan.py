@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import functools
 import logging
@@ -251,22 +252,28 @@ class Plan:
 
     # ---- before the first step --------------------------------------------------------------------------------------
 
-    def rehearse(self, initial: state.TrainState, schedule: list[loop.Phase], first_step: int = 0) -> None:
+    def rehearse(
+        self, initial: state.TrainState, schedule: list[loop.Phase], first_step: int = 0
+    ) -> concurrent.futures.Future[Any] | None:
         """Traces the train step of every remaining phase on shapes, after loading one batch of each.
 
-        Errors in later phases, loss terms or augmentations are thus reported at the start. `jit` caches the traced
-        programs, so that the first training step does not trace again.
+        Errors in later phases, loss terms or augmentations are thus reported at the start. The first of them is
+        compiled in the background from here on, where there is one process; what is traced is not traced again.
 
         Args:
             initial: state before the first step.
             schedule: all phases.
             first_step: phases that end at or before this step are not traced.
 
+        Returns:
+            The program that is being compiled; None where there is none.
+
         Raises:
             UserError: such an error.
         """
         sharded = mesh_lib.sharded(self.mesh)
         abstract = initial
+        program, first = None, jax.process_count() == 1
         for phase in schedule:
             abstract = jax.eval_shape(phase.begin, abstract)
             if phase.last_step <= first_step or phase.example is None:
@@ -277,7 +284,12 @@ class Plan:
                 for name, value in phase.example().items()
             }
             abstract = mesh_lib.abstract(abstract, self.mesh)
-            jax.eval_shape(phase.step, abstract, batch)
+            if first and isinstance(phase.step, step.TrainStep):
+                program = phase.step.begin(abstract, batch)
+            else:
+                jax.eval_shape(phase.step, abstract, batch)
+            first = False
+        return program
 
     def outline(self, initial: state.TrainState, schedule: list[loop.Phase]) -> None:
         """Traces the losses of every joint phase alone, half the time of `rehearse` and with most of its errors.

@@ -42,6 +42,7 @@ LOCK_SECONDS = 2.0
 
 _notice: list[str] = []
 _is_news: list[bool] = []
+_own_folder: list[pathlib.Path] = []
 
 
 def keep(given: str | None = None, environment: MutableMapping[str, str] = os.environ) -> str:
@@ -59,6 +60,8 @@ def keep(given: str | None = None, environment: MutableMapping[str, str] = os.en
         UserError: a folder that was named cannot be used.
     """
     named = given if given is not None else environment.get(VARIABLE)
+    if environment is os.environ:
+        _own_folder.clear()
     sentence, is_news = _choose(named, environment)
     _notice[:], _is_news[:] = [sentence], [is_news]
     if environment is os.environ and "jax" in sys.modules:
@@ -74,6 +77,24 @@ def notice() -> str:
 def news() -> str:
     """Returns that sentence where it is worth a line: the folder is new here, or nothing can be kept; else empty."""
     return notice() if any(_is_news) else ""
+
+
+def starts(*, make: bool = False) -> pathlib.Path | None:
+    """Returns the folder of kept starts, see `kept_starts`; None where the folder of programs is not ours.
+
+    Args:
+        make: whether to make it.
+    """
+    if not _own_folder:
+        return None
+    folder = _own_folder[0] / "starts"
+    try:
+        if make:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.stat()
+    except OSError:
+        return None
+    return folder if status.st_uid == os.getuid() and not status.st_mode & 0o022 else None
 
 
 def taken_from(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -156,6 +177,8 @@ def _choose(named: str | None, environment: MutableMapping[str, str]) -> tuple[s
     environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(LEAST_COMPILE_SECONDS))
     if limited:
         environment.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(LIMIT))
+        if environment is os.environ:
+            _own_folder[:] = [pathlib.Path(place)]
     return f"compiled programs are kept in {file_io.shown(place)} ({FLAG}=off keeps none).", made
 
 

@@ -37,9 +37,13 @@ def _filled(closed: Any) -> list[np.ndarray] | None:
     """Returns the outputs of a program of constants, each with memory of its own; None for another program."""
     known: dict[Any, Any] = {}
     for equation in closed.jaxpr.eqns:
-        first = equation.invars[0] if equation.primitive.name == "broadcast_in_dim" else None
+        # A scalar next to arrays that lie on a mesh is put there first.
+        passes = equation.primitive.name in ("broadcast_in_dim", "reshard")
+        first = equation.invars[0] if passes else None
         if isinstance(first, core.Literal) and np.ndim(first.val) == 0:
             known[equation.outvars[0]] = first.val
+        elif isinstance(first, core.Var) and first in known:
+            known[equation.outvars[0]] = known[first]
     filled = []
     for variable in closed.jaxpr.outvars:
         constant = isinstance(variable, core.Literal)

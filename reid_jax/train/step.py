@@ -6,6 +6,7 @@ one after another, on the same batch.
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ import numpy as np
 import optax
 
 from reid_jax import trees
+from reid_jax.runtime import background
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import extras as extras_lib
 from reid_jax.train import micro_batches
@@ -25,6 +27,8 @@ Metrics = dict[str, jax.Array]
 
 class TrainStep:
     """A compiled train step, called with state and batch.
+
+    It is traced and compiled at the first call, or before, beside what else a start has to do: see `begin`.
 
     Args:
         pure: the function of state, batch and seed that is compiled.
@@ -44,6 +48,7 @@ class TrainStep:
         self.pure = pure
         self._mesh = mesh
         self._compiled: Callable[..., Any] | None = None
+        self._begun: concurrent.futures.Future[Any] | None = None
         # An argument, not a constant: runs that differ in their seed alone share a compiled program.
         self._seed = mesh_lib.replicate(np.uint32(seed % 2**32), mesh)
 
@@ -51,10 +56,48 @@ class TrainStep:
         self, state: state_lib.TrainState, batch: Mapping[str, jax.Array]
     ) -> tuple[state_lib.TrainState, Metrics]:
         """Makes a step and returns the new state and the metrics."""
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            program = begun.result()
+            if program is not None and _fits(program, (state, batch, self._seed)):
+                self._compiled = program
         if self._compiled is None:
             self._compiled = compiled(self.pure, state, self._mesh)
         result: tuple[state_lib.TrainState, Metrics] = self._compiled(state, batch, self._seed)
         return result
+
+    def begin(self, state: state_lib.TrainState, batch: Mapping[str, Any]) -> concurrent.futures.Future[Any]:
+        """Traces the step for shapes and compiles it in the background; the first call waits for it.
+
+        Args:
+            state: shapes of the state, with the shardings of `mesh.placement`.
+            batch: shapes of a batch, with shardings.
+
+        Returns:
+            The program to be, a `jax.stages.Compiled`.
+        """
+        jitted = self._compiled = compiled(self.pure, state, self._mesh)
+        return self.adopt(jitted.lower(state, batch, self._seed).compile)
+
+    def adopt(self, make: Callable[[], Any]) -> concurrent.futures.Future[Any]:
+        """Takes what a function returns as the program, run in the background; None if there is none after all."""
+        self._begun = background.run(make)
+        return self._begun
+
+
+def _fits(program: Any, arguments: tuple[Any, ...]) -> bool:
+    """Returns whether a program that was compiled for shapes takes these arguments as they are."""
+    leaves: list[Any]
+    tree: Any
+    leaves, tree = jax.tree.flatten((arguments, {}))
+    if tree != program.in_tree:
+        return False
+    wanted = (tree.flatten_up_to(each) for each in (program.in_avals, program.input_shardings))
+    return all(
+        (leaf.shape, leaf.dtype) == (aval.shape, aval.dtype)
+        and (sharding is None or leaf.sharding.is_equivalent_to(sharding, leaf.ndim))
+        for leaf, aval, sharding in zip(leaves, *wanted, strict=True)
+    )
 
 
 def compiled(pure: Callable[..., Any], state: Any, mesh: jax.sharding.Mesh) -> Any:

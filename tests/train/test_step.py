@@ -9,8 +9,10 @@ import optax
 import pytest
 
 from reid_jax import errors, trees
+from reid_jax.runtime import compilation, kept_starts
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import extras, objective, state, step
+from tests.helpers import compiling
 from tests.train import toy
 
 
@@ -236,3 +238,42 @@ def test_each_step_draws_the_numbers_of_its_seed_and_its_place():
         _, metrics = step.make_train_step(goal, still, {}, seed=seed, mesh=mesh)(placed, {"image": jnp.zeros(1)})
         expected = jax.random.uniform(jax.random.fold_in(jax.random.key(seed), at))
         assert float(metrics["drawn"]) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_step_compiled_before_and_one_read_from_a_file_make_the_same_numbers(devices, tmp_path, monkeypatch):
+    monkeypatch.setattr(compilation, "_own_folder", [tmp_path])
+    model, mesh = toy.Toy(), mesh_lib.create_mesh(jax.devices()[:devices])
+
+    def run(prepare=None):
+        phase = toy.phase(model, toy.initial_state(model, mesh).params, mesh)
+        begun = mesh_lib.place(phase.begin(toy.initial_state(model, mesh)), mesh)
+        batch = mesh_lib.to_global(toy.batch(1), mesh)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (begun, batch))
+        if prepare is not None:
+            prepare(phase.step, *shapes)
+        return jax.device_get(phase.step(begun, batch))
+
+    def compile_before(train_step, *shapes):
+        with compiling.uncached():
+            kept_starts.save("toy", train_step.begin(*shapes).result())
+
+    def read(train_step, *shapes):
+        found = kept_starts.load("toy", list(mesh.devices.flat))
+        assert found is not None
+        train_step.adopt(lambda: found[0])
+        monkeypatch.setattr(step, "compiled", None)  # nothing is traced
+
+    expected = run()
+    for prepare in (compile_before, read):
+        jax.tree.map(np.testing.assert_array_equal, run(prepare), expected)
+
+
+def test_a_step_that_does_not_fit_is_compiled_anew():
+    model, mesh = toy.Toy(), mesh_lib.create_mesh(jax.devices()[:1])
+    phase = toy.phase(model, toy.initial_state(model, mesh).params, mesh)
+    begun = mesh_lib.place(phase.begin(toy.initial_state(model, mesh)), mesh)
+    phase.step.adopt(lambda: None)
+    phase.step(begun, mesh_lib.to_global(toy.batch(1), mesh))
+    other = jax.jit(lambda state, batch, seed: batch).lower(1.0, 2.0, np.uint32(0)).compile()
+    assert not step._fits(other, (jnp.float32(1), {"image": jnp.float32(2)}, np.uint32(0)))
