@@ -176,6 +176,8 @@ DEMO = {
     "losses.tri.normalize": True,
     "corruption.refresh": "epoch",
     "train.epochs": 6.0,
+    # From scratch the network gains most of its score between the 6th and the 24th epoch, see docs/systems/cfat.md.
+    "phases.teacher.train.epochs": 24.0,
     **UNIT_BRIDGE,
     "phases.bridge.train.epochs": 2.0,
     "phases.bridge.schedule": {"name": "constant"},
@@ -250,6 +252,10 @@ VARIANTS = {
     },
     "cfat_student": {
         "notes": "No teacher: a network trained on corrupted images as long as the student.",
+        **STUDENT_ALONE,
+    },
+    "cfat_student_long": {
+        "notes": "No teacher: as cfat_student, with the teacher's epochs of training in addition.",
         **STUDENT_ALONE,
     },
     "cfat_augmix": {
@@ -380,6 +386,9 @@ VARIANTS = {
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
     config = config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
+    if "cfat_student_long" in config.variants:
+        own, teacher = (section.get_ref("epochs") for section in (config.train, config.phases.teacher.train))
+        config.phases.corrupted_on.train = {"epochs": own + teacher}
     if "started" in config.variants:
         config.phase_order = tuple(name for name in config.phase_order if name not in BEFORE)
         config.init.extras = ("teacher",) if config.phases.student.get("extras") else ()
