@@ -162,8 +162,8 @@ VARIANTS = {
     "mim128": dict(config_lib.MIM128),
     "patch16": {"notes": "Patches of 16, a quarter of the demo's tokens.", "model.patch": 16, "model.stride": 16},
     "mim_cost": {
-        "notes": "S1: `mim128` from scratch at the cost of pretraining and fine-tuning together, 65 epochs.",
-        "train.epochs": 65.0,
+        "notes": "S1: `mim128` from scratch at the cost of pretraining and fine-tuning together, 26 epochs.",
+        "train.epochs": 26.0,
     },
     "quarter_labels": {
         "notes": "A quarter of the training identities, as many epochs.",

@@ -35,16 +35,29 @@ def pretraining(name: str) -> str:
     last = run["evaluations"][-1]
     prefix = f"{dataset}/drawn/"
     drawn = [key.removesuffix("/drawn") for key in last if key.startswith(prefix) and key.endswith("/drawn")]
-    rows = []
-    for key in drawn:
-        found = [last.get(f"{key}/{column}") for column in COLUMNS]
-        cells = ["-" if each is None else f"{each:.2f}" for each in found]
-        rows.append([key.removeprefix(prefix).replace("/", " masks, "), *cells])
-    header = ["PSNR over hidden pixels (dB)", "drawn", "mean color", "average of the camera", "smooth"]
-    parts.append("\n" + grid(header, rows))
+    for title, patterns in (
+        ("PSNR over hidden pixels (dB)", False),
+        ("pattern within hidden patches, explained (%)", True),
+    ):
+        rows = [
+            [_masks(key.removeprefix(prefix)), *(_score(last.get(f"{key}/{column}"), patterns) for column in COLUMNS)]
+            for key in drawn
+            if key.endswith("/pattern") == patterns
+        ]
+        header = [title, "drawn", "mean color", "average of the camera", "smooth"]
+        parts += ["\n" + grid(header, rows)] if rows else []
     whole = "complete" if run["complete"] else f"stopped at step {run['step']:,} of {run['steps']:,}"
     parts.append(f"\n<small>`{run['command']}`, {whole}, commit {run['commit']}, {run['device']}.</small>\n")
     return "".join(parts)
+
+
+def _masks(key: str) -> str:
+    """What a score is of, "random masks, person"."""
+    return key.removesuffix("/pattern").replace("/", " masks, ") + (" masks" if key.endswith("/pattern") else "")
+
+
+def _score(value: float | None, share: bool) -> str:
+    return "-" if value is None else f"{100 * value:.1f}" if share else f"{value:.2f}"
 
 
 def _percent(scores: dict[str, Any], key: str) -> str:

@@ -14,6 +14,7 @@ from reid_jax import file_io
 _PAPER = 255
 _MARGIN = 4  # pixels around a picture
 _TRIPLES = 4  # people side by side
+_FLAT = 1e-6  # variance of patches below which they count as flat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,3 +90,32 @@ def psnr(drawn: np.ndarray, true: np.ndarray, mask: np.ndarray) -> float:
     """
     error = np.mean(np.square(drawn[mask].astype(np.float64) - true[mask].astype(np.float64)))
     return float("inf") if error == 0 else float(-10.0 * np.log10(error))
+
+
+def pattern_share(drawn: np.ndarray, true: np.ndarray, mask: np.ndarray, patch: int) -> float:
+    """Returns how much of the pattern within hidden patches a drawing explains: 1 for all of it, 0 for flat patches.
+
+    Mean and scale of a patch do not count: true patches are normalized to variance 1, and drawn ones, brought to mean 0
+    and divided by their own scale, are multiplied by the one number that suits all patches best. It is 1 minus the
+    mean squared error then, what a masked autoencoder of normalized patches is trained for.
+
+    Args:
+        drawn: [N, H, W, 3].
+        true: [N, H, W, 3].
+        mask: [N, H, W] bool, whole patches.
+        patch: side of a patch in pixels.
+    """
+    hidden = _patches(mask[..., None], patch)[..., 0]
+    wanted, found = (_patches(images, patch)[hidden].astype(np.float64) for images in (true, drawn))
+    wanted, found = (values - values.mean(axis=-1, keepdims=True) for values in (wanted, found))
+    wanted /= np.sqrt(np.square(wanted).mean(axis=-1, keepdims=True) + _FLAT)
+    found /= np.sqrt(np.square(found).mean(axis=-1, keepdims=True) + _FLAT)
+    scale = np.mean(wanted * found) / max(float(np.mean(found * found)), _FLAT)
+    return float(1.0 - np.mean(np.square(wanted - scale * found)) / max(float(np.mean(wanted * wanted)), _FLAT))
+
+
+def _patches(images: np.ndarray, patch: int) -> np.ndarray:
+    """Returns images [N, H, W, C] as patches [N, patches, values]."""
+    n, height, width, channels = images.shape
+    cells = images.reshape(n, height // patch, patch, width // patch, patch, channels)
+    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(n, -1, patch * patch * channels)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from reid_jax import errors
 from reid_jax.ops import images as image_ops
+from reid_jax.ops import patch_statistics as patch_ops
 
-SCALE_OFFSET = 0.01  # keeps the logarithm of a flat patch's scale finite
+SCALE_OFFSET = patch_ops.SCALE_OFFSET
 
 
 def masked_patches(predicted: jax.Array, images: jax.Array, mask: jax.Array, *, normalize: bool = False) -> jax.Array:
@@ -62,9 +63,7 @@ def patch_statistics(statistics: jax.Array, images: jax.Array, mask: jax.Array) 
             f"expected square patches that cover images of {height} x {width}, got {mask.shape[1]} patches; compare "
             "statistics with images of their size."
         )
-    patches = image_ops.patchify(images.astype(jnp.float32), side)
-    scale = jnp.log(jnp.std(patches, axis=-1) + SCALE_OFFSET)
-    target = jnp.stack((jnp.mean(patches, axis=-1), scale), axis=-1)
+    target = patch_ops.statistics_of(image_ops.patchify(images.astype(jnp.float32), side))
     per_patch = jnp.mean(jnp.square(statistics.astype(jnp.float32) - target), axis=-1)
     return jnp.sum(jnp.where(mask, per_patch, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 

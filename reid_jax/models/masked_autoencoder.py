@@ -23,7 +23,7 @@ from flax import linen as nn
 from reid_jax import errors
 from reid_jax.models import transreid
 from reid_jax.models.backbones import position_codes, vit
-from reid_jax.ops import descriptors, distances, masks
+from reid_jax.ops import descriptors, distances, images, masks, patch_statistics
 
 LOG = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ class MaskedAutoencoder(nn.Module):
             prepared key points, or "keypoints" themselves) or "strips" (bands of the image).
         block_rule: see `ops.masks.Rule`.
         parts_reference: likewise.
-        statistics: a head that predicts mean and scale of every patch, so that a model of normalized patches can draw
-            pictures; it changes nothing else.
+        statistics: a head that corrects mean and scale of every patch, as the visible ones near it have them, so that a
+            model of normalized patches can draw pictures; it changes nothing else.
         kernels: initial values of linear layers and of the patch embedding, see `vit.KERNEL_INITS`.
         probe: what is compared at test time: "mean" of the patch tokens of the whole image, or its "cls" token.
         position_grid: rows and columns of a loaded position embedding; None guesses (`vit.guess_grid`).
@@ -190,6 +190,11 @@ class MaskedAutoencoder(nn.Module):
 
         tokens = backbone(batch, train=train, after=take)  # [B, 1 + K, D]
         outputs = self._draw(tokens, hidden, rule, sizes)
+        if self.statistics:
+            # What the visible patches say by themselves; the head learns the rest.
+            own = patch_statistics.statistics_of(images.patchify(batch["image"].astype(jnp.float32), self.patch))
+            near = patch_statistics.from_visible(own, hidden.mask, rule.rows, rule.columns)
+            outputs["pixels/statistics"] += jax.lax.stop_gradient(near)
         return {**outputs, "pixels/mask": hidden.mask, "feature/g": tokens[:, 0].astype(jnp.float32)}
 
     def _split(self, batch: Mapping[str, jax.Array], rule: masks.Rule, train: bool, mode: str) -> masks.Split | None:
@@ -239,7 +244,7 @@ class MaskedAutoencoder(nn.Module):
         x = vit.layer_norm("decoder_norm", self.dtype)(x)[:, 1:].astype(jnp.float32)
         drawn = {"pixels/predicted": vit.dense(self.patch**2 * 3, "decoder_pred", jnp.float32, kernels=self.kernels)(x)}
         if self.statistics:
-            head = vit.dense(2, "decoder_statistics", jnp.float32, kernels=self.kernels)
+            head = nn.Dense(2, kernel_init=nn.initializers.zeros, name="decoder_statistics")
             drawn["pixels/statistics"] = head(jax.lax.stop_gradient(x))
         return drawn
 

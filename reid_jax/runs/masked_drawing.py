@@ -38,7 +38,8 @@ class Drawings:
 
     Attributes:
         sheets: reconstructions for pictures, by kind of mask.
-        scores: PSNR in dB by "<kind>/<region>/<drawn, mean_fill, camera_fill or smooth_fill>".
+        scores: PSNR in dB by "<kind>/<region>/<drawn, mean_fill, camera_fill or smooth_fill>", and "<kind>/pattern/..."
+            for the share of the pattern within patches, see `image_quality.pattern_share`.
     """
 
     sheets: Mapping[str, image_quality.Reconstruction]
@@ -195,13 +196,13 @@ class Drawer:
         return {**self._by_region(drawn, "drawn", drawn.completed()), **self._fills[kind]}
 
     def _by_region(self, drawn: image_quality.Reconstruction, name: str, filled: np.ndarray) -> dict[str, float]:
-        """Returns PSNR of the completed images [N, H, W, 3] by "<region>/<name>"."""
+        """Returns PSNR of completed images [N, H, W, 3] by "<region>/<name>", and the share of "pattern/<name>"."""
         found = image_regions.regions(drawn.mask, self.images[1])
         return {
             f"{region}/{name}": image_quality.psnr(filled, drawn.true, mask)
             for region, mask in found.items()
             if mask.any()
-        }
+        } | {f"pattern/{name}": image_quality.pattern_share(filled, drawn.true, drawn.mask, self.model.patch)}
 
 
 def whole_limbs(tokens: np.ndarray, rule: masks.Rule) -> np.ndarray:

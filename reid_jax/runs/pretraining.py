@@ -159,7 +159,7 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     lines = []
     for key in result:
         prefix, _, column = key.rpartition("/")
-        if column == "drawn" and prefix.startswith(f"{name}/drawn/"):
+        if column == "drawn" and prefix.startswith(f"{name}/drawn/") and not prefix.endswith("/pattern"):
             fills = ("mean_fill", "camera_fill", "smooth_fill")
             drawn, mean, camera, smooth = (result[f"{prefix}/{each}"] for each in ("drawn", *fills))
             lines.append(

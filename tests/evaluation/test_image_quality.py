@@ -53,3 +53,13 @@ def test_the_sheet_shows_seen_drawn_and_true_side_by_side(pictures, tmp_path):
     assert (middle[2:6] == 255).all()
     np.testing.assert_array_equal(right, np.rint(255 * true[0]).astype(np.uint8))
     np.testing.assert_array_equal(middle[:2], right[:2])
+
+
+def test_the_share_of_a_pattern_knows_neither_mean_nor_scale(pictures):
+    true, mask = pictures
+    share = lambda drawn: image_quality.pattern_share(drawn, true, mask, 2)
+    assert share(3 + 0.1 * true) == pytest.approx(1, abs=1e-3)
+    assert share(np.full_like(true, 0.3)) == pytest.approx(0, abs=1e-6)
+    assert share(np.where(mask[..., None], true, 7.0)) == pytest.approx(1, abs=1e-4)  # hidden patches alone
+    noisy = true + 0.3 * np.random.default_rng(1).normal(size=true.shape)
+    assert 0.2 < share(noisy) < 0.95

@@ -15,7 +15,7 @@ from reid_jax.losses import masked_patches
 from reid_jax.models import masked_autoencoder
 from reid_jax.models.backbones import position_codes, vit
 from reid_jax.ops import images as image_ops
-from reid_jax.ops import masks
+from reid_jax.ops import masks, patch_statistics
 
 SIZE, PATCH, TOKENS, IMAGES = (16, 8), 4, 8, 4
 TINY = {"width": 8, "depth": 1, "heads": 2, "decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2}
@@ -110,7 +110,7 @@ def test_1_shapes_of_what_a_model_draws(ran):
 def test_3_hidden_pixels_have_no_influence(ran):
     mask, pixels, result = ran
     np.testing.assert_array_equal(result["outputs"]["pixels/mask"], mask)
-    for name in ("feature/g", "pixels/predicted"):
+    for name in ("feature/g", "pixels/predicted", "pixels/statistics"):
         seen, noisy = np.split(result["outputs"][name], 2)
         np.testing.assert_array_equal(seen, noisy)
     gradient = result["image_grads"]
@@ -136,6 +136,20 @@ def test_10_every_parameter_learns_and_the_statistics_alone_from_themselves(ran)
         of_statistics = name.startswith("decoder_statistics")
         assert np.any(drawing[name]) == (not of_statistics), name
         assert np.any(statistics[name]) == of_statistics, name
+
+
+def test_the_scale_of_hidden_patches_starts_from_the_visible_ones_near_them():
+    rng = np.random.default_rng(0)
+    own, mask = rng.normal(size=(3, 12, 2)).astype(np.float32), np.ones((3, 12), bool)
+    mask[0, 5] = mask[1, ::2] = mask[2, 11] = False
+    found = np.asarray(patch_statistics.from_visible(own, mask, 4, 3))
+    np.testing.assert_allclose(found[0], np.broadcast_to(own[0, 5], (12, 2)), atol=1e-5)
+    np.testing.assert_allclose(found[2], np.broadcast_to(own[2, 11], (12, 2)), atol=1e-5)  # however far
+    y, x = np.divmod(np.arange(12), 3)
+    weights = np.exp(-((y[:, None] - y) ** 2 + (x[:, None] - x) ** 2) / 2) * ~mask[1]
+    np.testing.assert_allclose(found[1], weights @ own[1] / weights.sum(axis=1, keepdims=True), atol=1e-5)
+    noisy = np.where(mask[..., None], np.nan, own)
+    np.testing.assert_array_equal(patch_statistics.from_visible(noisy, mask, 4, 3), found)
 
 
 def test_11_drawn_patches_get_their_scale():

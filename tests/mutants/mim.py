@@ -5,6 +5,7 @@ from tests.mutants import entries
 masks = entries.group("mim", "reid_jax/ops/masks.py", "tests/ops/test_masks.py")
 network = entries.group("mim", "reid_jax/models/masked_autoencoder.py", "tests/models/test_masked_autoencoder.py")
 codes = entries.group("mim", "reid_jax/models/backbones/position_codes.py", "tests/models/test_masked_autoencoder.py")
+statistics = entries.group("mim", "reid_jax/ops/patch_statistics.py", "tests/models/test_masked_autoencoder.py")
 patches = entries.group(
     "mim",
     "reid_jax/losses/masked_patches.py",
@@ -46,7 +47,7 @@ MUTANTS = (
             'x = vit.layer_norm("decoder_norm", self.dtype)(x)[:, :-1]', "the class token draws the first patch"),
     codes("for place in (x, y)", "for place in (y, x)", "position codes: rows before columns"),
     # ---- losses
-    patches("scale = jnp.log(jnp.std(patches, axis=-1) + SCALE_OFFSET)", "scale = jnp.std(patches, axis=-1)",
+    statistics("scale = jnp.log(jnp.std(patches, axis=-1) + SCALE_OFFSET)", "scale = jnp.std(patches, axis=-1)",
             "statistics: the scale without its logarithm"),
     patches("(patches - mean) / jnp.sqrt(variance + 1e-6)", "(patches - mean) / (variance + 1e-6)",
             "targets are divided by their variance"),
@@ -57,6 +58,11 @@ MUTANTS = (
     align("in (views, views[::-1])", "in (views, views)", "alignment: one direction twice"),
     align("& ~jnp.eye(len(tracks), dtype=bool)", "& jnp.eye(len(tracks), dtype=bool)",
           "alignment: an image is its own negative"),
+    statistics(
+        "seen = jnp.where(mask[..., None], 0.0, statistics.astype(jnp.float32))",
+        "seen = statistics.astype(jnp.float32)",
+        "the scale of hidden patches is read",
+    ),
     # ---- what drawings and features are compared with
     fills("offset = np.sum((true - base) * visible, axis=(1, 2))", "offset = np.sum(true - base, axis=(1, 2))",
           "the camera's fill reads hidden pixels"),
