@@ -290,13 +290,19 @@ class _Shelf:
         return {side: part_scores.standardized(found[name], gallery) for side, found in self.found.items()}
 
     def by_pooled(self) -> dict[str, np.ndarray]:
-        """Returns mAP by the eight parts before and after HPR, all alike."""
+        """Returns mAP by the eight parts before and after HPR, all alike, and by how much HPR changes them.
+
+        "rebuilt/change" is the mean length of the change over that of its input, on queries.
+        """
         (visible,) = self._each("visible")
+        before, after = (self.found["query"][name] for name in ("pooled", "rebuilt"))
+        lengths = np.linalg.norm(after - before, axis=-1) / np.maximum(np.linalg.norm(before, axis=-1), 1e-12)
         ones = {side: np.ones_like(each) for side, each in visible.items()}
         values = {
             f"mAP/{name}": part_scores.mean_ratio(self.weights, *self._precision(self._slots(name), ones))
             for name in ("pooled", "rebuilt")
         }
+        values["rebuilt/change"] = part_scores.mean_where(self.weights, lengths, lengths >= 0)
         return {**values, "mAP/rebuilt-pooled": values["mAP/rebuilt"] - values["mAP/pooled"]}
 
     def by_hidden(self, rows: np.ndarray, hidden: np.ndarray) -> dict[str, np.ndarray]:
