@@ -235,14 +235,7 @@ RELEASED = {
 }
 
 VARIANTS = {
-    "mim128": {
-        "notes": "The size of masked pretraining's demo (configs/mim.py): width 128, four blocks and heads.",
-        "model.patch": 8,
-        "model.stride": 8,
-        "model.width": 128,
-        "model.depth": 4,
-        "model.heads": 4,
-    },
+    "mim128": dict(config_lib.MIM128),
     "cfat": {"notes": "The full method: coarse and fine alignment in one update."},
     # The rows of the table.
     "cfat_clean": {
