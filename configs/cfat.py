@@ -178,6 +178,9 @@ DEMO = {
     "train.epochs": 6.0,
     # From scratch the network gains most of its score between the 6th and the 24th epoch, see docs/systems/cfat.md.
     "phases.teacher.train.epochs": 24.0,
+    # From scratch, cosines of features before the neck are all above .9, and contrasts of them next to nothing.
+    "model.align": "neck",
+    "evals.descriptors": {"neck": {"test_feature": "neck"}, "patch_mean": {"test_feature": "patch_mean"}},
     **UNIT_BRIDGE,
     "phases.bridge.train.epochs": 2.0,
     "phases.bridge.schedule": {"name": "constant"},
@@ -345,6 +348,10 @@ VARIANTS = {
     "cfat_margin": {
         "notes": "Triplet margin 0.3 of the article in place of the soft margin.",
         "losses.tri.margin": 0.3,
+    },
+    "cfat_before_neck": {
+        "notes": "Aligns the features before the neck, as article and code do.",
+        "model.align": "feature",
     },
     "cfat_article_bridge": {
         "notes": "The recipe's generator in the demo: raw features, the mean squared error of weight 1.",

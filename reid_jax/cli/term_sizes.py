@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
     parser = command_line.parser(__doc__)
     parser.add_argument("run", metavar="DIR", help="run folder")
-    parser.add_argument("--phase", default="", help="name of the phase (default: of a run without phases)")
+    parser.add_argument("--phase", default="", help="a phase of the config (default: that of a run without phases)")
     parser.add_argument(
         "--at",
         default="end",

@@ -37,6 +37,7 @@ BRIDGE_NORMS = ("true_norm", "unit_formula")
 SIGMAS = ("softplus", "raw")
 OUTPUTS = ("linear", "sigmoid")
 TEST_FEATURES = ("feature", "neck", "patch_mean")
+ALIGNED = ("feature", "neck")
 # Where a student's batch holds the teacher's feature of the same images.
 TEACHER_FEATURE = "teacher/feature/align"
 
@@ -146,8 +147,8 @@ class Generator(nn.Module):
 class CFAT(transreid.TransReID):
     """The student: a TransReID network, under the same parameter names, and the generator.
 
-    The teacher is the same network with other variables. All alignment reads "feature/align": the global feature
-    before the neck, joined with the local ones where the network has them.
+    The teacher is the same network with other variables. All alignment reads "feature/align": the global feature,
+    before the neck or after it (`align`), joined with the local ones where the network has them.
 
     Attributes:
         bridge: whether there is a generator.
@@ -156,6 +157,9 @@ class CFAT(transreid.TransReID):
         bfg_out: see `Generator.out`.
         bfg_input: "raw" feeds the generator unscaled features, as article and code do; "unit" scales them to the
             length of a bridge first.
+        align: what is aligned: "feature" (before the neck, as article and code do) or "neck". The features of a network
+            that is trained from scratch share most of their length, so that all cosines before the neck are near 1;
+            the neck takes away their mean.
         test_feature: what is compared at test time: "feature" (before the neck, what all losses train), "neck" (after
             it) or "patch_mean" (mean of the final patch tokens, what the released code compares).
     """
@@ -165,6 +169,7 @@ class CFAT(transreid.TransReID):
     bfg_sigma: str = "softplus"
     bfg_out: str = "linear"
     bfg_input: str = "raw"
+    align: str = "feature"
 
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
@@ -184,7 +189,9 @@ class CFAT(transreid.TransReID):
             counts the joined features, see `TransReID.joined`.
         """
         outputs = super().__call__(batch, train=train)
-        outputs["feature/align"] = self.joined(outputs, "feature")
+        if self.align not in ALIGNED:
+            raise errors.unknown("feature to align (align)", self.align, ALIGNED)
+        outputs["feature/align"] = self.joined(outputs, self.align)
         if not self.bridge:
             return outputs
         student = outputs["feature/align"]
@@ -223,6 +230,8 @@ class CFAT(transreid.TransReID):
 
     def _classify(self, feature: jax.Array) -> jax.Array:
         """Returns the global head's logits of a generated feature [B, D]; running statistics stay as they are."""
+        if self.align == "neck":
+            return jnp.asarray(feature @ self.variables["params"]["head_g"]["classifier"]["kernel"])
         head = {kind: self.variables[kind]["head_g"] for kind in ("params", "batch_stats")}
         _, logits = heads.BNNeck(self.num_classes, parent=None).apply(head, feature, train=False)
         return jnp.asarray(logits)

@@ -30,21 +30,18 @@ def of_run(path: str, phase: str, place: str = "end", batches: int = 4) -> dict[
 
     Args:
         path: run folder.
-        phase: name of the phase; "" for a run without phases.
+        phase: name of a phase of its config, whether it is in the run's order or not; "" for a run without phases.
         place: "end", the newest checkpoint, or "start", before the first step of the run.
         batches: see `measure`.
 
     Raises:
-        UserError: no run, an unknown phase or place, or the start of a phase that is not the run's first.
+        UserError: no run, or an unknown phase or place.
     """
     if place not in PLACES:
         raise errors.unknown("place in a run", place, PLACES)
     folder = folder_lib.RunFolder(path)
     run = experiment.Experiment(folder.read_config())
-    first = phases.resolve(run.settings)[0][0]
     if place == "start":
-        if phase != first:
-            raise errors.UserError(f"expected the run's first phase, {first!r}, with its start, got {phase!r}.")
         initial = run.initial_state()
         return measure(run, initial.variables, initial.extra, phase, batches)
     variables, _ = checkpoints.restore_variables(folder.checkpoints, extra=True)
@@ -71,13 +68,10 @@ def measure(
     Raises:
         UserError: an unknown phase, or a network without these tokens.
     """
-    resolved = phases.resolve(run.settings)
-    index = next((index for index, (name, _) in enumerate(resolved) if name == phase), None)
-    if index is None:
-        raise errors.unknown("phase", phase, [name for name, _ in resolved])
-    settings = resolved[index][1]
+    order = (phase,) if phase else ()
+    _, settings = phases.resolve(dataclasses.replace(run.settings, phase_order=order))[0]
     goal = run.plan.objective_of(settings, settings.losses)
-    seed = samplers.derived_seed(settings.seed, "phase", index)
+    seed = samplers.derived_seed(settings.seed, "phase", 0)
     sizes = jax.jit(lambda batch, key: _sizes(goal, variables, extra, batch, key))
     found = []
     with run.plan.open_batches(dataclasses.replace(settings.data, workers=0), seed, 0) as stream:

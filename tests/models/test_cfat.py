@@ -220,6 +220,20 @@ def test_without_the_generator_it_is_transreid(tiny):
     assert set(found) - set(wanted) == {"feature/align"}
 
 
+def test_what_is_aligned_is_a_choice(tiny):
+    """The feature before the neck, or after it, where the classifier follows at once."""
+    model, batch, variables = tiny
+    changed = jax.tree.map(lambda x: x + 0.5, variables["batch_stats"])
+    variables = {"params": variables["params"], "batch_stats": changed}
+    before = model.apply(variables, guided(batch), train=False)
+    np.testing.assert_array_equal(before["feature/align"], before["feature/g"])
+    after = dataclasses.replace(model, align="neck", parent=None).apply(variables, guided(batch), train=False)
+    np.testing.assert_array_equal(after["feature/align"], after["neck/g"])
+    np.testing.assert_array_equal(after["logits/g"], before["logits/g"])
+    kernel = variables["params"]["head_g"]["classifier"]["kernel"]
+    np.testing.assert_allclose(after["logits/generated"], after["generated/g"] @ kernel, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", cfat.TEST_FEATURES)
 def test_what_is_compared_is_a_choice(tiny, kind):
     model, batch, variables = tiny
@@ -237,6 +251,7 @@ def test_unknown_choices_are_answered(tiny):
         ({"test_feature": "patch"}, "did you mean 'patch_mean'"),
         ({"bridge_norm": "unit"}, "did you mean 'unit_formula'"),
         ({"bfg_input": "rawest"}, "did you mean 'raw'"),
+        ({"align": "nek"}, "did you mean 'neck'"),
     ):
         model = cfat.CFAT(num_classes=CLASSES, **{**TINY, **option})
         run = lambda model: model.describe(model.init_with_output(jax.random.key(0), guided(batch), train=False)[0])

@@ -111,7 +111,7 @@ MUTANTS = (
     network('"bridge/g": between,', '"bridge/g": generated,', "the target is what was generated"),
     network('"generated/mean": mean,', '"generated/mean": bridge_mean,', "both codes are the bridge's"),
     network(
-        'outputs["feature/align"] = self.joined(outputs, "feature")',
+        'outputs["feature/align"] = self.joined(outputs, self.align)',
         'outputs["feature/align"] = self.joined(outputs, "neck")',
         "alignment after the neck",
     ),

@@ -258,6 +258,7 @@ SETTINGS: dict[str, Pairs] = {
         ("preprocess.erase_fill", "nothing is erased, cfat.md §6 [code: CFAT]"),
         ("preprocess.*", "cfat.md §5 [code: CFAT]"),
         ("model.bridge_norm", "cfat.md §6 [design]"),
+        ("model.align", "cfat.md §5 [code: CFAT]: before BN; the option: ours"),
         ("model.bfg_input", "cfat.md §6 [paper]: BFG(Zk); the option: ours"),
         ("model.bfg_*", "cfat.md §5 [design]"),
         ("model.bridge", "cfat.md §5"),

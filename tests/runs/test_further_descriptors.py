@@ -113,9 +113,9 @@ def test_a_run_is_evaluated_again_with_all_its_descriptors(monkeypatch, tmp_path
 def test_the_named_options_reach_the_model():
     """CFAT's runs are scored by the class token and by the mean of the patches."""
     extractors = lambda settings: further_descriptors.extractors(settings, 4, 2, mesh_lib.create_mesh())
-    (one,) = extractors(settings_of()).items()
-    assert one[0] == "patch_mean"
-    assert (one[1].model.test_feature, settings_of().model.get("test_feature", "feature")) == ("patch_mean", "feature")
+    made = extractors(settings_of())
+    assert {name: one.model.test_feature for name, one in made.items()} == {"neck": "neck", "patch_mean": "patch_mean"}
+    assert settings_of().model.get("test_feature", "feature") == "feature"
     for descriptor, message in (
         ({"rerank": {}}, "expected a new name"),
         ({"a/b": {}}, "a_b_feature"),
