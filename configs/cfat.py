@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
 
+FINE = ("bridge", "align", "fine")  # phases with the generator's terms
 BEFORE = ("teacher", "student")  # phases that the rows of a table share, see `started`
 PARTS = ("1", "2", "3", "4")  # local features of the jigsaw patch module
 TEACHER_FEATURE = "teacher/feature/align"
@@ -151,13 +152,13 @@ def _add_phases(config: ConfigDict) -> None:
     config.phase_order = ("teacher", "student", "bridge", "align")
 
 
-# The generator reads features as long as a bridge, and its error is summed over the 96 dimensions instead of averaged:
-# at weight 1 the gradient of a mean over unit vectors is a hundredth of the other terms'.
-UNIT_BRIDGE = {
-    "model.bfg_input": "unit",
-    "phases.align.losses.mse.weight": 96.0,
-    "phases.fine.losses.mse.weight": 96.0,
-    "phases.bridge.losses.mse.weight": 96.0,
+# The demo's generator reads features as long as a bridge, and its weights bring the gradients of all terms at
+# the class token within a factor of ten of each other: with weight 1, a squared error that is averaged over the
+# dimensions has a hundredth of the identity loss's gradient (scripts/term_sizes.py, docs/systems/cfat.md).
+GENERATOR = {"mse": 48.0, "kl": 30.0}
+BRIDGE = {
+    **{f"phases.{phase}.losses.{term}.weight": GENERATOR[term] for phase in FINE for term in GENERATOR},
+    **{f"phases.{phase}.losses.tri_generated.weight": 4.0 for phase in FINE[1:]},
 }
 # The small network of the demo in configs/transreid.py, from scratch, with Adam and normalized features in the triplet
 # loss.
@@ -181,7 +182,10 @@ DEMO = {
     # From scratch, cosines of features before the neck are all above .9, and contrasts of them next to nothing.
     "model.align": "neck",
     "evals.descriptors": {"neck": {"test_feature": "neck"}, "patch_mean": {"test_feature": "patch_mean"}},
-    **UNIT_BRIDGE,
+    "model.bfg_input": "unit",
+    **BRIDGE,
+    # After the neck its gradient is twelve times that of the identity loss.
+    **{f"phases.{phase}.losses.contrast.weight": 0.5 for phase in ("align", "coarse")},
     "phases.bridge.train.epochs": 2.0,
     "phases.bridge.schedule": {"name": "constant"},
     "evals.corruption_rounds": 0,
@@ -355,7 +359,7 @@ VARIANTS = {
     },
     "cfat_article_bridge": {
         "notes": "The recipe's generator in the demo: raw features, the mean squared error of weight 1.",
-        **dict.fromkeys(UNIT_BRIDGE, 1.0),
+        **dict.fromkeys(BRIDGE, 1.0),
         "model.bfg_input": "raw",
     },
     "cfat_unit_input": {"notes": "The generator reads features of unit length.", "model.bfg_input": "unit"},

@@ -247,7 +247,7 @@ class Evals(Section):
         scores: `package.module:name` of the user's own scores, `(FeatureSet, RankingResult) -> {name: value}`.
         descriptors: further descriptors that the final evaluation scores, in one more pass each: by name, model options
             that change `describe` alone.
-        networks: extras that are networks, such as a teacher, whose clean scores the final evaluation measures.
+        networks: extras that are networks, such as a teacher, which the final evaluation scores as well.
     """
 
     every_epochs: float = key(0.0, rules.NOT_NEGATIVE)

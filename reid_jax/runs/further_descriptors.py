@@ -75,47 +75,50 @@ def scores(
     """
     values: dict[str, Any] = {}
     for name, extractor in made.items():
-        evals = extractor.settings.evals
-        meta = features_lib.feature_meta(extractor.settings)
-        rule: dict[str, Any] = {"metric": evals.metric, "ap": evals.ap, "same_camera_filter": evals.same_camera_filter}
-        describe = functools.partial(_describe, extractor, variables, meta)
-        clean = describe(dataset)
-        values |= ranking.evaluate(clean, **rule).scores(f"{dataset.name}/{name}")
-        if evals.corruption_rounds:
-            measured = robustness.evaluate(
-                describe,
-                dataset,
-                rounds=evals.corruption_rounds,
-                train_corruption=features_lib.train_corruption(extractor.settings),
-                **rule,
-            ).as_dict()
-            marker = f"{dataset.name}/corrupted"
-            values |= {
-                key.replace(marker, f"{dataset.name}/{name}/corrupted", 1): value
-                for key, value in measured.items()
-                if key.startswith(marker)
-            }
+        values |= _measured(name, extractor, variables, dataset)
     return {**values, "descriptors": list(made)} if made else {}
 
 
 def network_scores(
     networks: Mapping[str, build.Variables], extractor: extractor_lib.Extractor, dataset: records.ReIDDataset
 ) -> dict[str, Any]:
-    """Returns `<data set>/<network>/mAP` and so on, on clean images.
+    """Returns `<data set>/<network>/mAP` and so on, and with corruptions `<data set>/<network>/corrupted/mAP`.
 
     Args:
         networks: by name, variables of the run's model (`evals.networks`).
         extractor: of the model.
         dataset: data set with query and gallery.
     """
-    evals = extractor.settings.evals
     values: dict[str, Any] = {}
+    for name, variables in networks.items():
+        values |= _measured(name, extractor, variables, dataset)
+    return {**values, "networks": list(networks)} if networks else {}
+
+
+def _measured(
+    name: str, extractor: extractor_lib.Extractor, variables: build.Variables, dataset: records.ReIDDataset
+) -> dict[str, Any]:
+    """Returns the clean and corrupted scores of one descriptor of one network, with its name in the keys."""
+    evals = extractor.settings.evals
     meta = features_lib.feature_meta(extractor.settings)
     rule: dict[str, Any] = {"metric": evals.metric, "ap": evals.ap, "same_camera_filter": evals.same_camera_filter}
-    for name, variables in networks.items():
-        found = ranking.evaluate(_describe(extractor, variables, meta, dataset), **rule)
-        values |= found.scores(f"{dataset.name}/{name}")
-    return {**values, "networks": list(networks)} if networks else {}
+    describe = functools.partial(_describe, extractor, variables, meta)
+    values: dict[str, Any] = dict(ranking.evaluate(describe(dataset), **rule).scores(f"{dataset.name}/{name}"))
+    if evals.corruption_rounds:
+        measured = robustness.evaluate(
+            describe,
+            dataset,
+            rounds=evals.corruption_rounds,
+            train_corruption=features_lib.train_corruption(extractor.settings),
+            **rule,
+        ).as_dict()
+        marker = f"{dataset.name}/corrupted"
+        values |= {
+            key.replace(marker, f"{dataset.name}/{name}/corrupted", 1): value
+            for key, value in measured.items()
+            if key.startswith(marker)
+        }
+    return values
 
 
 def _describe(

@@ -40,6 +40,6 @@ def rows(result: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
     if f"{dataset}/corrupted/mAP" in result:
         for protocol_name in ("corrupted", "corrupted_query", "corrupted_gallery"):
             add(f"trained, {protocol_name.replace('_', ' ')}", f"{dataset}/{protocol_name}")
-        for name in result.get("descriptors", ()):
+        for name in (*result.get("descriptors", ()), *result.get("networks", ())):
             add(f"corrupted, {name.replace('_', ' ')}", f"{dataset}/{name}/corrupted")
     return found

@@ -303,10 +303,10 @@ def test_the_optimizer_is_its_parents_at_the_articles_rate():
         terms = phases_of(preset)["align"].losses
         assert terms["tri"]["normalize"] is terms["tri_generated"]["normalize"] is normalize
         assert terms["tri"]["margin"] == terms["tri_generated"]["margin"] == "soft"
-    # The recipe's generator reads raw features and has an error of weight 1; that of the demo is summed over its width.
+    # The recipe's generator reads raw features and its terms weigh 1; those of the demo weigh more.
     for argument, unit, weight in (
         ("market1501", "raw", 1.0),
-        ("demo", "unit", 96.0),
+        ("demo", "unit", 48.0),
         ("demo,cfat_article_bridge", "raw", 1.0),
     ):
         named = phases_of(argument)

@@ -74,6 +74,7 @@ def test_each_descriptor_has_scores_of_its_own():
     assert further_descriptors.scores({}, {}, dataset) == {}
     networks = further_descriptors.network_scores({"teacher": {}}, made["color"], dataset)
     assert (networks["networks"], networks["colors/teacher/mAP"]) == (["teacher"], 1.0)
+    assert networks["colors/teacher/corrupted/mAP"] == found["colors/color/corrupted/mAP"]
     assert ("teacher", 1.0) in [
         (name, scores[0]) for name, scores in score_table.rows({"dataset": "colors", **networks})
     ]
