@@ -66,9 +66,9 @@ class Grouped:
         """Returns how the arrays of the compiled program make the results; shapes suffice as arguments."""
         return self._of(arguments)[1]
 
-    def compile(self, *arguments: Any) -> Program:
-        """Returns the program for arguments like these; shapes suffice."""
-        return Program(self._compiled.lower(*arguments).compile(), self.layout(*arguments))
+    def lower(self, *arguments: Any) -> jax.stages.Lowered:
+        """Returns the program for arguments like these, to be compiled for a `Program`; shapes suffice."""
+        return self._compiled.lower(*arguments)
 
     def _trace(self, treedef: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> tuple[Any, Layout, tuple[_Group, ...]]:
         closed, results = jax.make_jaxpr(self._function, return_shape=True)(*jax.tree.unflatten(treedef, shapes))

@@ -9,7 +9,6 @@ the variables, train, evaluate, write the results.
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import logging
 import time
@@ -41,7 +40,7 @@ from reid_jax.runs import (
 )
 from reid_jax.runs import folder as folder_lib
 from reid_jax.runs import settings as settings_lib
-from reid_jax.runtime import mesh, processes
+from reid_jax.runtime import kept_starts, mesh, processes
 from reid_jax.train import checkpoints, loop, metrics, overview, profiling, state, step_line
 from reid_jax.weights import hub
 
@@ -85,8 +84,8 @@ class Experiment:
         self.preprocess = build.make_preprocess(self.settings.preprocess)
         self.extractor = extractor_lib.Extractor(self.model, self.settings, self.mesh)
         self._initialize = build.initializer(self.model, self.settings, self.extractor.example_batch())
-        self._drawn_by: grouping.Program | None = None
-        self._compiling: concurrent.futures.Future[Any] | None = None  # the first train step
+        self._drawn_by: kept_starts.Kept | None = None
+        self._compiling: kept_starts.Begun | None = None  # first step
         self.kept = kept_start.KeptStart(config, self.dataset, self.mesh, self.mesh.size)
         self._last_step = 0
         self._kept: dict[str, results.Evaluation] = {}  # of the last step, by data set
@@ -117,17 +116,22 @@ class Experiment:
         """
         with progress.waiting("drawing the initial variables"):
             example = self.extractor.example_batch()
-            variables = build.init_variables(self.model, self.settings, example, self._initial_program())
+            drawn_by = self._initial_program()
+            program = grouping.Program(drawn_by.program, drawn_by.about)
+            variables = build.init_variables(self.model, self.settings, example, program)
         if weights:
             variables = starting_point.fill(variables, self.settings, self.model)
         carried = mesh.place(starting_point.extras(self.settings.init), self.mesh)
         return state.create(mesh.place(variables, self.mesh)).replace(extra=carried)
 
-    def _initial_program(self) -> grouping.Program:
-        """Returns the compiled program of the initial variables."""
+    def _initial_program(self) -> kept_starts.Kept:
+        """Returns the compiled program of the initial variables, with its layout."""
         if self._drawn_by is None:
             key = jax.eval_shape(lambda: jax.random.key(0))
-            self._drawn_by = self.kept.initial() or self._initialize.compile(key)
+            layout = self._initialize.layout(key)
+            self._drawn_by = self.kept.initial() or kept_starts.compiled(
+                self._initialize.lower(key), jax.devices()[:1], layout
+            )
         return self._drawn_by
 
     def initial_shapes(self) -> state.TrainState:
@@ -148,7 +152,7 @@ class Experiment:
         """
         self.plan.check_batches()
         self._drawn_by = self.kept.initial()
-        shapes = self.initial_shapes() if self._drawn_by is None else _shapes(self._drawn_by)
+        shapes = self.initial_shapes() if self._drawn_by is None else _shapes(self._drawn_by.about)
         schedule = self.phases(shapes.variables)
         if self.kept.adopt(schedule, first_step):
             return schedule
@@ -450,9 +454,9 @@ def _check_same_data(meta: Mapping[str, Any], dataset: records.ReIDDataset) -> N
         )
 
 
-def _shapes(drawn_by: grouping.Program) -> state.TrainState:
-    """Returns the shapes of the initial state from the program that draws it."""
-    shapes: state.TrainState = jax.eval_shape(state.create, build.collections(drawn_by.layout.shapes))
+def _shapes(layout: grouping.Layout) -> state.TrainState:
+    """Returns the shapes of the initial state from the layout of its variables."""
+    shapes: state.TrainState = jax.eval_shape(state.create, build.collections(layout.shapes))
     return shapes
 
 

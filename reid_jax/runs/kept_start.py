@@ -6,7 +6,6 @@ phase in which it began with all phases after it.
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
 from reid_jax.data import records
-from reid_jax.ops import grouping
 from reid_jax.runtime import compilation, kept_starts
 from reid_jax.train import loop, step
 
@@ -41,10 +39,9 @@ class KeptStart:
         origin |= {"mesh": [device.id for device in self._devices]}
         self._key = kept_starts.key(origin | {"data": (dataset.index_hash(), dataset.content)})
 
-    def initial(self) -> grouping.Program | None:
-        """Returns the program of the initial variables; None if it is not kept."""
-        found = kept_starts.load(f"{self._key}-initial", jax.devices()[:1]) if self._key else None
-        return grouping.Program(*found) if found else None
+    def initial(self) -> kept_starts.Kept | None:
+        """Returns the program of the initial variables with its layout; None if it is not kept."""
+        return kept_starts.load(f"{self._key}-initial", jax.devices()[:1]) if self._key else None
 
     def adopt(self, schedule: Sequence[loop.Phase], first_step: int) -> bool:
         """Gives the phase in which a run begins its kept train step; returns whether there is one.
@@ -58,22 +55,18 @@ class KeptStart:
         if index is None or not self._key or not kept_starts.has(name):
             return False
 
-        def load() -> Any:
-            found = kept_starts.load(name, self._devices)
-            return found[0] if found else None
-
         train_step: Any = schedule[index].step
-        train_step.adopt(load)
+        train_step.adopt(lambda: kept_starts.load(name, self._devices))
         return True
 
     def keep(
         self,
-        initial: grouping.Program,
+        initial: kept_starts.Kept,
         schedule: Sequence[loop.Phase],
         first_step: int,
-        program: concurrent.futures.Future[Any],
+        program: kept_starts.Begun,
     ) -> None:
-        """Keeps the programs of this start as soon as the train step is compiled, in the background.
+        """Gives the programs of this start the name of their origin, as soon as the train step is compiled.
 
         Args:
             initial: program of the initial variables.
@@ -85,12 +78,13 @@ class KeptStart:
         if index is None or not self._key:
             return
 
-        def save(done: concurrent.futures.Future[Any]) -> None:
-            if done.exception() is None:
-                kept_starts.save(f"{self._key}-initial", initial.compiled, initial.layout)
-                kept_starts.save(f"{self._key}-step{index}", done.result())
+        def name(done: kept_starts.Begun) -> None:
+            found = done.result() if done.exception() is None else None
+            if found is not None:
+                kept_starts.give_name(initial, f"{self._key}-initial")
+                kept_starts.give_name(found, f"{self._key}-step{index}")
 
-        program.add_done_callback(save)
+        program.add_done_callback(name)
 
 
 def _begins_in(schedule: Sequence[loop.Phase], first_step: int) -> int | None:

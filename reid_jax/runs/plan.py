@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
 import logging
@@ -21,6 +20,7 @@ from reid_jax.data import pipeline, records, samplers
 from reid_jax.federated import phase as federated_phase
 from reid_jax.ops import batch_parts
 from reid_jax.runs import image_features
+from reid_jax.runtime import kept_starts
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import extras, loop, micro_batches, objective, optimizer, state, step
 
@@ -254,7 +254,7 @@ class Plan:
 
     def rehearse(
         self, initial: state.TrainState, schedule: list[loop.Phase], first_step: int = 0
-    ) -> concurrent.futures.Future[Any] | None:
+    ) -> kept_starts.Begun | None:
         """Traces the train step of every remaining phase on shapes, after loading one batch of each.
 
         Errors in later phases, loss terms or augmentations are thus reported at the start. The first of them is

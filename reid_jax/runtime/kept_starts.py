@@ -5,13 +5,18 @@ more only to learn that it has been compiled: half of such a start, and most of 
 stand under a hash of their origin instead: the resolved config, the data set, this package's source, the versions of
 the libraries, JAX's settings and the devices. Anything that changes gives another name; then a start does all of it.
 
+They stand under a hash of their text as well, from which another origin with the same program takes it: JAX's cache
+cannot serve here, because a program for a CPU that was read from it cannot be written a second time.
+
 The files lie in the folder of `compilation.keep` and are trusted as JAX's own are: they are code, and only their user
 may write there.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -33,8 +38,8 @@ from reid_jax.runtime import compilation, provenance
 
 LOG = logging.getLogger(__name__)
 
-MOST = 80  # files, two for each start; the oldest beyond go
-FORMAT = 1
+MOST = 160  # names, four for a start; the oldest beyond go
+FORMAT = 2
 # A program for a CPU that JAX has read from its own cache lacks its object code (ELF, Mach-O) when it is written again.
 OBJECT_CODE = (b"\x7fELF", b"\xcf\xfa\xed\xfe")
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "einops", "chex", "ml_collections")
@@ -43,18 +48,38 @@ VARIABLES = ("JAX_", "XLA_", "FLAX_", "REID_JAX_", "OMP_", "CUDA_", "NVIDIA_", "
 NEUTRAL = ("cache", "log", "REID_JAX_COMPILATION")
 
 
-def key(origin: Mapping[str, Any]) -> str:
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A compiled program.
+
+    Attributes:
+        program: the program.
+        name: under which it is kept; empty if it is not.
+        about: what was said of it.
+    """
+
+    program: Any
+    name: str = ""
+    about: Any = None
+
+
+# A program that is being compiled, or read; None where there is none after all.
+Begun = concurrent.futures.Future[Kept | None]
+
+
+def key(origin: Mapping[str, Any], *, traced: bool = False) -> str:
     """Returns the name of programs: a hash of what they were made from, and of everything here that compiles them.
 
     Args:
         origin: what a run knows of them, as JSON.
+        traced: whether that is the text of the program, so that the source has no more influence.
     """
     devices = jax.devices()
     environment = {name: text for name, text in os.environ.items() if name.startswith(VARIABLES) and _counts(name)}
     described = {
         "format": FORMAT,
         "origin": dict(origin),
-        "source": provenance.source_hash(),
+        "source": "" if traced else provenance.source_hash(),
         "python": sys.version,
         "versions": _versions(),
         "environment": environment,
@@ -79,19 +104,40 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def compiled(lowered: jax.stages.Lowered, devices: Sequence[jax.Device], about: Any = None) -> Kept:
+    """Returns a compiled program, read where it is kept under its text, and kept where it is not.
+
+    Args:
+        lowered: the program.
+        devices: those that it is for, in their order.
+        about: see `Kept`.
+    """
+    if compilation.starts(make=True) is None:
+        return Kept(lowered.compile(), "", about)
+    described = {
+        "text": lowered.as_text(),
+        "trees": [str(lowered.in_tree), str(lowered.out_tree)],
+        "about": repr(about),
+    }
+    name = key(described | {"devices": [device.id for device in devices]}, traced=True)
+    found = load(name, devices)
+    if found is not None:
+        return found
+    program = lowered.compile()
+    return Kept(program, name if _save(name, program, about) else "", about)
+
+
 def has(name: str) -> bool:
     """Returns whether something was saved under a name."""
     folder = compilation.starts()
     return folder is not None and (folder / f"{name}.start").is_file()
 
 
-def load(name: str, devices: Sequence[jax.Device]) -> tuple[jax.stages.Compiled, Any] | None:
-    """Returns the program that was saved under a name, and what was said of it.
-
-    None if nothing was, or it cannot be read any more.
+def load(name: str, devices: Sequence[jax.Device]) -> Kept | None:
+    """Returns the program that is kept under a name; None if none is, or it cannot be read any more.
 
     Args:
-        name: see `save`.
+        name: see `Kept` and `give_name`.
         devices: those that it was compiled for, in their order.
     """
     folder = compilation.starts()
@@ -105,36 +151,37 @@ def load(name: str, devices: Sequence[jax.Device]) -> tuple[jax.stages.Compiled,
     except FileNotFoundError:
         return None
     except Exception as error:  # a damaged file, whatever its readers make of it
-        LOG.debug("a kept start cannot be read: %s", errors.reason(error))
+        LOG.debug("a kept program cannot be read: %s", errors.reason(error))
         with contextlib.suppress(OSError):
             path.unlink()
         return None
-    return program, about
+    return Kept(program, name, about)
 
 
-def save(name: str, program: jax.stages.Compiled, about: Any = None) -> None:
-    """Keeps a program for the next start, where programs are kept at all and the disk allows it.
-
-    On CPU it must have been compiled by this process: one that JAX has read from its cache cannot be taken out again.
-
-    Args:
-        name: a `key` and which program it is.
-        program: the program.
-        about: what `load` returns beside it.
-    """
-    folder = compilation.starts(make=True)
-    if folder is None or has(name):
-        return
+def _save(name: str, program: jax.stages.Compiled, about: Any) -> bool:
+    """Keeps a program; returns whether the program and the disk allow it."""
+    folder = compilation.starts()
+    if folder is None:
+        return False
     try:
         packed = serialize_executable.serialize(program)
         if jax.default_backend() == "cpu" and not any(magic in packed[0] for magic in OBJECT_CODE):
-            LOG.debug("the programs of this start are not kept: they were read from JAX's cache")
-            return
-        content = pickle.dumps((packed, about))
-        file_io.write_bytes(folder / f"{name}.start", zlib.compress(content, 1))
+            LOG.debug("a program is not kept, because it was read from JAX's cache")
+            return False
+        file_io.write_bytes(folder / f"{name}.start", zlib.compress(pickle.dumps((packed, about)), 1))
         _tidy(folder)
     except Exception as error:  # the run goes on without
-        LOG.debug("the programs of this start are not kept: %s", errors.reason(error))
+        LOG.debug("a program is not kept: %s", errors.reason(error))
+        return False
+    return True
+
+
+def give_name(kept: Kept, name: str) -> None:
+    """Makes `load` find a kept program under another name, too; has no effect on one that is not kept."""
+    folder = compilation.starts()
+    if folder is not None and kept.name and not has(name):
+        with contextlib.suppress(OSError):
+            (folder / f"{name}.start").hardlink_to(folder / f"{kept.name}.start")
 
 
 def _tidy(folder: pathlib.Path, most: int = MOST) -> None:

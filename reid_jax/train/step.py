@@ -6,7 +6,6 @@ one after another, on the same batch.
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ import numpy as np
 import optax
 
 from reid_jax import trees
-from reid_jax.runtime import background
+from reid_jax.runtime import background, kept_starts
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import extras as extras_lib
 from reid_jax.train import micro_batches
@@ -48,7 +47,7 @@ class TrainStep:
         self.pure = pure
         self._mesh = mesh
         self._compiled: Callable[..., Any] | None = None
-        self._begun: concurrent.futures.Future[Any] | None = None
+        self._begun: kept_starts.Begun | None = None
         # An argument, not a constant: runs that differ in their seed alone share a compiled program.
         self._seed = mesh_lib.replicate(np.uint32(seed % 2**32), mesh)
 
@@ -58,15 +57,15 @@ class TrainStep:
         """Makes a step and returns the new state and the metrics."""
         if self._begun is not None:
             begun, self._begun = self._begun, None
-            program = begun.result()
-            if program is not None and _fits(program, (state, batch, self._seed)):
-                self._compiled = program
+            kept = begun.result()
+            if kept is not None and _fits(kept.program, (state, batch, self._seed)):
+                self._compiled = kept.program
         if self._compiled is None:
             self._compiled = compiled(self.pure, state, self._mesh)
         result: tuple[state_lib.TrainState, Metrics] = self._compiled(state, batch, self._seed)
         return result
 
-    def begin(self, state: state_lib.TrainState, batch: Mapping[str, Any]) -> concurrent.futures.Future[Any]:
+    def begin(self, state: state_lib.TrainState, batch: Mapping[str, Any]) -> kept_starts.Begun:
         """Traces the step for shapes and compiles it in the background; the first call waits for it.
 
         Args:
@@ -74,12 +73,13 @@ class TrainStep:
             batch: shapes of a batch, with shardings.
 
         Returns:
-            The program to be, a `jax.stages.Compiled`.
+            The program to be.
         """
         jitted = self._compiled = compiled(self.pure, state, self._mesh)
-        return self.adopt(jitted.lower(state, batch, self._seed).compile)
+        lowered = jitted.lower(state, batch, self._seed)
+        return self.adopt(lambda: kept_starts.compiled(lowered, list(self._mesh.devices.flat)))
 
-    def adopt(self, make: Callable[[], Any]) -> concurrent.futures.Future[Any]:
+    def adopt(self, make: Callable[[], kept_starts.Kept | None]) -> kept_starts.Begun:
         """Takes what a function returns as the program, run in the background; None if there is none after all."""
         self._begun = background.run(make)
         return self._begun

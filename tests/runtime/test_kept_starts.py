@@ -13,10 +13,32 @@ from tests.helpers import compiling
 
 
 @pytest.fixture(scope="module")
-def program():
+def lowered():
     function = jax.jit(lambda key, x: {"drawn": jax.random.normal(key, (3,)) + x})
+    return function.lower(jax.random.key(0), 1.0)
+
+
+@pytest.fixture(scope="module")
+def program(lowered):
     with compiling.uncached():
-        return function.lower(jax.random.key(0), 1.0).compile()
+        return lowered.compile()
+
+
+class Counted:
+    """A lowered program that counts how often it is compiled."""
+
+    def __init__(self, lowered, program):
+        self.in_tree, self.out_tree, self.as_text, self.program = (
+            lowered.in_tree,
+            lowered.out_tree,
+            lowered.as_text,
+            program,
+        )
+        self.times = 0
+
+    def compile(self):
+        self.times += 1
+        return self.program
 
 
 @pytest.fixture
@@ -25,38 +47,42 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "starts"
 
 
-def test_a_program_is_read_as_it_was_saved(program, folder):
-    assert not kept_starts.has("a")
-    assert kept_starts.load("a", jax.devices()[:1]) is None
-    kept_starts.save("a", program, {"about": 1})
-    assert kept_starts.has("a")
+def test_a_program_is_compiled_once_and_found_under_its_names(lowered, program, folder):
+    counted, devices = Counted(lowered, program), jax.devices()[:1]
+    first = kept_starts.compiled(counted, devices, {"about": 1})
     assert folder.stat().st_mode & 0o777 == 0o700
-    again, about = kept_starts.load("a", jax.devices()[:1])
-    assert about == {"about": 1}
+    assert kept_starts.load("origin", devices) is None
+    kept_starts.give_name(first, "origin")
+    again = [kept_starts.compiled(counted, devices, {"about": 1}), kept_starts.load("origin", devices)]
+    assert counted.times == 1
+    kept_starts.compiled(counted, devices, {"about": 2})
+    assert counted.times == 2
     key = jax.random.key(5)
-    assert (again(key, 2.0)["drawn"] == program(key, 2.0)["drawn"]).all()
+    for each in again:
+        assert each.about == {"about": 1}
+        assert (each.program(key, 2.0)["drawn"] == program(key, 2.0)["drawn"]).all()
 
 
-def test_what_cannot_be_read_or_written_is_no_error(program, folder, monkeypatch):
-    kept_starts.save("a", program)
-    (folder / "a.start").write_bytes((folder / "a.start").read_bytes()[:100])
-    assert kept_starts.load("a", jax.devices()[:1]) is None
-    assert not (folder / "a.start").exists()
-    monkeypatch.setattr(pickle, "dumps", lambda content: (_ for _ in ()).throw(OSError("full")))
-    kept_starts.save("a", program)
-    assert not kept_starts.has("a")
-    monkeypatch.undo()
+def test_what_cannot_be_read_or_written_is_no_error(lowered, program, folder, monkeypatch):
+    counted, devices = Counted(lowered, program), jax.devices()[:1]
+    kept = kept_starts.compiled(counted, devices)
+    path = folder / f"{kept.name}.start"
+    path.write_bytes(path.read_bytes()[:100])
+    assert kept_starts.load(kept.name, devices) is None
+    assert not path.exists()
+    with monkeypatch.context() as changed:
+        changed.setattr(pickle, "dumps", lambda content: (_ for _ in ()).throw(OSError("full")))
+        assert kept_starts.compiled(counted, devices).name == ""
+    with monkeypatch.context() as changed:  # as if it had been read from JAX's cache
+        changed.setattr(kept_starts, "OBJECT_CODE", (b"none such",))
+        unkept = kept_starts.compiled(counted, devices)
+    kept_starts.give_name(unkept, "origin")
+    assert not kept_starts.has("origin")
     folder.chmod(0o777)  # others could write code there
     assert compilation.starts() is None
     monkeypatch.setattr(compilation, "_own_folder", [])
-    kept_starts.save("a", program)
-    assert kept_starts.load("a", jax.devices()[:1]) is None
-
-
-def test_a_program_without_its_object_code_is_not_kept(program, folder, monkeypatch):
-    monkeypatch.setattr(kept_starts, "OBJECT_CODE", (b"none such",))
-    kept_starts.save("a", program)
-    assert not kept_starts.has("a")
+    assert kept_starts.compiled(counted, devices).name == ""
+    assert kept_starts.load(kept.name, devices) is None
 
 
 def test_the_oldest_go(folder):
@@ -72,12 +98,14 @@ def test_whatever_makes_another_program_makes_another_name(monkeypatch):
     name = kept_starts.key({"config": "a"})
     assert name == kept_starts.key({"config": "a"})
     others = [kept_starts.key({"config": "b"})]
+    of_text = kept_starts.key({"text": "a"}, traced=True)
     with monkeypatch.context() as changed:
         changed.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
         others.append(kept_starts.key({"config": "a"}))
     with monkeypatch.context() as changed:
         changed.setattr(provenance, "source_hash", lambda: "edited")
         others.append(kept_starts.key({"config": "a"}))
+        assert kept_starts.key({"text": "a"}, traced=True) == of_text  # which the source has made
     with monkeypatch.context() as changed:
         changed.setattr(kept_starts, "_versions", lambda: {"jax": "0"})
         others.append(kept_starts.key({"config": "a"}))
