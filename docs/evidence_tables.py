@@ -213,7 +213,8 @@ def _picture(measured: Sequence[Part]) -> str:
     ends = [0.0, *(end for part in measured for end in (part.found.low, part.found.high))]
     ends += [part.entry["published"] for part in measured if part.entry.get("published") is not None]
     low, high = min(ends), max(ends)
-    place = lambda value: f"{300 + 330 * (value - low) / max(high - low, 1e-9):.1f}"
+    left = 20 + 6.3 * max(len(part.entry["part"]) for part in measured)  # room for the names
+    place = lambda value: f"{left + 330 * (value - low) / max(high - low, 1e-9):.1f}"
     bottom = 24 * len(measured) + 8
     zero = place(0.0)
     drawn = [f'<line x1="{zero}" x2="{zero}" y1="4" y2="{bottom}" stroke="#888" stroke-dasharray="3 3"/>']
@@ -221,7 +222,9 @@ def _picture(measured: Sequence[Part]) -> str:
     for number, part in enumerate(measured):
         y, color = 18 + 24 * number, colors[part.verdict]
         start, middle, end = (place(value) for value in (part.found.low, part.found.mean, part.found.high))
-        drawn.append(f'<text x="290" y="{y + 4}" text-anchor="end">{html.escape(part.entry["part"])}</text>')
+        drawn.append(
+            f'<text x="{left - 10:.0f}" y="{y + 4}" text-anchor="end">{html.escape(part.entry["part"])}</text>'
+        )
         drawn.append(f'<line x1="{start}" x2="{end}" y1="{y}" y2="{y}" stroke="{color}" stroke-width="3"/>')
         drawn.append(f'<circle cx="{middle}" cy="{y}" r="4.5" fill="{color}"/>')
         if part.entry.get("published") is not None:
@@ -230,8 +233,8 @@ def _picture(measured: Sequence[Part]) -> str:
     for value in sorted({low, 0.0, high}):
         drawn.append(f'<text x="{place(value)}" y="{bottom + 18}" text-anchor="middle">{value:+.1f}</text>')
     label = "Differences in points of mAP with 95 % intervals; open circles are the papers' gains."
-    style = 'width="100%" font-size="12" fill="currentColor" font-family="sans-serif"'
-    picture = f'<svg role="img" aria-label="{label}" viewBox="0 0 660 {bottom + 26}" {style}>{"".join(drawn)}</svg>'
+    style = f'viewBox="0 0 {left + 360:.0f} {bottom + 26}" font-size="12" fill="currentColor" font-family="sans-serif"'
+    picture = f'<svg role="img" aria-label="{label}" width="100%" {style}>{"".join(drawn)}</svg>'
     return f"<figure>{picture}<figcaption>{label}</figcaption></figure>\n"
 
 
