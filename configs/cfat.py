@@ -296,7 +296,7 @@ VARIANTS = {
         "phase_order": ("teacher", "student", "bridge", "coarse", "fine"),
     },
     "cfat_from_teacher": {
-        "notes": "The student starts from the trained teacher, not from where the teacher started.",
+        "notes": "Starts from the trained teacher: the student, or with `started` the phase after it.",
         "phases.student.start_from": None,
     },
     "cfat_no_bridge_phase": {
@@ -394,12 +394,20 @@ def get_config(argument: str = "") -> ConfigDict:
         own, teacher = (section.get_ref("epochs") for section in (config.train, config.phases.teacher.train))
         config.phases.corrupted_on.train = {"epochs": own + teacher}
     if "started" in config.variants:
-        config.phase_order = tuple(name for name in config.phase_order if name not in BEFORE)
-        config.init.extras = ("teacher",) if config.phases.student.get("extras") else ()
-        config.init.ignore = ("^params/bfg/",)  # of a run with a generator: the row trains its own
+        _start_after(config)
     if config.model.jpm:
         _add_local_terms(config)
     return config
+
+
+def _start_after(config: ConfigDict) -> None:
+    """Leaves out the phases that the run of `cfat_start` has behind it."""
+    config.phase_order = tuple(name for name in config.phase_order if name not in BEFORE)
+    from_teacher = "cfat_from_teacher" in config.variants
+    config.init.extras = ("teacher",) if config.phases.student.get("extras") or from_teacher else ()
+    config.init.ignore = ("^params/bfg/",)  # of a run with a generator: the row trains its own
+    if from_teacher:
+        config.phases[config.phase_order[0]].start_from = "extra/teacher"
 
 
 def _add_local_terms(config: ConfigDict) -> None:

@@ -32,27 +32,26 @@ def curve(name: str) -> str:
 
 
 def terms(*names: str) -> str:
-    """Sizes of loss terms, one column of values, gradients and angles for each file of `results/`."""
-    files = [read(f"{name}.json") for name in names]
-    titles = ["term"]
-    for each in files:
-        titles += [f"weight, {each['at']}", f"value, {each['at']}", f"gradient, {each['at']}", f"cosine, {each['at']}"]
+    """Sizes of loss terms side by side: value, weight, gradient and angle of each file of `results/`.
+
+    The last word of a file's name is the title of its columns.
+    """
+    files = {name.rpartition("-")[2]: read(f"{name}.json") for name in names}
+    titles = ["term", *(f"{kind}, {title}" for title in files for kind in ("value", "weight", "gradient", "cosine"))]
     lines = []
-    for term in files[0]["terms"]:
+    for term in dict.fromkeys(term for each in files.values() for term in each["terms"]):
         cells = [f"`{term}`"]
-        for each in files:
-            found = each["terms"][term]
-            cells += [
-                f"{found['weight']:g}",
-                f"{found['value']:.3f}",
-                f"{found['gradient']:.4f}",
-                f"{found['cosine']:.2f}",
-            ]
+        for each in files.values():
+            found = each["terms"].get(term)
+            numbers = found and (f"{found['weight']:g}", f"{found['gradient']:.4f}", f"{found['cosine']:.2f}")
+            cells += [f"{found['value']:.3f}", *numbers] if found else ["-"] * 4
         lines.append(cells)
-    lines += [
-        [name.replace("_", " "), *(cell for each in files for cell in ("-", f"{each['monitors'][name]:.3f}", "-", "-"))]
-        for name in files[0]["monitors"]
-    ]
+    for monitor in dict.fromkeys(monitor for each in files.values() for monitor in each["monitors"]):
+        cells = [monitor.replace("_", " ")]
+        for each in files.values():
+            value = each["monitors"].get(monitor)
+            cells += ["-" if value is None else f"{value:.3f}", "", "", ""]
+        lines.append(cells)
     return grid(titles, lines)
 
 
