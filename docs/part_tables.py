@@ -68,18 +68,16 @@ def _parser(runs: Mapping[str, Values]) -> str:
 
 def _visibility(runs: Mapping[str, Values]) -> str:
     """AUC of the predicted visibility on queries."""
-    keys = ("auc", "auc/prior", "auc_within", "auc_within/prior", "hidden")
+    keys = ("auc", "auc/parser", "auc/prior", "auc_within", "auc_within/parser", "auc_within/prior")
+    kinds = ("", ", by the parser's area", ", by the part's frequency")
     titles = [
         "run",
-        "AUC, all parts",
-        "of the parts' frequency",
-        "AUC, mean over parts",
-        "of the frequency",
+        *(f"AUC {over}{kind}" for over in ("over all parts", "mean of parts") for kind in kinds),
         "hidden (%)",
     ]
     lines = []
     for run, values in runs.items():
-        cells = [_score(values.get(f"query/visibility/{key}"), 1, 3) for key in keys[:-1]]
+        cells = [_score(values.get(f"query/visibility/{key}"), 1, 3) for key in keys]
         lines.append([run, *cells, _score(values.get("query/visibility/hidden"), 100, 1)])
     return grid(titles, lines)
 

@@ -161,10 +161,14 @@ def _parser(side: str, weights: np.ndarray, found: Arrays, labels: np.ndarray) -
 
 
 def _visibility(weights: np.ndarray, found: Arrays, seen: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns how well hidden parts are told from visible ones, of the prediction and of the parts' frequencies."""
+    """Returns how well hidden parts are told from visible ones.
+
+    Of the prediction, of the area that the parser gives to a part (which the network does not use at test time), and of
+    the parts' frequencies.
+    """
     visible = found["visible"]
     values = {"query/visibility/hidden": part_scores.mean_where(weights, visible == 0, visible >= 0)}
-    for ending, scores in (("", found["visibility"]), ("/prior", seen)):
+    for ending, scores in (("", found["visibility"]), ("/parser", found["area"]), ("/prior", seen)):
         values[f"query/visibility/auc{ending}"] = part_scores.auc(weights, scores, visible)
         values[f"query/visibility/auc_within{ending}"] = part_scores.auc_within(weights, scores, visible)
     return values

@@ -28,9 +28,10 @@ def examine(model: AMFOR, variables: Mapping[str, Any], batch: Mapping[str, jax.
 
     Returns:
         "features" [B, S, D] and "predicted" [B, S], slots of the descriptor and the probability that they can be seen,
-        without parts at test time [B, 1, D] and ones; where the model has them "labels" [B, N] of tokens, "visibility"
-        [B, 8] logits, "pooled" [B, 8, D] means of tokens under the masks, "rebuilt" [B, 8, D] the same after HPR, and
-        for every module of AMFF "fusion/layer_<k>" [k + 1], the share of each depth in the tokens that it passes on.
+        without parts at test time [B, 1, D] and ones; where the model has them "labels" [B, N] of tokens, "area"
+        [B, 8] of the parts under the masks, in tokens, "visibility" [B, 8] logits, "pooled" [B, 8, D] means of tokens
+        under the masks, "rebuilt" [B, 8, D] the same after HPR, and for every module of AMFF "fusion/layer_<k>"
+        [k + 1], the share of each depth in the tokens that it passes on.
     """
     outputs, kept = model.apply(variables, batch, train=False, mutable=["intermediates"])
     described = model.clone(eval_use_visibility=True, eval_soft_visibility=True).describe(outputs)
@@ -42,7 +43,7 @@ def examine(model: AMFOR, variables: Mapping[str, Any], batch: Mapping[str, jax.
     if model.parsing:
         masks = model.part_masks(variables, outputs["tokens"])
         pooled = part_decoder.pool(outputs["tokens"], masks)
-        found |= {"labels": jnp.argmax(masks, axis=-1), "pooled": pooled[:, 1:]}
+        found |= {"labels": jnp.argmax(masks, axis=-1), "area": masks[..., 1:].sum(axis=1), "pooled": pooled[:, 1:]}
     if model.hpr:
         own = {"params": variables["params"]["hpr"]}
         found["rebuilt"] = jnp.asarray(model.reconstruction(parent=None).apply(own, pooled, train=False))[:, 1:]
