@@ -46,8 +46,16 @@ def pretraining(name: str) -> str:
         ]
         header = [title, "drawn", "mean color", "average of the camera", "smooth"]
         parts += ["\n" + grid(header, rows)] if rows else []
+    linear = run.get("drawn_by_the_linear_head", {})
+    rows = [
+        [_masks(key.removeprefix(prefix)), _score(linear[f"{key}/drawn"], False)]
+        for key in drawn
+        if f"{key}/drawn" in linear
+    ]
+    parts += ["\n" + grid(["PSNR with a linear head for the scale (dB)", "drawn"], rows)] if rows else []
     whole = "complete" if run["complete"] else f"stopped at step {run['step']:,} of {run['steps']:,}"
-    parts.append(f"\n<small>`{run['command']}`, {whole}, commit {run['commit']}, {run['device']}.</small>\n")
+    note = f" {run['note']}" if "note" in run else ""
+    parts.append(f"\n<small>`{run['command']}`, {whole}, commit {run['commit']}, {run['device']}.{note}</small>\n")
     return "".join(parts)
 
 

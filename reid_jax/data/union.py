@@ -117,7 +117,7 @@ def transfer(
     # Cameras are compared before people are left out.
     fewer = [
         dataclasses.replace(source, train=fewer_people.keep(source.split("train"), share)) if share < 1 else source
-        for source, share in itertools.zip_longest(sources, shares, fillvalue=1.0)
+        for source, share in zip(sources, shares or [1.0] * len(sources), strict=True)
     ]
     joined = union(fewer)
     joined.require("train")
