@@ -232,7 +232,7 @@ def _picture(measured: Sequence[Part]) -> str:
             drawn.append(f'<circle cx="{at}" cy="{y}" r="4.5" fill="none" stroke="currentColor"/>')
     for value in sorted({low, 0.0, high}):
         drawn.append(f'<text x="{place(value)}" y="{bottom + 18}" text-anchor="middle">{value:+.1f}</text>')
-    label = "Differences in points of mAP with 95 % intervals; open circles are the papers' gains."
+    label = "Differences in points of the first metric, with 95 % intervals; open circles: the papers' gains."
     style = f'viewBox="0 0 {left + 360:.0f} {bottom + 26}" font-size="12" fill="currentColor" font-family="sans-serif"'
     picture = f'<svg role="img" aria-label="{label}" width="100%" {style}>{"".join(drawn)}</svg>'
     return f"<figure>{picture}<figcaption>{label}</figcaption></figure>\n"
