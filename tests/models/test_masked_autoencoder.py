@@ -118,6 +118,21 @@ def test_3_hidden_pixels_have_no_influence(ran):
     assert np.any(gradient)
 
 
+def test_9_a_visible_patch_without_blocks_is_drawn_in_its_own_place():
+    model = tiny(depth=0, decoder_depth=0, statistics=False)
+    rng = np.random.default_rng(0)
+    image = np.repeat(rng.normal(size=(1, *SIZE, 3)), 2, axis=0).astype(np.float32)
+    mask = np.repeat(np.arange(TOKENS)[None] % 2 == 0, 2, axis=0)  # patch 3 is visible
+    image[1, PATCH : 2 * PATCH, PATCH:] += 1.0
+    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), {"image": image})["params"]
+    params = jax.tree.map(lambda leaf: (0.3 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
+    program = jax.jit(
+        lambda params, image: model.apply({"params": params}, {"image": image, "mask": mask}, train=False)
+    )
+    drawn = np.asarray(program(params, image)["pixels/predicted"])
+    assert list(np.flatnonzero(np.abs(drawn[0] - drawn[1]).max(axis=-1))) == [3]
+
+
 def test_9_put_back_is_the_inverse_of_taking():
     mask = np.array([[True, False, True, False], [False, False, True, True]])
     visible = np.arange(8, dtype=np.float32).reshape(2, 2, 2) + 1

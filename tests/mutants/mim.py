@@ -66,8 +66,7 @@ MUTANTS = (
     # ---- what drawings and features are compared with
     fills("offset = np.sum((true - base) * visible, axis=(1, 2))", "offset = np.sum(true - base, axis=(1, 2))",
           "the camera's fill reads hidden pixels"),
-    fills("start = _smoothed(coarse, visible == 0)", "start = _smoothed(coarse, visible < 4)",
-          "the smooth fill drops visible pixels"),
+    fills('mode="edge")', 'mode="wrap")', "the smooth fill reads the other side of the image"),
     fills("for half in halves * SWEEPS", "for half in halves[:1] * SWEEPS",
           "the smooth fill solves half of the pixels"),
     probes("values[cameras == camera].mean(axis=0)", "values.mean(axis=0)", "one mean for all cameras"),
