@@ -130,13 +130,15 @@ def _normalized(variables, x, statistics, devices):
     return jax.device_get(compiled(*arguments)), program_text.collectives(program, devices)
 
 
-def test_moments_of_devices_are_gathered_once_and_equal_those_of_one_device():
+@pytest.mark.parametrize(("shared", "gathers", "sums"), [(False, 1, 1), (True, 0, 4)], ids=["apart", "shared memory"])
+def test_moments_of_devices_are_gathered_once_and_equal_those_of_one_device(shared, gathers, sums, monkeypatch):
+    monkeypatch.setattr(norm, "_share_memory", lambda: shared)
     x = _batch(8, 3, 2, 5, offset=10.0)
     variables = _initial(norm.BatchNorm(), x, train=True)
     expected, _ = _normalized(variables, x, "global", 1)
     found, counts = _normalized(variables, x, "global", 4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4), found, expected)
-    assert (counts["all-gather"]["count"], counts["all-reduce"]["count"]) == (1, 1)
+    assert (counts["all-gather"]["count"], counts["all-reduce"]["count"]) == (gathers, sums)
 
 
 def test_statistics_of_each_device_are_those_of_its_part():
