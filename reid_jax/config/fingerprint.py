@@ -52,6 +52,7 @@ NEUTRAL: dict[str, Any] = {
     "init.trained": "",
     "init.ignore": (),
     "init.extras": (),
+    "init.network": "",
     "init.pixel_mean": None,
     "init.pixel_std": None,
     "losses": {},

@@ -149,6 +149,7 @@ class Init(Section):
             randomly.
         trained: run folder whose newest checkpoint is loaded after `weights`, by the names of its variables: a system
             that starts from another one.
+        network: extra of the run `trained`, such as its teacher, whose variables are loaded in place of its own.
         extras: extras of the run `trained`, such as its teacher, that are there from the start.
         allow_missing: patterns of parameter paths that may be missing in the file or run, or have another shape there,
             such as classifiers of other identities.
@@ -162,6 +163,7 @@ class Init(Section):
 
     weights: str = key("", rules.TEXT)
     trained: str = key("", rules.TEXT)
+    network: str = key("", rules.TEXT)
     extras: tuple[str, ...] = key((), rules.TEXTS)
     allow_missing: tuple[str, ...] = key(("classifier",), rules.PATTERNS)
     ignore: tuple[str, ...] = key((), rules.PATTERNS)

@@ -104,7 +104,10 @@ def load_run(variables: Mapping[str, Any], run: str, init: sections.Init) -> tup
     """
     folder = folder_lib.RunFolder(run)
     folder.read_config()
-    trained, _ = checkpoints.restore_variables(folder.checkpoints, average="average")
+    trained, _ = checkpoints.restore_variables(folder.checkpoints, extra=bool(init.network), average="average")
+    if init.network and run == init.trained:
+        trained = _extra(trained["extra"], init.network, run, "init.network")
+    trained.pop("extra", None)
     ignored = (*convert.IGNORED, *((pattern, "left out on request") for pattern in init.ignore))
     try:
         return convert.load_into(variables, trees.flatten(trained), ignore=ignored, allow_missing=init.allow_missing)
@@ -119,15 +122,18 @@ def extras(init: sections.Init) -> dict[str, Any]:
     Raises:
         UserError: no run to start from, or it has no such extra.
     """
+    if not init.trained and (init.extras or init.network):
+        raise errors.UserError("expected init.trained, the run of init.extras and init.network, it is empty; set it.")
     if not init.extras:
         return {}
-    if not init.trained:
-        raise errors.UserError("expected init.trained, the run whose init.extras are taken over, it is empty; set it.")
     trained, _ = checkpoints.restore_variables(folder_lib.RunFolder(init.trained).checkpoints, extra=True)
-    for name in init.extras:
-        if name not in trained["extra"]:
-            raise errors.unknown(f"extra of {init.trained} (init.extras)", name, trained["extra"])
-    return {name: trained["extra"][name] for name in init.extras}
+    return {name: _extra(trained["extra"], name, init.trained, "init.extras") for name in init.extras}
+
+
+def _extra(found: Mapping[str, Any], name: str, run: str, key: str) -> Any:
+    if name not in found:
+        raise errors.unknown(f"extra of {run} ({key})", name, found)
+    return found[name]
 
 
 def check(settings: config_lib.Settings) -> None:

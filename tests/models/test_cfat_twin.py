@@ -265,8 +265,8 @@ def test_rows_of_a_table_go_on_from_one_start():
         assert list(named) == order
         assert first.init.extras == (() if row == "cfat_student" else ("teacher",)), row
         teacher = next(iter(phases_of(f"demo,{row},cfat_from_teacher,started").values()))
-        assert (first.start_from, teacher.start_from) == ("", "extra/teacher"), row
-        assert teacher.init.extras == ("teacher",), row
+        assert (first.init.network, teacher.init.network) == ("", "teacher"), row
+        assert teacher.init.extras == first.init.extras, row
         assert not any("extras" in changes for changes in (first.phases[name] for name in order)), row
 
 

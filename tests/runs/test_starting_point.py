@@ -31,5 +31,15 @@ def test_extras_of_the_run_before_are_taken_over_and_its_cost_is_counted(trained
     assert initial_weights.cost(sections.Init()) == {}
     with pytest.raises(errors.UserError, match="did you mean 'teacher'"):
         starting_point.extras(sections.Init(trained=trained, extras=("teachr",)))
-    with pytest.raises(errors.UserError, match=r"expected init\.trained"):
-        starting_point.extras(sections.Init(extras=("teacher",)))
+    for init in (sections.Init(extras=("teacher",)), sections.Init(network="teacher")):
+        with pytest.raises(errors.UserError, match=r"expected init\.trained"):
+            starting_point.extras(init)
+
+
+def test_the_variables_are_those_of_the_run_or_of_a_network_beside_it(trained):
+    ours = {"params": {"w": np.zeros(1, np.float32)}, "batch_stats": {}}
+    for network, value in (("", 1.0), ("teacher", 2.0)):
+        loaded, _ = starting_point.load_run(ours, trained, sections.Init(trained=trained, network=network))
+        np.testing.assert_array_equal(loaded["params"]["w"], [value])
+    with pytest.raises(errors.UserError, match="did you mean 'teacher'"):
+        starting_point.load_run(ours, trained, sections.Init(trained=trained, network="teachr"))
