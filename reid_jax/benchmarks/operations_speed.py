@@ -8,6 +8,7 @@ is another. With PyTorch, the same calls of its library are timed in turn with t
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ def measure(
     Returns:
         Rows with `what`, `operation`, `gflop`, the GFLOP/s of ours (`gflop_per_s`), of XLA's own convolution
         (`native`) and of a matrix product [positions, 9 C] x [9 C, C] in XLA (`product`), with PyTorch also of its
-        convolution (`torch`) and the ratio of ours to it (`speed_of_torch`).
+        convolution (`torch`) and the ratio of ours to it (`speed_of_torch`); and the `load` of the machine.
 
     Raises:
         UserError: PyTorch does not see the GPU that JAX runs on.
@@ -84,7 +85,8 @@ def _row(stage: Stage, images: int, operation: str, repetitions: int, torch: boo
         # Of the fastest call: what an operation reaches, where other programs only ever add time.
         **{name: gflop / min(seconds) for name, (seconds, _) in timed.items()},
     }
-    return row | ({"speed_of_torch": row["gflop_per_s"] / row["torch"]} if torch else {})
+    row |= {"speed_of_torch": row["gflop_per_s"] / row["torch"]} if torch else {}
+    return row | {"load": round(os.getloadavg()[0], 1)}
 
 
 def _programs(stage: Stage, images: int, operation: str) -> dict[str, Callable[[], None]]:
