@@ -181,7 +181,6 @@ DEMO = {
     "phases.teacher.train.epochs": 24.0,
     # From scratch, cosines of features before the neck are all above .9, and contrasts of them next to nothing.
     "model.align": "neck",
-    "evals.descriptors": {"neck": {"test_feature": "neck"}, "patch_mean": {"test_feature": "patch_mean"}},
     "model.bfg_input": "unit",
     **BRIDGE,
     # After the neck its gradient is twelve times that of the identity loss.

@@ -115,7 +115,7 @@ def test_the_named_options_reach_the_model():
     """CFAT's runs are scored by the class token and by the mean of the patches."""
     extractors = lambda settings: further_descriptors.extractors(settings, 4, 2, mesh_lib.create_mesh())
     made = extractors(settings_of())
-    assert {name: one.model.test_feature for name, one in made.items()} == {"neck": "neck", "patch_mean": "patch_mean"}
+    assert {name: one.model.test_feature for name, one in made.items()} == {"patch_mean": "patch_mean"}
     assert settings_of().model.get("test_feature", "feature") == "feature"
     for descriptor, message in (
         ({"rerank": {}}, "expected a new name"),
