@@ -32,7 +32,7 @@ def accepted(name: str, target: str, value: np.ndarray, dtype: np.dtype) -> np.n
             f"weights must be real numbers, the array {weight_tables.shown(name)} holds {held}; {_REMEDY}."
         )
     with np.errstate(over="ignore", invalid="ignore"):
-        array = np.ascontiguousarray(value, dtype)
+        array = np.asarray(value, dtype, order="C")  # `ascontiguousarray` would make a vector of a number
     if not np.isfinite(array).all():
         count = int(np.sum(~np.isfinite(array)))
         raise errors.UserError(

@@ -29,6 +29,14 @@ def test_general_naming_rule(name, path):
     assert convert.module_path(name) == path
 
 
+def test_a_number_stays_a_number():
+    """Gates of AMFOR are single numbers; as vectors of one they would not fit the model that they come from."""
+    variables = {"params": {"gate": np.zeros((), np.float32)}, "batch_stats": {}}
+    loaded, _ = convert.load_into(variables, {"params/gate": np.asarray(-2.0, np.float32)})
+    assert loaded["params"]["gate"].shape == ()
+    assert float(loaded["params"]["gate"]) == -2.0
+
+
 def _variables():
     """A small model's variables that hold one leaf of every kind."""
     random = np.random.default_rng(0)
