@@ -113,8 +113,8 @@ MUTANTS = (
         "metric losses read the neck",
     ),
     network(
-        'outputs[f"neck/{name}"]) for name in ("g", "l")]',
-        'outputs[f"feature/{name}"]) for name in ("g", "l")]',
+        'outputs[f"neck/{name}"]) for name in self.heads]',
+        'outputs[f"feature/{name}"]) for name in self.heads]',
         "test feature before the neck",
     ),
     network(
