@@ -216,10 +216,10 @@ DEMO = {
     "model.hpr_width": 64,
     "model.pixel_patch": 16,
 }
-# What the tables of AMFOR's parts are made with: people that colors alone do not tell apart, tokens fine enough for arms
-# and feet, and parts that a run of some hundred steps can train. The published initial values are for a width of 768 and
-# 27,000 steps. At a width of 128, HPR's change of its input begins at 1.6 % and positions at a fifth of a token; the
-# mask generator has neither bias nor scale at the start, so that at the others' rate it does not even learn in 384 steps
+# What the tables of AMFOR's parts are made with: people that colors alone do not tell apart, tokens fine enough for
+# arms and feet, and parts that a run of some hundred steps can train. The published initial values are for a width of
+# 768 and 27,000 steps. At a width of 128, HPR's change of its input begins at 1.6 %, positions at a fifth of a token.
+# The mask generator has neither bias nor scale at the start: at the others' rate it does not even learn in 384 steps
 # that most tokens are background.
 STREET = {
     **DEMO,
