@@ -162,9 +162,9 @@ def test_verdicts_of_parts_follow_from_the_runs(tables, monkeypatch):
 
 def test_rows_that_saw_the_tests_corruptions_stand_apart(tables):
     fair, unfair = tables.table("scores cfat metrics=mAP").split("so they do not compare")
-    assert "`cil:full`" in fair
-    assert "`cfat_student`" not in fair
-    assert "`cfat_student`" in unfair
+    assert "`hsv_histogram`" in fair
+    assert "`cfat_student+" not in fair
+    assert "`cfat_student+" in unfair
 
 
 def test_published_figures_name_their_source():

@@ -6,6 +6,7 @@ A term whose gradient is a hundredth of the others' is inert, whatever its value
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,11 +73,14 @@ def measure(
     _, settings = phases.resolve(dataclasses.replace(run.settings, phase_order=order))[0]
     goal = run.plan.objective_of(settings, settings.losses)
     seed = samplers.derived_seed(settings.seed, "phase", 0)
-    sizes = jax.jit(lambda batch, key: _sizes(goal, variables, extra, batch, key))
+    # Arguments of the program, not constants in it: arrays of checkpoints are numpy's, which no tracer can index.
+    sizes = jax.jit(functools.partial(_sizes, goal))
     found = []
     with run.plan.open_batches(dataclasses.replace(settings.data, workers=0), seed, 0) as stream:
         for number in range(batches):
-            found.append(jax.device_get(sizes(next(stream), jax.random.fold_in(jax.random.key(seed), number))))
+            found.append(
+                jax.device_get(sizes(variables, extra, next(stream), jax.random.fold_in(jax.random.key(seed), number)))
+            )
     return {"batches": batches, **jax.tree.map(lambda *values: round(float(np.mean(values)), 6), *found)}
 
 
