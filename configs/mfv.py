@@ -102,7 +102,7 @@ VARIANTS = {
         "losses.tri_t2": None,
     },
     "mfv_chain_cut": {
-        "notes": "Zeros in place of T1 in the second and T2 in the third stage: aggregation without its chain.",
+        "notes": "Aggregation without its chain: zeros in place of T1 and T2 in the next stage.",
         "model.chain": False,
     },
     "mfv_release": {

@@ -211,7 +211,7 @@ VARIANTS = {
     "mgaf_fed_rounds32": {"notes": "Federated: 32 rounds.", **FEDERATED, "fed.rounds": 32},
     # With `num_clients` equal clients, each takes that share of the steps of an epoch in a round.
     "mgaf_joint_share": {
-        "notes": "Joint training with as many steps as one of `fed.num_clients` clients takes, one after another.",
+        "notes": "Joint training with as many steps as one of `fed.num_clients` clients takes.",
     },
     "mgaf_fed_sgd": {
         "notes": "Federated: the SGD of FedReID, with a ten times higher rate for the heads.",
