@@ -128,7 +128,7 @@ VARIANTS = {
     },
     "mspf_local": {
         "notes": "The local branch alone, without global path, attention and patches.",
-        "model.heads": ("l",),
+        "model.branches": ("l",),
         "model.mpf_patches": (),
         "model.attention": "none",
         "monitors.accuracy.on": "logits/l",

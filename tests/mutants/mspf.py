@@ -113,8 +113,8 @@ MUTANTS = (
         "metric losses read the neck",
     ),
     network(
-        'outputs[f"neck/{name}"]) for name in self.heads]',
-        'outputs[f"feature/{name}"]) for name in self.heads]',
+        'outputs[f"neck/{name}"]) for name in self.branches]',
+        'outputs[f"feature/{name}"]) for name in self.branches]',
         "test feature before the neck",
     ),
     network(

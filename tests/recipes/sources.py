@@ -203,7 +203,7 @@ SETTINGS: dict[str, Pairs] = {
         ("data.sampler", "mspf.md §8 [code: OSFA]"),
         ("data.augment*", "mspf.md §8 [code: OSFA]"),
         ("preprocess.*", "mspf.md §8 [code: OSFA]"),
-        ("model.heads", "mspf.md §7"),
+        ("model.branches", "mspf.md §7"),
         ("model.size", "mspf.md §2.1"),
         ("model.kind", "mspf.md §2.2"),
         ("model.channels", "mspf.md §2.1"),

@@ -32,7 +32,7 @@ from reid_jax.weights import convert
 STRIPES = 4  # of each map in the local feature
 SAM_MAPS = ((2, 3, 4), (2, 3))
 ATTENTION_PLACES = ((3,), (2, 3))
-HEADS = (("g", "l"), ("l",))
+BRANCHES = (("g", "l"), ("l",))
 
 _linear = nn.initializers.normal(0.01)
 
@@ -151,7 +151,7 @@ class MSPF(nn.Module):
         mpf_fuse: see `multi_patch.PatchFusion`.
         mpf_share_levels: see `multi_patch.PatchFusion`.
         patch_layout: see `multi_patch.grid`.
-        heads: ("g", "l"), or ("l",) for the local branch alone, without global path and patches.
+        branches: ("g", "l"), or ("l",) for the local branch alone, without global path and patches.
         depths: see `osnet.Trunk`.
     """
 
@@ -167,7 +167,7 @@ class MSPF(nn.Module):
     mpf_fuse: str = "vector"
     mpf_share_levels: bool = False
     patch_layout: str = "quadrants"
-    heads: tuple[str, ...] = ("g", "l")
+    branches: tuple[str, ...] = ("g", "l")
     depths: tuple[int, int, int] = osnet.DEPTHS
 
     @nn.compact
@@ -180,10 +180,10 @@ class MSPF(nn.Module):
             and the defaults C = 512, D_g = 1024, D_l = 6144.
 
         Raises:
-            UserError: unknown `heads`.
+            UserError: unknown `branches`.
         """
-        if tuple(self.heads) not in HEADS:
-            raise errors.UserError(f'heads is ("g", "l") or ("l",), got {self.heads}.')
+        if tuple(self.branches) not in BRANCHES:
+            raise errors.UserError(f'branches is ("g", "l") or ("l",), got {self.branches}.')
         osfa = OSFA(
             self.size,
             self.kind,
@@ -195,7 +195,7 @@ class MSPF(nn.Module):
             depths=self.depths,
             name="osfa",
         )
-        if tuple(self.heads) == ("l",):
+        if tuple(self.branches) == ("l",):
             return self._head("l", osfa.local(batch["image"], train=train), train)
         f_global, f_local = osfa(batch["image"], train=train)
         outputs = {"feature/osfa": f_global}
@@ -227,7 +227,7 @@ class MSPF(nn.Module):
 
     def describe(self, outputs: Mapping[str, jax.Array]) -> descriptors.Descriptor:
         """Returns the test feature [B, D_g + D_l]: unit necks; Euclidean distance then ranks by cos g + cos l."""
-        halves = [distances.normalize_rows(outputs[f"neck/{name}"]) for name in self.heads]
+        halves = [distances.normalize_rows(outputs[f"neck/{name}"]) for name in self.branches]
         return descriptors.Descriptor(jnp.concatenate(halves, axis=-1))
 
 

@@ -263,10 +263,10 @@ def test_the_local_branch_alone_has_neither_global_path_nor_patches(tmp_path):
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
     filled, _ = models.load_weights("mspf", zeros, tmp_path / "osnet.npz", allow_missing=("classifier",))
     assert filled["params"]["osfa"]["conv4_1"]["conv2c_1"]["conv1"]["kernel"].any()
-    features = mspf.MSPF(num_classes=2, heads=("l",)).describe({"neck/l": jnp.asarray([[3.0, 4.0]])}).features
+    features = mspf.MSPF(num_classes=2, branches=("l",)).describe({"neck/l": jnp.asarray([[3.0, 4.0]])}).features
     np.testing.assert_allclose(features, [[0.6, 0.8]])
-    with pytest.raises(errors.UserError, match="heads is"):
-        mspf.MSPF(num_classes=2, heads=("g",)).init(jax.random.key(0), {"image": IMAGES}, train=False)
+    with pytest.raises(errors.UserError, match="branches is"):
+        mspf.MSPF(num_classes=2, branches=("g",)).init(jax.random.key(0), {"image": IMAGES}, train=False)
 
 
 def test_names_of_the_whole_model_go_to_torch_and_back():
