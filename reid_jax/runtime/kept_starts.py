@@ -25,6 +25,7 @@ import logging
 import os
 import pathlib
 import pickle
+import re
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,8 @@ FORMAT = 2
 OBJECT_CODE = (b"\x7fELF", b"\xcf\xfa\xed\xfe")
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "einops", "chex", "ml_collections")
 VARIABLES = ("JAX_", "XLA_", "FLAX_", "REID_JAX_", "OMP_", "CUDA_", "NVIDIA_", "LIBTPU_", "TPU_")
+# Calls that the compiler itself replaces.
+OF_THE_COMPILER = ("Sharding", "SPMD", "mhlo.", "annotate_device_placement")
 # Settings of JAX and variables that change where programs lie or what is logged, but no program.
 NEUTRAL = ("cache", "log", "REID_JAX_COMPILATION")
 
@@ -107,15 +110,18 @@ def _versions() -> dict[str, str]:
 def compiled(lowered: jax.stages.Lowered, devices: Sequence[jax.Device], about: Any = None) -> Kept:
     """Returns a compiled program, read where it is kept under its text, and kept where it is not.
 
+    One that calls libraries (`calls_libraries`) is left to JAX's own cache.
+
     Args:
         lowered: the program.
         devices: those that it is for, in their order.
         about: see `Kept`.
     """
-    if compilation.starts(make=True) is None:
+    text = lowered.as_text()
+    if compilation.starts(make=True) is None or calls_libraries(text):
         return Kept(lowered.compile(), "", about)
     described = {
-        "text": lowered.as_text(),
+        "text": text,
         "trees": [str(lowered.in_tree), str(lowered.out_tree)],
         "about": repr(about),
     }
@@ -125,6 +131,14 @@ def compiled(lowered: jax.stages.Lowered, devices: Sequence[jax.Device], about: 
         return found
     program = lowered.compile()
     return Kept(program, name if _save(name, program, about) else "", about)
+
+
+def calls_libraries(text: str) -> bool:
+    """Returns whether a program (StableHLO) calls functions outside of it, such as those of LAPACK or of Python.
+
+    Lowering is what makes them ready, so that a process that only reads such a program ends in a segmentation fault.
+    """
+    return any(not name.startswith(OF_THE_COMPILER) for name in re.findall(r"custom_call @([\w.$]+)", text))
 
 
 def has(name: str) -> bool:

@@ -6,6 +6,7 @@ import os
 import pickle
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from reid_jax.runtime import compilation, kept_starts, provenance
@@ -83,6 +84,15 @@ def test_what_cannot_be_read_or_written_is_no_error(lowered, program, folder, mo
     monkeypatch.setattr(compilation, "_own_folder", [])
     assert kept_starts.compiled(counted, devices).name == ""
     assert kept_starts.load(kept.name, devices) is None
+
+
+def test_a_program_that_calls_libraries_is_not_kept(folder):
+    """LAPACK's functions are found when a program is lowered; without, the process would crash."""
+    lowered = jax.jit(jnp.linalg.eigvalsh).lower(jnp.eye(2))
+    kept = kept_starts.compiled(lowered, jax.devices()[:1])
+    assert (kept.name, list(folder.glob("*.start"))) == ("", [])
+    assert (kept.program(jnp.diag(jnp.asarray([3.0, 2.0]))) == jnp.asarray([2.0, 3.0])).all()
+    assert not kept_starts.calls_libraries("stablehlo.custom_call @Sharding(%0)\nstablehlo.custom_call @mhlo.topk(%1)")
 
 
 def test_the_oldest_go(folder):
