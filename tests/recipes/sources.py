@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 
-from tests.recipes import pretraining_sources
+from tests.recipes import pretraining_sources, row_sources
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -369,127 +369,6 @@ SETTINGS: dict[str, Pairs] = {
     ),
 }
 
-# Presets and rows of ablation tables.
-PRESETS: Pairs = (
-    ("demo", "ours: small, from scratch"),
-    ("synthped*", "ours: the embedded data set"),
-    ("reid_folder", "ours: the user's images"),
-    ("*", "the same recipe on another data set"),
-)
-ROWS: dict[str, Pairs] = {
-    "mfv": (
-        ("mfv_base_wide", "ours: control of the number of parameters"),
-        ("mfv_chain_cut", "ours: control of the chain"),
-        ("mfv*", "mfv.md §1 [inferred]"),
-    ),
-    "amfor": (
-        ("mim128", "masked_pretraining.md §5.3 [design]"),
-        ("street", "ours: data and size; otherwise the demo"),
-        ("amfor_tiny", "amfor.md §9 [design]; ours: data, warm-up, and the rate of AMGD times ten"),
-        ("occluded_reid", "amfor.md §2, §4.1 (no camera embedding)"),
-        ("p_dukemtmc_reid", "amfor.md §2, §4.1 (no camera embedding)"),
-        ("amfor", "amfor.md §11 F"),
-        ("amfor_*", "amfor.md §11"),
-        ("clip", "amfor.md §4.2"),
-        ("text_none", "amfor.md §4.2"),
-        ("amff_*", "amfor.md §4.3, §11"),
-        ("strips", "amfor.md §2 [design]"),
-        ("flip_maps_only", "amfor.md §3"),
-        ("ts_*", "amfor.md §6"),
-        ("hpr_*", "amfor.md §5.3, §11"),
-        ("pixel*", "amfor.md §5.5"),
-        ("amgd_*", "amfor.md §7, §11"),
-        ("slots_*", "amfor.md §10"),
-        ("no_visibility", "amfor.md §10, §11"),
-        ("soft_visibility", "ours"),
-        ("focal_even", "ours; amfor.md §6 has 0.25"),
-        ("occluder", "amfor.md §3, §11"),
-        ("no_erasing", "amfor.md §11"),
-        ("no_sie", "amfor.md §4.1"),
-        ("sie", "amfor.md §4.1"),
-        ("stride1*", "amfor.md §13 (TransReID's strides)"),
-        ("margin_triplet", "amfor.md §8"),
-    ),
-    "mgaf": (
-        ("mgaf_fed_epochs4", "mgaf.md addendum"),
-        ("mgaf_fed_kept", "mgaf.md addendum"),
-        ("mgaf_fed_rounds*", "ours"),
-        ("mgaf_joint_share", "ours: control of the number of steps"),
-        ("mgaf_fed*", "mgaf.md §8"),
-        ("mgaf_pooled_ce", "mgaf.md §3"),
-        ("mgaf_p3_*", "mgaf.md §9.11"),
-        ("mgaf_triplet2", "mgaf.md §5"),
-        ("mgaf_sum", "mgaf.md §5"),
-        ("mgaf_amsgrad", "mgaf.md §6"),
-        ("mgaf_image_epoch", "mgaf.md §6"),
-        ("mgaf_no_flip_test", "mgaf.md §7"),
-        ("mgaf_average", "mgaf.md §3"),
-        ("mgaf_gem", "mgaf.md §3"),
-        ("mgaf_att_torch", "mgaf.md addendum"),
-        ("mgaf_stripe_att", "mgaf.md §4 [inferred]"),
-        ("mgaf_att_alone", "mgaf.md §4 [inferred]"),
-        ("mgaf_se", "mgaf.md §4 [inferred]"),
-        ("mgaf_nonlocal", "mgaf.md §4 [inferred]"),
-        ("mgaf*", "mgaf.md §1 [paper]"),
-    ),
-    "mgn": (("mgn_public", "mgaf.md §6 (public MGN recipe)"), ("mgn_average", "mgaf.md §3")),
-    "mspf": (
-        ("mspf", "mspf.md §9 [paper]"),
-        ("mspf_p*", "mspf.md §9 [paper] table 5"),
-        ("mspf_att_twice", "mspf.md §5 [design]"),
-        ("mspf_att_*", "mspf.md §9 [paper] table 6"),
-        ("osfa", "mspf.md §9 [code: OSFA]"),
-        ("osfa_released", "mspf.md §5 [code: OSFA]"),
-        ("mspf_osnet", "ours, after the comparison in mspf.md §1"),
-        ("mspf_local", "ours"),
-        ("mspf_shared", "mspf.md §6 [design]"),
-        ("mspf_no_centers", "ours"),
-        ("mspf_from_osfa", "mspf.md §8 [paper]"),
-        ("mspf_*centers", "mspf.md §7 [design]"),
-        ("mspf_soft_triplet", "mspf.md §7"),
-        ("mspf_constant_rate", "mspf.md §8 [design]"),
-        ("mspf*", "mspf.md §9 [design]"),
-    ),
-    "osnet": (("osnet_one_phase", "ours: random starts"), ("osnet_*", "mspf.md §2, §9")),
-    "cfat": (
-        ("mim128", "masked_pretraining.md §5.3 [design]"),
-        ("augmix", "cfat.md §7"),
-        ("no_corruption", "cfat.md §7"),
-        ("leave_*", "cfat.md §7"),
-        ("once", "cfat.md §7"),
-        ("anew", "cfat.md §7"),
-        ("always", "cfat.md §7"),
-        ("started", "ours (cfat.md §5: student, teacher and BFG are pretrained)"),
-        ("cfat_released", "cfat.md §6 [code: CFAT]"),
-        ("cfat_code", "cfat.md §5, §6 [code: CFAT]"),
-        ("cfat*", "cfat.md §6, §9"),
-    ),
-    "transreid": (
-        ("mim128", "masked_pretraining.md §5.3 [design]"),
-        ("patch16", "masked_pretraining.md §9 [design]"),
-        ("mim_cost", "masked_pretraining.md §9 S1 [design]"),
-        ("tenth_rate", "masked_pretraining.md §9 [design]"),
-        ("*_labels", "masked_pretraining.md §9 (second table)"),
-        ("hap_finetune", "masked_pretraining.md §5.4 [code: HAP, MALE]; with this package's neck"),
-        ("deit*", "cfat.md §1, §2, §4"),
-        ("vit_small", "cfat.md §2"),
-        ("occluded_duke", "cfat.md §1, §4 (stride 11)"),
-        ("adam*", "cfat.md §1 (study of the baseline); its rate: ours"),
-        ("no_positions", "cfat.md §1 (study of the baseline)"),
-        ("no_drop_path", "cfat.md §1 (study of the baseline)"),
-        ("*dropout", "cfat.md §1 (study of the baseline); its rate: ours"),
-        ("margin_triplet", "cfat.md §1 (study of the baseline)"),
-        ("label_smoothing", "cfat.md §1 (study of the baseline)"),
-        ("no_rearrange", "cfat.md §3"),
-        ("after_neck", "cfat.md §3"),
-        ("cudnn", "ours (speed)"),
-        ("*", "cfat.md §1, §4"),
-    ),
-    "mim": pretraining_sources.ROWS,
-    "bot": (("bot_*", "Luo et al. 2019, Table 1"),),
-    "cil": (("cil*", "corruption_benchmark.md §6, and its single parts"),),
-}
-
 
 def of_label(system: str, label: str) -> str:
     """Returns the source of a setting.
@@ -514,12 +393,14 @@ def of_row(system: str, name: str, preset: bool) -> str:
     Raises:
         KeyError: no pattern matches.
     """
-    own = tuple((pattern, source) for pattern, source in ROWS[system] if not preset or not _is_pattern(pattern))
-    return _find((*own, *(PRESETS if preset else ())), name, f"the row {name} of {system}", "ROWS")
+    rows = row_sources.ROWS[system]
+    own = tuple((pattern, source) for pattern, source in rows if not preset or not _is_pattern(pattern))
+    presets = row_sources.PRESETS if preset else ()
+    return _find((*own, *presets), name, f"the row {name} of {system}", "ROWS", "row_sources")
 
 
-def _find(pairs: Pairs, name: str, what: str, table: str) -> str:
+def _find(pairs: Pairs, name: str, what: str, table: str, module: str = "sources") -> str:
     for pattern, source in pairs:
         if fnmatch.fnmatchcase(name, pattern):
             return source
-    raise KeyError(f"{what} has no source; add one to {table} in tests/recipes/sources.py")
+    raise KeyError(f"{what} has no source; add one to {table} in tests/recipes/{module}.py")
