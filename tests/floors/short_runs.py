@@ -45,7 +45,7 @@ class Short(NamedTuple):
 SMALL = (("data.height", 64), ("data.width", 32), ("data.augment.pad_crop.pad", 2))
 # A quarter of the width, one block a stage in place of two: most of MSPF's minute is the compilation of three OSNets.
 SHALLOW = (("model.size", "x0_25"), ("model.depths", (1, 1, 1)))
-TEACHER = (("phases.teacher.train.epochs", 4.0), ("phases.bridge.train.epochs", 1.0))
+TEACHER = (("phases.teacher.train.epochs", 8.0), ("phases.bridge.train.epochs", 2.0))
 STRIPES = (("data.height", 96), *SMALL[1:])  # six rows of the last map, for two and for three stripes
 
 SHORT: dict[str, Short] = {
@@ -53,7 +53,7 @@ SHORT: dict[str, Short] = {
     "amfor": Short(5.0, 0.95, {0: 11.8, 1: 12.2}),
     "mgaf": Short(6.0, 0.8, {0: 25.1, 1: 25.1}, STRIPES),
     "mspf": Short(5.0, 0.95, {0: 27.8, 1: 28.8}, SHALLOW),
-    "cfat": Short(4.0, 0.6, {0: 19.5, 1: 17.0}, (*SMALL, *TEACHER)),
+    "cfat": Short(8.0, 1.0, {0: 34.5}, (*SMALL, *TEACHER)),
     "bot": Short(5.0, 1.25, {0: 36.6, 1: 39.8}, SMALL),
     "osnet": Short(12.0, 0.75, {0: 21.3, 1: 26.7}, SMALL),
     "transreid": Short(8.0, 0.6, {0: 17.2, 1: 21.1}, SMALL),
