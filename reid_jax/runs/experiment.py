@@ -135,9 +135,13 @@ class Experiment:
         return self._drawn_by
 
     def initial_shapes(self) -> state.TrainState:
-        """Returns the shapes of `initial_state`; nothing is computed or compiled."""
-        example = self.extractor.example_batch()
-        variables = build.variable_shapes(self.model, self.settings, example, self._initialize)
+        """Returns the shapes of `initial_state`; nothing is computed, and with a kept start nothing traced."""
+        if self._drawn_by is None:
+            variables = build.variable_shapes(
+                self.model, self.settings, self.extractor.example_batch(), self._initialize
+            )
+        else:
+            variables = build.collections(self._drawn_by.about.shapes)
         carried = jax.eval_shape(lambda: starting_point.extras(self.settings.init))
         shapes: state.TrainState = jax.eval_shape(state.create, variables).replace(extra=carried)
         return shapes
@@ -152,7 +156,7 @@ class Experiment:
         """
         self.plan.check_batches()
         self._drawn_by = self.kept.initial()
-        shapes = self.initial_shapes() if self._drawn_by is None else _shapes(self._drawn_by.about)
+        shapes = self.initial_shapes()
         schedule = self.phases(shapes.variables)
         if self.kept.adopt(schedule, first_step):
             return schedule
@@ -452,12 +456,6 @@ def _check_same_data(meta: Mapping[str, Any], dataset: records.ReIDDataset) -> N
             f"expected the images this run was trained on (content {before[:12]}), got other images under the same "
             f"names ({dataset.content[:12]}); restore the data set, or start a new --workdir."
         )
-
-
-def _shapes(layout: grouping.Layout) -> state.TrainState:
-    """Returns the shapes of the initial state from the layout of its variables."""
-    shapes: state.TrainState = jax.eval_shape(state.create, build.collections(layout.shapes))
-    return shapes
 
 
 def evaluated_variables(train_state: state.TrainState) -> build.Variables:

@@ -9,7 +9,7 @@ import fnmatch
 
 from tests.recipes import pretraining_sources, row_sources
 
-Pairs = tuple[tuple[str, str], ...]
+Pairs = row_sources.Pairs
 
 # Settings that mean the same in every system.
 COMMON: Pairs = (
