@@ -98,7 +98,9 @@ def _taking_place_of(target: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def appending(path: str | os.PathLike[str], what: str = "the file") -> Iterator[BinaryIO]:
+def appending(
+    path: str | os.PathLike[str], what: str = "the file", then: Callable[[], None] | None = None
+) -> Iterator[BinaryIO]:
     """Yields a file that is open for reading and for writing at its end, under a lock; made where it is absent.
 
     What the block writes is on the disk afterwards, or not in the file at all: an error cuts it off again. A killed
@@ -107,6 +109,7 @@ def appending(path: str | os.PathLike[str], what: str = "the file") -> Iterator[
     Args:
         path: the file; its folder must exist.
         what: noun with article for the message.
+        then: is called when it is on the disk, under the lock.
 
     Raises:
         UserError: the file cannot be opened or written, for example on a full disk.
@@ -121,6 +124,8 @@ def appending(path: str | os.PathLike[str], what: str = "the file") -> Iterator[
             with contextlib.suppress(OSError):
                 os.ftruncate(file.fileno(), before)
             raise
+        if then is not None:
+            then()
 
 
 @contextlib.contextmanager

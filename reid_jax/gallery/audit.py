@@ -8,12 +8,13 @@ of their own; those that are older are cut off at the front, and a line takes th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -62,6 +63,41 @@ class Log:
         line = {"time": entries_lib.iso(time.time()), "event": event, "who": who, "why": why, **facts}
         with file_io.appending(self.path, "the audit log") as file:
             self._append(file, line)
+
+    def settle(
+        self, waiting: Callable[[], Mapping[str, str]], done: Callable[[Sequence[str]], None], since: int = 0
+    ) -> None:
+        """Adds the lines of changes whose notes wait in a gallery, each once, see `store.Store.unlogged`.
+
+        A process that was killed may have added a line and not removed its note, so the log is searched for it.
+
+        Args:
+            waiting: returns the notes by name.
+            done: is called with their names when the lines are on the disk.
+            since: size of the log, in bytes, before the oldest of these changes; the beginning is not searched.
+
+        Raises:
+            UserError: the file cannot be written; nothing was added.
+        """
+        settled: list[str] = []
+
+        def finish() -> None:
+            with contextlib.suppress(errors.UserError):  # next time, they are found in the log
+                done(settled)
+
+        with file_io.appending(self.path, "the audit log", finish) as file:
+            notes = waiting()
+            size = file.seek(0, os.SEEK_END)
+            file.seek(since if since <= size else 0)  # lines at the front may have expired meanwhile
+            there = file.read()
+            for name, note in notes.items():
+                if name.encode() not in there:
+                    self._append(file, {**json.loads(note), "change": name})
+                settled.append(name)
+
+    def size(self) -> int:
+        """Returns the bytes of the file, 0 where there is none."""
+        return self.path.stat().st_size if self.path.exists() else 0
 
     @staticmethod
     def _append(file: BinaryIO, line: Mapping[str, Any]) -> None:

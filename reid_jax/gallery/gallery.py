@@ -10,18 +10,19 @@ several threads at once, and go on while entries are added or removed, by this p
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 import numpy as np
 
 from reid_jax import errors, file_io
 from reid_jax.data import feature_set
-from reid_jax.gallery import answers, audit, erasure, open_set, reader, store
+from reid_jax.gallery import answers, erasure, open_set, reader, store
 from reid_jax.gallery import binding as binding_lib
 from reid_jax.gallery import entries as entries_lib
 
@@ -135,8 +136,8 @@ class Gallery(reader.Reader):
         ids = [np.zeros(0, np.int64)]
         for first in range(0, len(entries), ADDED_AT_ONCE):
             block = entries.take(range(first, min(first + ADDED_AT_ONCE, len(entries))))
-            ids.append(self.store.add(block, [expiry] * len(block), now))
-            self._changed("added", "add", who, why, ids[-1])  # a later block may meet a full disk
+            with self._change("added", len(block)):  # each for itself: a later block may meet a full disk
+                ids.append(self.store.add(block, [expiry] * len(block), now, self._reminder("add", who, why)))
         return Added(np.concatenate(ids), tuple(skipped))
 
     def _refuse_present(self, files: Sequence[str]) -> None:
@@ -179,17 +180,21 @@ class Gallery(reader.Reader):
         return count, lines
 
     def _remove(self, event: str, ids: np.ndarray, who: str, why: str) -> int:
-        count = self.store.remove(ids)
-        self._changed("removed", event, who, why, ids)
-        return count
+        with self._change("removed", len(ids)):
+            return self.store.remove(ids, self._reminder(event, who, why))
 
-    def _changed(self, done: str, event: str, who: str, why: str, ids: np.ndarray) -> None:
-        """Adds the line of a change that is made already, and says so where it cannot be added."""
+    @contextlib.contextmanager
+    def _change(self, done: str, count: int) -> Iterator[None]:
+        """Surrounds a change of the store, and adds its line, or says where it cannot be added."""
+        before = 0 if self.log is None or self.store.unlogged() else self.log.size()
+        yield
         try:
-            self._note(event, who, why, ids=audit.spans(ids))
+            self._log_changes(before)
         except errors.UserError as error:
-            entries = "1 entry was" if len(ids) == 1 else f"{len(ids):,} entries were"
-            raise errors.UserError(f"{entries} {done}, but the log has no line for it: {error}") from error
+            what = "the settings were" if not count else "1 entry was" if count == 1 else f"{count:,} entries were"
+            raise errors.UserError(
+                f"{what} {done}, but the log has no line for it until a command can write it: {error}"
+            ) from error
 
     def compact(self, *, who: str = "", why: str = "") -> erasure.Proof:
         """Writes the files anew without what was removed, and proves that nothing of it is left, see `erasure`.
@@ -236,5 +241,6 @@ class Gallery(reader.Reader):
 
     def set_threshold(self, threshold: answers.Threshold | None, *, who: str = "", why: str = "") -> None:
         """Stores the threshold of open-set answers, with a line in the audit log; None removes it."""
-        self.store.change({"threshold": "null" if threshold is None else threshold.as_json()})
-        self._note("calibrate", who, why, threshold=None if threshold is None else threshold.distance)
+        note = self._reminder("calibrate", who, why, threshold=None if threshold is None else threshold.distance)
+        with self._change("changed", 0):
+            self.store.change({"threshold": "null" if threshold is None else threshold.as_json()}, note)

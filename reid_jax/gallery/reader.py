@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -51,7 +52,10 @@ class Reader:
         """
         opened = store.open_store(place)
         audited = json.loads(opened.settings().get("audited", "true"))
-        return cls(opened, log_of(place, log) if audited else None)
+        made = cls(opened, log_of(place, log) if audited else None)
+        with contextlib.suppress(errors.UserError):  # a log that cannot be written is no obstacle to looking
+            made._log_changes()
+        return made
 
     def __enter__(self) -> Self:
         return self
@@ -360,6 +364,18 @@ class Reader:
                 for reply in replies
             ],
         )
+
+    def _reminder(self, event: str, who: str, why: str, **facts: Any) -> store.Note | None:
+        """Returns what the store keeps with a change until its line is in the log; None without a log."""
+        if self.log is None:
+            return None
+        line = {"time": entries_lib.iso(time.time()), "event": event, "who": who, "why": why, "gallery": self.store.id}
+        return lambda ids: json.dumps(line | ({"ids": audit.spans(ids)} if len(ids) else {}) | facts)
+
+    def _log_changes(self, since: int = 0) -> None:
+        """Adds the lines of changes that have none: this process's last, or those of one that was killed."""
+        if self.log is not None and self.store.unlogged():
+            self.log.settle(self.store.unlogged, self.store.logged, since)
 
     def _note(self, event: str, who: str, why: str, **facts: Any) -> None:
         if self.log is not None:

@@ -6,6 +6,7 @@ import abc
 import contextlib
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from reid_jax.gallery import entries as entries_lib
 from reid_jax.gallery import store
 
 PROBE = 32  # bytes of a removed vector that are kept until the tables are compacted
+_UNLOGGED = "unlogged/"  # begin of the names of notes among the settings
 _READ_AT_ONCE = 4096
 _MOST_PARAMETERS = 500  # of a statement
 _COLUMNS = "id, file, identity, camera, time, track, added, expires, folder"
@@ -240,11 +242,22 @@ class SqlStore(store.Store):
     def settings(self) -> dict[str, str]:
         """Returns the settings, JSON texts by name."""
         with self._lock, self._reading():
-            return {str(name): str(value) for name, value in self._query("select name, value from settings")}
+            found = self._query("select name, value from settings")
+        return {str(name): str(value) for name, value in found if not str(name).startswith(_UNLOGGED)}
+
+    def unlogged(self) -> dict[str, str]:
+        """Returns the notes of changes that have no line in the audit log yet, by name, oldest first."""
+        with self._lock, self._reading():
+            found = self._query(
+                f"select name, value from settings where substr(name, 1, {len(_UNLOGGED)}) = '{_UNLOGGED}'"
+            )
+        return {str(name).removeprefix(_UNLOGGED): str(value) for name, value in sorted(found)}
 
     # ---- writing
 
-    def add(self, entries: entries_lib.Entries, expires: Sequence[float | None], now: float) -> np.ndarray:
+    def add(
+        self, entries: entries_lib.Entries, expires: Sequence[float | None], now: float, note: store.Note | None = None
+    ) -> np.ndarray:
         """Adds entries in one transaction and returns their ids [N]."""
         if not len(entries):
             return np.zeros(0, np.int64)
@@ -276,7 +289,20 @@ class SqlStore(store.Store):
             pictures = [(id, image) for id, image in zip(ids.tolist(), entries.thumbnails) if image is not None]
             self._many("insert into thumbnails (id, image) values (?, ?)", pictures)
             self._query("update settings set value = ? where name = 'added'", (str(int(ids[-1])),))
+            self._remind(note, ids)
         return ids
+
+    def _remind(self, note: store.Note | None, ids: np.ndarray) -> None:
+        """Writes the note of a change, within its transaction; names ascend."""
+        if note is not None:
+            name = f"{_UNLOGGED}{time.time_ns():016x}{secrets.token_hex(8)}"
+            self._query("insert into settings (name, value) values (?, ?)", (name, note(ids)))
+
+    def logged(self, names: Sequence[str]) -> None:
+        """Removes notes whose lines are in the audit log."""
+        with self._lock, self._transaction():
+            for name in names:
+                self._query("delete from settings where name = ?", (_UNLOGGED + name,))
 
     def _taken(self, files: Sequence[str]) -> list[str]:
         """Returns those file names that are there already or occur twice."""
@@ -289,7 +315,7 @@ class SqlStore(store.Store):
             seen.add(file)
         return taken
 
-    def remove(self, ids: np.ndarray) -> int:
+    def remove(self, ids: np.ndarray, note: store.Note | None = None) -> int:
         """Removes entries in one transaction and returns how many there were."""
         removed = 0
         with self._lock, self._transaction():
@@ -315,15 +341,17 @@ class SqlStore(store.Store):
                 self._query(
                     "update settings set value = cast(cast(value as bigint) + 1 as text) where name = 'removed'"
                 )
+                self._remind(note, ids)
         return removed
 
-    def change(self, settings: Mapping[str, str]) -> None:
+    def change(self, settings: Mapping[str, str], note: store.Note | None = None) -> None:
         """Stores settings, JSON texts by name."""
         with self._lock, self._transaction():
             for name, value in settings.items():
                 self._query("delete from settings where name = ?", (name,))
                 self._query("insert into settings (name, value) values (?, ?)", (name, value))
             self._query("update settings set value = cast(cast(value as bigint) + 1 as text) where name = 'changed'")
+            self._remind(note, np.zeros(0, np.int64))
 
     def remember(self, removed: store.Removed) -> None:
         """Notes what was removed once more, for the next time that the tables are compacted."""

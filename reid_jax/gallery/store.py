@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from reid_jax.gallery import entries as entries_lib
 # Of the tables; a gallery of another number is refused.
 FORMAT = 1
 POSTGRES = ("postgresql://", "postgres://")
+
+# From the ids that a change has touched to what its line in the audit log will say, which is stored with the change.
+Note = Callable[[np.ndarray], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +103,16 @@ class Store(abc.ABC):
         """Returns the ids of all entries, int64, ascending."""
 
     @abc.abstractmethod
-    def add(self, entries: entries_lib.Entries, expires: Sequence[float | None], now: float) -> np.ndarray:
+    def add(
+        self, entries: entries_lib.Entries, expires: Sequence[float | None], now: float, note: Note | None = None
+    ) -> np.ndarray:
         """Adds entries in one transaction and returns their ids [N].
 
         Args:
             entries: the entries; shape and names have been checked.
             expires: when each leaves the gallery, in seconds since 1970; None for never.
             now: the time of adding.
+            note: see `unlogged`.
 
         Raises:
             UserError: a file name is there already, another process is writing, or the disk is full; nothing is added.
@@ -125,8 +131,8 @@ class Store(abc.ABC):
         """Returns the ids of the entries whose time is over, ascending."""
 
     @abc.abstractmethod
-    def remove(self, ids: np.ndarray) -> int:
-        """Removes entries in one transaction and returns how many there were."""
+    def remove(self, ids: np.ndarray, note: Note | None = None) -> int:
+        """Removes entries in one transaction and returns how many there were; for `note` see `unlogged`."""
 
     @abc.abstractmethod
     def details(self, ids: Sequence[int]) -> list[entries_lib.Entry]:
@@ -179,8 +185,20 @@ class Store(abc.ABC):
         """Returns the settings, JSON texts by name."""
 
     @abc.abstractmethod
-    def change(self, settings: Mapping[str, str]) -> None:
-        """Stores settings, JSON texts by name."""
+    def change(self, settings: Mapping[str, str], note: Note | None = None) -> None:
+        """Stores settings, JSON texts by name; for `note` see `unlogged`, it gets no ids."""
+
+    @abc.abstractmethod
+    def unlogged(self) -> dict[str, str]:
+        """Returns the notes of changes that were not taken back by `logged`, by name, oldest first.
+
+        A note is written in the transaction of its change, so that a change has a line in the audit log sooner or
+        later, whenever its process is killed.
+        """
+
+    @abc.abstractmethod
+    def logged(self, names: Sequence[str]) -> None:
+        """Removes notes whose lines are in the audit log."""
 
     @abc.abstractmethod
     def compact(self) -> Removed:

@@ -27,7 +27,7 @@ def as_images(
         blank: a crop or box without a pixel becomes a black one in place of an error.
 
     Raises:
-        UserError: another type, shape or range; an empty image or box; the message names its number.
+        UserError: another type, shape or range; an empty image or box; the message names its number, counted from 1.
     """
     if channels not in CHANNELS:
         raise errors.unknown("order of channels", str(channels), CHANNELS)
@@ -38,7 +38,11 @@ def as_images(
             f"expected images as a list, an array [N, H, W, 3] or one image [H, W, 3], got an array of shape "
             f"{images.shape}; put the channels last."
         )
-    converted = [_as_rgb(np.asarray(image), f"image {index}", channels, blank) for index, image in enumerate(images)]
+    total = len(images)
+    converted = [
+        _as_rgb(np.asarray(image), f"image {number} of {total}", channels, blank)
+        for number, image in enumerate(images, start=1)
+    ]
     if boxes is None:
         return converted
     if len(converted) != 1:
@@ -90,14 +94,14 @@ def _cut(image: np.ndarray, boxes: np.ndarray, blank: bool) -> list[np.ndarray]:
         )
     height, width = image.shape[:2]
     crops = []
-    for number, box in enumerate(boxes.astype(np.float64)):
+    for number, box in enumerate(boxes.astype(np.float64), start=1):
         left, top = np.clip(np.floor(box[:2]), 0, (width, height)).astype(int)
         right, bottom = np.clip(np.ceil(box[2:]), 0, (width, height)).astype(int)
         empty = left >= right or top >= bottom
         if empty and not blank:
             raise errors.UserError(
-                f"box {number} {[round(float(value), 1) for value in box]} (left, top, right, bottom) has no pixel in "
-                f"the image of {width} x {height}; leave it out."
+                f"box {number} of {len(boxes)}, {[round(float(value), 1) for value in box]} (left, top, right, "
+                f"bottom), has no pixel in the image of {width} x {height}; leave it out."
             )
         crops.append(_BLACK if empty else image[top:bottom, left:right])
     return crops

@@ -173,7 +173,7 @@ MISTAKES = {
     "box": (("query", "PEOPLE", *MODEL, "--images=photos/0.png", "--box=1,2", "--why=x"), "expected --box LEFT,TOP"),
     "outside": (
         ("query", "PEOPLE", *MODEL, "--images=photos/0.png", "--box=900,0,950,9", "--why=x"),
-        "box 0 .* has no pixel",
+        "box 1 of 1, .* has no pixel",
     ),
     "time": (("remove", "PEOPLE", "--since=noon"), "expected --since such as 2026-11-28T10:30"),
     "nothing": (("remove", "PEOPLE", "--identity=Zoe"), "fits identity Zoe; nothing was removed"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import threading
 
 import numpy as np
@@ -205,4 +206,36 @@ def threads(place, log=None):
         assert opened.query(query_of(features, [0]), k=500)[0].looked_at == 360
 
 
-ALL = (exact, filters, changes, grows_and_shrinks, expiry, threads)
+def logged_once(place, log=None):
+    """A change whose process is killed before, while or after it writes the line has one line, and one alone."""
+    features = small_galleries.drawn(queries=1, images=12)
+    where = place("logged")
+    file = pathlib.Path(log or where).with_name("logged.audit.jsonl")
+    with made(where, features, file, range(9)) as opened:
+        note = opened._reminder("remove", "kim", "test")
+        for id in (1, 2):
+            opened.store.remove(np.asarray([id]), note)  # killed before the line, twice
+        assert opened.log.check() == 1
+        assert len(opened.store.unlogged()) == 2
+        assert not any("unlogged" in name for name in opened.store.settings())
+    with gallery.Gallery.open(where, log=file) as opened:
+        assert [line.get("ids") for line in opened.log.lines()] == [[[1, 9]], [[1, 1]], [[2, 2]]]
+        assert opened.store.unlogged() == {}
+        with pytest.MonkeyPatch.context() as patched:  # killed after the line, before its note is removed
+            patched.setattr(type(opened.store), "logged", refused)
+            assert opened.remove(entries.Selection(ids=(3,)), who="kim", why="test") == 1
+        assert len(opened.store.unlogged()) == 1
+        opened.set_threshold(None, who="kim", why="test")
+        assert opened.store.unlogged() == {}
+        lines = opened.log.lines()
+        assert [(line["event"], line.get("ids")) for line in lines[3:]] == [("remove", [[3, 3]]), ("calibrate", None)]
+        assert len({line["change"] for line in lines}) == opened.log.check() == 5
+        assert {line["gallery"] for line in lines} == {opened.store.id}
+
+
+def refused(store, names):
+    """A store that cannot be written at this moment."""
+    raise errors.UserError("another process is writing")
+
+
+ALL = (exact, filters, changes, grows_and_shrinks, expiry, threads, logged_once)

@@ -43,18 +43,30 @@ def test_boxes_are_enlarged_to_whole_pixels_and_clipped():
 @pytest.mark.parametrize(
     ("images", "boxes", "sentence"),
     [
-        ([IMAGE, IMAGE / 255], None, r"image 1 as uint8 from 0 to 255, got float64; .* np\.rint\(\(255 \* image\)\)"),
+        (
+            [IMAGE, IMAGE / 255],
+            None,
+            r"image 2 of 2 as uint8 from 0 .* float64; .* np\.rint\(\(255 \* image\)\)",
+        ),
         ([IMAGE.astype(np.float32)], None, r"got float32; .* np\.rint\(image\)"),
         ([IMAGE.astype(np.int64)], None, "got int64"),
-        (["photo.jpg"], None, "image 0 as an array of numbers, got <U9; open files by"),
-        ([IMAGE, IMAGE[:0]], None, r"image 1 with at least one pixel, got shape \(0, 4, 3\)"),
-        ([np.zeros((3, 8, 5), np.uint8)], None, r"image 0 of shape \[H, W, 3\], .* got \(3, 8, 5\); put the channels"),
+        (["photo.jpg"], None, "image 1 of 1 as an array of numbers, got <U9; open files by"),
+        ([IMAGE, IMAGE[:0]], None, r"image 2 of 2 with at least one pixel, got shape \(0, 4, 3\)"),
+        (
+            [np.zeros((3, 8, 5), np.uint8)],
+            None,
+            r"image 1 of 1 of shape \[H, W, 3\], .* \(3, 8, 5\); put the channels",
+        ),
         (np.zeros((5, 6, 7), np.uint8), None, r"got an array of shape \(5, 6, 7\)"),
         (np.zeros(3, np.uint8), None, r"got an array of shape \(3,\)"),
         ([IMAGE, IMAGE], [(0, 0, 1, 1)], "expected one image with boxes, got 2"),
         (IMAGE, [(0, 0, 1)], r"expected boxes as finite numbers \[N, 4\]"),
         (IMAGE, [(0, 0, np.nan, 1)], r"expected boxes as finite numbers \[N, 4\]"),
-        (IMAGE, [(0, 0, 1, 1), (3, 2, 1, 4)], r"box 1 \[3\.0, 2\.0, 1\.0, 4\.0\] .* no pixel in the image of 4 x 6"),
+        (
+            IMAGE,
+            [(0, 0, 1, 1), (3, 2, 1, 4)],
+            r"box 2 of 2, \[3\.0, 2\.0, 1\.0, 4\.0\] .* in the image of 4 x 6",
+        ),
         (IMAGE, [(9, 0, 12, 5)], "has no pixel"),
     ],
 )
