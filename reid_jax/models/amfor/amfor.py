@@ -98,6 +98,7 @@ class AMFOR(nn.Module):
         parsing: whether there are the mask generator, weighted means, and heads f and b.
         parsing_source: label maps that came with the images ("files", or "synthetic" ones), or "strips", bands that
             stand in for them.
+        masks_apart: whether the masks learn from the parsing loss alone, and not from the losses of pooled parts.
         visible_pixels: the least pixels of a visible part, in an image of 128 x 64; see `part_decoder.visible_parts`.
         ts: whether there is the part decoder with teacher and student.
         ts_vis_teacher: whether the teacher's visibility is predicted as well, "visibility/t".
@@ -107,7 +108,8 @@ class AMFOR(nn.Module):
         pixel: whether hidden patches are drawn, an extension that is not in the published run; see
             `pixel_decoder.PixelDecoder`.
         pixel_patch: side of the drawn patches, which do not overlap; None takes the encoder's.
-        pixel_ratio, pixel_width, pixel_depth, pixel_heads: its `ratio`, `width`, `depth`, `heads`.
+        pixel_ratio, pixel_width, pixel_depth, pixel_heads, pixel_copies: its `ratio`, `width`, `depth`, `heads`,
+            `copies`.
         amgd: distillation into the student: "none"; "cos", a term without parameters; "amgd".
         amgd_granularities, amgd_mask, amgd_hidden: see `generative_distillation.AMGD`.
         amgd_ratio, amgd_lambda_mode, amgd_lambda, amgd_ste: its `ratio`, `threshold`, `constant`, `straight_through`.
@@ -149,6 +151,7 @@ class AMFOR(nn.Module):
     text_sizes: Mapping[str, Any] | None = None
     parsing: bool = True
     parsing_source: str = "files"
+    masks_apart: bool = False
     visible_pixels: float = 20.0
     ts: bool = True
     ts_vis_teacher: bool = False
@@ -165,6 +168,7 @@ class AMFOR(nn.Module):
     pixel_width: int = 512
     pixel_depth: int = 2
     pixel_heads: int = 16
+    pixel_copies: bool = False
     amgd: str = "amgd"
     amgd_granularities: tuple[str, ...] = ("part",)
     amgd_mask: str = "adaptive"
@@ -348,11 +352,14 @@ class AMFOR(nn.Module):
 
     def _pool(self, patches: jax.Array, masks: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Returns foreground and parts [B, 1 + 8, D], reconstructed by HPR, and a copy whose masks get no gradient."""
-        pooled = part_decoder.pool(patches, masks)
         steady = part_decoder.pool(patches, jax.lax.stop_gradient(masks))
+        pooled = steady if self.masks_apart else part_decoder.pool(patches, masks)
         if not self.hpr:
             return pooled, steady
         decoder = self.reconstruction(name="hpr")
+        if self.masks_apart:
+            pooled = decoder(pooled, train=train)
+            return pooled, pooled
         pooled, steady = batch_parts.separate(decoder(batch_parts.join((pooled, steady)), train=train), 2)
         return pooled, steady
 
@@ -380,16 +387,9 @@ class AMFOR(nn.Module):
 
     def _draw(self, patches: jax.Array, batch: Mapping[str, jax.Array], train: bool) -> dict[str, jax.Array]:
         """Draws hidden patches of the picture from the encoder's patch tokens [B, P, D]."""
-        decoder = pixel_decoder.PixelDecoder(
-            self.image_size,
-            self.pixel_patch or self.patch,
-            self.pixel_width,
-            self.pixel_depth,
-            self.pixel_heads,
-            self.pixel_ratio,
-            self.dtype,
-            name="pixel_decoder",
-        )
+        fields = {name: getattr(self, f"pixel_{name}") for name in ("width", "depth", "heads", "ratio", "copies")}
+        side = self.pixel_patch or self.patch
+        decoder = pixel_decoder.PixelDecoder(self.image_size, side, **fields, dtype=self.dtype, name="pixel_decoder")
         return decoder(patches, batch, vit.grid_of(self.image_size, self.patch, self.stride), train=train)
 
     def _generator(self) -> generative_distillation.AMGD:

@@ -31,6 +31,7 @@ from flax import linen as nn
 
 from reid_jax import errors
 from reid_jax.models.backbones import vit
+from reid_jax.nn import initializers
 from reid_jax.ops import images as image_ops
 from reid_jax.ops import masks
 
@@ -42,6 +43,13 @@ PART_GROUPS = masks.PART_GROUPS
 PART_SHARE = 0.3
 # Blocks drawn; the smallest ones would still cover more than half of a grid of 16 x 8.
 BLOCKS = masks.FIRST_COME
+# Standard deviation of the nearness that `ColorCopy` begins with, in patches.
+REACH = 1.5
+
+
+def damaged_pixels(images: jax.Array, clean: jax.Array) -> jax.Array:
+    """Returns which pixels [B, H, W] differ between images [B, H, W, 3] and the undamaged ones."""
+    return jnp.any(jnp.abs(images - clean) > 1e-3, axis=-1)
 
 
 def damaged_tokens(images: jax.Array, clean: jax.Array, patch: int) -> jax.Array:
@@ -57,8 +65,8 @@ def damaged_tokens(images: jax.Array, clean: jax.Array, patch: int) -> jax.Array
     Returns:
         [B, N] bool, row after row.
     """
-    changed = jnp.any(jnp.abs(images - clean) > 1e-3, axis=-1, keepdims=True)
-    return jnp.mean(image_ops.patchify(changed.astype(jnp.float32), patch), axis=-1) >= 0.5
+    changed = damaged_pixels(images, clean)[..., None].astype(jnp.float32)
+    return jnp.mean(image_ops.patchify(changed, patch), axis=-1) >= 0.5
 
 
 def part_tokens(parts: jax.Array, patch: int) -> jax.Array:
@@ -138,6 +146,54 @@ def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
     return np.concatenate([f(place * rates) for place in (y, x) for f in (np.sin, np.cos)], axis=1).astype(np.float32)
 
 
+def visible_colors(images: jax.Array, hidden: jax.Array, patch: int) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean color of the visible pixels of each patch, and their share of it.
+
+    Args:
+        images: [B, H, W, C].
+        hidden: [B, H, W] bool, pixels that are not read.
+        patch: side of a patch.
+
+    Returns:
+        [B, N, C], zeros where nothing is visible, and [B, N] in [0, 1].
+    """
+    shares = image_ops.patchify((~hidden)[..., None].astype(jnp.float32), patch)  # [B, N, patch patch]
+    pixels = image_ops.patchify(jnp.where(hidden[..., None], 0.0, images.astype(jnp.float32)), patch)
+    sums = rearrange(pixels, "b n (p c) -> b n p c", c=images.shape[-1]).sum(axis=2)
+    return sums / jnp.maximum(shares.sum(axis=-1, keepdims=True), 1.0), shares.mean(axis=-1)
+
+
+class ColorCopy(nn.Module):
+    """Colors of hidden patches as means of those of visible ones, under attention that begins as nearness.
+
+    Attributes:
+        width: size of queries and keys.
+    """
+
+    width: int = 32
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, colors: jax.Array, shares: jax.Array, columns: int) -> jax.Array:
+        """Returns colors [B, N, C], float32.
+
+        Args:
+            tokens: [B, N, D] of all patches.
+            colors: [B, N, C], see `visible_colors`.
+            shares: [B, N], the weights of the patches beside the attention.
+            columns: of the grid of patches.
+        """
+        places = np.arange(tokens.shape[1])
+        apart = np.square(places[:, None] // columns - places // columns) + np.square(
+            places[:, None] % columns - places % columns
+        )
+        tokens = tokens.astype(jnp.float32)
+        queries = nn.Dense(self.width, kernel_init=nn.initializers.zeros, name="query")(tokens)
+        keys = nn.Dense(self.width, kernel_init=initializers.torch_default, name="key")(tokens)
+        scores = jnp.einsum("bnk,bmk->bnm", queries, keys) / self.width**0.5
+        scores += jnp.log(shares + 1e-9)[:, None] - jnp.asarray(apart / (2 * REACH**2), jnp.float32)[None]
+        return jnp.einsum("bnm,bmc->bnc", nn.softmax(scores, axis=-1), colors)
+
+
 class PixelDecoder(nn.Module):
     """A small transformer from the encoder's patch tokens to pixels.
 
@@ -149,6 +205,7 @@ class PixelDecoder(nn.Module):
         heads: attention heads.
         ratio: share of the patches hidden from the decoder in training, in addition to the damaged ones, see
             `extra_tokens`; in [0, 0.5].
+        copies: whether a patch is drawn as a change of a color that is copied from visible patches (`ColorCopy`).
         dtype: compute dtype.
     """
 
@@ -158,6 +215,7 @@ class PixelDecoder(nn.Module):
     depth: int = 2
     heads: int = 16
     ratio: float = 0.0
+    copies: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -183,7 +241,8 @@ class PixelDecoder(nn.Module):
             raise errors.UserError(f"expected a share of hidden patches (pixel ratio) in [0, 0.5], got {self.ratio}.")
         if CLEAN not in batch:
             if self.is_initializing():
-                self._draw(local, grid, None)
+                blank = jnp.zeros((len(local), *self.image_size, 3))
+                self._draw(local, grid, None, blank, jnp.zeros(blank.shape[:3], bool))
             return {}
         damaged = damaged_tokens(batch["image"], batch[CLEAN], self.patch)
         extra = None
@@ -191,14 +250,20 @@ class PixelDecoder(nn.Module):
             parts = part_tokens(batch["parts"], self.patch) if "parts" in batch else None
             extra = extra_tokens(self.make_rng("dropout"), len(local), *self._cells(), self.ratio, parts)
         mask = damaged if extra is None else damaged | extra
-        return {"pixels/predicted": self._draw(local, grid, extra), "pixels/mask": mask}
+        changed = damaged_pixels(batch["image"], batch[CLEAN])
+        return {"pixels/predicted": self._draw(local, grid, extra, batch["image"], changed), "pixels/mask": mask}
 
     def _cells(self) -> tuple[int, int]:
         """Returns rows and columns of drawn patches."""
         return self.image_size[0] // self.patch, self.image_size[1] // self.patch
 
-    def _draw(self, local: jax.Array, grid: tuple[int, int], extra: jax.Array | None) -> jax.Array:
-        """Returns patches [B, N, patch patch 3] drawn from tokens, of which those of `extra` [B, N] are hidden."""
+    def _draw(
+        self, local: jax.Array, grid: tuple[int, int], extra: jax.Array | None, images: jax.Array, changed: jax.Array
+    ) -> jax.Array:
+        """Returns patches [B, N, patch patch 3] drawn from tokens, of which those of `extra` [B, N] are hidden.
+
+        Colors come from the pixels of `images` [B, H, W, 3] that are not `changed` [B, H, W].
+        """
         rows, columns = self._cells()
         tokens = rearrange(local, "b (y x) d -> b y x d", y=grid[0])
         if tuple(grid) != (rows, columns):
@@ -213,4 +278,10 @@ class PixelDecoder(nn.Module):
         for index in range(self.depth):
             x = vit.Block(self.heads, dtype=self.dtype, name=f"blocks_{index}")(x, train=False)
         x = vit.layer_norm("norm", self.dtype)(x)
-        return vit.dense(self.patch**2 * 3, "pixels", jnp.float32)(x.astype(jnp.float32))
+        drawn = vit.dense(self.patch**2 * 3, "pixels", jnp.float32)(x.astype(jnp.float32))
+        if not self.copies:
+            return drawn
+        colors, shares = visible_colors(images, changed, self.patch)
+        if extra is not None:
+            shares = jnp.where(extra, 0.0, shares)
+        return drawn + jnp.tile(ColorCopy(name="copy")(x, colors, shares, columns), self.patch**2)

@@ -155,6 +155,21 @@ def test_diversity_takes_masks_as_constants(step, variables):
     assert max(parsed[name] for name in ("hpr", "part_decoder", "head_b")) == 0
 
 
+def test_masks_apart_learn_from_their_labels_alone():
+    """The means are the same; losses of pooled parts do not move the masks."""
+    rng = np.random.default_rng(0)
+    patches, masks = rng.normal(size=(1, 4, 3)), rng.dirichlet(np.ones(9), size=(1, 4))
+
+    def pooled(masks, apart):
+        parts, steady = tiny(hpr=False, masks_apart=apart)._pool(patches, masks, True)
+        return jnp.square(parts).sum() + jnp.square(steady).sum()
+
+    (value, moved), (same, still) = (jax.value_and_grad(pooled)(masks, apart) for apart in (False, True))
+    np.testing.assert_allclose(value, same, rtol=1e-6)
+    assert np.abs(moved).max() > 0
+    assert np.abs(still).max() == 0
+
+
 def test_the_same_seed_gives_the_same_step(step, variables):
     """Property 17: another draws other masks and drops other paths; batch statistics move."""
     (total, (_, outputs, statistics)), _ = step(variables, seed=3)

@@ -122,6 +122,41 @@ def test_what_counts_and_what_is_hidden():
             DECODER.clone(ratio=ratio).apply(variables(), local, batch, GRID, train=True)
 
 
+def test_colors_are_copied_from_visible_pixels_alone():
+    """Before training the nearest ones count most; what is hidden is not read; attention gets a gradient."""
+    decoder = DECODER.clone(ratio=0.0, copies=True)
+    local, batch = scene()
+    clean = np.zeros_like(batch["image_clean"])
+    clean[:, 16:] = 1.0  # two colors, upper and lower half
+    hidden = np.zeros(clean.shape[:3], bool)
+    hidden[:, 4:14, :8] = True  # of patches 1, 2 and half of 3, in the left half
+    noisy = [np.where(hidden[..., None], noise, clean) for noise in (7.0, -3.0)]
+    shapes = jax.eval_shape(lambda: decoder.init(jax.random.key(0), local, {}, GRID, train=False))
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.1), shapes)["params"]
+    params["pixels"] = jax.tree.map(jnp.zeros_like, params["pixels"])
+    params["copy"]["query"] = jax.tree.map(jnp.zeros_like, params["copy"]["query"])
+
+    @quick
+    def run(params, image):
+        def total(params):
+            outputs = decoder.apply({"params": params}, local, {"image": image, "image_clean": clean}, GRID, train=True)
+            return outputs["pixels/predicted"][:, 4].sum(), outputs["pixels/predicted"]
+
+        gradient, drawn = jax.grad(total, has_aux=True)(params)
+        return gradient["copy"]["query"]["bias"], drawn
+
+    (gradient, drawn), (_, other) = (run(params, image) for image in noisy)
+    np.testing.assert_allclose(drawn, other, atol=1e-6)
+    assert np.abs(gradient).max() > 0
+    left = drawn.reshape(4, ROWS, COLUMNS, -1)[0, :, 0]
+    np.testing.assert_allclose(left, np.broadcast_to(left[:, :1], left.shape), atol=1e-6)
+    assert (np.diff(left[:, 0]) > 0).all()
+    np.testing.assert_array_less([left[1, 0], 0.9], [0.15, left[-1, 0]])
+    colors, shares = pixel_decoder.visible_colors(noisy[0], hidden, PATCH)
+    np.testing.assert_allclose(shares.reshape(4, ROWS, COLUMNS)[0, :, 0], [1, 0, 0, 0.5, 1, 1, 1, 1])
+    np.testing.assert_allclose(colors.reshape(4, ROWS, COLUMNS, 3)[0, :, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1])
+
+
 def test_positions_differ_by_row_and_column():
     code = pixel_decoder.sincos_positions(3, 2, 8).reshape(3, 2, 8)
     np.testing.assert_allclose(code[2, 1, 0], np.sin(2), rtol=1e-6)
