@@ -2,6 +2,7 @@
 
     python scripts/term_sizes.py runs/cfat-demo --phase align              # with the newest checkpoint
     python scripts/term_sizes.py runs/cfat-started --phase align --at start
+    python scripts/term_sizes.py runs/cfat-started --phase align --parameters "bfg/.*"    # at CFAT's generator, too
 
 A term whose gradient is a hundredth of the others' is inert. For ViTs.
 """
@@ -29,11 +30,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--batches", type=arguments.whole(1, 1000), default=4, help="training batches to average over (default: 4)"
     )
+    parser.add_argument(
+        "--parameters",
+        default="",
+        help="pattern of names of parameters, whose gradients are measured as well",
+    )
     parser.add_argument("--output", default="", help="JSON file to write")
     args = parser.parse_args(argv)
     output = arguments.new_file("--output", args.output, (".json",)) if args.output else None
     folder = str(arguments.run_folder("DIR", args.run))
-    sizes = gradient_sizes.of_run(folder, args.phase, args.at, args.batches)
+    sizes = gradient_sizes.of_run(folder, args.phase, args.at, args.batches, args.parameters)
     print(gradient_sizes.table(sizes))
     if output is not None:
         file_io.make_folder(output.parent, "the folder of --output")

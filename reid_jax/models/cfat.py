@@ -183,6 +183,7 @@ class CFAT(transreid.TransReID):
         Returns:
             The outputs of `TransReID`, "feature/align" [B, D], and under alignment, with K the length of a code:
             "generated/g" [B, D] from the student's feature, its code "generated/mean" and "generated/sigma" [B, K];
+            "generated/held" [B, D], the same values, from which no gradient reaches the generator's parameters;
             "bridge/g" [B, D], "bridge/mean", "bridge/sigma" [B, K] the same of a bridge, drawn at one place between the
             two features for the whole batch; "generated/teacher" [B, D] from the teacher's feature; and
             "logits/generated" [B, N], the student's classification of the global part of "generated/g". With JPM, D
@@ -217,9 +218,12 @@ class CFAT(transreid.TransReID):
         between = bridge(teacher, student, t, self.bridge_norm)
         feed = distances.normalize_rows if self.bfg_input == "unit" else lambda x: x
         generated, mean, sigma = generator(feed(student), keys[0])
+        held = jax.lax.stop_gradient(self.variables["params"]["bfg"])
+        constant = generator.clone(parent=None, name=None)
         _, bridge_mean, bridge_sigma = generator(between, keys[1])
         return {
             "generated/g": generated,
+            "generated/held": constant.apply({"params": held}, feed(student), keys[0])[0],
             "generated/mean": mean,
             "generated/sigma": sigma,
             "bridge/g": between,

@@ -176,25 +176,42 @@ def test_the_generator_speaks_only_where_a_teacher_does(tiny):
     np.testing.assert_allclose(still["bridge/g"], cfat.bridge(*ends, 0.5), atol=1e-5)
 
 
-def test_gradients_reach_student_and_generator_and_never_the_teacher(tiny):
-    """Property 16 (the trainer's half of it: tests/train/test_passes.py)."""
+@pytest.fixture(scope="module")
+def gradients(tiny):
+    """Gradients at the parameters: of the bridge's terms, and of sums over the generated features by output."""
     model, batch, variables = tiny
-    statistics = {"batch_stats": variables["batch_stats"]}
+    weights = jnp.linspace(-1.0, 1.0, TINY["width"])[None]
 
-    @jax.jit
-    def gradient(params):
-        def loss(params):
-            given = {"params": params, **statistics}
-            outputs = model.apply(given, guided(batch), train=False, rngs={"dropout": jax.random.key(0)})
-            return losses.evaluate_terms(BRIDGE_TERMS, outputs)[0]
+    def values(params):
+        given = {"params": params, "batch_stats": variables["batch_stats"]}
+        outputs = model.apply(given, guided(batch), train=False, rngs={"dropout": jax.random.key(0)})
+        sums = {name: jnp.sum(outputs[name] * weights) for name in ("generated/g", "generated/held")}
+        return {"terms": losses.evaluate_terms(BRIDGE_TERMS, outputs)[0], **sums}, outputs
 
-        return jax.grad(loss)(params)
+    return jax.jit(jax.jacrev(values, has_aux=True))(variables["params"])
 
-    norms = {name: float(trees.global_norm(part)) for name, part in gradient(variables["params"]).items()}
+
+def test_gradients_reach_student_and_generator_and_never_the_teacher(gradients):
+    """Property 16 (the trainer's half of it: tests/train/test_passes.py)."""
+    norms = {name: float(trees.global_norm(part)) for name, part in gradients[0]["terms"].items()}
     assert norms["bfg"] > 0
     assert norms["backbone"] > 0
     assert norms["head_g"] == 0
     assert all(np.isfinite(norm) for norm in norms.values())
+
+
+def test_held_features_are_the_generated_ones_without_a_gradient_to_the_generator(gradients):
+    """The student's gradient is the same."""
+    found, outputs = gradients
+    np.testing.assert_array_equal(outputs["generated/held"], outputs["generated/g"])
+    free, held = (trees.flatten(found[name]) for name in ("generated/g", "generated/held"))
+    for name, gradient in held.items():
+        if name.startswith("bfg/"):
+            assert not gradient.any(), name
+        else:
+            np.testing.assert_allclose(gradient, free[name], rtol=1e-5, atol=1e-7, err_msg=name)
+    assert any(free[name].any() for name in free if name.startswith("bfg/"))
+    assert any(held[name].any() for name in held)
 
 
 def test_without_the_generator_it_is_transreid(tiny):

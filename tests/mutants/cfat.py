@@ -73,6 +73,11 @@ MUTANTS = (
         "generator reads the teacher's feature: a leak",
     ),
     network(
+        'held = jax.lax.stop_gradient(self.variables["params"]["bfg"])',
+        'held = self.variables["params"]["bfg"]',
+        "generator: held features train it",
+    ),
+    network(
         "generated, mean, sigma = generator(feed(student), keys[0])",
         "generated, mean, sigma = generator(between, keys[0])",
         "generator reads the bridge: a leak",

@@ -20,7 +20,7 @@ TERMS = {
 
 
 def apply(variables, batch, *, train, rngs, mutable=()):
-    tokens = taps.tap("tokens", batch["image"] * variables["params"])
+    tokens = taps.tap("tokens", batch["image"] * variables["params"]["scale"])
     outputs = {"feature": tokens[:, 0], "half": 0.5 * tokens[:, 0]}
     return (outputs, {}) if mutable else outputs
 
@@ -38,10 +38,9 @@ def sizes():
         terms=TERMS,
         monitors={"angle": {"loss": "cosine", "on": ("feature", "teacher/feature")}},
     )
-    extra = {"teacher": {"params": jnp.float32(-1.0)}}
-    run = jax.jit(
-        lambda batch: gradient_sizes._sizes(goal, {"params": jnp.float32(2.0)}, extra, batch, jax.random.key(0))
-    )
+    variables = {"params": {"scale": jnp.float32(2.0), "other": jnp.float32(1.0)}}
+    extra = {"teacher": {"params": {"scale": jnp.float32(-1.0)}}}
+    run = jax.jit(lambda batch: gradient_sizes._sizes(goal, ("scale",), variables, extra, batch, jax.random.key(0)))
     return images[:, 0], jax.device_get(run({"image": images}))
 
 
@@ -50,11 +49,14 @@ def test_gradients_are_those_at_the_students_class_token(sizes):
     student, teacher = 2.0 * image, -image
     gradients = {"near": 3.0 * 2.0 * (student - teacher) / image.size, "small": 0.5 * 0.5 * student / image.size}
     total = sum(gradients.values())
+    # The student is 2 x image.
+    of_scale = {"near": 3.0 * 2.0 * 3.0, "small": 0.5 * 2.0 * 0.25 * 2.0}
     for name, gradient in gradients.items():
         term = found["terms"][name]
         assert term["gradient"] == pytest.approx(np.linalg.norm(gradient), rel=1e-5)
         angle = np.vdot(gradient, total) / np.linalg.norm(gradient) / np.linalg.norm(total)
         assert term["cosine"] == pytest.approx(angle, rel=1e-5)
+        assert term["at_parameters"] == pytest.approx(of_scale[name] * np.mean(image**2), rel=1e-5)
         assert term["weight"] == TERMS[name]["weight"]
     assert found["terms"]["near"]["value"] == pytest.approx(np.mean((student - teacher) ** 2), rel=1e-5)
     assert found["monitors"]["angle"] == pytest.approx(-1.0)
@@ -67,7 +69,7 @@ def test_the_command_prints_and_writes_them(sizes, monkeypatch, tmp_path, capsys
     output = tmp_path / "sizes.json"
     assert command.main([str(tmp_path), "--phase", "align", "--at", "start", "--output", str(output)]) == 0
     assert json.loads(output.read_text()) == {"phase": "align", "at": "start", **measured}
-    assert "small" in capsys.readouterr().out
+    assert "at parameters" in capsys.readouterr().out
     monkeypatch.undo()
     with pytest.raises(errors.UserError, match="did you mean 'start'"):
         gradient_sizes.of_run(str(tmp_path), "align", "strt")
