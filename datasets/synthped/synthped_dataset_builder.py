@@ -20,6 +20,7 @@ from reid_jax.data.synthped import parallel_drawing
 
 SPLITS = ("train", "query", "gallery")
 DISJOINT_IDENTITIES = True  # between training and test
+STREET_VERSION = "1.1.0"  # of the look "street", as in dataset.toml
 
 
 class SynthPedConfig(tfds.core.BuilderConfig):
@@ -51,6 +52,8 @@ class SynthPedConfig(tfds.core.BuilderConfig):
         words.append(f"height{self.height}" if self.height != 128 else "")
         kwargs.setdefault("name", "_".join(word for word in words if word))
         kwargs.setdefault("description", f"{size}, seed {self.seed}{', queries occluded' if self.occluded else ''}.")
+        if look == "street":
+            kwargs.setdefault("version", STREET_VERSION)
         super().__init__(**kwargs)
 
 
@@ -72,7 +75,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Builder of SynthPed, which reads and downloads no files."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": "First version.",
+        "1.1.0": "The look street alone: people are seen and dressed differently at the sites; larger families.",
+    }
     BUILDER_CONFIGS: ClassVar = [
         SynthPedConfig(size=size, occluded=occluded, look=look)
         for look in ("plain", "street")

@@ -35,6 +35,7 @@ class Entry:
         arguments: further keyword arguments that the name stands for, passed to the builder with the options.
         people: label of the population; data sets with the same label show the same people.
         cameras: label of the cameras; data sets with the same label share cameras and their numbers.
+        version: of a generated data set whose images have changed: older prepared folders are not read any more.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Entry:
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     people: str = ""
     cameras: str = ""
+    version: str = ""
 
 
 def folder() -> pathlib.Path:
@@ -62,6 +64,12 @@ def entries() -> dict[str, Entry]:
 def presets() -> dict[str, dict[str, Any]]:
     """Returns the presets by name, in the order of the catalog: dotted config keys and their values."""
     return {name: dict(overrides) for name, overrides in _read(folder())[1].items()}
+
+
+def least_version(name: str) -> str:
+    """Returns the least version of a data set's prepared folder that is read; empty where any is."""
+    known = _read(folder())[0]
+    return known[name].version if name in known else ""
 
 
 def related(name: str, other: str, by: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors, file_io, progress
-from reid_jax.data import builders, checks, record_writing, records, source_files, staging, user_datasets
+from reid_jax.data import builders, catalog, checks, record_writing, records, source_files, staging, user_datasets
 from reid_jax.plugins import names
 
 ON_BAD_IMAGE = ("fail", "skip")
@@ -82,7 +82,7 @@ def ensure(name: str, root: str | pathlib.Path = "data", **options: Any) -> reco
     """
     if user_datasets.is_function(name):
         return user_datasets.open_function(name, root, options)
-    if records.prepared_version(records.prepared_folder(name, root, **options)) is None:
+    if records.prepared_current(name, root, options) is None:
         return prepare(name, root, **options).dataset
     return records.open_dataset(name, root, **options)
 
@@ -106,7 +106,7 @@ def check_source(name: str, root: str | pathlib.Path = "data", **options: Any) -
     """
     if user_datasets.is_function(name):
         return
-    if records.prepared_version(records.prepared_folder(name, root, **options)) is not None:
+    if records.prepared_current(name, root, options) is not None:
         return
     module = builders.load(name)
     if hasattr(module, "scan"):
@@ -154,7 +154,7 @@ def prepare(
     module = builders.load(name)
     options = records.resolve_options(name, options)
     folder = records.prepared_folder(name, root, **options)
-    target = folder / str(module.Builder.VERSION)
+    target = folder / (catalog.least_version(name) or str(module.Builder.VERSION))
     has_files = hasattr(module, "scan")
     if source is not None and not has_files and not names.is_path(name):
         raise errors.UserError(f"data set {name!r} is generated and takes no source folder; leave out --source.")

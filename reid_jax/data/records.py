@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax import errors, file_io
-from reid_jax.data import builders, image_io, source_files
+from reid_jax.data import builders, catalog, image_io, source_files
 from reid_jax.stores import local_copies, objects
 
 SPLITS = ("train", "query", "gallery")
@@ -372,8 +372,18 @@ def prepared_version(folder: pathlib.Path) -> pathlib.Path | None:
     for path in folder.glob("*/dataset_info.json"):
         version = path.parent.name
         if re.fullmatch(r"\d+\.\d+\.\d+", version):
-            found.append((tuple(int(number) for number in version.split(".")), path.parent))
+            found.append((_numbers(version), path.parent))
     return max(found)[1] if found else None
+
+
+def prepared_current(name: str, root: str | pathlib.Path, options: Mapping[str, Any]) -> pathlib.Path | None:
+    """Returns the newest prepared version of a data set, None where there is none or the images have changed since."""
+    path = prepared_version(prepared_folder(name, root, **options))
+    return None if path is None or _numbers(path.name) < _numbers(catalog.least_version(name)) else path
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split(".") if number)
 
 
 def prepare_command(name: str, root: str | pathlib.Path, options: Mapping[str, Any]) -> str:
@@ -396,9 +406,9 @@ def open_dataset(name: str, root: str | pathlib.Path = "data", **options: Any) -
     Raises:
         UserError: the data set is not prepared, or the prepared folder is damaged.
     """
-    folder = prepared_folder(name, root, **options)
-    path = prepared_version(folder)
+    path = prepared_current(name, root, options)
     if path is None:
+        folder = prepared_folder(name, root, **options) / catalog.least_version(name)
         raise errors.UserError(
             f"data set {name!r} is not prepared: there is no {folder}; run "
             f"`{prepare_command(name, root, options)}` first."

@@ -42,7 +42,7 @@ def dataset(settings: config_lib.Settings) -> records.ReIDDataset | None:
 
 
 def _is_prepared(name: str, root: str, options: Mapping[str, Any]) -> bool:
-    return records.prepared_version(records.prepared_folder(name, root, **options)) is not None
+    return records.prepared_current(name, root, options) is not None
 
 
 def _identities(name: str, options: Mapping[str, Any]) -> int | None:

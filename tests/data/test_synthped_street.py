@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import prepare, synthped
-from reid_jax.data.synthped import parallel_drawing, people, street, street_people
+from reid_jax.data import catalog, prepare, synthped
+from reid_jax.data.synthped import looks, parallel_drawing, people, street, street_people, street_wear
 
 # Hash of pixels and parts of all images of `tiny`, seed 0, before JPEG; a change is a new version of the data set.
-PIXELS = "f5d3244bc47c50ad97fabe3a4c4033f11ab576670d6a5c3df424598734eb3ae4"
+PIXELS = "1293f96ff06903677927b0eb0e68f8d9b716da54450c92e92e67a30572e09efd"
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +65,53 @@ def test_a_pair_differs_by_the_occluder_alone(hidden):
 def test_look_alikes_share_their_colors():
     plan = street.StreetLook().plan(0, "train", 300)
     sizes = np.bincount([family for family, _ in plan])
-    assert set(sizes[:-1]) == {2, 3, 4, 5}
+    assert set(sizes[:-1]) == {3, 4, 5, 6, 7}
     several = [(family, member) for family, member in plan if sizes[family] > 1][:40]
     for family, member in several:
         one, other = (street_people.family_member(0, "train", family, number) for number in (0, member))
         assert one.top_cloth.color == other.top_cloth.color
         assert one.bottom_cloth.color == other.bottom_cloth.color
         assert member == 0 or one != other
+
+
+def test_people_are_dressed_alike_at_a_site_and_differently_between_sites():
+    look = street.StreetLook()
+    data = synthped.SynthPed("large", look=look)
+    changed = 0
+    for number in range(40):
+        person = street_people.family_member(0, "train", number, 1)
+        shots = [looks.Shot(0, (number, camera, 0), [0.5] * 24, [0.5] * 8, "", 256, 128) for camera in (0, 1, 3)]
+        here, beside, there = (look.worn(person, shot) for shot in shots)
+        assert here == beside
+        changed += here != there
+        # Colors stay, but for what a jacket has hidden.
+        assert there.bottom_cloth == person.bottom_cloth
+        assert there.top_cloth in (person.top_cloth, person.inner_cloth)
+        yaws = [look.view(data.look.camera(0, 0), shot).yaw for shot in shots[:2]]
+        assert yaws[0] == pytest.approx(yaws[1])
+    assert changed > 30
+
+
+def test_nobody_changes_where_no_wear_is_asked_for():
+    person = street_people.family_member(0, "train", 0, 1)
+    assert street_wear.worn(person, np.random.default_rng(0), 0.0, 0.0) == person
+    bare = dataclasses.replace(person, top="tshirt")
+    assert street_wear.worn(bare, np.random.default_rng(0), 0.0, 1.0) == bare
+    coated = dataclasses.replace(person, top="coat")
+    assert street_wear.worn(coated, np.random.default_rng(0), 0.0, 1.0).top_cloth == person.inner_cloth
+
+
+def test_images_of_an_older_version_are_not_read(tmp_path):
+    report = prepare.prepare("synthped_street", tmp_path, size="tiny", height=64)
+    assert report.path is not None
+    assert report.path.name == catalog.least_version("synthped_street") == "1.1.0"
+    older = report.path.with_name("1.0.0")
+    report.path.rename(older)
+    with pytest.raises(errors.UserError, match=r"not prepared: there is no .*1\.1\.0; run"):
+        prepare.open_prepared("synthped_street", tmp_path, size="tiny", height=64)
+    prepare.ensure("synthped_street", tmp_path, size="tiny", height=64)
+    assert older.exists()
+    assert report.path.exists()
 
 
 def test_most_clothes_have_little_color():

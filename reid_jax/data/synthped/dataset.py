@@ -166,7 +166,7 @@ class SynthPed:
             if shot.u[20] < self.look.crowd or spec.junk == "pair":
                 self._bystander(drawing, spec, view, shot.u)
             _ground_shadow(drawing, view, camera.light)
-            figure.draw(drawing, self._person(spec.population, spec.person), view)
+            figure.draw(drawing, self.look.worn(self._person(spec.population, spec.person), shot), view)
         if spec.occluder:
             self._occlude(drawing, spec, shot)
         return self.look.record(drawing, self._folds, camera, noise, shot)

@@ -47,6 +47,9 @@ class Look(Protocol):
     def person(self, seed: int, population: str, family: int, member: int) -> people.Person:
         """Draws a member of a family of look-alikes."""
 
+    def worn(self, person: people.Person, shot: Shot) -> people.Person:
+        """Returns the person as dressed in an image."""
+
     def camera(self, seed: int, index: int) -> cameras.Camera:
         """Draws a camera."""
 
@@ -74,6 +77,10 @@ class PlainLook:
     def person(self, seed: int, population: str, family: int, member: int) -> people.Person:
         """Draws a look-alike that differs from the family's prototype in one or two details."""
         return people.family_member(seed, population, family, member)
+
+    def worn(self, person: people.Person, shot: Shot) -> people.Person:
+        """Returns the person; clothes are the same in all images."""
+        return person
 
     def camera(self, seed: int, index: int) -> cameras.Camera:
         """Draws a camera of slight color cast."""

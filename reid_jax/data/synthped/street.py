@@ -13,7 +13,7 @@ import math
 import cv2
 import numpy as np
 
-from reid_jax.data.synthped import cameras, canvas, looks, people, pose, randomness, street_people
+from reid_jax.data.synthped import cameras, canvas, looks, people, pose, randomness, street_people, street_wear
 from reid_jax.data.synthped.randomness import bell
 
 # Three cameras stand at each site: the same light and street, another place in it.
@@ -26,7 +26,8 @@ _SITE_YAW = (0.3, 2.6, -1.3)
 class Conditions:
     """How strongly conditions vary: between sites, cameras of a site, passages of a person, and images.
 
-    Exposures, casts and gammas are relative; `turn` is in radians; the others are probabilities or shares of the image.
+    Exposures, casts and gammas are relative; `turn` and `passage_turn` are in radians; `family` is the least size of a
+    family of look-alikes and one more than the largest; the others are probabilities or shares of the image.
     """
 
     site_exposure: float = 0.25
@@ -36,19 +37,23 @@ class Conditions:
     camera_cast: float = 0.008
     passage_exposure: float = 0.12
     passage_cast: float = 0.03
-    image_exposure: float = 0.08
-    image_cast: float = 0.01
+    image_exposure: float = 0.14
+    image_cast: float = 0.02
     image_gamma: float = 0.03
     saturation: tuple[float, float] = (0.62, 1.05)
     shadow: float = 0.2
     shadow_depth: float = 0.5
     side_light: float = 0.4
-    turn: float = 0.8
+    turn: float = 0.6
+    passage_turn: float = 1.0
+    wear: float = 0.9
+    undress: float = 0.2
     shift: float = 0.075
     scale: float = 0.08
-    cut: float = 0.14
-    resolution: tuple[float, float] = (0.18, 0.5)
+    cut: float = 0.2
+    resolution: tuple[float, float] = (0.13, 0.38)
     crowd: float = 0.25
+    family: tuple[int, int] = (3, 8)
 
 
 class StreetLook:
@@ -64,12 +69,17 @@ class StreetLook:
         return self.conditions.crowd
 
     def plan(self, seed: int, population: str, count: int) -> list[tuple[int, int]]:
-        """Returns a (family, member) pair for each identity, in families of two to five."""
-        return people.family_plan(seed, population, count, (2, 6))
+        """Returns a (family, member) pair for each identity."""
+        return people.family_plan(seed, population, count, self.conditions.family)
 
     def person(self, seed: int, population: str, family: int, member: int) -> people.Person:
         """Draws a look-alike that shares all colors with the family's prototype."""
         return street_people.family_member(seed, population, family, member)
+
+    def worn(self, person: people.Person, shot: looks.Shot) -> people.Person:
+        """Returns the person as dressed at this passage."""
+        rng = randomness.generator(shot.seed, "street/wear", *_passage(shot))
+        return street_wear.worn(person, rng, self.conditions.wear, self.conditions.undress)
 
     def camera(self, seed: int, index: int) -> cameras.Camera:
         """Draws a camera; color casts of consecutive sites differ by the golden angle."""
@@ -94,13 +104,14 @@ class StreetLook:
         )
 
     def view(self, camera: cameras.Camera, shot: looks.Shot) -> pose.View:
-        """Returns a pose of any direction, mostly the camera's main one."""
-        c, u, track = self.conditions, shot.u, shot.track
+        """Returns a pose of any direction, mostly the camera's main one; a passage has one direction at all cameras."""
+        c, u = self.conditions, shot.u
+        way = randomness.generator(shot.seed, "street/way", *_passage(shot)).random(2).tolist()
         plain = looks.PlainLook().view(camera, shot)
         if shot.junk:
             return plain
-        yaw = plain.yaw + c.turn * bell(u[2]) + 0.6 * c.turn * bell(track[4])
-        if track[2] < 0.4:
+        yaw = camera.yaw + c.turn * bell(u[2]) + c.passage_turn * bell(way[0])
+        if way[1] < 0.4:
             yaw += 3.14159
         scale = shot.height * (0.86 + c.scale * bell(u[3]))
         x = shot.width * (0.5 + c.shift * bell(u[4]))
@@ -112,11 +123,7 @@ class StreetLook:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns image and part labels: light, box, sharpness, tone, blur and noise."""
         v = randomness.generator(shot.seed, "street/image", *shot.place).random(32).tolist()
-        w = (
-            randomness.generator(shot.seed, "street/passage", shot.place[0], shot.place[1] // _CAMERAS_PER_SITE)
-            .random(8)
-            .tolist()
-        )
+        w = randomness.generator(shot.seed, "street/passage", *_passage(shot)).random(8).tolist()
         size = drawing.height // canvas.SUPERSAMPLE, drawing.width // canvas.SUPERSAMPLE
         sigma = 2.0 * drawing.height / 256
         shade = looks.folded(drawing, cv2.GaussianBlur(drawing.shade, (0, 0), sigma), folds, shot.u)
@@ -201,6 +208,11 @@ class StreetLook:
             gamma=(bend * gamma[0], bend * gamma[1], bend * gamma[2]),
         )
         return cameras.tone_table(changed, exposure, 0.0)
+
+
+def _passage(shot: looks.Shot) -> tuple[int, int]:
+    """Returns the numbers of a person's passage: the person and the site, all of whose cameras see it."""
+    return shot.place[0], shot.place[1] // _CAMERAS_PER_SITE
 
 
 def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
