@@ -1,10 +1,13 @@
 """Settings of the whole suite: CPU that pretends to be eight devices, strict shapes, compiled programs kept."""
 
 import atexit
+import functools
 import gc
 import importlib.metadata
+import itertools
 import os
 import pathlib
+import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -27,6 +30,8 @@ import numpy as np
 import pytest
 from absl import flags
 from flax.core import meta, scope
+from jax._src import compilation_cache
+from jax._src.interpreters import mlir
 
 # Tracing makes millions of small objects that live on in caches: each full collection would visit them all again.
 gc.set_threshold(200_000, 50, 1000)
@@ -52,6 +57,23 @@ def _param_checked_once(self, name, init_fn, *arguments, unbox=True, **options):
 
 
 scope.Scope.param = _param_checked_once
+
+# JAX makes a context of MLIR, with all its dialects, for every program: a third of what a small one costs. Here a hundred
+# programs share one; what they put into it is freed with the last of them.
+_make_context, _programs, _context = mlir.make_ir_context, itertools.count(), []
+
+
+def _shared_context():
+    if next(_programs) % 100 == 0:
+        _context[:] = [_make_context()]
+    return _context[0]
+
+
+mlir.make_ir_context = _shared_context
+
+# Kept programs are read once or twice: a quick compression costs less than a good one.
+if not (compilation_cache.zstd or compilation_cache.zstandard):
+    compilation_cache.compress_executable = functools.partial(zlib.compress, level=1)
 
 # Grain reads absl flags in its workers; outside `app.run` they count as unparsed.
 flags.FLAGS.mark_as_parsed()
