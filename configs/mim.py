@@ -166,6 +166,12 @@ POOL = {"data.name": "synthped", "data.options": {"size": "demo", "seed": 0}, "d
 
 PRESETS = {
     "demo": DEMO,
+    "street": {
+        **DEMO,
+        **config_lib.DATASETS["synthped_street"],
+        "data.sources": ("synthped_street_large@seed=107",),
+        "notes": "The demo on crops of SynthPed street, where AMFOR's preset of that name starts.",
+    },
     "demo_wide": {
         **DEMO,
         "notes": "The demo with six blocks of width 192, 16 epochs: an hour or two on two CPU cores.",

@@ -115,7 +115,7 @@ SETTINGS: dict[str, Pairs] = {
         ("model.amff*", "amfor.md §4.3"),
         ("model.text*", "amfor.md §4.2 [design]"),
         ("model.parsing*", "amfor.md §2, §5.1"),
-        ("model.masks_apart", "amfor.md §5.2"),
+        ("model.masks_*", "amfor.md §5.1, §5.2"),
         ("model.visible_pixels", "amfor.md §2 [measured]"),
         ("model.ts*", "amfor.md §6"),
         ("model.attention_heads", "amfor.md §4.3 [design], §6"),

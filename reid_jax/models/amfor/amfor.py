@@ -98,9 +98,11 @@ class AMFOR(nn.Module):
         parsing: whether there are the mask generator, weighted means, and heads f and b.
         parsing_source: label maps that came with the images ("files", or "synthetic" ones), or "strips", bands that
             stand in for them.
+        masks_positions: see `part_decoder.MaskGenerator`.
         masks_apart: whether the masks learn from the parsing loss alone, and not from the losses of pooled parts.
         visible_pixels: the least pixels of a visible part, in an image of 128 x 64; see `part_decoder.visible_parts`.
         ts: whether there is the part decoder with teacher and student.
+        ts_vis_apart: see `part_decoder.VisibilityHead`.
         ts_vis_teacher: whether the teacher's visibility is predicted as well, "visibility/t".
         hpr: whether HPR reconstructs the pooled features.
         hpr_depths, hpr_width, hpr_heads, hpr_map_tokens, hpr_residual, hpr_gain_init: see
@@ -151,9 +153,11 @@ class AMFOR(nn.Module):
     text_sizes: Mapping[str, Any] | None = None
     parsing: bool = True
     parsing_source: str = "files"
+    masks_positions: bool = False
     masks_apart: bool = False
     visible_pixels: float = 20.0
     ts: bool = True
+    ts_vis_apart: bool = False
     ts_vis_teacher: bool = False
     hpr: bool = True
     hpr_depths: tuple[int, int] = (8, 8)
@@ -228,7 +232,7 @@ class AMFOR(nn.Module):
             outputs |= self._draw(patches, batch, train)
         masks, diverse = None, []
         if self.parsing and training:
-            logits, masks = part_decoder.MaskGenerator(name="mask_generator")(patches, train=train)
+            logits, masks = self._masks(name="mask_generator")(patches, train=train)
             outputs |= {"parsing/logits": logits, "parsing/masks": masks}
             outputs |= self._targets(batch) if train else {}
             pooled, steady = self._pool(patches, masks, train)
@@ -263,7 +267,7 @@ class AMFOR(nn.Module):
         if not self.parsing:
             raise errors.UserError("expected a model with part masks, this one has model.parsing=False; use another.")
         own = {kind: variables[kind]["mask_generator"] for kind in ("params", "batch_stats")}
-        _, masks = part_decoder.MaskGenerator(parent=None).apply(own, tokens, train=False)
+        _, masks = self._masks(parent=None).apply(own, tokens, train=False)
         return jnp.asarray(masks)
 
     def examine_parts(self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -350,6 +354,9 @@ class AMFOR(nn.Module):
             )
         return self.part_targets(parts)
 
+    def _masks(self, **place: Any) -> part_decoder.MaskGenerator:
+        return part_decoder.MaskGenerator(self.masks_positions, **place)
+
     def _pool(self, patches: jax.Array, masks: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Returns foreground and parts [B, 1 + 8, D], reconstructed by HPR, and a copy whose masks get no gradient."""
         steady = part_decoder.pool(patches, jax.lax.stop_gradient(masks))
@@ -376,7 +383,7 @@ class AMFOR(nn.Module):
             allowed = part_decoder.draw_masks(masks, self.make_rng("dropout") if train else None)
         decoder = part_decoder.PartDecoder(self.attention_heads, dtype=self.dtype, name="part_decoder")
         student, teacher = decoder(memory, allowed)
-        see = part_decoder.VisibilityHead(name="visibility")
+        see = part_decoder.VisibilityHead(self.ts_vis_apart, name="visibility")
         head = heads.BNNeck(self.num_classes, name="head_s")
         outputs = _head_outputs("s", head, student, train) | {"visibility/s": see(student, train=train)}
         if masks is not None:
@@ -393,17 +400,9 @@ class AMFOR(nn.Module):
         return decoder(patches, batch, vit.grid_of(self.image_size, self.patch, self.stride), train=train)
 
     def _generator(self) -> generative_distillation.AMGD:
-        return generative_distillation.AMGD(
-            self.amgd_granularities,
-            self.amgd_mask,
-            self.amgd_ratio,
-            self.amgd_lambda_mode,
-            self.amgd_lambda,
-            self.amgd_ste,
-            self.amgd_hidden,
-            self.attention_heads,
-            name="amgd",
-        )
+        options = (self.amgd_granularities, self.amgd_mask, self.amgd_ratio, self.amgd_lambda_mode, self.amgd_lambda)
+        sizes = (self.amgd_ste, self.amgd_hidden, self.attention_heads)
+        return generative_distillation.AMGD(*options, *sizes, name="amgd")
 
     def _head(self, name: str, feature: jax.Array, train: bool) -> dict[str, jax.Array]:
         return _head_outputs(name, heads.BNNeck(self.num_classes, name=f"head_{name}"), feature, train)

@@ -92,7 +92,13 @@ def visible_parts(parts: jax.Array, pixels: float) -> jax.Array:
 
 
 class MaskGenerator(nn.Module):
-    """Classifier of tokens by body part; float32."""
+    """Classifier of tokens by body part; float32.
+
+    Attributes:
+        positions: whether every place of the grid has logits of its own to add, as a map of where parts usually are.
+    """
+
+    positions: bool = False
 
     @nn.compact
     def __call__(self, tokens: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -100,6 +106,9 @@ class MaskGenerator(nn.Module):
         normalized = norm.BatchNorm(name="norm")(tokens.astype(jnp.float32), train=train)
         classify = nn.Dense(NUM_PARTS + 1, use_bias=False, kernel_init=initializers.classifier, name="classifier")
         logits = classify(normalized)
+        if self.positions:
+            usual = self.param("positions", nn.initializers.zeros, logits.shape[1:], jnp.float32)
+            logits += usual[None]
         return logits, nn.softmax(logits, axis=-1)
 
 
@@ -192,10 +201,24 @@ class PartDecoder(nn.Module):
 
 
 class VisibilityHead(nn.Module):
-    """Predictor of a part's visibility from its feature; float32, shared by the parts."""
+    """Predictor of a part's visibility from its feature; float32.
+
+    Attributes:
+        apart: whether every part has statistics and weights of its own. Shared ones are mostly those of the differences
+            between parts, so that in a short run the head learns how often each part can be seen and little else.
+    """
+
+    apart: bool = False
 
     @nn.compact
     def __call__(self, parts: jax.Array, *, train: bool) -> jax.Array:
         """Maps part features [B, 8, D] to logits [B, 8]."""
-        normalized = norm.BatchNorm(name="norm")(parts.astype(jnp.float32), train=train)
-        return nn.Dense(1, kernel_init=initializers.classifier, name="classifier")(normalized)[..., 0]
+        parts = parts.astype(jnp.float32)
+        normalize = norm.BatchNorm(name="norm")
+        if not self.apart:
+            normalized = normalize(parts, train=train)
+            return nn.Dense(1, kernel_init=initializers.classifier, name="classifier")(normalized)[..., 0]
+        normalized = normalize(parts.reshape(len(parts), -1), train=train).reshape(parts.shape)
+        kernel = self.param("kernel", initializers.classifier, parts.shape[1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, parts.shape[1:2], jnp.float32)
+        return jnp.einsum("bpd,pd->bp", normalized, kernel) + bias[None]

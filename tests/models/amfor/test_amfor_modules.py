@@ -132,6 +132,31 @@ def test_masks_are_shares_of_a_token():
     np.testing.assert_allclose(masks.sum(axis=-1), 1.0, rtol=1e-5)
 
 
+def test_masks_begin_with_where_parts_usually_are():
+    """Logits of a place are added to the token's, in every image alike."""
+    module = part_decoder.MaskGenerator(positions=True)
+    tokens = np.random.default_rng(0).normal(size=(2, 6, 16)).astype(np.float32)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), tokens, train=False))
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    usual = np.arange(6 * 9, dtype=np.float32).reshape(6, 9) % 5
+    variables["params"]["positions"] = usual
+    logits, _ = module.apply(variables, tokens, train=False)
+    np.testing.assert_allclose(logits, np.broadcast_to(usual, (2, 6, 9)))
+
+
+def test_each_part_has_a_visibility_head_of_its_own():
+    """Statistics and weights: a part's logits do not depend on how its features differ from the others'."""
+    parts = np.random.default_rng(0).normal(size=(4, 8, 16)).astype(np.float32)
+    module = part_decoder.VisibilityHead(apart=True)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), parts, train=False))
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
+    assert shapes["params"]["kernel"].shape == (8, 16)
+    apply = lambda parts: module.apply(variables, parts, train=True, mutable=["batch_stats"])[0]
+    logits, moved = apply(parts), apply(parts + np.arange(8, dtype=np.float32)[:, None])
+    np.testing.assert_allclose(logits, moved, atol=1e-3)
+    np.testing.assert_allclose(logits.mean(axis=0), 17 * np.ones(8), atol=1e-3)  # 16 shifts and the bias
+
+
 def test_strips_stand_in_for_labels():
     """Bands of pixels; where a box was erased there is background, and a part below it is not visible."""
     boxes = np.array([[0, 0, 0, 0], [0, 0, 20, 64]], np.int32)  # none; the upper 20 rows of 128 x 64
