@@ -152,14 +152,17 @@ def _add_phases(config: ConfigDict) -> None:
     config.phase_order = ("teacher", "student", "bridge", "align")
 
 
-# The demo's generator reads features as long as a bridge; its squared error and its triplet loss weigh so much that
-# their gradients at the class token are of the size of the others': averaged over the dimensions, an error of weight 1
-# has a hundredth of the identity loss's (scripts/term_sizes.py, docs/systems/cfat.md). L_KL keeps its weight: from 3 on
-# it empties the code, whose mean no longer depends on the feature.
-BRIDGE = {
+# The demo's generator reads features as long as a bridge. Averaged over the dimensions of unit vectors, a squared error
+# of weight 1 has a hundredth of the identity loss's gradient at the class token (scripts/term_sizes.py), and L_KL of
+# weight 1 holds the code so noisy that it says next to nothing of the feature: see docs/systems/cfat.md.
+WEIGHTS = {
     **{f"phases.{phase}.losses.mse.weight": 48.0 for phase in FINE},
-    **{f"phases.{phase}.losses.tri_generated.weight": 4.0 for phase in FINE[1:]},
+    **{f"phases.{phase}.losses.kl.weight": 0.01 for phase in FINE},
 }
+# The triplet loss on generated features trains the student alone. Hard triplets of a student from scratch are worse
+# than those of equal features, to which a generator that follows this loss maps everything within an epoch.
+HELD = {f"phases.{phase}.losses.tri_generated.on": "generated/held" for phase in FINE[1:]}
+BRIDGE = {**WEIGHTS, **HELD}
 # The small network of the demo in configs/transreid.py, from scratch, with Adam and normalized features in the triplet
 # loss.
 DEMO = {
@@ -358,9 +361,14 @@ VARIANTS = {
         "model.align": "feature",
     },
     "cfat_article_bridge": {
-        "notes": "The recipe's generator in the demo: raw features, the mean squared error of weight 1.",
-        **dict.fromkeys(BRIDGE, 1.0),
+        "notes": "The recipe's generator in the demo: raw features, all its terms of weight 1.",
+        **dict.fromkeys(WEIGHTS, 1.0),
+        **dict.fromkeys(HELD, "generated/g"),
         "model.bfg_input": "raw",
+    },
+    "cfat_free_generator": {
+        "notes": "The triplet loss on generated features trains the generator as well, as in the recipe.",
+        **dict.fromkeys(HELD, "generated/g"),
     },
     "cfat_unit_input": {"notes": "The generator reads features of unit length.", "model.bfg_input": "unit"},
     "cfat_patch_mean": {

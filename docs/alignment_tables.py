@@ -1,7 +1,8 @@
-"""CFAT's teacher while it is trained, and sizes of the loss terms of its alignment.
+"""CFAT's teacher while it is trained, sizes of the loss terms of its alignment, and what its generator learns.
 
 python docs/alignment_tables.py runs/ablate/cfat/cfat_start/seed0 cfat-teacher   # results/cfat-teacher.json
 python scripts/term_sizes.py RUN --phase align --at start --output results/cfat-terms-start.json
+python docs/generator_study.py before=RUN after=RUN                              # results/cfat-generator.json
 """
 
 from __future__ import annotations
@@ -52,6 +53,26 @@ def terms(*names: str) -> str:
             value = each["monitors"].get(monitor)
             cells += ["-" if value is None else f"{value:.3f}", "", "", ""]
         lines.append(cells)
+    return grid(titles, lines)
+
+
+def generator(name: str) -> str:
+    """What a generator learns from frozen features of each run, by the weights of its terms (generator_study.py)."""
+    titles = [
+        "features",
+        "weight of `kl`",
+        "of `tri_generated`",
+        "cosine to the teacher",
+        "6 epochs later",
+        "mean length",
+    ]
+    titles += ["triplet loss", "student's cosine", "student's triplet loss"]
+    columns = ("cosine_bridge", "cosine", "mean_length", "triplet", "student_cosine", "student_triplet")
+    lines = []
+    for features, cases in read(f"{name}.json").items():
+        for case in cases:
+            weights = (f"{case['kl']:g}", f"{case['tri_generated']:g}")
+            lines.append([features, *weights, *(f"{case[column]:.2f}" for column in columns)])
     return grid(titles, lines)
 
 

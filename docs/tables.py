@@ -389,6 +389,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "parts": part_tables.parts,
     "curve": alignment_tables.curve,
     "terms": alignment_tables.terms,
+    "generator": alignment_tables.generator,
 }
 
 
