@@ -58,7 +58,7 @@ def _param_checked_once(self, name, init_fn, *arguments, unbox=True, **options):
 
 scope.Scope.param = _param_checked_once
 
-# JAX makes a context of MLIR, with all its dialects, for every program: a third of what a small one costs. Here a hundred
+# JAX makes a context of MLIR, with all its dialects, for every program: a third of what a small one costs. Here 100
 # programs share one; what they put into it is freed with the last of them.
 _make_context, _programs, _context = mlir.make_ir_context, itertools.count(), []
 

@@ -159,6 +159,7 @@ class Experiment:
         shapes = self.initial_shapes()
         schedule = self.phases(shapes.variables)
         if self.kept.adopt(schedule, first_step):
+            LOG.info("an earlier start of this config has kept its programs: nothing is traced")
             return schedule
         with progress.waiting("tracing the train step"):
             self._compiling = self.plan.rehearse(shapes, schedule, first_step)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
 from reid_jax.data import records
-from reid_jax.runtime import compilation, kept_starts
+from reid_jax.runtime import compilation, kept_starts, loaded_code
 from reid_jax.train import loop, step
 
 
@@ -34,6 +34,8 @@ class KeptStart:
         self._key, self._devices = "", list(mesh.devices.flat)
         # Own code may read or import what no hash here knows.
         if compilation.starts(make=True) is None or jax.process_count() > 1 or config.get("code", ()):
+            return
+        if loaded_code.own_files() is None or loaded_code.edited_since_start():
             return
         origin = {"config": config_lib.to_json(config), "first_devices": first_devices}
         origin |= {"mesh": [device.id for device in self._devices]}
@@ -80,7 +82,7 @@ class KeptStart:
 
         def name(done: kept_starts.Begun) -> None:
             found = done.result() if done.exception() is None else None
-            if found is not None:
+            if found is not None and not loaded_code.edited_since_start():  # while it was traced
                 kept_starts.give_name(initial, f"{self._key}-initial")
                 kept_starts.give_name(found, f"{self._key}-step{index}")
 

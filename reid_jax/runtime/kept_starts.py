@@ -2,8 +2,9 @@
 
 JAX's cache of compiled programs knows a program by its text, so that a second start traces and lowers everything once
 more only to learn that it has been compiled: half of such a start, and most of it for a large model. Here the programs
-stand under a hash of their origin instead: the resolved config, the data set, this package's source, the versions of
-the libraries, JAX's settings and the devices. Anything that changes gives another name; then a start does all of it.
+stand under a hash of their origin instead: the resolved config, the data set, this package's source, the user's modules
+that are loaded, the libraries, JAX's settings and the devices. Anything that changes gives another name; then a start
+does all of it. Where the source was edited after the process began, nothing is read or named: see `loaded_code`.
 
 They stand under a hash of their text as well, from which another origin with the same program takes it: JAX's cache
 cannot serve here, because a program for a CPU that was read from it cannot be written a second time.
@@ -27,6 +28,7 @@ import pathlib
 import pickle
 import re
 import sys
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,20 +37,28 @@ import jax
 from jax.experimental import serialize_executable
 
 from reid_jax import errors, file_io
-from reid_jax.runtime import compilation, provenance
+from reid_jax.runtime import compilation, loaded_code, provenance
 
 LOG = logging.getLogger(__name__)
 
 MOST = 160  # names, four for a start; the oldest beyond go
-FORMAT = 2
+UNFINISHED = 3600.0  # seconds after which a file that is being written is one of a killed process
+FORMAT = 3
 # A program for a CPU that JAX has read from its own cache lacks its object code (ELF, Mach-O) when it is written again.
 OBJECT_CODE = (b"\x7fELF", b"\xcf\xfa\xed\xfe")
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "einops", "chex", "ml_collections")
+# Those that trace, which may be a checkout or were edited in place, and those that compile.
+TRACING = ("jax", "flax", "optax", "einops", "opt_einsum", "chex", "ml_collections")
+LIBRARIES = (
+    *TRACING,
+    *("jaxlib", "numpy", "ml_dtypes", "libtpu"),
+    *(f"jax-cuda{number}-{part}" for number in (12, 13) for part in ("pjrt", "plugin")),
+    *("nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-cublas-cu12", "nvidia-cublas"),
+)
 VARIABLES = ("JAX_", "XLA_", "FLAX_", "REID_JAX_", "OMP_", "CUDA_", "NVIDIA_", "LIBTPU_", "TPU_")
 # Calls that the compiler itself replaces.
 OF_THE_COMPILER = ("Sharding", "SPMD", "mhlo.", "annotate_device_placement")
-# Settings of JAX and variables that change where programs lie or what is logged, but no program.
-NEUTRAL = ("cache", "log", "REID_JAX_COMPILATION")
+# Words in the names of settings of JAX and of variables that change no program, but where one lies or what is logged.
+NEUTRAL = {"cache", "caches", "log", "logging"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +88,17 @@ def key(origin: Mapping[str, Any], *, traced: bool = False) -> str:
         traced: whether that is the text of the program, so that the source has no more influence.
     """
     devices = jax.devices()
-    environment = {name: text for name, text in os.environ.items() if name.startswith(VARIABLES) and _counts(name)}
+    environment = {
+        name: (text, _files_of(text))
+        for name, text in os.environ.items()
+        if name.startswith(VARIABLES) and _counts(name)
+    }
     described = {
         "format": FORMAT,
         "origin": dict(origin),
         "source": "" if traced else provenance.source_hash(),
+        "libraries": () if traced else loaded_code.library_files(TRACING),
+        "own": () if traced else loaded_code.own_files(),
         "python": sys.version,
         "versions": _versions(),
         "environment": environment,
@@ -90,12 +106,24 @@ def key(origin: Mapping[str, Any], *, traced: bool = False) -> str:
         "devices": [(device.id, device.device_kind, device.platform) for device in devices],
         "platform": devices[0].client.platform_version,
         "processes": jax.process_count(),
+        "cores": _cores() if devices[0].platform == "cpu" else 0,
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True, default=repr).encode()).hexdigest()
 
 
 def _counts(name: str) -> bool:
-    return not any(word in name or word.upper() in name for word in NEUTRAL)
+    return NEUTRAL.isdisjoint(name.lower().split("_"))
+
+
+def _files_of(text: str) -> list[tuple[str, tuple[int, int]]]:
+    """Returns the files that the value of a variable names: XLA's flags may stand in one, or read one."""
+    words = [part for word in text.split() for part in (word, word.partition("=")[2])]
+    return [(word, loaded_code.state(word)) for word in words if os.path.isfile(word)]
+
+
+def _cores() -> int:
+    """Returns the number of cores that a program for a CPU is divided for."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache
@@ -159,6 +187,8 @@ def load(name: str, devices: Sequence[jax.Device]) -> Kept | None:
         return None
     path = folder / f"{name}.start"
     try:
+        if path.stat().st_uid != os.getuid():
+            raise PermissionError("it belongs to another user")
         (code, given, returned), about = pickle.loads(zlib.decompress(path.read_bytes()))
         program = serialize_executable.deserialize_and_load(code, given, returned, execution_devices=tuple(devices))
         os.utime(path)
@@ -183,10 +213,11 @@ def _save(name: str, program: jax.stages.Compiled, about: Any) -> bool:
             LOG.debug("a program is not kept, because it was read from JAX's cache")
             return False
         file_io.write_bytes(folder / f"{name}.start", zlib.compress(pickle.dumps((packed, about)), 1))
-        _tidy(folder)
     except Exception as error:  # the run goes on without
         LOG.debug("a program is not kept: %s", errors.reason(error))
         return False
+    with contextlib.suppress(OSError):
+        _tidy(folder)
     return True
 
 
@@ -199,7 +230,10 @@ def give_name(kept: Kept, name: str) -> None:
 
 
 def _tidy(folder: pathlib.Path, most: int = MOST) -> None:
-    """Removes the files that were not used for longest, beyond `most`."""
-    files = sorted(folder.glob("*.start"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in files[most:]:
+    """Removes the files that were not used for longest, beyond `most`, and what killed processes left unfinished."""
+    used = {path: loaded_code.state(path)[1] for path in folder.glob("*.start")}
+    for path in sorted(used, key=used.__getitem__, reverse=True)[most:]:
         path.unlink(missing_ok=True)
+    for path in folder.glob(f"{file_io.INCOMPLETE}*"):
+        if loaded_code.state(path)[1] < (time.time() - UNFINISHED) * 1e9:
+            path.unlink(missing_ok=True)

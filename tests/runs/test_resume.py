@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import random
 import signal
@@ -42,13 +43,16 @@ def test_killed_stopped_and_extended_runs_end_like_an_uninterrupted_run(tmp_path
     """SIGKILL at a random moment, SIGKILL while a checkpoint is written, and SIGTERM; the same command resumes.
 
     The first two commands ask for three epochs, the third one extends the run to the four of the uninterrupted one.
+    The interrupted run keeps the programs of its starts, so that its second one traces nothing.
     """
-    prepare.prepare("synthped", tmp_path / "data", size="tiny")
     config = tiny.config(tmp_path / "data", checkpoint__every_steps=1)
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     command = [tiny.write(config, tmp_path / "tiny.py"), f"--workdir={interrupted}", "--mode=train"]
+    prepare.prepare("synthped", tmp_path / "data", size="tiny")
     shorter = [*command, "--config.train.epochs=3"]
     folder = interrupted / "checkpoints"
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    del environment["JAX_COMPILATION_CACHE_DIR"]
     chance = random.Random(time.time_ns())
     resumed_at = []
 
@@ -56,11 +60,8 @@ def test_killed_stopped_and_extended_runs_end_like_an_uninterrupted_run(tmp_path
     rarely = "--config.checkpoint.every_steps=0"
     uninterrupted = tiny.start([command[0], f"--workdir={whole}", "--mode=train", rarely], devices=1)
 
-    # This run compiles the program; the others find it in the cache.
-    wait_until(uninterrupted, lambda: metrics.read(whole))
-
     # 1. At a random moment after the first steps.
-    process = tiny.start(shorter, devices=1)
+    process = tiny.start(shorter, env=environment)
     try:
         wait_until(process, lambda: newest(interrupted) >= 2)
         time.sleep(chance.uniform(0, 0.2))
@@ -69,16 +70,17 @@ def test_killed_stopped_and_extended_runs_end_like_an_uninterrupted_run(tmp_path
         resumed_at.append(newest(interrupted))
 
         # 2. While a checkpoint is being written: its folder still has a temporary name.
-        process = tiny.start(shorter, devices=1)
+        process = tiny.start(shorter, env=environment)
         wait_until(process, lambda: newest(interrupted) >= resumed_at[0] + 1 and any(folder.glob("*tmp*")))
         process.kill()
         _, _, err = tiny.finish(process)
         assert f"resumed at step {resumed_at[0]} of 9" in err
+        assert "has kept its programs: nothing is traced" in err
         left = [path.name for path in folder.iterdir() if not path.name.isdigit()]
         resumed_at.append(newest(interrupted))
 
         # 3. SIGTERM: the run saves a checkpoint, reports it in one sentence, and exits.
-        process = tiny.start([*command, "--extend"], devices=1)
+        process = tiny.start([*command, "--extend"], env=environment)
         wait_until(process, lambda: newest(interrupted) >= resumed_at[1] + 1)
         process.terminate()
         code, _, err = tiny.finish(process)
@@ -94,7 +96,7 @@ def test_killed_stopped_and_extended_runs_end_like_an_uninterrupted_run(tmp_path
     assert 2 <= resumed_at[0] < resumed_at[1] < stopped_at < STEPS
 
     # 4. To the end.
-    for last in (tiny.start([*command, rarely], devices=1), uninterrupted):
+    for last in (tiny.start([*command, rarely], env=environment), uninterrupted):
         code, _, err = tiny.finish(last)
         assert code == 0, err
     assert all(path.name.isdigit() for path in folder.iterdir()), left

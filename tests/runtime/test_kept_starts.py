@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from reid_jax.runtime import compilation, kept_starts, provenance
+from reid_jax import file_io
+from reid_jax.runtime import compilation, kept_starts, loaded_code, provenance
 from tests.helpers import compiling
 
 
@@ -68,6 +70,11 @@ def test_what_cannot_be_read_or_written_is_no_error(lowered, program, folder, mo
     counted, devices = Counted(lowered, program), jax.devices()[:1]
     kept = kept_starts.compiled(counted, devices)
     path = folder / f"{kept.name}.start"
+    with monkeypatch.context() as changed:  # another user's, in a folder that was open to all
+        changed.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
+        changed.setattr(compilation, "starts", lambda **_: folder)
+        assert kept_starts.load(kept.name, devices) is None
+    assert kept_starts.compiled(counted, devices).name == kept.name
     path.write_bytes(path.read_bytes()[:100])
     assert kept_starts.load(kept.name, devices) is None
     assert not path.exists()
@@ -100,11 +107,14 @@ def test_the_oldest_go(folder):
     for age in range(4):
         (folder / f"{age}.start").touch()
         os.utime(folder / f"{age}.start", (1000 + age, 1000 + age))
+    for name, age in (("old", kept_starts.UNFINISHED + 60), ("new", 0)):  # of killed processes
+        (folder / f"{file_io.INCOMPLETE}{name}").touch()
+        os.utime(folder / f"{file_io.INCOMPLETE}{name}", (time.time() - age,) * 2)
     kept_starts._tidy(folder, most=2)
-    assert {path.name for path in folder.iterdir()} == {"2.start", "3.start"}
+    assert {path.name for path in folder.iterdir()} == {"2.start", "3.start", f"{file_io.INCOMPLETE}new"}
 
 
-def test_whatever_makes_another_program_makes_another_name(monkeypatch):
+def test_whatever_makes_another_program_makes_another_name(monkeypatch, tmp_path):
     name = kept_starts.key({"config": "a"})
     assert name == kept_starts.key({"config": "a"})
     others = [kept_starts.key({"config": "b"})]
@@ -121,7 +131,24 @@ def test_whatever_makes_another_program_makes_another_name(monkeypatch):
         others.append(kept_starts.key({"config": "a"}))
     with jax.default_matmul_precision("bfloat16"):
         others.append(kept_starts.key({"config": "a"}))
-    assert len({name, *others}) == 6
+    for read in ("library_files", "own_files"):  # an edited library; a module that a config file imports
+        with monkeypatch.context() as changed:
+            changed.setattr(loaded_code, read, lambda *_: {"patches.py": (1, 2)})
+            others.append(kept_starts.key({"config": "a"}))
+            assert kept_starts.key({"text": "a"}, traced=True) == of_text
+    flags = tmp_path / "flags"
+    for text in ("--xla_cpu_enable_fast_math=true", "--xla_cpu_enable_fast_math=false"):  # of XLA, in a file
+        flags.write_text(text)
+        for named in (str(flags), f"--xla_gpu_load_autotune_results_from={flags}"):
+            with monkeypatch.context() as changed:
+                changed.setenv("XLA_FLAGS", named)
+                others.append(kept_starts.key({"config": "a"}))
+    with monkeypatch.context() as changed:  # code for CPUs is divided for so many
+        changed.setattr(kept_starts, "_cores", lambda: 1000)
+        others.append(kept_starts.key({"config": "a"}))
+    assert len({name, *others}) == 13
+    assert kept_starts._counts("jax_mock_gpu_topology")
+    assert not kept_starts._counts("JAX_COMPILATION_CACHE_DIR")
     with monkeypatch.context() as changed:  # where programs lie changes none
         changed.setenv("JAX_COMPILATION_CACHE_DIR", "/elsewhere")
         assert kept_starts.key({"config": "a"}) == name
