@@ -20,7 +20,7 @@ from reid_jax.data.synthped import parallel_drawing
 
 SPLITS = ("train", "query", "gallery")
 DISJOINT_IDENTITIES = True  # between training and test
-STREET_VERSION = "1.1.0"  # of the look "street", as in dataset.toml
+STREET_VERSION = "1.1.1"  # of the look "street", as in dataset.toml
 
 
 class SynthPedConfig(tfds.core.BuilderConfig):
@@ -77,7 +77,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {
         "1.0.0": "First version.",
-        "1.1.0": "The look street alone: people are seen and dressed differently at the sites; larger families.",
+        "1.1.1": "The look street alone: people are seen and dressed differently at the sites; larger families.",
     }
     BUILDER_CONFIGS: ClassVar = [
         SynthPedConfig(size=size, occluded=occluded, look=look)

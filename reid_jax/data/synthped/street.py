@@ -33,8 +33,8 @@ class Conditions:
     site_exposure: float = 0.25
     site_cast: float = 0.08
     site_gamma: float = 0.2
-    camera_exposure: float = 0.03
-    camera_cast: float = 0.008
+    camera_exposure: float = 0.06
+    camera_cast: float = 0.015
     passage_exposure: float = 0.12
     passage_cast: float = 0.03
     image_exposure: float = 0.14
@@ -51,9 +51,9 @@ class Conditions:
     shift: float = 0.075
     scale: float = 0.08
     cut: float = 0.2
-    resolution: tuple[float, float] = (0.13, 0.38)
-    crowd: float = 0.25
-    family: tuple[int, int] = (3, 8)
+    resolution: tuple[float, float] = (0.11, 0.33)
+    crowd: float = 0.3
+    family: tuple[int, int] = (4, 10)
 
 
 class StreetLook:
