@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from reid_jax.ops import batch_parts, platforms, tracing
+from reid_jax.ops import batch_parts, outlined, platforms, tracing
 
 
 def _vector(values: jax.Array, ndim: int) -> jax.Array:
@@ -60,9 +60,9 @@ class BatchNorm(nn.Module):
         if train:
             count = x.size // x.shape[-1] // (x.shape[0] if per_device else 1)
             if parts is None:
-                mean, variance = _batch_moments(x)
+                mean, variance = map(outlined.keep, _batch_moments(x))
             else:
-                mean, variance, means, variances = _moments_of_parts(x, parts)
+                mean, variance, means, variances = map(outlined.keep, _moments_of_parts(x, parts))
             if not self.is_initializing():
                 unbiased = variance * (count / max(count - 1, 1))
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
@@ -111,7 +111,7 @@ def _normalize(
 def _moments(x: jax.Array, axes: tuple[int, ...], keepdims: bool) -> tuple[jax.Array, jax.Array]:
     """Returns mean and biased variance in float32, in two passes (E[x²] - E[x]² loses digits)."""
     x = x.astype(jnp.float32)
-    mean = x.mean(axes, keepdims=True)
+    mean = outlined.keep(x.mean(axes, keepdims=True))
     variance = jnp.square(x - mean).mean(axes, keepdims=keepdims)
     return (mean if keepdims else mean.reshape(-1)), variance
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import jax
 
-from reid_jax.ops import platforms
+from reid_jax.ops import outlined, platforms
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -24,15 +24,15 @@ def once(*, static: tuple[int, ...] = ()) -> Callable[[Function], Function]:
     """
 
     def decorate(function: Function) -> Function:
-        def on(platform: str, *arguments: Any) -> Any:
+        def on(platform: str, outlining: bool, *arguments: Any) -> Any:
             return function(*arguments)
 
-        # The platform is part of the cache's key: formulations are chosen for it.
-        traced = jax.jit(on, static_argnums=(0, *(position + 1 for position in static)), inline=True)
+        # Both are part of the cache's key: formulations are chosen for the platform, and `outlined.keep` acts inside.
+        traced = jax.jit(on, static_argnums=(0, 1, *(position + 2 for position in static)), inline=True)
 
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:
-            return traced(platforms.target(), *arguments)
+            return traced(platforms.target(), outlined.outlining(), *arguments)
 
         return cast(Function, call)
 

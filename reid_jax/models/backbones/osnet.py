@@ -28,7 +28,7 @@ from flax import linen as nn
 
 from reid_jax import errors
 from reid_jax.nn import conv, norm
-from reid_jax.ops import descriptors, fusion, pooling, taps
+from reid_jax.ops import batch_parts, descriptors, fusion, outlined, platforms, pooling, taps
 
 # torchreid's names are ours, see `reid_jax.weights.convert`.
 TORCH_RULES: tuple[tuple[str, str], ...] = ()
@@ -99,12 +99,27 @@ class LightConv3x3(nn.Module):
     features: int
     dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps [B, H, W, m] to [B, H, W, m]."""
-        x = conv.Conv(self.features, 1, dtype=self.dtype, name="conv1")(x)
-        x = conv.Conv(self.features, 3, groups=self.features, dtype=self.dtype, name="conv2")(x)
-        return nn.relu(norm.BatchNorm(dtype=self.dtype, name="bn")(x, train=train))
+        if train and not self.is_initializing() and platforms.target() == "cpu":
+            return self._called(x)
+        return self.written(x, train=train)
+
+    @nn.compact
+    def written(self, x: jax.Array, *, train: bool = True) -> jax.Array:
+        """Returns the same by operations in place."""
+        x = outlined.keep(conv.Conv(self.features, 1, dtype=self.dtype, name="conv1")(x))
+        x = outlined.keep(conv.Conv(self.features, 3, groups=self.features, dtype=self.dtype, name="conv2")(x))
+        return outlined.keep(nn.relu(norm.BatchNorm(dtype=self.dtype, name="bn")(x, train=train)))
+
+    def _called(self, x: jax.Array) -> jax.Array:
+        """Trains by a computation that all light convolutions of these shapes share."""
+        function = _shared(LightConv3x3, self.features, self.dtype, batch_parts.of(x.shape[0]))
+        variables = self.variables
+        result, statistics = function((variables["params"], x), variables["batch_stats"])
+        for name, value in statistics.items():
+            self.put_variable("batch_stats", name, value)
+        return result
 
 
 class LightConvStream(nn.Module):
@@ -139,13 +154,46 @@ class UnifiedAggregationGate(nn.Module):
     features: int
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps a stream [B, H, W, m] to its gate [B, 1, 1, m]."""
-        dense = functools.partial(conv.Conv, kernel_size=1, use_bias=True, dtype=self.dtype)
         pooled = pooling.global_average(x).astype(self.dtype)[:, None, None]
-        hidden = nn.relu(dense(self.features // GATE_REDUCTION, name="fc1")(pooled))
-        return nn.sigmoid(dense(self.features, name="fc2")(hidden))
+        if train and not self.is_initializing() and platforms.target() == "cpu":
+            function = _shared(UnifiedAggregationGate, self.features, self.dtype, None)
+            return function((self.variables["params"], pooled), {})[0]
+        return self.written(pooled)
+
+    @nn.compact
+    def written(self, pooled: jax.Array) -> jax.Array:
+        """Returns the gate from averages [B, 1, 1, m] by operations in place."""
+        dense = functools.partial(conv.Conv, kernel_size=1, use_bias=True, dtype=self.dtype)
+        hidden = nn.relu(outlined.keep(dense(self.features // GATE_REDUCTION, name="fc1")(pooled)))
+        return nn.sigmoid(outlined.keep(dense(self.features, name="fc2")(hidden)))
+
+
+@functools.lru_cache
+def _shared(
+    layer: type[LightConv3x3] | type[UnifiedAggregationGate],
+    features: int,
+    dtype: Any,
+    parts: batch_parts.Parts | None,
+) -> outlined.Function:
+    """Returns the train pass of a layer on a CPU, (parameters, x), statistics -> y, new statistics, to be called.
+
+    Args:
+        layer: see there.
+        features: see the layer.
+        dtype: see the layer.
+        parts: the parts of the batch that is being traced.
+    """
+    module = layer(features, dtype=dtype, parent=None)
+
+    def train(given: tuple[Any, jax.Array], statistics: Any) -> tuple[jax.Array, Any]:
+        params, x = given
+        variables = {"params": params, "batch_stats": statistics}
+        y, updated = module.apply(variables, x, mutable="batch_stats", method="written")
+        return y, updated.get("batch_stats", {})
+
+    return outlined.outlined(train)
 
 
 class OSBlock(nn.Module):
@@ -170,7 +218,7 @@ class OSBlock(nn.Module):
         h = ConvLayer(inside, dtype=self.dtype, name="conv1")(x, train=train)
         gate = UnifiedAggregationGate(inside, dtype=self.dtype, name="gate")
         streams = [self._stream(h, depth, train=train) for depth in range(1, STREAMS + 1)]
-        mixed = functools.reduce(jnp.add, [gate(stream) * stream for stream in streams])
+        mixed = functools.reduce(jnp.add, [gate(stream, train=train) * stream for stream in streams])
         linear = "none" if self.instance == "inside" else "batch"
         residual = ConvLayer(self.features, normalization=linear, activate=False, dtype=self.dtype, name="conv3")(
             mixed, train=train

@@ -131,6 +131,23 @@ def test_initial_values_follow_the_papers_code():
     assert float(np.std(head.kernel_init(jax.random.key(0), (300, 300)))) == pytest.approx(0.01, rel=0.02)
 
 
+def test_called_and_written_out_light_convolutions_agree():
+    module = osnet.LightConv3x3(8)
+    x = jax.random.normal(jax.random.key(0), (3, 4, 2, 8))
+    variables = jax.jit(functools.partial(module.init, train=False), compiler_options=QUICK)(jax.random.key(1), x)
+
+    def run(method):
+        def loss(params, x):
+            state = {"params": params, "batch_stats": variables["batch_stats"]}
+            y, updated = module.apply(state, x, train=True, mutable="batch_stats", method=method)
+            return (y * jnp.sin(jnp.arange(y.size, dtype=y.dtype).reshape(y.shape))).sum(), (y, updated)
+
+        graded = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        return jax.jit(graded, compiler_options=QUICK)(variables["params"], x)
+
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), run("__call__"), run("written"))
+
+
 # ---- values ---------------------------------------------------------------------------------------------------------
 
 
