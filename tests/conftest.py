@@ -7,6 +7,7 @@ import importlib.metadata
 import itertools
 import os
 import pathlib
+import types
 import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -26,9 +27,11 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # XLA refuses flag
 os.environ.setdefault("XLA_FLAGS", " ".join(QUICK_COMPILATION))
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
+from flax import linen as nn
 from flax.core import meta, scope
 from jax._src import compilation_cache
 from jax._src.interpreters import mlir
@@ -57,6 +60,22 @@ def _param_checked_once(self, name, init_fn, *arguments, unbox=True, **options):
 
 
 scope.Scope.param = _param_checked_once
+
+# Flax searches every field of every module for submodules, at each call of it: a fifth of what tracing a network costs.
+# There are none in numbers, names, functions and tuples of these.
+_register = nn.Module._register_submodules
+_PLAIN = (str, int, float, bool, type(None), type, types.FunctionType, functools.partial, np.dtype, type(jnp.float32))
+
+
+def _register_if_any(self, name, value):
+    kind = type(value)
+    if kind in _PLAIN or (kind is tuple and all(type(each) in _PLAIN for each in value)):
+        object.__setattr__(self, name, value)
+    else:
+        _register(self, name, value)
+
+
+nn.Module._register_submodules = _register_if_any
 
 # JAX makes a context of MLIR, with all its dialects, for every program: a third of what a small one costs. Here 100
 # programs share one; what they put into it is freed with the last of them.

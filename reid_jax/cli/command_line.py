@@ -25,7 +25,7 @@ from reid_jax import config as config_lib
 from reid_jax import errors, progress
 from reid_jax.cli import failures, help_pages, pipes
 from reid_jax.config import files, phases, rules
-from reid_jax.runtime import allocator, background, compilation, determinism, interruption
+from reid_jax.runtime import allocator, background, compilation, determinism, interruption, xla_flags
 
 USER_MISTAKE = 2
 HELP_FLAGS = {"-h", "-?", "--help", "-help"}
@@ -62,6 +62,8 @@ def keep_programs(by_default: bool = True) -> None:
         deterministic, sys.argv[1:] = determinism.taken_from(sys.argv[1:])
         if deterministic:
             determinism.enable()
+        if not HELP_FLAGS & set(sys.argv):
+            xla_flags.refuse_unknown()
         if given is not None or (by_default and not HELP_FLAGS & set(sys.argv)):
             compilation.keep(given)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from reid_jax import build, errors
-from reid_jax.data import image_io, prepare
+from reid_jax.data import image_io
 from reid_jax.runs import baselines, experiment, launch, results
 from reid_jax.train import loop
 from tests.helpers import tiny
@@ -26,7 +26,7 @@ TERM = {"loss": "cross_entropy", "on": "logits/b", "weight": 1.0}
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> pathlib.Path:
     root = tmp_path_factory.mktemp("data")
-    prepare.prepare("synthped", root, size="tiny")
+    tiny.draw(root)
     return root
 
 

@@ -73,9 +73,9 @@ def test_given_distances_equal_reference_on_all_rows(golden, case, kind, metric)
     np.testing.assert_array_equal(result.num_relevant, file[f"{kind}/perquery_num_rel"])
 
 
-def test_hundreds_of_random_cases_equal_the_twin(twins):
+def test_many_random_cases_equal_the_twin(twins):
     scored = 0
-    for seed in range(300):
+    for seed in range(150):
         case = random_case(seed)
         rule = ranking.AP_RULES[seed % 2]
         filtered = seed % 5 != 0
@@ -95,7 +95,7 @@ def test_hundreds_of_random_cases_equal_the_twin(twins):
         np.testing.assert_array_equal(result.first_hit, first)
         assert result.num_query_without_match == np.isnan(ap).sum()
         assert abs(result.mAP - np.nanmean(ap)) < 1e-12
-    assert scored > 200
+    assert scored > 100
 
 
 def test_identities_with_very_many_images(twins):

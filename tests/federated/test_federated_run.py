@@ -11,7 +11,6 @@ import pytest
 from reid_jax import config as config_lib
 from reid_jax import errors
 from reid_jax.config import sections
-from reid_jax.data import prepare
 from reid_jax.federated import phase
 from reid_jax.runs import experiment, launch
 from reid_jax.train import checkpoints, metrics
@@ -36,7 +35,7 @@ SMALL = {
 
 
 def test_a_federation_trains_and_is_evaluated_like_any_run(tmp_path):
-    prepare.prepare("synthped", tmp_path / "data", size="tiny")
+    tiny.draw(tmp_path / "data")
     name = "mgaf:synthped,mgaf_base,mgaf_federated"
     made = tiny.config(tmp_path / "data", name, SMALL)
     assert launch.run(made, workdir=str(tmp_path / "run"), mode="train") == 0
@@ -91,7 +90,7 @@ def test_unsupported_options_are_refused(overrides, message):
 
 def test_clients_that_do_not_fit_the_devices_are_refused_before_training(tmp_path):
     """Three clients of 3 x 2 images on eight devices; misspelled options too."""
-    prepare.prepare("synthped", tmp_path / "data", size="tiny")
+    tiny.draw(tmp_path / "data")
     name = "mgaf:synthped,mgaf_base,mgaf_federated"
     whole = experiment.Experiment(tiny.config(tmp_path / "data", name, SMALL))
     batch = whole.preprocess(whole.extractor.example_batch())

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import prepare
 from reid_jax.federated import node as node_lib
 from reid_jax.runs import experiment
 from reid_jax.runs import folder as folder_lib
@@ -29,7 +28,7 @@ SMALL = {**test_federated_run.SMALL, "data.augment": {}}
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    prepare.prepare("synthped", folder, size="tiny")
+    tiny.draw(folder)
     return folder
 
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from reid_jax import config as config_lib
 from reid_jax.config import files
+from reid_jax.data import prepare
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -75,6 +76,19 @@ CHANCE: dict[str, Any] = {
     **{key: value for key, value in BOT.items() if not key.startswith("schedule.")},
     **{key: value for key, value in MFV.items() if not key.startswith("model.")},
 }
+
+
+_prepared: dict[str, bytes] = {}
+
+
+def draw(root: pathlib.Path) -> None:
+    """Prepares the smallest SynthPed in a folder, drawn once in a process."""
+    if not _prepared:
+        prepare.prepare("synthped", root, size="tiny")
+        _prepared.update({str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()})
+    for name, content in _prepared.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
 
 
 def config(

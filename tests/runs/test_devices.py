@@ -23,7 +23,6 @@ import pytest
 from ml_collections import ConfigDict
 
 from reid_jax import trees
-from reid_jax.data import prepare
 from reid_jax.runs import launch
 from reid_jax.runtime import mesh
 from reid_jax.train import checkpoints, metrics
@@ -85,7 +84,7 @@ def train_on_one_device(config: ConfigDict, workdir: pathlib.Path, monkeypatch: 
 
 def test_eight_devices_train_mfv_as_one_does(tmp_path, monkeypatch):
     assert jax.device_count() == 8
-    prepare.prepare("synthped", tmp_path / "data", size="tiny")
+    tiny.draw(tmp_path / "data")
     config = tiny.config(tmp_path / "data", "mfv:synthped,mfv_noaux", tiny.MFV, **SLOWLY)
     train_on_one_device(config, tmp_path / "one", monkeypatch)
     assert launch.run(config, workdir=str(tmp_path / "eight"), mode="train") == 0
@@ -93,7 +92,7 @@ def test_eight_devices_train_mfv_as_one_does(tmp_path, monkeypatch):
 
 
 def test_two_processes_train_as_one_does(tmp_path, monkeypatch):
-    prepare.prepare("synthped", tmp_path / "data", size="tiny")
+    tiny.draw(tmp_path / "data")
     config = tiny.config(tmp_path / "data", **SLOWLY)
     command = [tiny.write(config, tmp_path / "tiny.py"), f"--workdir={tmp_path / 'two'}", "--mode=train"]
     together = [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from reid_jax import errors
-from reid_jax.data import prepare
 from reid_jax.runs import experiment, launch
 from reid_jax.runs import trained as trained_lib
 from reid_jax.runtime import mesh
@@ -112,7 +111,7 @@ def test_incomplete_run_can_be_evaluated_and_then_completed(tmp_path, monkeypatc
     """
     single = mesh.create_mesh(jax.devices()[:1])
     monkeypatch.setattr(mesh, "create_mesh", lambda: single)
-    prepare.prepare("synthped", tmp_path / "data", size="tiny")
+    tiny.draw(tmp_path / "data")
     options = {"size": "tiny", "seed": 0}
     config = tiny.config(
         tmp_path / "data",

@@ -20,6 +20,7 @@ from tests.helpers import tiny
 def test_shapes_of_a_kept_start_are_those_that_are_traced(tmp_path, monkeypatch):
     """Extras that a run takes over from another belong to both."""
     monkeypatch.setattr(starting_point, "extras", lambda init: {"teacher": {"scale": np.ones(3, np.float32)}})
+    tiny.draw(tmp_path / "data")
     made = experiment.Experiment(tiny.config(tmp_path / "data"))
     traced = made.initial_shapes()
     assert traced.extra["teacher"]["scale"].shape == (3,)

@@ -10,7 +10,6 @@ import time
 
 import pytest
 
-from reid_jax.data import prepare
 from reid_jax.train import checkpoints, metrics
 from tests.helpers import tiny
 
@@ -48,7 +47,7 @@ def test_killed_stopped_and_extended_runs_end_like_an_uninterrupted_run(tmp_path
     config = tiny.config(tmp_path / "data", checkpoint__every_steps=1)
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     command = [tiny.write(config, tmp_path / "tiny.py"), f"--workdir={interrupted}", "--mode=train"]
-    prepare.prepare("synthped", tmp_path / "data", size="tiny")
+    tiny.draw(tmp_path / "data")
     shorter = [*command, "--config.train.epochs=3"]
     folder = interrupted / "checkpoints"
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
