@@ -12,9 +12,7 @@ def test_flags_of_the_installed_xla_pass_and_others_are_named(tmp_path):
     for given in ("", "/a/file/of/flags", "--xla_dump_to=/tmp/x --xla_cpu_enable_fast_math"):
         xla_flags.refuse_unknown({"XLA_FLAGS": given})
     xla_flags.refuse_unknown({})
-    with pytest.raises(
-        errors.UserError, match=r"jaxlib knows, got --xla_cpu_enable_fast_maths; co"
-    ):
+    with pytest.raises(errors.UserError, match=r"jaxlib knows, got --xla_cpu_enable_fast_maths; co"):
         xla_flags.refuse_unknown({"XLA_FLAGS": "--xla_dump_to=/tmp/x '--xla_cpu_enable_fast_maths=true'"})
 
 
