@@ -82,6 +82,13 @@ def _visibility(runs: Mapping[str, Values]) -> str:
     return grid(titles, lines)
 
 
+def _visibility_of(runs: Mapping[str, Values]) -> str:
+    """AUC of the predicted visibility on queries, part by part."""
+    names = list(dict.fromkeys(name for values in runs.values() for name in values if "/visibility/auc_of/" in name))
+    lines = [[run, *(_score(values.get(name), 1, 2) for name in names)] for run, values in runs.items()]
+    return grid(["run", *(name.rpartition("/")[2].replace("_", " ") for name in names)], lines)
+
+
 def _retrieval(runs: Mapping[str, Values]) -> str:
     """mAP by what the slots count by, and before and after HPR."""
     lines = []
@@ -133,6 +140,7 @@ def _fusion(runs: Mapping[str, Values]) -> str:
 KINDS: dict[str, Callable[[Mapping[str, Values]], str]] = {
     "parser": _parser,
     "visibility": _visibility,
+    "visibility_of": _visibility_of,
     "retrieval": _retrieval,
     "reconstruction": _reconstruction,
     "pixels": _pixels,

@@ -171,6 +171,10 @@ def _visibility(weights: np.ndarray, found: Arrays, seen: np.ndarray) -> dict[st
     for ending, scores in (("", found["visibility"]), ("/parser", found["area"]), ("/prior", seen)):
         values[f"query/visibility/auc{ending}"] = part_scores.auc(weights, scores, visible)
         values[f"query/visibility/auc_within{ending}"] = part_scores.auc_within(weights, scores, visible)
+    for place in np.flatnonzero((visible.min(axis=0) == 0) & (visible.max(axis=0) == 1)):
+        part = part_scores.PARTS[place].replace(" ", "_")
+        each = (found[name][:, [place]] for name in ("visibility", "visible"))
+        values[f"query/visibility/auc_of/{part}"] = part_scores.auc(weights, *each)
     return values
 
 

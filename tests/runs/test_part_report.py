@@ -67,6 +67,8 @@ def test_every_part_of_the_system_is_measured(measured):
             )
             assert own - prior == pytest.approx(difference, nan_ok=True)
     assert values["query/visibility/auc_within/prior"][0] == 0.5
+    each = [value[0] for name, value in values.items() if "/auc_of/" in name]
+    assert np.mean(each) == pytest.approx(values["query/visibility/auc_within"][0])
     assert {"alike", "oracle", "hard", "soft", "global", "pooled", "rebuilt"} <= {
         name.removeprefix("mAP/") for name in values if name.startswith("mAP/")
     }
