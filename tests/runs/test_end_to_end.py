@@ -119,7 +119,7 @@ def test_incomplete_run_can_be_evaluated_and_then_completed(tmp_path, monkeypatc
         data__options=options,
         train__accumulate=2,
         data__sampler={"name": "identity_groups", "identities": 8, "images": 2},
-        train__epochs=4.0,
+        train__epochs=2.0,  # six steps, which take long: XLA's convolutions in a loop are slow on a CPU
         checkpoint__every_steps=1,
         evals__every_epochs=2.0,
     )
@@ -144,16 +144,16 @@ def test_incomplete_run_can_be_evaluated_and_then_completed(tmp_path, monkeypatc
     )
     assert launch.run(config, workdir=str(workdir)) == 0
     result = json.loads((workdir / "result.json").read_text())
-    assert result["steps"] == 12
+    assert result["steps"] == 6
     lines = metrics.read(workdir)
-    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
-    # The evaluation of the last step is the final one: query and gallery were described after steps 6 and 12 alone.
-    assert described == ["synthped"] * 2
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 7))
+    # The evaluation of the last step is the final one: query and gallery were described after step 6 alone.
+    assert described == ["synthped"]
     assert lines[-1]["synthped/mAP"] == result["synthped/mAP"]
     # Screen, metrics and result agree on the speed, which is that of all steps but the first after each start.
     assert round(lines[-2]["images_per_second"], 1) == result["images_per_second"]
     _, meta = checkpoints.restore_variables(workdir / "checkpoints")
-    assert meta["timed_images"] == 16 * (12 - 2)
+    assert meta["timed_images"] == 16 * (6 - 2)
 
 
 def test_commands_of_the_readme_on_image_files(tmp_path):
