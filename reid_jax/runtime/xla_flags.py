@@ -15,7 +15,7 @@ from collections.abc import MutableMapping
 from reid_jax import errors
 
 VARIABLE = "XLA_FLAGS"
-_PREFIX = "--xla_"
+_PREFIX = "xla_"
 _SURELY = b"xla_dump_to\0"  # a flag of every version: where it is not found, names are stored in another way
 
 
@@ -25,7 +25,7 @@ def refuse_unknown(environment: MutableMapping[str, str] = os.environ) -> None:
     Args:
         environment: the environment that holds `XLA_FLAGS`.
     """
-    names = [word.partition("=")[0].strip("'\"") for word in environment.get(VARIABLE, "").split()]
+    names = [word.strip("'\"-").partition("=")[0] for word in environment.get(VARIABLE, "").split()]
     names = [name for name in names if name.startswith(_PREFIX)]
     if not names:
         return
@@ -35,7 +35,7 @@ def refuse_unknown(environment: MutableMapping[str, str] = os.environ) -> None:
         return  # XLA's own line has to do
     if unknown:
         raise errors.UserError(
-            f"expected flags in {VARIABLE} that this version of jaxlib knows, got {unknown[0][:80]}; correct or "
+            f"expected flags in {VARIABLE} that this version of jaxlib knows, got --{unknown[0][:80]}; correct or "
             "remove it."
         )
 
@@ -52,4 +52,4 @@ def _unknown(library: pathlib.Path, names: list[str]) -> list[str]:
     with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content.find(_SURELY) < 0:
             return []
-        return [name for name in names if content.find(name.removeprefix("--").encode() + b"\0") < 0]
+        return [name for name in names if content.find(name.encode() + b"\0") < 0]

@@ -141,7 +141,7 @@ class Checkpoints:
             return False
         scores = {name: float(value) for name, value in metrics.items()} if metrics else None
         about = {"meta": dict(meta), "metrics": scores, "best_metric": self.best_metric}
-        arrays = checkpoint_store.gathered(state) if self._for_all else _as_dicts(state)
+        arrays = checkpoint_store.gathered(state) if self._for_all else checkpoint_store.one_copy(_as_dicts(state))
         if self._manager is None:
             return True
         items = ocp.args.Composite(**{STATE: ocp.args.StandardSave(arrays), META: ocp.args.JsonSave(_as_json(about))})
