@@ -367,7 +367,7 @@ def test_newest_and_best_checkpoint_of_a_run_folder(bot, photos, tmp_path, capsy
     with pytest.raises(errors.UserError, match="no checkpoint"):
         trained.from_run(folder.path)
     extractor, first = bot
-    second = jax.tree.map(lambda leaf: leaf + 0.1, first)
+    second = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf) + np.float32(0.1), leaf.sharding), first)
     with checkpoints.Checkpoints(folder.checkpoints, best_metric="score") as saved:
         saved.save(10, state.create(first), {"num_classes": 1}, {"score": 0.9}, wait=True)
         saved.save(20, state.create(second), {"num_classes": 1}, {"score": 0.2}, wait=True)

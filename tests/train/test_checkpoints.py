@@ -17,7 +17,7 @@ import pytest
 from reid_jax import trees
 from reid_jax.errors import UserError
 from reid_jax.runtime import mesh
-from reid_jax.train import checkpoints, optimizer
+from reid_jax.train import checkpoint_store, checkpoints, optimizer
 
 CONSTANT = {"name": "constant"}
 
@@ -74,6 +74,21 @@ def test_a_state_comes_back_bit_for_bit_on_any_number_of_devices(tmp_path):
         restored, _ = saved.restore(target, 7)
         assert restored.extra["centers"]["table"].sharding == split
         assert_equal(restored, state)
+
+
+def test_arrays_that_all_devices_hold_are_saved_from_one_and_split_ones_from_all(tmp_path):
+    whole, split = mesh.replicated(devices := mesh.create_mesh()), mesh.sharded(devices)
+    state = {
+        name: jax.device_put(np.arange(16.0, dtype=np.float32), place) for name, place in (("a", whole), ("b", split))
+    }
+    saved_as = checkpoint_store.one_copy({**state, "c": np.float32(1)})
+    assert [len(saved_as[name].sharding.device_set) for name in "ab"] == [1, 8]
+    with checkpoints.Checkpoints(tmp_path) as saved:
+        assert saved.save(1, state, {})
+        jax.tree.map(lambda x: x.delete(), state)  # as a donated state is, while the files are still being written
+        saved.wait()
+        for value in checkpoints.restore_arrays(tmp_path).values():
+            np.testing.assert_array_equal(value, values)
 
 
 def test_the_two_newest_are_kept_and_the_best(tmp_path):
