@@ -78,9 +78,8 @@ def test_a_state_comes_back_bit_for_bit_on_any_number_of_devices(tmp_path):
 
 def test_arrays_that_all_devices_hold_are_saved_from_one_and_split_ones_from_all(tmp_path):
     whole, split = mesh.replicated(devices := mesh.create_mesh()), mesh.sharded(devices)
-    state = {
-        name: jax.device_put(np.arange(16.0, dtype=np.float32), place) for name, place in (("a", whole), ("b", split))
-    }
+    values = np.arange(16, dtype=np.float32)
+    state = {"a": jax.device_put(values, whole), "b": jax.device_put(values, split)}
     saved_as = checkpoint_store.one_copy({**state, "c": np.float32(1)})
     assert [len(saved_as[name].sharding.device_set) for name in "ab"] == [1, 8]
     with checkpoints.Checkpoints(tmp_path) as saved:
