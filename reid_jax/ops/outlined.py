@@ -1,8 +1,9 @@
 """Equal parts of a network as one computation that the program calls, so that a program of many small layers is short.
 
 XLA writes every call of a function out in place, unless an attribute forbids it. Compiling and reading a program takes
-longer than in proportion to its length, because a scheduler compares its operations with each other, so that a network
-of hundreds of equal layers pays for each of them again. Called, they are traced once and compiled from equal kernels.
+longer than in proportion to its length: operations in one computation are compared with each other, and where a program
+is read, each matrix product is searched among all of them. Called, equal layers are traced once, their kernels are
+equal and compiled once, and each call is a short computation of its own.
 
 The compiler cannot decide across a call what the backward pass reads from memory and what it computes again. So the
 function does: what passes `keep` is kept, all else is computed again.
@@ -10,8 +11,7 @@ function does: what passes `keep` is kept, all else is computed again.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -58,8 +58,8 @@ def outlined(function: Function) -> Function:
         result, backward, others = jax.vjp(lambda given: kept(given, fixed), given, has_aux=True)
         return (result, others), backward
 
-    plain, with_residuals = _called(function), _called(forward)
-    transposed = _called(lambda backward, gradient: backward(gradient)[0])
+    plain, with_residuals = _called(_keeping(function)), _called(_keeping(forward))
+    transposed = _called(_keeping(lambda backward, gradient: backward(gradient)[0]))
 
     @jax.custom_vjp
     def call(given: Any, fixed: Any) -> tuple[jax.Array, Any]:
@@ -72,10 +72,14 @@ def outlined(function: Function) -> Function:
 
 
 def _called(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function that is traced once per shapes and stays a call in the program."""
+    """Returns a function that is traced once per shapes and stays a call in the program.
+
+    The result is not to be differentiated: operations of its gradient would have the attribute as well. It is meant for
+    small layers: the gradient of a whole OSNet takes 3.5 times as long on a CPU when it is called.
+    """
 
     def body(*arguments: Any) -> Any:
-        with xla_metadata.set_xla_metadata(**_WITHIN), _within():
+        with xla_metadata.set_xla_metadata(**_WITHIN):
             return function(*arguments)
 
     traced = jax.jit(body)
@@ -87,10 +91,14 @@ def _called(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-@contextlib.contextmanager
-def _within() -> Iterator[None]:
-    token = _outlining.set(True)
-    try:
-        yield
-    finally:
-        _outlining.reset(token)
+def _keeping(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function in which `keep` acts."""
+
+    def call(*arguments: Any) -> Any:
+        token = _outlining.set(True)
+        try:
+            return function(*arguments)
+        finally:
+            _outlining.reset(token)
+
+    return call
