@@ -6,7 +6,8 @@
 A child adds, removes and compacts without a pause, and says before and after each change what it does. It is killed
 (SIGKILL) at a random moment. Then every change that it had reported as done must be there, the one that it was at must
 be there as a whole or not at all, each entry must have its vector, its thumbnail and its labels, the file must pass
-SQLite's own check, and the audit log's chain must hold. The next child goes on from there.
+SQLite's own check, the audit log's chain must hold, and it must have each change once. The next child goes on from
+there.
 """
 
 from __future__ import annotations
@@ -138,7 +139,28 @@ def check(place: pathlib.Path, allowed: list[set[int]]) -> tuple[set[int], list[
             wrong.append(f"lost: {sorted(best - found)[:5]}, too many: {sorted(found - best)[:5]}")
         assert opened.log is not None
         opened.log.check()
+        wrong += unlogged(opened.log.lines(), store.state().added, set(store.ids().tolist()))
     return found, wrong
+
+
+def unlogged(lines: list[dict[str, Any]], largest: int, living: set[int]) -> list[str]:
+    """The changes that the audit log does not have, or has twice, given the largest number of an entry ever given."""
+    logged = {
+        event: [
+            number
+            for line in lines
+            if line["event"] == event
+            for first, last in line["ids"]
+            for number in range(first, last + 1)
+        ]
+        for event in ("add", "remove")
+    }
+    wanted = {"add": set(range(1, largest + 1)), "remove": set(range(1, largest + 1)) - living}
+    return [
+        f"log of {event}: {len(wanted[event] - set(numbers))} missing, {len(numbers) - len(wanted[event])} too many"
+        for event, numbers in logged.items()
+        if sorted(numbers) != sorted(wanted[event])
+    ]
 
 
 _TABLES = ("entries", "vectors", "thumbnails")
