@@ -353,8 +353,9 @@ def test_the_joined_feature_is_a_quarter_of_each_local_one():
 
 def test_the_bridge_and_its_code_move_the_student():
     """Neither is a constant; what is generated from the teacher's feature does not depend on the student's."""
-    model = cfat.CFAT(CLASSES, **TINY).bind({})
+    model = cfat.CFAT(CLASSES, **TINY).bind({"params": {"bfg": {}}})
     generator = lambda feature, key: (feature, 2.0 * feature, 3.0 * feature)
+    generator.clone = lambda **_: types.SimpleNamespace(apply=lambda variables, *given: generator(*given))
     rng = np.random.default_rng(0)
     student, teacher = (rng.normal(size=(1, 4)).astype(np.float32) for _ in range(2))
     of = lambda argument: jax.jacrev(lambda s, t: model._align(generator, s, t), argument)(student, teacher)
