@@ -91,7 +91,7 @@ def _shared_context():
 mlir.make_ir_context = _shared_context
 
 # Kept programs are read once or twice: a quick compression costs less than a good one.
-if not (compilation_cache.zstd or compilation_cache.zstandard):
+if not any(getattr(compilation_cache, name, None) for name in ("zstd", "zstandard")):
     compilation_cache.compress_executable = functools.partial(zlib.compress, level=1)
 
 # Grain reads absl flags in its workers; outside `app.run` they count as unparsed.
