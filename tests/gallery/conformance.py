@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import tempfile
 import threading
 
 import numpy as np
@@ -208,9 +209,12 @@ def threads(place, log=None):
 
 def logged_once(place, log=None):
     """A change whose process is killed before, while or after it writes the line has one line, and one alone."""
+    with tempfile.TemporaryDirectory() as folder:  # a server has no folder for the log
+        _logged_once(place("logged"), pathlib.Path(folder) / "logged.audit.jsonl")
+
+
+def _logged_once(where, file):
     features = small_galleries.drawn(queries=1, images=12)
-    where = place("logged")
-    file = pathlib.Path(log or where).with_name("logged.audit.jsonl")
     with made(where, features, file, range(9)) as opened:
         note = opened._reminder("remove", "kim", "test")
         for id in (1, 2):
