@@ -43,8 +43,8 @@ class Short(NamedTuple):
 
 # Half the demo's height and width: four times as many epochs in the same time.
 SMALL = (("data.height", 64), ("data.width", 32), ("data.augment.pad_crop.pad", 2))
-# A quarter of the width, one block a stage in place of two: most of MSPF's minute is the compilation of three OSNets.
-SHALLOW = (("model.size", "x0_25"), ("model.depths", (1, 1, 1)))
+# A quarter of the width: most of MSPF's minute is the compilation of three OSNets.
+NARROW = (("model.size", "x0_25"),)
 TEACHER = (("phases.teacher.train.epochs", 8.0), ("phases.bridge.train.epochs", 2.0))
 STRIPES = (("data.height", 96), *SMALL[1:])  # six rows of the last map, for two and for three stripes
 
@@ -52,7 +52,7 @@ SHORT: dict[str, Short] = {
     "mfv": Short(3.0, 1.0, {0: 28.7, 1: 32.4}),
     "amfor": Short(5.0, 0.95, {0: 11.8, 1: 12.2}),
     "mgaf": Short(6.0, 0.8, {0: 25.1, 1: 25.1}, STRIPES),
-    "mspf": Short(5.0, 0.95, {0: 27.8, 1: 28.8}, SHALLOW),
+    "mspf": Short(5.0, 0.95, {0: 27.8, 1: 28.8}, NARROW),
     # One seed, measured with the earlier terms of its generator: measure again before relying on it.
     "cfat": Short(8.0, 1.0, {0: 34.5}, (*SMALL, *TEACHER)),
     "bot": Short(5.0, 1.25, {0: 36.6, 1: 39.8}, SMALL),

@@ -2,7 +2,7 @@
 
 Cameras differ in white balance, exposure, gamma, saturation and sharpness, and so do the images of each: daylight
 changes between passages, shadows fall across people, boxes are shifted, stretched and cut. The strengths are calibrated
-on scores of features without learning; see `datasets/synthped/README.md`.
+on scores of features without learning and of a trained network; see `datasets/synthped/README.md`.
 """
 
 from __future__ import annotations
