@@ -83,7 +83,7 @@ def recipe() -> ConfigDict:
 DEMO = {
     "data.augment.pad_crop": {"pad": 2},
     **config_lib.DEMO,
-    "notes": "MSPF of half the width and one block a stage from scratch on SynthPed, minutes on two CPU cores.",
+    "notes": "MSPF of half width, one block a stage, from scratch on SynthPed, minutes on two CPU cores.",
     "data.augment.pad_crop.pad": 2,
     "data.height": 64,
     "data.width": 32,

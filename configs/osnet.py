@@ -70,7 +70,7 @@ DEMO = {
     "data.sampler": {"name": "identity_groups", "identities": 16, "images": 4},
     "data.augment.pad_crop": {"pad": 4},
     **config_lib.DEMO,
-    "notes": "OSNet of a quarter of the width and one block a stage from scratch on SynthPed, minutes on two CPU cores.",
+    "notes": "OSNet x0.25 with one block a stage from scratch on SynthPed, minutes on two CPU cores.",
     "model.size": "x0_25",
     "model.depths": (1, 1, 1),  # two blocks a stage take half as long again to compile
 }

@@ -2,7 +2,7 @@
 
     python scripts/term_sizes.py runs/cfat-demo --phase align              # with the newest checkpoint
     python scripts/term_sizes.py runs/cfat-started --phase align --at start
-    python scripts/term_sizes.py runs/cfat-started --phase align --parameters "bfg/.*"    # at CFAT's generator, too
+    python scripts/term_sizes.py runs/cfat-started --phase align --parameters "bfg/.*"  # its generator
 
 A term whose gradient is a hundredth of the others' is inert. For ViTs.
 """

@@ -317,8 +317,8 @@ MUTANTS = (
         "attention is scaled by the whole width",
     ),
     parts(
-        'normalized = norm.BatchNorm(name="norm")(parts.astype(jnp.float32), train=train)\n        return',
-        'normalized = parts + 0 * norm.BatchNorm(name="norm")(parts.astype(jnp.float32), train=train)\n        return',
+        "normalized = normalize(parts, train=train)",
+        "normalized = parts + 0 * normalize(parts, train=train)",
         "visibility: no normalization",
     ),
     network(

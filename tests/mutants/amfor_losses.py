@@ -89,7 +89,7 @@ MUTANTS = (
         'self._generator()(outputs["feature/t"], key)',
         "AMGD: generates from the teacher",
     ),
-    network("            self.amgd_ratio,\n", "            0.3,\n", "AMGD: another share is hidden"),
+    network("self.amgd_mask, self.amgd_ratio,", "self.amgd_mask, 0.3,", "AMGD: another share is hidden"),
     # ---- losses
     distillation(
         "teacher = jax.lax.stop_gradient(teacher.astype(jnp.float32))",
@@ -154,13 +154,13 @@ MUTANTS = (
         "pixel decoder: damaged patches are not drawn",
     ),
     pixels(
-        'self._draw(local, grid, extra), "pixels/mask"',
-        'self._draw(local, grid, None if extra is None else mask), "pixels/mask"',
+        "self._draw(local, grid, extra, batch",
+        "self._draw(local, grid, None if extra is None else mask, batch",
         "pixel decoder: hides damaged patches, too",
     ),
     pixels(
-        ".astype(jnp.float32), patch), axis=-1) >= 0.5",
-        ".astype(jnp.float32), patch), axis=-1) < 0.5",
+        "patchify(changed, patch), axis=-1) >= 0.5",
+        "patchify(changed, patch), axis=-1) < 0.5",
         "pixel decoder: undamaged patches",
     ),
     pixels(

@@ -14,29 +14,29 @@ vit = entries.group("transreid", "reid_jax/models/backbones/vit.py", TWIN, "test
 
 MUTANTS = (
     # ---- OSNet
-    osnet("[gate(stream) * stream for stream in streams]", "[stream for stream in streams]", "streams without gates"),
+    osnet("[gate(stream, train=train) * stream for stream in streams]", "[stream for stream in streams]", "streams without gates"),
     osnet(
-        "[gate(stream) * stream for stream in streams]",
-        "[gate(sum(streams)) * stream for stream in streams]",
+        "[gate(stream, train=train) * stream for stream in streams]",
+        "[gate(sum(streams), train=train) * stream for stream in streams]",
         "one gate of the sum",
     ),
     osnet(
-        "[gate(stream) * stream for stream in streams]",
-        "[gate(stream) + stream for stream in streams]",
+        "[gate(stream, train=train) * stream for stream in streams]",
+        "[gate(stream, train=train) + stream for stream in streams]",
         "gates are added",
     ),
     osnet("REDUCTION = 4  #", "REDUCTION = 2  #", "channels inside a block"),
     osnet("GATE_REDUCTION = 16", "GATE_REDUCTION = 8", "gate's hidden channels"),
     osnet("pooled = pooling.global_average(x)", "pooled = pooling.global_max(x)", "gate of the maximum"),
     osnet(
-        'return nn.sigmoid(dense(self.features, name="fc2")(hidden))',
-        'return nn.softmax(dense(self.features, name="fc2")(hidden))',
+        'return nn.sigmoid(outlined.keep(dense(self.features, name="fc2")(hidden)))',
+        'return nn.softmax(outlined.keep(dense(self.features, name="fc2")(hidden)))',
         "gate: softmax",
     ),
-    osnet("hidden = nn.relu(dense(", "hidden = nn.gelu(dense(", "gate: GELU"),
+    osnet("hidden = nn.relu(outlined.keep(dense(", "hidden = nn.gelu(outlined.keep(dense(", "gate: GELU"),
     osnet(
-        'x = conv.Conv(self.features, 1, dtype=self.dtype, name="conv1")(x)',
-        'x = nn.relu(conv.Conv(self.features, 1, dtype=self.dtype, name="conv1")(x))',
+        'x = outlined.keep(conv.Conv(self.features, 1, dtype=self.dtype, name="conv1")(x))',
+        'x = nn.relu(outlined.keep(conv.Conv(self.features, 1, dtype=self.dtype, name="conv1")(x)))',
         "light convolution: ReLU between",
     ),
     osnet(

@@ -62,7 +62,9 @@ def test_killed_stopped_and_extended_runs_end_like_an_uninterrupted_run(tmp_path
     # 1. At a random moment after the first steps.
     process = tiny.start(shorter, env=environment)
     try:
-        wait_until(process, lambda: newest(interrupted) >= 2)
+        # The train step gets the name of its origin while the first steps are done.
+        kept = tmp_path / "cache"
+        wait_until(process, lambda: newest(interrupted) >= 2 and any(kept.rglob("*-step0.start")))
         time.sleep(chance.uniform(0, 0.2))
         process.kill()
         assert tiny.finish(process)[0] == -signal.SIGKILL
