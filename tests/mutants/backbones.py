@@ -14,7 +14,11 @@ vit = entries.group("transreid", "reid_jax/models/backbones/vit.py", TWIN, "test
 
 MUTANTS = (
     # ---- OSNet
-    osnet("[gate(stream, train=train) * stream for stream in streams]", "[stream for stream in streams]", "streams without gates"),
+    osnet(
+        "[gate(stream, train=train) * stream for stream in streams]",
+        "[stream for stream in streams]",
+        "streams without gates",
+    ),
     osnet(
         "[gate(stream, train=train) * stream for stream in streams]",
         "[gate(sum(streams), train=train) * stream for stream in streams]",
