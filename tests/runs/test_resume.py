@@ -59,6 +59,9 @@ def test_killed_stopped_and_extended_runs_end_like_an_uninterrupted_run(tmp_path
     rarely = "--config.checkpoint.every_steps=0"
     uninterrupted = tiny.start([command[0], f"--workdir={whole}", "--mode=train", rarely], devices=1)
 
+    # A config file that is as young as the process counts as edited while it runs.
+    time.sleep(0.2)
+
     # 1. At a random moment after the first steps.
     process = tiny.start(shorter, env=environment)
     try:
