@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import shutil
 
 import numpy as np
@@ -105,6 +106,7 @@ def test_images_of_an_older_version_are_not_read(tmp_path):
     report = prepare.prepare("synthped_street", tmp_path, size="tiny", height=64)
     assert report.path is not None
     assert report.path.name == catalog.least_version("synthped_street") == "1.1.1"
+    assert json.loads((report.path / "dataset_info.json").read_text())["version"] == "1.1.1"
     older = report.path.with_name("1.0.0")
     report.path.rename(older)
     with pytest.raises(errors.UserError, match=r"not prepared: there is no .*1\.1\.1; run"):
