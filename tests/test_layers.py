@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 OPEN = ("errors", "progress", "file_io", "array_files", "plugins", "stores")
 DATA = {"data"}
 MODEL_PARTS = {"ops", "nn", "weights", "trees"}
-TRAINING = {"losses", "runtime", "trees"}
+TRAINING = {"losses", "ops", "runtime", "trees"}
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
