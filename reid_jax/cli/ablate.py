@@ -27,6 +27,7 @@ run updates its table:
     python scripts/ablate.py --plan evidence --runs 1             # one run; exit code 3 if others are left
 
 After an interruption the same command continues; `--table` only makes the table from the runs that are finished.
+A plan goes on from its tables in --results as well, where the folders of their runs are gone.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import queue
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Protocol
 
@@ -168,7 +168,7 @@ class _NoWatch:
         del row, seed, seconds
 
 
-def run(plan: Plan, jobs: int = 1, watch: Watch | None = None) -> None:
+def run(plan: Plan, jobs: int = 1, watch: Watch | None = None, kept: Collection[tuple[str, int]] = ()) -> None:
     """Runs all cells that are not finished.
 
     Args:
@@ -177,23 +177,28 @@ def run(plan: Plan, jobs: int = 1, watch: Watch | None = None) -> None:
             only to its `log.txt`. Small models do not use many cores: two concurrent runs on one core each finish
             sooner than two consecutive runs on both cores.
         watch: what decides whether a run begins; by default every run does. Runs that it refuses are left out.
+        kept: (row, seed) of cells whose results are known without a run folder; neither they run, nor what only they
+            start from.
 
     Raises:
         UserError: a run failed. Finished runs are kept, and the runs in progress complete first.
     """
     watch = watch or _NoWatch()
     if not any(plan.pretraining()) and not any(plan.starts()):
-        _run(list(plan.cells()), plan.command, jobs, watch)
+        _run([cell for cell in plan.cells() if cell[:2] not in kept], plan.command, jobs, watch)
         return
     # Seed by seed, what rows start from first.
     for seed in plan.seeds:
         single = dataclasses.replace(plan, seeds=(seed,))
-        _run(list(single.pretraining()), plan.pretraining_command, jobs, watch)
-        _run(list(single.starts()), plan.command, jobs, watch)
+        cells = [cell for cell in single.cells() if cell[:2] not in kept]
+        needed = {_start_of(row) for row, *_ in cells}
+        pretraining = [cell for cell in single.pretraining() if cell[0] in needed]
+        starts = [cell for cell in single.starts() if cell[0] in needed]
+        _run(pretraining, plan.pretraining_command, jobs, watch)
+        _run(starts, plan.command, jobs, watch)
         # A watch may have left out what rows start from.
-        before = {start: folder for start, _, folder in (*single.pretraining(), *single.starts())}
-        cells = [cell for cell in single.cells() if _is_ready(cell[0], before)]
-        _run(cells, plan.command, jobs, watch)
+        before = {start: folder for start, _, folder in (*pretraining, *starts)}
+        _run([cell for cell in cells if _is_ready(cell[0], before)], plan.command, jobs, watch)
 
 
 def _start_of(row: str) -> str:

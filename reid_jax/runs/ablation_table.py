@@ -33,6 +33,10 @@ ABOUT = ("parameters", "steps", "train_seconds", "config_hash", "device", "commi
 BEFORE = ("steps_before", "train_seconds_before")
 # Further keys of a federated run; its steps are rounds.
 COMMUNICATION = ("clients", "clients_per_round", "local_steps_per_round", "bytes_down_per_round", "bytes_up_per_round")
+# Columns of a file of records that are no scores.
+TEXTS = ("row", "dataset", "train_corruption", "config_hash", "device", "commit", "preset", "settings")
+COUNTS = ("seed", "parameters", "steps", "steps_before", *COMMUNICATION)
+LIMIT = 1 << 24  # bytes of such a file
 
 
 def collect(plan: Plan, metrics: Sequence[str] = SHOWN, tested: str = "") -> list[dict[str, Any]]:
@@ -103,6 +107,37 @@ def write_csv(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
     writer.writerows(records)
     file_io.make_folder(path.parent, "the folder of the table")
     file_io.write_text(path, text.getvalue(), "the table")
+
+
+def read_csv(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the records of a file of `write_csv`, scores and counts as numbers; none where there is no file.
+
+    Raises:
+        UserError: the file is not such a table.
+    """
+    if not path.is_file():
+        return []
+    text = file_io.read_text(path, "a table of runs", "remove it, or bring back the file that was written", limit=LIMIT)
+    try:
+        lines = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        records = [{key: _value(key, value) for key, value in line.items()} for line in lines]
+        if not all(record.get("row") and record.get("seed") is not None for record in records):
+            raise ValueError("a line without row or seed")
+        return records
+    except (csv.Error, ValueError, TypeError) as error:
+        raise errors.UserError(
+            f"expected a table of runs in {path}, got {errors.reason(error, 200)}; bring back the file that was "
+            "written, or remove it."
+        ) from error
+
+
+def _value(key: str, text: str) -> str | int | float | None:
+    """Returns the value of a field of a record."""
+    if key in TEXTS:
+        return text
+    if not text:
+        return None
+    return int(text) if key in COUNTS else float(text)
 
 
 def markdown(records: Sequence[Mapping[str, Any]], metrics: Sequence[str] = SHOWN) -> str:

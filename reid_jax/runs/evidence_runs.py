@@ -4,6 +4,9 @@ The tables come in the order of the plan, and each goes seed by seed over all it
 command leaves tables that say something. A run begins only where it fits into what is left of its table's minutes, by
 the time that its row took before. After every run the files of its table are written.
 
+Results outlive the run folders: a run whose record stands in the table's CSV file, with the same preset and settings,
+is not made again, so that a table goes on where only the repository has come along.
+
 The minutes of a table are those of two cores that do nothing else: what counts is the processor time of its runs, so
 that a busy machine takes longer and leaves out nothing.
 """
@@ -158,7 +161,7 @@ def run(
         file_io.make_folder(places.workdir / table.name, "the folder of the runs")
         clock = TableClock(table, places, budget, say)
         try:
-            ablation.run(clock.plan, jobs, clock)
+            ablation.run(clock.plan, jobs, clock, kept=kept_cells(table, places))
         except errors.UserError as error:
             failures.append(f"{table.name}: {error}")
             say(failures[-1])
@@ -169,11 +172,17 @@ def run(
 
 def write_table(table: evidence.Table, plan: ablation.Plan, places: Places) -> bool:
     """Writes the CSV file and the markdown page of a table from its finished runs; returns whether there are any."""
-    records = ablation_table.collect(plan, table.metrics, table.scored)
+    found = ablation_table.collect(plan, table.metrics, table.scored)
+    made = {(record["row"], record["seed"]) for record in found}
+    kept = [record for record in kept_records(table, places) if (record["row"], record["seed"]) not in made]
+    order = {row: position for position, row in enumerate(table.rows)}
+    # References first, which are no rows of the table; then seed by seed, as the runs are made.
+    records = sorted(
+        kept + [{**record, **_conditions(table)} for record in found],
+        key=lambda record: (record["row"] in order, record["seed"], order.get(record["row"], -1)),
+    )
     if not records:
         return False
-    conditions = {"preset": table.preset, "settings": "; ".join(table.overrides)}
-    records = [{**record, **conditions} for record in records]
     name = table.file
     ablation_table.write_csv(places.results / f"{name}.csv", records)
     command = places.command.replace("{table}", table.name)
@@ -184,10 +193,35 @@ def write_table(table: evidence.Table, plan: ablation.Plan, places: Places) -> b
     return True
 
 
+def _conditions(table: evidence.Table) -> dict[str, str]:
+    """Returns what every record of a table says of its settings."""
+    return {"preset": table.preset, "settings": "; ".join(table.overrides)}
+
+
+def kept_records(table: evidence.Table, places: Places) -> list[dict[str, Any]]:
+    """Returns the records in a table's CSV file that were made with the table's preset and settings.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    conditions = _conditions(table)
+    records = ablation_table.read_csv(places.results / f"{table.file}.csv")
+    return [record for record in records if {key: record.get(key) for key in conditions} == conditions]
+
+
+def kept_cells(table: evidence.Table, places: Places) -> set[tuple[str, int]]:
+    """Returns (row, seed) of the runs whose records are kept, see `kept_records`."""
+    cells = {(row, seed) for row in table.rows for seed in table.seeds}
+    return cells & {(record["row"], record["seed"]) for record in kept_records(table, places)}
+
+
 def progress(table: evidence.Table, places: Places) -> Progress:
     """Returns how far a table is."""
     plan = table.plan(places.workdir, places.overrides)
-    finished = [(row, seed) for row, seed, folder in plan.cells() if (folder / "result.json").is_file()]
+    kept = kept_cells(table, places)
+    finished = [
+        (row, seed) for row, seed, folder in plan.cells() if (row, seed) in kept or (folder / "result.json").is_file()
+    ]
     complete = [row for row in plan.rows if all((row, seed) in finished for seed in plan.seeds)]
     minutes = read_record(places, table)["seconds"] / (60 * CORES)
     return Progress(len(finished), len(plan.rows) * len(plan.seeds), minutes, len(complete))

@@ -8,7 +8,8 @@ import pytest
 
 from reid_jax import errors
 from reid_jax.cli import ablate
-from reid_jax.runs import evidence, evidence_runs
+from reid_jax.runs import ablation, evidence, evidence_runs
+from tests.helpers import ablation_runs
 from tests.helpers.ablation_runs import calls
 
 PACKAGED = pathlib.Path(__file__).resolve().parents[2] / "configs" / "evidence.toml"
@@ -80,6 +81,43 @@ def test_a_plan_runs_table_by_table_and_seed_by_seed_within_its_limits(plan, abl
     assert "Which?" in page
     assert ablate.main([*arguments, "--only=second", "--table"]) == 0
     assert "second: 2 of 2 runs done, 1 of 1 rows complete" in capsys.readouterr().out
+
+
+def test_a_table_goes_on_from_its_file_where_the_run_folders_are_gone(plan, ablation_folder, tmp_path, capsys):
+    results = tmp_path / "results"
+    arguments = [f"--plan={plan}", f"--results={results}", "--only=first"]
+    assert ablate.main([*arguments, f"--workdir={ablation_folder}", "--runs=3"]) == ablate.LEFT
+    table = results / "evidence-first.csv"
+    before = table.read_text()
+    elsewhere = [*arguments, f"--workdir={ablation_folder / 'elsewhere'}"]
+    (ablation_folder / "elsewhere").mkdir()
+    assert ablate.main([*elsewhere, "--table"]) == 0
+    assert "first: 3 of 4 runs done, 1 of 2 rows complete" in capsys.readouterr().out
+    assert table.read_text() == before
+    assert ablate.main(elsewhere) == 0
+    assert [(run["config"], run["config.seed"]) for run in calls(ablation_folder / "elsewhere" / "first")] == [
+        (f"{plan.parent / 'toy.py'}:demo,a", "1")
+    ]
+    assert table.read_text().startswith(before)
+    assert len(table.read_text().splitlines()) == 5
+    # Other settings make other records.
+    plan.write_text(PLAN.replace('overrides = ["train.epochs=3"]\ndevice', 'overrides = ["train.epochs=4"]\ndevice'))
+    capsys.readouterr()
+    assert ablate.main([*elsewhere, "--table"]) == 0
+    assert "first: 1 of 4 runs done" in capsys.readouterr().out
+    table.write_text("row,seed,preset\nfull,x,demo\n")
+    with pytest.raises(errors.UserError, match=r"expected a table of runs in .*evidence-first\.csv"):
+        ablate.main([*elsewhere, "--table"])
+
+
+def test_what_only_kept_rows_start_from_is_not_trained(ablation_folder):
+    plan = ablation_runs.plan(ablation_folder / "runs", rows=("full@a", "b"), seeds=(0, 1))
+    ablation.run(plan, kept={("full@a", 0), ("b", 1)})
+    assert [(run["config"].rpartition(":")[2], run["config.seed"]) for run in calls(ablation_folder / "runs")] == [
+        ("demo,b", "0"),
+        ("demo,a", "1"),
+        ("demo", "1"),
+    ]
 
 
 def test_a_run_that_does_not_fit_its_tables_minutes_does_not_begin(plan, ablation_folder, tmp_path, capsys):
