@@ -11,13 +11,17 @@ function does: what passes `keep` is kept, all else is computed again.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import ad_checkpoint
 from jax.experimental import xla_metadata
+from jax.extend import core
 
 KEPT = "kept"
 
@@ -58,8 +62,11 @@ def outlined(function: Function) -> Function:
         result, backward, others = jax.vjp(lambda given: kept(given, fixed), given, has_aux=True)
         return (result, others), backward
 
-    plain, with_residuals = _called(_keeping(function)), _called(_keeping(forward))
+    plain, lean = _called(_keeping(function)), _called(_lean(_keeping(forward)))
     transposed = _called(_keeping(lambda backward, gradient: backward(gradient)[0]))
+
+    def with_residuals(*arguments: Any) -> Any:
+        return lean(*arguments).results(arguments)
 
     @jax.custom_vjp
     def call(given: Any, fixed: Any) -> tuple[jax.Array, Any]:
@@ -89,6 +96,73 @@ def _called(function: Callable[..., Any]) -> Callable[..., Any]:
             return traced(*arguments)
 
     return call
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["places", "tree"])
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """Results of a call without those that are its arguments, which it would copy.
+
+    Attributes:
+        values: the other ones.
+        places: for each result, its place among the arguments, None for one of `values`.
+        tree: structure of the results.
+    """
+
+    values: tuple[Any, ...]
+    places: tuple[int | None, ...]
+    tree: Any
+
+    def results(self, arguments: Any) -> Any:
+        """Returns all results."""
+        values, given = iter(self.values), jax.tree.leaves(arguments)
+        return jax.tree.unflatten(self.tree, [next(values) if at is None else given[at] for at in self.places])
+
+
+def _lean(function: Callable[..., Any]) -> Callable[..., _Made]:
+    """Returns a function that makes the same results without copies of what it keeps.
+
+    `jax.checkpoint` rounds every kept array to the precision that it has, so that no compiler joins both passes; a call
+    separates them anyway, and the rounding costs a kernel and a copy each.
+    """
+
+    def call(*arguments: Any) -> _Made:
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        equations, outputs = _without_rounding(closed.jaxpr)
+        given = {variable: place for place, variable in enumerate(closed.jaxpr.invars)}
+        places = tuple(None if isinstance(each, core.Literal) else given.get(each) for each in outputs)
+        rest = closed.jaxpr.replace(
+            eqns=equations,
+            outvars=[each for each, place in zip(outputs, places, strict=True) if place is None],
+            debug_info=closed.jaxpr.debug_info._replace(result_paths=None),
+        )
+        values = core.jaxpr_as_fun(core.ClosedJaxpr(rest, closed.consts))(*jax.tree.leaves(arguments))
+        return _Made(tuple(values), places, jax.tree.structure(shapes))
+
+    return call
+
+
+def _without_rounding(jaxpr: Any) -> tuple[list[Any], list[Any]]:
+    """Returns equations and outputs of a program without roundings of arrays to their own precision."""
+    instead: dict[Any, Any] = {}
+    equations = []
+
+    def now(variable: Any) -> Any:
+        return variable if isinstance(variable, core.Literal) else instead.get(variable, variable)
+
+    for equation in jaxpr.eqns:
+        operands = [now(variable) for variable in equation.invars]
+        if equation.primitive.name == "reduce_precision" and _is_own_precision(equation):
+            instead[equation.outvars[0]] = operands[0]
+        else:
+            equations.append(equation.replace(invars=operands))
+    return equations, [now(variable) for variable in jaxpr.outvars]
+
+
+def _is_own_precision(rounding: Any) -> bool:
+    finfo: Any = jnp.finfo  # untyped
+    kind = finfo(rounding.invars[0].aval.dtype)
+    return bool((rounding.params["exponent_bits"], rounding.params["mantissa_bits"]) == (kind.nexp, kind.nmant))
 
 
 def _keeping(function: Callable[..., Any]) -> Callable[..., Any]:

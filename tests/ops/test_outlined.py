@@ -40,6 +40,7 @@ def test_values_gradients_and_statistics_are_those_of_the_function_and_equal_lay
     assert text.count('inlineable = "false"') == 6
     # One forward, two backward; the product is kept, its tanh computed again.
     assert (text.count("stablehlo.dot_general"), text.count("stablehlo.tanh")) == (3, 2)
+    assert "reduce_precision" not in text  # no copies of what is kept
     program = called.compile()
     assert program.as_text().count(" call(") >= 6
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), program(weights, x), outside)
@@ -47,3 +48,16 @@ def test_values_gradients_and_statistics_are_those_of_the_function_and_equal_lay
 
 def test_keep_is_the_identity_outside():
     assert "name" not in str(jax.make_jaxpr(outlined.keep)(1.0))
+
+
+def test_a_rounding_of_the_function_itself_stays_and_arguments_are_not_results():
+    def coarse(given, fixed):
+        return fixed * jax.lax.reduce_precision(outlined.keep(given * given), 8, 7), given
+
+    layer, x = outlined.outlined(coarse), jnp.linspace(1.0, 2.0, 7)
+    traced = jax.jit(lambda x, y: jax.vjp(layer, x, y)[0]).lower(x, x)
+    assert traced.as_text().count("reduce_precision") == 1
+    # Of result, copy of the argument, and what the backward pass reads (both arguments), one is made.
+    called = next(line for line in traced.as_text().splitlines() if "func.func private @body" in line)
+    assert called.partition("->")[2].count("tensor<7xf32>") == 1
+    np.testing.assert_array_equal(traced.compile()(x, x)[0], coarse(x, x)[0])
