@@ -21,6 +21,7 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parent))  # this folder is 
 from table_parts import RESULTS, ROOT, SPACE, grid
 
 HELPS, OPEN, HURTS, UNTESTED = "helps", "no effect seen", "hurts", "not tested"
+UNLEARNED = "not tested: nothing learned"
 # The gain that a paper without a figure is held to, in points of mAP.
 WORTH = 1.0
 # More runs than anybody makes.
@@ -35,18 +36,22 @@ class Part(NamedTuple):
         entry: the comparison of the plan.
         samples: differences in points, paired by seed.
         found: their `significance.Difference`, None without a run.
+        learned: whether one of the two rows is better than what needs no training.
     """
 
     table: str
     entry: Mapping[str, Any]
     samples: list[float]
     found: Any
+    learned: bool = True
 
     @property
     def verdict(self) -> str:
         """What may be said of it."""
         if self.found is None or self.found.low is None:
             return UNTESTED
+        if not self.learned:
+            return UNLEARNED
         return HELPS if self.found.low > 0 else HURTS if self.found.high < 0 else OPEN
 
 
@@ -72,7 +77,7 @@ def evidence_bars(system: str = "") -> str:
 
 def evidence_statements(system: str) -> str:
     """The verdicts of a system in sentences: what helps, what hurts, what shows nothing, and what was not tested."""
-    by_verdict: dict[str, list[str]] = {HELPS: [], HURTS: [], OPEN: [], UNTESTED: []}
+    by_verdict: dict[str, list[str]] = {HELPS: [], HURTS: [], OPEN: [], UNLEARNED: [], UNTESTED: []}
     for name, table in tables().items():
         if page(table) == system:
             for part in parts(name, table):
@@ -96,9 +101,10 @@ def page(table: Mapping[str, Any]) -> str:
 
 def parts(name: str, table: Mapping[str, Any]) -> list[Part]:
     """The comparisons of a table with their differences on its first metric."""
-    from reid_jax.runs import significance
+    from reid_jax.runs import evidence_runs, significance
 
     records, metric = _records(name), table["metrics"][0]
+    unlearned = evidence_runs.no_better_than_untrained(records, metric)
     runs = {(record["row"], record["seed"]): record for record in records}
     samples: dict[int, list[float]] = {}
     for number, entry in enumerate(table.get("compare", [])):
@@ -111,7 +117,13 @@ def parts(name: str, table: Mapping[str, Any]) -> list[Part]:
     }
     found = significance.differences({pair: values for pair, values in distinct.items() if values})
     return [
-        Part(name, {"part": "", "claim": "", **entry}, samples[number], found.get((entry["row"], entry["against"])))
+        Part(
+            name,
+            {"part": "", "claim": "", **entry},
+            samples[number],
+            found.get((entry["row"], entry["against"])),
+            learned=not {entry["row"], entry["against"]} <= unlearned,
+        )
         for number, entry in enumerate(table.get("compare", []))
     ]
 
@@ -195,7 +207,8 @@ def _about() -> str:
     return (
         "Differences are means over runs that share their seed of network, order and data, with 95 % intervals "
         "(Student's distribution, widened by Holm's procedure over the comparisons of the table). A part *helps* if "
-        f"its interval is above zero and *hurts* if it is below; *{UNTESTED}* is what fewer than five runs are. *Runs "
+        f"its interval is above zero and *hurts* if it is below; *{UNTESTED}* is what fewer than five runs are, and "
+        "what neither row has learned to do better than raw pixels, color histogram and untrained network. *Runs "
         "to know*: as many as would exclude zero at the spread seen here if the mean were the paper's gain, or "
         f"{WORTH:g} point where it prints none.\n"
     )
@@ -218,7 +231,7 @@ def _picture(measured: Sequence[Part]) -> str:
     bottom = 24 * len(measured) + 8
     zero = place(0.0)
     drawn = [f'<line x1="{zero}" x2="{zero}" y1="4" y2="{bottom}" stroke="#888" stroke-dasharray="3 3"/>']
-    colors = {HELPS: "#2e7d32", HURTS: "#c62828", OPEN: "#607d8b"}
+    colors = {HELPS: "#2e7d32", HURTS: "#c62828", OPEN: "#607d8b", UNLEARNED: "#607d8b"}
     for number, part in enumerate(measured):
         y, color = 18 + 24 * number, colors[part.verdict]
         start, middle, end = (place(value) for value in (part.found.low, part.found.mean, part.found.high))

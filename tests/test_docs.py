@@ -152,6 +152,14 @@ def test_verdicts_of_parts_follow_from_the_runs(tables, monkeypatch):
     assert "`hsv` 8.0" in shown
     assert "- Not tested: two (+20.0); none." in evidence.evidence_statements("x")
     assert evidence.evidence_bars("x").count("<circle") == 4
+    # Differences of rows that a color histogram beats are no verdicts; one row above it is enough.
+    histogram = records[-1]
+    monkeypatch.setattr(evidence, "_records", lambda name: [*records[:-1], {**histogram, "mAP": "0.5"}])
+    verdicts = [part.verdict for part in evidence.parts("drawn", table)]
+    assert verdicts == [evidence.UNLEARNED] * 3 + ["not tested"] * 2
+    assert "- Not tested: nothing learned: rise (+5.2" in evidence.evidence_statements("x")
+    monkeypatch.setattr(evidence, "_records", lambda name: [*records[:-1], {**histogram, "mAP": "0.44"}])
+    assert evidence.parts("drawn", table)[0].verdict == "helps"
     assert evidence.evidence("y").startswith("No table")
     # Twice the spread needs more runs; none differ with no spread.
     few, more = (evidence.runs_needed([0, scale, 2 * scale, scale], 1.0, 0.05) for scale in (1.0, 2.0))

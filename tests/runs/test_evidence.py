@@ -110,6 +110,35 @@ def test_a_table_goes_on_from_its_file_where_the_run_folders_are_gone(plan, abla
         ablate.main([*elsewhere, "--table"])
 
 
+def test_a_row_that_a_reference_without_training_beats_is_told_at_once(plan, ablation_folder, tmp_path, capsys):
+    results = tmp_path / "results"
+    arguments = [f"--plan={plan}", f"--workdir={ablation_folder}", f"--results={results}", "--only=first"]
+    ablate.main([*arguments, "--runs=1"])
+    assert "no better" not in capsys.readouterr().out
+    header, run = (results / "evidence-first.csv").read_text().splitlines()
+    fields = dict(zip(header.split(","), run.split(","), strict=True))
+    reference = {**fields, "row": "hsv_histogram", "mAP": "0.55", "steps": "0"}
+    (results / "evidence-first.csv").write_text("\n".join([header, ",".join(reference.values()), run]) + "\n")
+    ablate.main(arguments)
+    told = [line for line in capsys.readouterr().out.splitlines() if "no better" in line]
+    assert len(told) == 1  # the second seed of "full", at .51; "a" has .6
+    assert told[0].startswith("first: full is no better in mAP than what needs no training; expected rows that")
+
+
+def test_rows_are_compared_with_the_best_reference():
+    records = [
+        {"row": "raw", "mAP": 0.2, "steps": 0},
+        {"row": "histogram", "mAP": 0.3, "steps": 0},
+        {"row": "histogram", "mAP": "0.5", "steps": "0"},
+        {"row": "other", "mAP": "", "steps": "0"},
+        *({"row": "low", "mAP": score, "steps": 9} for score in (0.39, 0.41)),
+        *({"row": "high", "mAP": score, "steps": 9} for score in (0.3, 0.6)),
+    ]
+    assert evidence_runs.no_better_than_untrained(records, "mAP") == {"low"}
+    assert evidence_runs.no_better_than_untrained(records[4:], "mAP") == set()
+    assert evidence_runs.no_better_than_untrained(records, "corrupted/mAP") == set()
+
+
 def test_what_only_kept_rows_start_from_is_not_trained(ablation_folder):
     plan = ablation_runs.plan(ablation_folder / "runs", rows=("full@a", "b"), seeds=(0, 1))
     ablation.run(plan, kept={("full@a", 0), ("b", 1)})
