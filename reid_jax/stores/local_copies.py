@@ -21,8 +21,10 @@ import logging
 import math
 import os
 import pathlib
+import random
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
@@ -119,10 +121,14 @@ def _copy(store: objects.Store, entries: Mapping[str, objects.Entry]) -> pathlib
     if key in _in_use and target.is_dir():
         return target
     while not _keep(key, target):
-        with _locked(_lock_file(target), fcntl.LOCK_EX):
-            if not target.is_dir():
-                _make_room(cache, sum(entry.size for entry in entries.values()), store.url)
-                _fetch(store, entries, target)
+        # Never waits for the exclusive lock: whoever has fetched the copy meanwhile keeps a shared one until it ends.
+        try:
+            with _locked(_lock_file(target), fcntl.LOCK_EX | fcntl.LOCK_NB):
+                if not target.is_dir():
+                    _make_room(cache, sum(entry.size for entry in entries.values()), store.url)
+                    _fetch(store, entries, target)
+        except BlockingIOError:  # it is being fetched, or only looked for
+            time.sleep(random.uniform(0.01, 0.05))
     os.utime(target)
     return target
 

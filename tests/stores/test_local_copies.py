@@ -100,6 +100,28 @@ def test_several_at_once_fetch_once(bucket: FaultyFiles):
     assert [call for call, _ in bucket.calls].count("cat_file") == 1
 
 
+def test_a_copy_that_another_fetches_and_keeps_meanwhile_is_used(bucket: FaultyFiles, monkeypatch):
+    store = objects.Store(f"{URL}/a")
+    store.write("records", bytes(1000))
+    keep, looked = local_copies._keep, []
+
+    def look(key, target):
+        if looked:
+            return keep(key, target)
+        looked.append(key)
+        assert not keep(key, target)  # not there yet: the other one fetches it now, and keeps it until it ends
+        local_copies._copy(store, store.listing())
+        return False
+
+    monkeypatch.setattr(local_copies, "_keep", look)
+    found: list[pathlib.Path] = []
+    late = threading.Thread(target=lambda: found.append(local_copies._copy(store, store.listing())), daemon=True)
+    late.start()
+    late.join(timeout=30)
+    assert [path.is_dir() for path in found] == [True]
+    assert [call for call, _ in bucket.calls].count("cat_file") == 1
+
+
 def test_a_copy_in_use_by_another_process_is_used_at_once(bucket: FaultyFiles, monkeypatch):
     store = objects.Store(f"{URL}/a")
     store.write("records", bytes(1000))
