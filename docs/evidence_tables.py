@@ -101,10 +101,10 @@ def page(table: Mapping[str, Any]) -> str:
 
 def parts(name: str, table: Mapping[str, Any]) -> list[Part]:
     """The comparisons of a table with their differences on its first metric."""
-    from reid_jax.runs import evidence_runs, significance
+    from reid_jax.runs import ablation_table, significance
 
     records, metric = _records(name), table["metrics"][0]
-    unlearned = evidence_runs.no_better_than_untrained(records, metric)
+    unlearned = ablation_table.no_better_than_untrained(records, metric)
     runs = {(record["row"], record["seed"]): record for record in records}
     samples: dict[int, list[float]] = {}
     for number, entry in enumerate(table.get("compare", [])):
@@ -208,7 +208,7 @@ def _about() -> str:
         "Differences are means over runs that share their seed of network, order and data, with 95 % intervals "
         "(Student's distribution, widened by Holm's procedure over the comparisons of the table). A part *helps* if "
         f"its interval is above zero and *hurts* if it is below; *{UNTESTED}* is what fewer than five runs are, and "
-        "what neither row has learned to do better than raw pixels, color histogram and untrained network. *Runs "
+        "a pair of rows of which neither beats raw pixels, color histogram and untrained network. *Runs "
         "to know*: as many as would exclude zero at the spread seen here if the mean were the paper's gain, or "
         f"{WORTH:g} point where it prints none.\n"
     )

@@ -37,6 +37,7 @@ COMMUNICATION = ("clients", "clients_per_round", "local_steps_per_round", "bytes
 TEXTS = ("row", "dataset", "train_corruption", "config_hash", "device", "commit", "preset", "settings")
 COUNTS = ("seed", "parameters", "steps", "steps_before", *COMMUNICATION)
 LIMIT = 1 << 24  # bytes of such a file
+BELOW = "neither beats what needs no training"  # in place of a verdict
 
 
 def collect(plan: Plan, metrics: Sequence[str] = SHOWN, tested: str = "") -> list[dict[str, Any]]:
@@ -201,11 +202,32 @@ def comparison(
             known = [_unit(metric).factor * (one - other) for one, other in both if None not in (one, other)]
             samples[row, against, metric] = known if len(known) == len(both) else []
     found = significance.differences(samples)
+    unlearned = no_better_than_untrained(records, metrics[0])
     for row, against in (pair for pair in pairs if counts[pair]):
         cells = [f"`{row}`", f"`{against}`", str(counts[row, against])]
         cells += [_interval(found[row, against, metric]) for metric in metrics]
-        lines.append(f"| {' | '.join([*cells, found[row, against, metrics[0]].verdict])} |")
+        first = found[row, against, metrics[0]]
+        told = BELOW if first.low is not None and {row, against} <= unlearned else first.verdict
+        lines.append(f"| {' | '.join([*cells, told])} |")
     return "\n".join(lines) + f"\n\n{INTERVALS}\n"
+
+
+def no_better_than_untrained(records: Sequence[Mapping[str, Any]], metric: str) -> set[str]:
+    """Returns the rows of a table whose mean is not above that of every reference without training.
+
+    Such rows say nothing about the parts in which they differ: a part cannot help a network that has learned nothing.
+
+    Args:
+        records: of a table's CSV file; those of references have no steps.
+        metric: a column of them.
+    """
+    scores: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
+    for record in records:
+        if record.get(metric) not in (None, ""):
+            untrained = not float(record.get("steps") or 0)
+            scores[untrained].setdefault(record["row"], []).append(float(record[metric]))
+    best = max((statistics.mean(values) for values in scores[True].values()), default=-math.inf)
+    return {row for row, values in scores[False].items() if statistics.mean(values) <= best}
 
 
 def communication(records: Sequence[Mapping[str, Any]]) -> str:

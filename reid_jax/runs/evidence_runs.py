@@ -14,12 +14,10 @@ that a busy machine takes longer and leaves out nothing.
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
-import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from reid_jax import errors, file_io
@@ -136,7 +134,7 @@ class TableClock:
     def _doubt(self, row: str) -> None:
         """Says so where a row has learned nothing, before hours go into its other seeds."""
         records, metric = kept_records(self.table, self.places), self.table.metrics[0]
-        if row in no_better_than_untrained(records, metric):
+        if row in ablation_table.no_better_than_untrained(records, metric):
             self.say(
                 f"{self.table.name}: {row} is no better in {metric} than what needs no training; expected rows that "
                 "have learned, since no others show what a part does: stop, and give the table more epochs."
@@ -207,7 +205,8 @@ def write_table(table: evidence.Table, plan: ablation.Plan, places: Places) -> b
 
 def _conditions(table: evidence.Table) -> dict[str, str]:
     """Returns what every record of a table says of its settings."""
-    return {"preset": table.preset, "settings": "; ".join(table.overrides)}
+    before = [f"pretraining {setting}" for setting in table.pretraining_overrides]
+    return {"preset": table.preset, "settings": "; ".join([*table.overrides, *before])}
 
 
 def kept_records(table: evidence.Table, places: Places) -> list[dict[str, Any]]:
@@ -219,24 +218,6 @@ def kept_records(table: evidence.Table, places: Places) -> list[dict[str, Any]]:
     conditions = _conditions(table)
     records = ablation_table.read_csv(places.results / f"{table.file}.csv")
     return [record for record in records if {key: record.get(key) for key in conditions} == conditions]
-
-
-def no_better_than_untrained(records: Iterable[Mapping[str, Any]], metric: str) -> set[str]:
-    """Returns the rows of a table whose mean is not above that of every reference without training.
-
-    Such rows say nothing about the parts in which they differ: a part cannot help a network that has learned nothing.
-
-    Args:
-        records: of a table's CSV file; those of references have no steps.
-        metric: a column of them.
-    """
-    scores: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
-    for record in records:
-        if record.get(metric) not in (None, ""):
-            untrained = not float(record.get("steps") or 0)
-            scores[untrained].setdefault(record["row"], []).append(float(record[metric]))
-    best = max((statistics.mean(values) for values in scores[True].values()), default=-math.inf)
-    return {row for row, values in scores[False].items() if statistics.mean(values) <= best}
 
 
 def kept_cells(table: evidence.Table, places: Places) -> set[tuple[str, int]]:

@@ -123,12 +123,14 @@ def _copy(store: objects.Store, entries: Mapping[str, objects.Entry]) -> pathlib
     while not _keep(key, target):
         # Never waits for the exclusive lock: whoever has fetched the copy meanwhile keeps a shared one until it ends.
         try:
-            with _locked(_lock_file(target), fcntl.LOCK_EX | fcntl.LOCK_NB):
-                if not target.is_dir():
-                    _make_room(cache, sum(entry.size for entry in entries.values()), store.url)
-                    _fetch(store, entries, target)
+            lock = _lock(_lock_file(target), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # it is being fetched, or only looked for
             time.sleep(random.uniform(0.01, 0.05))
+            continue
+        with lock:
+            if not target.is_dir():
+                _make_room(cache, sum(entry.size for entry in entries.values()), store.url)
+                _fetch(store, entries, target)
     os.utime(target)
     return target
 

@@ -8,7 +8,7 @@ import pytest
 
 from reid_jax import errors
 from reid_jax.cli import ablate
-from reid_jax.runs import ablation, evidence, evidence_runs
+from reid_jax.runs import ablation, ablation_table, evidence, evidence_runs
 from tests.helpers import ablation_runs
 from tests.helpers.ablation_runs import calls
 
@@ -100,7 +100,14 @@ def test_a_table_goes_on_from_its_file_where_the_run_folders_are_gone(plan, abla
     ]
     assert table.read_text().startswith(before)
     assert len(table.read_text().splitlines()) == 5
-    # Other settings make other records.
+    # Other settings make other records, those of the pretraining as well.
+    plan.write_text(
+        PLAN.replace("minutes = 5\noverrides", 'minutes = 5\npretraining_overrides = ["seed=7"]\noverrides')
+    )
+    capsys.readouterr()
+    assert ablate.main([*elsewhere, "--table"]) == 0
+    assert "first: 1 of 4 runs done" in capsys.readouterr().out
+    table.write_text(before)
     plan.write_text(PLAN.replace('overrides = ["train.epochs=3"]\ndevice', 'overrides = ["train.epochs=4"]\ndevice'))
     capsys.readouterr()
     assert ablate.main([*elsewhere, "--table"]) == 0
@@ -134,9 +141,21 @@ def test_rows_are_compared_with_the_best_reference():
         *({"row": "low", "mAP": score, "steps": 9} for score in (0.39, 0.41)),
         *({"row": "high", "mAP": score, "steps": 9} for score in (0.3, 0.6)),
     ]
-    assert evidence_runs.no_better_than_untrained(records, "mAP") == {"low"}
-    assert evidence_runs.no_better_than_untrained(records[4:], "mAP") == set()
-    assert evidence_runs.no_better_than_untrained(records, "corrupted/mAP") == set()
+    assert ablation_table.no_better_than_untrained(records, "mAP") == {"low"}
+    assert ablation_table.no_better_than_untrained(records[4:], "mAP") == set()
+    assert ablation_table.no_better_than_untrained(records, "corrupted/mAP") == set()
+
+
+def test_a_difference_of_rows_below_the_references_reads_so():
+    drawn = {"histogram": [0.5] * 5, "low": [0.1, 0.11, 0.1, 0.12, 0.1], "up": [0.2, 0.22, 0.2, 0.21, 0.2]}
+    records = [
+        {"row": row, "seed": seed, "mAP": score, "steps": 9 * (row != "histogram")}
+        for row, scores in drawn.items()
+        for seed, score in enumerate(scores)
+    ]
+    pair = [("up", "low")]
+    assert f"| {ablation_table.BELOW} |" in ablation_table.comparison(records, pair, ["mAP"])
+    assert "| gain |" in ablation_table.comparison(records[5:], pair, ["mAP"])
 
 
 def test_what_only_kept_rows_start_from_is_not_trained(ablation_folder):
