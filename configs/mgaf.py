@@ -209,9 +209,23 @@ VARIANTS = {
     },
     "mgaf_fed_rounds8": {"notes": "Federated: 8 rounds.", **FEDERATED, "fed.rounds": 8},
     "mgaf_fed_rounds32": {"notes": "Federated: 32 rounds.", **FEDERATED, "fed.rounds": 32},
-    # With `num_clients` equal clients, each takes that share of the steps of an epoch in a round.
+    # With `num_clients` equal clients, each takes that share of the steps of an epoch in a local one.
     "mgaf_joint_share": {
         "notes": "Joint training with as many steps as one of `fed.num_clients` clients takes.",
+    },
+    "mgaf_joint_share4": {
+        "notes": "Joint training with as many steps as such a client takes in four local epochs a round.",
+        "fed.local_epochs": 4,
+    },
+    # A client's steps are few: rows of a table may start from a network that other people have trained.
+    "other_people": {
+        "notes": "What rows of a table start from: trained on other people of SynthPed street.",
+        "data.sources": ("synthped_street_large@seed=107,identities=0.25",),
+    },
+    "new_people": {
+        "notes": "A quarter of the people; goes on from a run (init.trained) without its classifiers.",
+        "data.sources": ("own@identities=0.25",),
+        "init.ignore": ("classifier",),
     },
     "mgaf_fed_sgd": {
         "notes": "Federated: the SGD of FedReID, with a ten times higher rate for the heads.",
@@ -229,9 +243,16 @@ VARIANTS = {
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the config that `<preset>[,<variant>...]` names; empty is the demo."""
     config = config_lib.compose(argument, recipe=recipe, presets=PRESETS, variants=VARIANTS)
-    if "mgaf_joint_share" in config.variants:
-        config.train.epochs /= config.fed.num_clients
-        if "milestones_epochs" in config.schedule:
-            milestones = config.schedule.milestones_epochs
-            config.schedule.milestones_epochs = tuple(epoch / config.fed.num_clients for epoch in milestones)
+    if {"mgaf_joint_share", "mgaf_joint_share4"} & set(config.variants):
+        _shorten_to_client(config)
     return config
+
+
+def _shorten_to_client(config: ConfigDict) -> None:
+    """Shortens joint training, and its schedule with it, to the steps that one of several equal clients takes."""
+    share = config.fed.local_epochs / config.fed.num_clients
+    config.train.epochs *= share
+    lengths = {key: config.schedule[key] for key in ("warmup_epochs", "milestones_epochs") if key in config.schedule}
+    for key, epochs in lengths.items():
+        shorter = tuple(epoch * share for epoch in epochs) if isinstance(epochs, tuple) else epochs * share
+        config.schedule = {**config.schedule.to_dict(), key: shorter}

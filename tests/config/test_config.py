@@ -70,7 +70,7 @@ def test_every_preset_and_variant_has_its_own_sentence(system, monkeypatch):
     assert lines["demo"].startswith("  demo (default)    ")  # needs neither images nor weights
     assert " dw  " in lines["market1501"]
     with_weights = {name for name in module.VARIANTS if f"{name} w" in " ".join(lines[name].split())}
-    assert with_weights == {"amfor": {"clip"}, "mspf": {"mspf_from_osfa"}}.get(system, set())
+    assert with_weights == {"amfor": {"clip"}, "mgaf": {"new_people"}, "mspf": {"mspf_from_osfa"}}.get(system, set())
 
 
 def test_config_of_a_run_describes_its_preset_and_variants():
