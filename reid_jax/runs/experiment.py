@@ -117,7 +117,7 @@ class Experiment:
         with progress.waiting("drawing the initial variables"):
             example = self.extractor.example_batch()
             drawn_by = self._initial_program()
-            program = grouping.Program(drawn_by.program, drawn_by.about)
+            program = grouping.Program(drawn_by.programs[0], drawn_by.about)
             variables = build.init_variables(self.model, self.settings, example, program)
         if weights:
             variables = starting_point.fill(variables, self.settings, self.model)
@@ -130,7 +130,7 @@ class Experiment:
             key = jax.eval_shape(lambda: jax.random.key(0))
             layout = self._initialize.layout(key)
             self._drawn_by = self.kept.initial() or kept_starts.compiled(
-                self._initialize.lower(key), jax.devices()[:1], layout
+                [self._initialize.lower(key)], jax.devices()[:1], layout
             )
         return self._drawn_by
 

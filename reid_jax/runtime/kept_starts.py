@@ -30,7 +30,7 @@ import re
 import sys
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,7 +43,7 @@ LOG = logging.getLogger(__name__)
 
 MOST = 160  # names, four for a start; the oldest beyond go
 UNFINISHED = 3600.0  # seconds after which a file that is being written is one of a killed process
-FORMAT = 3
+FORMAT = 4
 # A program for a CPU that JAX has read from its own cache lacks its object code (ELF, Mach-O) when it is written again.
 OBJECT_CODE = (b"\x7fELF", b"\xcf\xfa\xed\xfe")
 # Those that trace, which may be a checkout or were edited in place, and those that compile.
@@ -63,20 +63,20 @@ NEUTRAL = {"cache", "caches", "log", "logging"}
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """A compiled program.
+    """Compiled programs that belong together, such as the halves of a train step.
 
     Attributes:
-        program: the program.
-        name: under which it is kept; empty if it is not.
-        about: what was said of it.
+        programs: the programs.
+        name: under which they are kept; empty if they are not.
+        about: what was said of them.
     """
 
-    program: Any
+    programs: tuple[Any, ...]
     name: str = ""
     about: Any = None
 
 
-# A program that is being compiled, or read; None where there is none after all.
+# Programs that are being compiled, or read; None where there are none after all.
 Begun = concurrent.futures.Future[Kept | None]
 
 
@@ -135,30 +135,36 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def compiled(lowered: jax.stages.Lowered, devices: Sequence[jax.Device], about: Any = None) -> Kept:
-    """Returns a compiled program, read where it is kept under its text, and kept where it is not.
+def compiled(lowered: Sequence[jax.stages.Lowered], devices: Sequence[jax.Device], about: Any = None) -> Kept:
+    """Returns compiled programs, read where they are kept under their text, and kept where they are not.
 
-    One that calls libraries (`calls_libraries`) is left to JAX's own cache.
+    Where one calls libraries (`calls_libraries`), they are left to JAX's own cache.
 
     Args:
-        lowered: the program.
-        devices: those that it is for, in their order.
+        lowered: the programs; they are compiled side by side.
+        devices: those that they are for, in their order.
         about: see `Kept`.
     """
-    text = lowered.as_text()
-    if compilation.starts(make=True) is None or calls_libraries(text):
-        return Kept(lowered.compile(), "", about)
+    texts = [each.as_text() for each in lowered]
+    if compilation.starts(make=True) is None or any(map(calls_libraries, texts)):
+        return Kept(_side_by_side(lambda each: each.compile(), lowered), "", about)
     described = {
-        "text": text,
-        "trees": [str(lowered.in_tree), str(lowered.out_tree)],
+        "text": texts,
+        "trees": [(str(each.in_tree), str(each.out_tree)) for each in lowered],
         "about": repr(about),
     }
     name = key(described | {"devices": [device.id for device in devices]}, traced=True)
     found = load(name, devices)
     if found is not None:
         return found
-    program = lowered.compile()
-    return Kept(program, name if _save(name, program, about) else "", about)
+    programs = _side_by_side(lambda each: each.compile(), lowered)
+    return Kept(programs, name if _save(name, programs, about) else "", about)
+
+
+def _side_by_side(function: Callable[[Any], Any], each: Sequence[Any]) -> tuple[Any, ...]:
+    """Returns what a function makes of each, in threads: a compiler uses one core for most of its time."""
+    with concurrent.futures.ThreadPoolExecutor(len(each)) as pool:
+        return tuple(pool.map(function, each))
 
 
 def calls_libraries(text: str) -> bool:
@@ -176,11 +182,11 @@ def has(name: str) -> bool:
 
 
 def load(name: str, devices: Sequence[jax.Device]) -> Kept | None:
-    """Returns the program that is kept under a name; None if none is, or it cannot be read any more.
+    """Returns the programs that are kept under a name; None if none are, or they cannot be read any more.
 
     Args:
         name: see `Kept` and `give_name`.
-        devices: those that it was compiled for, in their order.
+        devices: those that they were compiled for, in their order.
     """
     folder = compilation.starts()
     if folder is None:
@@ -189,8 +195,9 @@ def load(name: str, devices: Sequence[jax.Device]) -> Kept | None:
     try:
         if path.stat().st_uid != os.getuid():
             raise PermissionError("it belongs to another user")
-        (code, given, returned), about = pickle.loads(zlib.decompress(path.read_bytes()))
-        program = serialize_executable.deserialize_and_load(code, given, returned, execution_devices=tuple(devices))
+        packed, about = pickle.loads(zlib.decompress(path.read_bytes()))
+        read = functools.partial(serialize_executable.deserialize_and_load, execution_devices=tuple(devices))
+        programs = _side_by_side(lambda each: read(*each), packed)
         os.utime(path)
     except FileNotFoundError:
         return None
@@ -199,17 +206,19 @@ def load(name: str, devices: Sequence[jax.Device]) -> Kept | None:
         with contextlib.suppress(OSError):
             path.unlink()
         return None
-    return Kept(program, name, about)
+    return Kept(programs, name, about)
 
 
-def _save(name: str, program: jax.stages.Compiled, about: Any) -> bool:
-    """Keeps a program; returns whether the program and the disk allow it."""
+def _save(name: str, programs: Sequence[jax.stages.Compiled], about: Any) -> bool:
+    """Keeps programs; returns whether they and the disk allow it."""
     folder = compilation.starts()
     if folder is None:
         return False
     try:
-        packed = serialize_executable.serialize(program)
-        if jax.default_backend() == "cpu" and not any(magic in packed[0] for magic in OBJECT_CODE):
+        packed = [serialize_executable.serialize(program) for program in programs]
+        if jax.default_backend() == "cpu" and not all(
+            any(magic in code for magic in OBJECT_CODE) for code, *_ in packed
+        ):
             LOG.debug("a program is not kept, because it was read from JAX's cache")
             return False
         file_io.write_bytes(folder / f"{name}.start", zlib.compress(pickle.dumps((packed, about)), 1))

@@ -6,6 +6,7 @@ one after another, on the same batch.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -24,10 +25,31 @@ from reid_jax.train import state as state_lib
 Metrics = dict[str, jax.Array]
 
 
+@dataclasses.dataclass(frozen=True)
+class Halves:
+    """A train step as two functions, one after the other, which may be two programs: see `TrainStep`.
+
+    Attributes:
+        gradients: `(state, batch, seed) -> found`, forward and backward pass; a tree of arrays.
+        update: `(state, found) -> (state, metrics)`.
+    """
+
+    gradients: Callable[[state_lib.TrainState, Any, jax.Array], Any]
+    update: Callable[[state_lib.TrainState, Any], tuple[state_lib.TrainState, Metrics]]
+
+    def __call__(
+        self, state: state_lib.TrainState, batch: Any, seed: jax.Array
+    ) -> tuple[state_lib.TrainState, Metrics]:
+        """Makes a step; see `TrainStep.pure`."""
+        return self.update(state, self.gradients(state, batch, seed))
+
+
 class TrainStep:
     """A compiled train step, called with state and batch.
 
-    It is traced and compiled at the first call, or before, beside what else a start has to do: see `begin`.
+    It is traced and compiled at the first call, or before, beside what else a start has to do: see `begin`. For CPUs
+    `Halves` are two programs, compiled and read side by side: the time of both grows faster than a program's length,
+    and gradients are written to memory between them anyway.
 
     Args:
         pure: the function of state, batch and seed that is compiled.
@@ -46,7 +68,7 @@ class TrainStep:
     ) -> None:
         self.pure = pure
         self._mesh = mesh
-        self._compiled: Callable[..., Any] | None = None
+        self._programs: Sequence[Callable[..., Any]] = ()
         self._begun: kept_starts.Begun | None = None
         # An argument, not a constant: runs that differ in their seed alone share a compiled program.
         self._seed = mesh_lib.replicate(np.uint32(seed % 2**32), mesh)
@@ -58,11 +80,13 @@ class TrainStep:
         if self._begun is not None:
             begun, self._begun = self._begun, None
             kept = begun.result()
-            if kept is not None and _fits(kept.program, (state, batch, self._seed)):
-                self._compiled = kept.program
-        if self._compiled is None:
-            self._compiled = compiled(self.pure, state, self._mesh)
-        result: tuple[state_lib.TrainState, Metrics] = self._compiled(state, batch, self._seed)
+            if kept is not None and _fits(kept.programs[0], (state, batch, self._seed)):
+                self._programs = kept.programs
+        if not self._programs:
+            self._programs = self._jitted(state)
+        found = self._programs[0](state, batch, self._seed)
+        result: tuple[state_lib.TrainState, Metrics]
+        result = found if len(self._programs) == 1 else self._programs[1](state, found)
         return result
 
     def begin(self, state: state_lib.TrainState, batch: Mapping[str, Any]) -> kept_starts.Begun:
@@ -73,16 +97,31 @@ class TrainStep:
             batch: shapes of a batch, with shardings.
 
         Returns:
-            The program to be.
+            The programs to be.
         """
-        jitted = self._compiled = compiled(self.pure, state, self._mesh)
-        lowered = jitted.lower(state, batch, self._seed)
+        self._programs = self._jitted(state)
+        lowered = [self._programs[0].lower(state, batch, self._seed)]
+        lowered += [
+            program.lower(state, mesh_lib.abstract(lowered[0].out_info, self._mesh)) for program in self._programs[1:]
+        ]
         return self.adopt(lambda: kept_starts.compiled(lowered, list(self._mesh.devices.flat)))
 
     def adopt(self, make: Callable[[], kept_starts.Kept | None]) -> kept_starts.Begun:
-        """Takes what a function returns as the program, run in the background; None if there is none after all."""
+        """Takes what a function returns as the programs, run in the background; None if there are none after all."""
         self._begun = background.run(make)
         return self._begun
+
+    def _jitted(self, state: Any) -> list[Any]:
+        """Returns the step's one or two functions for a state (or its shapes) as jitted ones."""
+        halves = self.pure
+        if not isinstance(halves, Halves) or self._mesh.devices.flat[0].platform != "cpu":
+            return [compiled(self.pure, state, self._mesh)]
+
+        def gradients(*arguments: Any) -> Any:
+            found = halves.gradients(*arguments)
+            return jax.lax.with_sharding_constraint(found, mesh_lib.placement(found, self._mesh))
+
+        return [jax.jit(gradients), compiled(halves.update, state, self._mesh)]
 
 
 def _fits(program: Any, arguments: tuple[Any, ...]) -> bool:
@@ -134,12 +173,25 @@ def make_train_step(
         accumulate: number of micro-batches that the network runs one after another, see `micro_batches`; above 1 an
             objective must be an `Objective`.
     """
-    update = make_update(objective, optimizer, extras, accumulate=accumulate, mesh=mesh)
+    objectives = tuple(objective) if isinstance(objective, Sequence) else (objective,)
 
-    def train_step(state: state_lib.TrainState, batch: Any, seed: jax.Array) -> tuple[state_lib.TrainState, Metrics]:
-        return update(state, batch, step_key(seed, state.step))
+    def keyed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def train_step(state: state_lib.TrainState, batch: Any, seed: jax.Array) -> Any:
+            return function(state, batch, step_key(seed, state.step))
 
-    return TrainStep(train_step, mesh, seed)
+        return train_step
+
+    if len(objectives) > 1:
+        return TrainStep(
+            keyed(make_update(objectives, optimizer, extras, accumulate=accumulate, mesh=mesh)), mesh, seed
+        )
+    gradients, updated = _halves(objectives[0], optimizer, extras, accumulate=accumulate, mesh=mesh)
+
+    def train_step_update(state: state_lib.TrainState, found: Any) -> tuple[state_lib.TrainState, Metrics]:
+        state, metrics = updated(state, found)
+        return _counted(state), metrics
+
+    return TrainStep(Halves(keyed(gradients), train_step_update), mesh, seed)
 
 
 def make_update(
@@ -152,9 +204,35 @@ def make_update(
 ) -> Callable[[state_lib.TrainState, Any, jax.Array], tuple[state_lib.TrainState, Metrics]]:
     """Returns the pure `update(state, batch, key) -> (state, metrics)` of a train step; arguments as there."""
     objectives = tuple(objective) if isinstance(objective, Sequence) else (objective,)
+    turns = [_halves(each, optimizer, extras, accumulate=accumulate, mesh=mesh) for each in objectives]
+
+    def update(state: state_lib.TrainState, batch: Any, key: jax.Array) -> tuple[state_lib.TrainState, Metrics]:
+        metrics: Metrics = {}
+        for turn, (gradients, updated) in enumerate(turns):
+            state, more = updated(state, gradients(state, batch, jax.random.fold_in(key, turn) if turn else key))
+            metrics = {**metrics, **more, "loss": metrics["loss"] + more["loss"] if turn else more["loss"]}
+        return _counted(state), metrics
+
+    return update
+
+
+def _counted(state: state_lib.TrainState) -> state_lib.TrainState:
+    counted: state_lib.TrainState = state.replace(step=state.step + 1)
+    return counted
+
+
+def _halves(
+    objective: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    extras: Mapping[str, extras_lib.Extra],
+    *,
+    accumulate: int,
+    mesh: jax.sharding.Mesh | None,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Returns `gradients(state, batch, key) -> found` and `updated(state, found) -> (state, metrics)` of an update."""
     learned = sorted(name for name, extra in extras.items() if extra.differentiable)
 
-    def gradients(objective: Callable[..., Any], state: state_lib.TrainState, batch: Any, key: jax.Array) -> Any:
+    def of_batch(state: state_lib.TrainState, batch: Any, key: jax.Array) -> Any:
         def loss(trained: tuple[Any, dict[str, Any]]) -> Any:
             params, learned_extra = trained
             variables = {**state.variables, "params": params}
@@ -163,17 +241,15 @@ def make_update(
         trained = (state.params, {name: state.extra[name] for name in learned})
         return jax.value_and_grad(loss, has_aux=True)(trained)
 
-    def one_update(
-        objective: Callable[..., Any], state: state_lib.TrainState, batch: Any, key: jax.Array
-    ) -> tuple[state_lib.TrainState, Metrics]:
+    def gradients(state: state_lib.TrainState, batch: Any, key: jax.Array) -> Any:
         if accumulate == 1:
-            (loss, (batch_stats, metrics)), grads = gradients(objective, state, batch, key)
-        else:
-            parts = micro_batches.Parts(accumulate, mesh)
-            (loss, (batch_stats, metrics)), grads = micro_batches.gradients(
-                cast(objective_lib.Objective, objective), state, learned, batch, key, parts
-            )
-        param_grads, extra_grads = grads
+            return of_batch(state, batch, key)
+        divided = cast(objective_lib.Objective, objective)
+        parts = micro_batches.Parts(accumulate, mesh)
+        return micro_batches.gradients(divided, state, learned, batch, key, parts)
+
+    def updated(state: state_lib.TrainState, found: Any) -> tuple[state_lib.TrainState, Metrics]:
+        (loss, (batch_stats, metrics)), (param_grads, extra_grads) = found
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(param_grads, state.opt_state, state.params)
             state = state.replace(
@@ -183,19 +259,7 @@ def make_update(
             name: extras[name].update(value, extra_grads.get(name), state.variables) if name in extras else value
             for name, value in state.extra.items()
         }
-        metrics = {
-            "loss": loss,
-            **metrics,
-            "gradient_norm": trees.global_norm(param_grads),
-            "update_norm": trees.global_norm(updates),
-        }
-        return state.replace(extra=extra), metrics
+        norms = {"gradient_norm": trees.global_norm(param_grads), "update_norm": trees.global_norm(updates)}
+        return state.replace(extra=extra), {"loss": loss, **metrics, **norms}
 
-    def update(state: state_lib.TrainState, batch: Any, key: jax.Array) -> tuple[state_lib.TrainState, Metrics]:
-        state, metrics = one_update(objectives[0], state, batch, key)
-        for turn, following in enumerate(objectives[1:], start=1):
-            state, more = one_update(following, state, batch, jax.random.fold_in(key, turn))
-            metrics = {**metrics, **more, "loss": metrics["loss"] + more["loss"]}
-        return state.replace(step=state.step + 1), metrics
-
-    return update
+    return gradients, updated

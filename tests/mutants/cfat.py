@@ -300,8 +300,9 @@ MUTANTS = (
     phase("if name not in state.extra or extra.restart", "if True", "the teacher is copied anew in every phase"),
     update("jax.random.fold_in(key, turn)", "key", "both updates draw the same", level="generic"),
     update(
-        "state, more = one_update(following, state, batch,",
-        "_, more = one_update(following, state, batch,",
+        "            state, more = updated(state, gradients(state, batch, jax.random.fold_in(key, turn) if turn else key))",
+        "            after, more = updated(state, gradients(state, batch, jax.random.fold_in(key, turn) if turn else key))\n"
+        "            state = state if turn else after",
         "the second update is lost",
     ),
 )

@@ -365,8 +365,8 @@ MUTANTS = (
         "average of gradients",
     ),
     step(
-        "return update(state, batch, step_key(seed, state.step))",
-        "return update(state, batch, step_key(seed, 0 * state.step))",
+        "return function(state, batch, step_key(seed, state.step))",
+        "return function(state, batch, step_key(seed, 0 * state.step))",
         "same random numbers each step",
     ),
     micro("images // devices", "images", "as many micro-batches as on one device"),

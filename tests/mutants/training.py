@@ -176,7 +176,7 @@ MUTANTS = (
     objective('batch["image"] = self.join(images)', 'batch["image"] = self.join(images[::-1])', "views in reverse"),
     objective('outputs |= {f"{each.prefix}{name}"', 'outputs |= {f"{name}"', "prefixes are ignored"),
     # ---- step
-    step("state, batch, jax.random.fold_in(key, turn))", "state, batch, key)", "turns share a key", level="generic"),
+    step("jax.random.fold_in(key, turn) if turn else key", "key", "turns share a key", level="generic"),
     micro("jnp.broadcast_to(cotangent / parts.count, ", "jnp.broadcast_to(cotangent, ", "a mean's gradient is summed"),
     micro("jax.tree.map(jnp.add, extra_grads, direct)", "extra_grads", "centers get no gradient"),
     micro("return parts.join(stacked)", "return stacked.reshape(whole.shape)", "outputs in another order than labels"),
@@ -190,13 +190,13 @@ MUTANTS = (
     ),
     step("extras[name].update(value, extra_grads.get(name), state.variables)", "value", "extras are not updated"),
     step(
-        "for turn, following in enumerate(objectives[1:], start=1):",
-        "for turn, following in enumerate(objectives[1:0], start=1):",
+        "for turn, (gradients, updated) in enumerate(turns):",
+        "for turn, (gradients, updated) in enumerate(turns[:1]):",
         "a single turn",
     ),
     step(
-        "return state.replace(step=state.step + 1), metrics",
-        "return state.replace(step=state.step + len(objectives)), metrics",
+        "        return _counted(state), metrics\n\n    return update",
+        "        return state.replace(step=state.step + len(turns)), metrics\n\n    return update",
         "turns count as steps",
     ),
     micro("jax.random.fold_in(pass_key, index)", "pass_key", "micro-batches share a key", level="generic"),

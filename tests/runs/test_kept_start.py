@@ -25,7 +25,7 @@ def test_shapes_of_a_kept_start_are_those_that_are_traced(tmp_path, monkeypatch)
     traced = made.initial_shapes()
     assert traced.extra["teacher"]["scale"].shape == (3,)
     layout: grouping.Layout = made._initialize.layout(jax.eval_shape(lambda: jax.random.key(0)))
-    made._drawn_by = kept_starts.Kept(None, "", layout)
+    made._drawn_by = kept_starts.Kept((), "", layout)
     kept = made.initial_shapes()
     assert jax.tree.structure(kept) == jax.tree.structure(traced)
     assert jax.tree.map(lambda each: (each.shape, each.dtype), kept) == jax.tree.map(
@@ -50,11 +50,11 @@ def test_code_that_no_hash_knows_keeps_nothing(tmp_path, monkeypatch):
     assert made(own_files=None)._key == made(edited_since_start=True)._key == ""
     kept, program = made(), concurrent.futures.Future()
     phase = SimpleNamespace(last_step=2, step=object.__new__(step.TrainStep))
-    kept.keep(kept_starts.Kept(None, "initial"), [phase], 0, program)
+    kept.keep(kept_starts.Kept((), "initial"), [phase], 0, program)
     named = []
     monkeypatch.setattr(kept_starts, "give_name", lambda *given: named.append(given))
     monkeypatch.setattr(loaded_code, "edited_since_start", lambda: True)  # while it was traced
-    program.set_result(kept_starts.Kept(None, "step"))
+    program.set_result(kept_starts.Kept((), "step"))
     assert named == []
     config.code = [{"sha256": "a"}]
     assert made()._key == ""

@@ -52,53 +52,53 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_program_is_compiled_once_and_found_under_its_names(lowered, program, folder):
     counted, devices = Counted(lowered, program), jax.devices()[:1]
-    first = kept_starts.compiled(counted, devices, {"about": 1})
+    first = kept_starts.compiled([counted], devices, {"about": 1})
     assert folder.stat().st_mode & 0o777 == 0o700
     assert kept_starts.load("origin", devices) is None
     kept_starts.give_name(first, "origin")
-    again = [kept_starts.compiled(counted, devices, {"about": 1}), kept_starts.load("origin", devices)]
+    again = [kept_starts.compiled([counted], devices, {"about": 1}), kept_starts.load("origin", devices)]
     assert counted.times == 1
-    kept_starts.compiled(counted, devices, {"about": 2})
+    kept_starts.compiled([counted], devices, {"about": 2})
     assert counted.times == 2
     key = jax.random.key(5)
     for each in again:
         assert each.about == {"about": 1}
-        assert (each.program(key, 2.0)["drawn"] == program(key, 2.0)["drawn"]).all()
+        assert (each.programs[0](key, 2.0)["drawn"] == program(key, 2.0)["drawn"]).all()
 
 
 def test_what_cannot_be_read_or_written_is_no_error(lowered, program, folder, monkeypatch):
     counted, devices = Counted(lowered, program), jax.devices()[:1]
-    kept = kept_starts.compiled(counted, devices)
+    kept = kept_starts.compiled([counted], devices)
     path = folder / f"{kept.name}.start"
     with monkeypatch.context() as changed:  # another user's, in a folder that was open to all
         changed.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
         changed.setattr(compilation, "starts", lambda **_: folder)
         assert kept_starts.load(kept.name, devices) is None
-    assert kept_starts.compiled(counted, devices).name == kept.name
+    assert kept_starts.compiled([counted], devices).name == kept.name
     path.write_bytes(path.read_bytes()[:100])
     assert kept_starts.load(kept.name, devices) is None
     assert not path.exists()
     with monkeypatch.context() as changed:
         changed.setattr(pickle, "dumps", lambda content: (_ for _ in ()).throw(OSError("full")))
-        assert kept_starts.compiled(counted, devices).name == ""
+        assert kept_starts.compiled([counted], devices).name == ""
     with monkeypatch.context() as changed:  # as if it had been read from JAX's cache
         changed.setattr(kept_starts, "OBJECT_CODE", (b"none such",))
-        unkept = kept_starts.compiled(counted, devices)
+        unkept = kept_starts.compiled([counted], devices)
     kept_starts.give_name(unkept, "origin")
     assert not kept_starts.has("origin")
     folder.chmod(0o777)  # others could write code there
     assert compilation.starts() is None
     monkeypatch.setattr(compilation, "_own_folder", [])
-    assert kept_starts.compiled(counted, devices).name == ""
+    assert kept_starts.compiled([counted], devices).name == ""
     assert kept_starts.load(kept.name, devices) is None
 
 
 def test_a_program_that_calls_libraries_is_not_kept(folder):
     """LAPACK's functions are found when a program is lowered; without, the process would crash."""
     lowered = jax.jit(jnp.linalg.eigvalsh).lower(jnp.eye(2))
-    kept = kept_starts.compiled(lowered, jax.devices()[:1])
+    kept = kept_starts.compiled([lowered], jax.devices()[:1])
     assert (kept.name, list(folder.glob("*.start"))) == ("", [])
-    assert (kept.program(jnp.diag(jnp.asarray([3.0, 2.0]))) == jnp.asarray([2.0, 3.0])).all()
+    assert (kept.programs[0](jnp.diag(jnp.asarray([3.0, 2.0]))) == jnp.asarray([2.0, 3.0])).all()
     assert not kept_starts.calls_libraries("stablehlo.custom_call @Sharding(%0)\nstablehlo.custom_call @mhlo.topk(%1)")
 
 

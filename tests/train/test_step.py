@@ -277,3 +277,26 @@ def test_a_step_that_does_not_fit_is_compiled_anew():
     phase.step(begun, mesh_lib.to_global(toy.batch(1), mesh))
     other = jax.jit(lambda state, batch, seed: batch).lower(1.0, 2.0, np.uint32(0)).compile()
     assert not step._fits(other, (jnp.float32(1), {"image": jnp.float32(2)}, np.uint32(0)))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_two_programs_of_a_cpu_make_the_step_that_is_one_elsewhere(devices, monkeypatch):
+    """An array as long as one of very many classes is split over the devices, and so is its gradient."""
+    monkeypatch.setattr(mesh_lib, "SPLIT_FROM", 16)
+    model, mesh = toy.Toy(), mesh_lib.create_mesh(jax.devices()[:devices])
+    phase = toy.phase(model, toy.initial_state(model, mesh).params, mesh)
+    begun = mesh_lib.place(phase.begin(toy.initial_state(model, mesh)), mesh)
+    batch, seed = mesh_lib.to_global(toy.batch(1), mesh), np.uint32(0)
+    gradients, update = phase.step._jitted(begun)
+    whole = step.compiled(phase.step.pure, begun, mesh)
+    expected, metrics = whole(jax.tree.map(jnp.copy, begun), batch, seed)
+    found = gradients(begun, batch, seed)
+    split = [leaf for leaf in jax.tree.leaves(found) if not leaf.sharding.is_fully_replicated]
+    assert bool(split) == (devices > 1)
+    after, of_two = update(begun, found)
+    _assert_close(after.params, expected.params, 1e-6)
+    assert metrics.keys() == of_two.keys()
+    np.testing.assert_allclose(of_two["gradient_norm"], metrics["gradient_norm"], rtol=1e-6)
+    assert int(after.step) == 1
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(begun.params))
+    assert [leaf.sharding for leaf in jax.tree.leaves(after)] == jax.tree.leaves(mesh_lib.placement(after, mesh))
