@@ -22,14 +22,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reid_jax import build, errors
 from reid_jax.benchmarks import ahead, subjects
 from reid_jax.config import files
-from reid_jax.runs import experiment
 from reid_jax.runs import settings as settings_lib
 from reid_jax.runtime import compilation
+from reid_jax.train import step as step_lib
 
 Row = dict[str, Any]
 
@@ -135,16 +136,15 @@ def processor_seconds(process: int) -> float:
 
 def program_lines(config: ConfigDict) -> int:
     """Returns the lines of a config's train step as JAX hands it to the compiler (StableHLO)."""
-    lowered, _ = _lowered(subjects.config_run(config, CLASSES if config.preset != "demo" else 96))
-    return len(lowered.as_text().splitlines())
+    run = subjects.config_run(config, CLASSES if config.preset != "demo" else 96)
+    step, arguments = _placed(ahead.abstract("train", run), run.mesh)
+    return len(step.lower(*arguments).as_text().splitlines())
 
 
-def _lowered(run: experiment.Experiment) -> tuple[Any, int]:
-    """Returns the train step of a run's longest phase, traced for its shapes, and the images of its batch."""
-    program = ahead.abstract("train", run)
+def _placed(program: ahead.Abstract, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
+    """Returns the train step of a run's longest phase as one program, and the shapes of its arguments."""
     images = next(iter(program.arguments[program.batch].values())).shape[0]
-    step, arguments = program.on(run.mesh, images)
-    return step.lower(*arguments), images
+    return program.on(mesh, images)
 
 
 def main(name: str, kept: str) -> None:
@@ -157,7 +157,9 @@ def main(name: str, kept: str) -> None:
     compilation.keep(kept)
     run = subjects.config_run(files.load_config(name), CLASSES)
     jax.block_until_ready(run.initial_state(weights=False).params)
-    _lowered(run)[0].compile()
+    program = ahead.abstract("train", run)
+    _, (state, batch, _) = _placed(program, run.mesh)
+    step_lib.TrainStep(program.function, run.mesh, 0).begin(state, batch).result()
     print(f"{name}: {FIRST_STEP[1]}", flush=True)
 
 
