@@ -223,8 +223,9 @@ VARIANTS = {
         "data.sources": ("synthped_street_large@seed=107,identities=0.25",),
     },
     "new_people": {
-        "notes": "A quarter of the people; goes on from a run (init.trained) without its classifiers.",
+        "notes": "A quarter of the people, six clients; goes on from a run without its classifiers.",
         "data.sources": ("own@identities=0.25",),
+        "fed.num_clients": 6,  # as many as there are cameras
         "init.ignore": ("classifier",),
     },
     "mgaf_fed_sgd": {
@@ -249,7 +250,10 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def _shorten_to_client(config: ConfigDict) -> None:
-    """Shortens joint training, and its schedule with it, to the steps that one of several equal clients takes."""
+    """Shortens joint training, and its schedule with it, to the steps that one of several equal clients takes.
+
+    What the command line sets comes later and counts no more: other clients belong into a variant.
+    """
     share = config.fed.local_epochs / config.fed.num_clients
     config.train.epochs *= share
     lengths = {key: config.schedule[key] for key in ("warmup_epochs", "milestones_epochs") if key in config.schedule}

@@ -22,7 +22,7 @@ A plan is many tables in one file: configs/evidence.toml says which questions th
 and in how many minutes each. They run in the background, by priority and seed by seed, and every finished
 run updates its table:
 
-    python scripts/ablate.py --plan evidence --jobs 2             # about twelve hours on two cores
+    python scripts/ablate.py --plan evidence --jobs 2             # about fourteen hours on two cores
     python scripts/ablate.py --plan evidence --only mfv --hours 1
     python scripts/ablate.py --plan evidence --runs 1             # one run; exit code 3 if others are left
 
