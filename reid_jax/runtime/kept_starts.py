@@ -37,7 +37,7 @@ import jax
 from jax.experimental import serialize_executable
 
 from reid_jax import errors, file_io
-from reid_jax.runtime import compilation, loaded_code, provenance
+from reid_jax.runtime import background, compilation, loaded_code, provenance
 
 LOG = logging.getLogger(__name__)
 
@@ -163,8 +163,9 @@ def compiled(lowered: Sequence[jax.stages.Lowered], devices: Sequence[jax.Device
 
 def _side_by_side(function: Callable[[Any], Any], each: Sequence[Any]) -> tuple[Any, ...]:
     """Returns what a function makes of each, in threads: a compiler uses one core for most of its time."""
-    with concurrent.futures.ThreadPoolExecutor(len(each)) as pool:
-        return tuple(pool.map(function, each))
+    first, *others = each
+    begun = [background.run(functools.partial(function, other)) for other in others]
+    return function(first), *(other.result() for other in begun)
 
 
 def calls_libraries(text: str) -> bool:
