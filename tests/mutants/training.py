@@ -199,6 +199,16 @@ MUTANTS = (
         "        return state.replace(step=state.step + len(turns)), metrics\n\n    return update",
         "turns count as steps",
     ),
+    step(
+        "return _counted(state), metrics\n\n    return TrainStep",
+        "return state, metrics\n\n    return TrainStep",
+        "steps are not counted",
+    ),
+    step(
+        "jax.lax.with_sharding_constraint(found, mesh_lib.placement(found, self._mesh))",
+        "jax.lax.with_sharding_constraint(found, mesh_lib.replicated(self._mesh))",
+        "every device holds the gradients of all classes",
+    ),
     micro("jax.random.fold_in(pass_key, index)", "pass_key", "micro-batches share a key", level="generic"),
     # ---- phases
     state("if name not in state.extra or extra.restart", "if name not in state.extra", "restart is ignored"),
