@@ -256,7 +256,9 @@ def _shorten_to_client(config: ConfigDict) -> None:
     """
     share = config.fed.local_epochs / config.fed.num_clients
     config.train.epochs *= share
-    lengths = {key: config.schedule[key] for key in ("warmup_epochs", "milestones_epochs") if key in config.schedule}
-    for key, epochs in lengths.items():
-        shorter = tuple(epoch * share for epoch in epochs) if isinstance(epochs, tuple) else epochs * share
-        config.schedule = {**config.schedule.to_dict(), key: shorter}
+    schedule = config.schedule.to_dict()
+    if "warmup_epochs" in schedule:
+        schedule["warmup_epochs"] *= share
+    if "milestones_epochs" in schedule:
+        schedule["milestones_epochs"] = tuple(epoch * share for epoch in schedule["milestones_epochs"])
+    config.schedule = schedule
