@@ -11,7 +11,7 @@ import sys
 
 from reid_jax import errors
 from reid_jax.cli import pipes
-from reid_jax.runtime import interruption
+from reid_jax.runtime import allocator, interruption
 
 USER_MISTAKE = 2  # exit code
 
@@ -44,6 +44,7 @@ def run(command: str) -> None:
     Args:
         command: a key of `COMMANDS`.
     """
+    allocator.restart_with_huge_pages()
     interruption.install()
     # Python looks for garbage in circles after 700 new objects: a sixth of the time of imports and tracing.
     gc.set_threshold(100_000)

@@ -13,6 +13,7 @@
     python scripts/benchmark.py export --output results/export.json   # goes on where it was cut off
     python scripts/benchmark.py aot --target tpu:v5e:2x2           # for devices that are not there
     python scripts/benchmark.py machine --config mfv --output results/machine.json   # one seed, rounded
+    python scripts/benchmark.py pages --config mfv --config amfor  # large pages of memory, with and without
     python scripts/benchmark.py growth             # from 10,000 to 1,000,000 images
     python scripts/benchmark.py campaign --minutes 12 --torch      # a device lent for minutes
     python scripts/benchmark.py campaign --evidence                # its tables of configs/evidence.toml
@@ -58,6 +59,7 @@ WHAT = {
     "export": "exported files of the ten systems, or of --config: nearness to the model, size, speed in ONNX Runtime",
     "aot": "compiling full-size systems for accelerators that are not there (--target)",
     "machine": "how far scores of one seed differ by the machine: runs with other instructions and one core (--config)",
+    "pages": "compiling and running a train step (--config) with large pages of memory and without",
     "growth": "every stage of a run at 10,000 to 1,000,000 images, in half an hour",
     "campaign": "everything worth knowing of a device that is lent for some minutes",
 }
@@ -68,7 +70,7 @@ ONLY = {
     "option": (*MODELS, "aot"),
     "batch": (*MODELS, "operations", "export", "aot"),
     "torch": (*MODELS, "operations", "campaign"),
-    "config": (*MODELS, "start", "export", "aot", "machine"),
+    "config": (*MODELS, "start", "export", "aot", "machine", "pages"),
     "target": ("aot",),
     "limit": ("aot",),
     **dict.fromkeys(("height", "width"), (*MODELS, "input")),
@@ -91,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE[:PRESET]",
-        help="train, infer, start, export, aot, machine: a config",
+        help="train, infer, start, export, aot, machine, pages: a config",
     )
     parser.add_argument("--demo", action="store_true", help="train, infer: the demo of configs/mfv.py")
     parser.add_argument(
@@ -114,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "--steps",
         type=arguments.whole(1, 100_000),
         default=5,
-        help="train, infer, operations: timed calls (default: 5)",
+        help="train, infer, operations, pages: timed calls (default: 5)",
     )
     parser.add_argument(
         "--classes", type=arguments.whole(1, 1_000_000), default=751, help="train, infer: identities (default: 751)"
@@ -261,6 +263,18 @@ def _machines(args: argparse.Namespace, about: dict[str, Any]) -> list[dict[str,
     return machine_effect.measure(args.config or [DEMO], _known(args, "machine"), report)
 
 
+def _pages(args: argparse.Namespace, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the rows of large pages of memory, written after each config; goes on where the file ends."""
+    from reid_jax.benchmarks import memory_pages, tables
+
+    def report(rows: list[dict[str, Any]]) -> None:
+        if args.output:
+            tables.write(args.output, {"pages": rows}, about)
+        print(tables.table(rows[-len(memory_pages.MEASURED) :]), file=sys.stderr, flush=True)
+
+    return memory_pages.measure(args.config or [DEMO], args.steps, _known(args, "pages"), report)
+
+
 def _ahead(args: argparse.Namespace, about: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns the rows of programs for absent devices, and writes them after each; goes on where the file ends."""
     from reid_jax.benchmarks import ahead_rows, tables
@@ -301,6 +315,8 @@ def _measure(args: argparse.Namespace, kind: str, about: dict[str, Any]) -> list
         return _starts(args, about)
     if kind == "machine":
         return _machines(args, about)
+    if kind == "pages":
+        return _pages(args, about)
     if kind == "aot":
         return _ahead(args, about)
     if kind == "growth":

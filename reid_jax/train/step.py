@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from reid_jax import trees
-from reid_jax.runtime import background, kept_starts
+from reid_jax.runtime import background, kept_starts, program_parts
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import extras as extras_lib
 from reid_jax.train import micro_batches
@@ -49,7 +49,8 @@ class TrainStep:
 
     It is traced and compiled at the first call, or before, beside what else a start has to do: see `begin`. For CPUs
     `Halves` are two programs, compiled and read side by side: the time of both grows faster than a program's length,
-    and gradients are written to memory between them anyway.
+    and gradients are written to memory between them anyway. On one CPU, long gradients are several programs themselves
+    (`runtime.program_parts`).
 
     Args:
         pure: the function of state, batch and seed that is compiled.
@@ -69,6 +70,7 @@ class TrainStep:
         self.pure = pure
         self._mesh = mesh
         self._programs: Sequence[Callable[..., Any]] = ()
+        self._wiring: program_parts.Wiring | None = None  # of the programs before the last one
         self._begun: kept_starts.Begun | None = None
         # An argument, not a constant: runs that differ in their seed alone share a compiled program.
         self._seed = mesh_lib.replicate(np.uint32(seed % 2**32), mesh)
@@ -80,13 +82,19 @@ class TrainStep:
         if self._begun is not None:
             begun, self._begun = self._begun, None
             kept = begun.result()
-            if kept is not None and _fits(kept.programs[0], (state, batch, self._seed)):
-                self._programs = kept.programs
+            if kept is not None and _fits(kept, (state, batch, self._seed)):
+                self._programs, self._wiring = kept.programs, kept.about
         if not self._programs:
-            self._programs = self._jitted(state)
-        found = self._programs[0](state, batch, self._seed)
+            parts, self._wiring = self._parts(state, batch)
+            self._programs = [part.function for part in parts]
         result: tuple[state_lib.TrainState, Metrics]
-        result = found if len(self._programs) == 1 else self._programs[1](state, found)
+        *gradients, update = self._programs
+        if not gradients:
+            result = update(state, batch, self._seed)
+        elif self._wiring is None:
+            result = update(state, gradients[0](state, batch, self._seed))
+        else:
+            result = update(state, self._wiring.run(gradients, state, batch, self._seed))
         return result
 
     def begin(self, state: state_lib.TrainState, batch: Mapping[str, Any]) -> kept_starts.Begun:
@@ -99,33 +107,40 @@ class TrainStep:
         Returns:
             The programs to be.
         """
-        self._programs = self._jitted(state)
-        lowered = [self._programs[0].lower(state, batch, self._seed)]
-        lowered += [
-            program.lower(state, mesh_lib.abstract(lowered[0].out_info, self._mesh)) for program in self._programs[1:]
-        ]
-        return self.adopt(lambda: kept_starts.compiled(lowered, list(self._mesh.devices.flat)))
+        parts, wiring = self._parts(state, batch)
+        lowered = [part.lower() for part in parts]
+        return self.adopt(lambda: kept_starts.compiled(lowered, list(self._mesh.devices.flat), wiring))
 
     def adopt(self, make: Callable[[], kept_starts.Kept | None]) -> kept_starts.Begun:
         """Takes what a function returns as the programs, run in the background; None if there are none after all."""
         self._begun = background.run(make)
         return self._begun
 
-    def _jitted(self, state: Any) -> list[Any]:
-        """Returns the step's one or two functions for a state (or its shapes) as jitted ones."""
-        halves = self.pure
+    def _parts(self, state: Any, batch: Any) -> tuple[list[program_parts.Part], program_parts.Wiring | None]:
+        """Returns the step's programs for a state and a batch (or their shapes), and how the gradients' follow."""
+        halves, arguments = self.pure, (state, batch, self._seed)
         if not isinstance(halves, Halves) or self._mesh.devices.flat[0].platform != "cpu":
-            return [compiled(self.pure, state, self._mesh)]
+            return [program_parts.Part(compiled(self.pure, state, self._mesh), arguments)], None
 
         def gradients(*arguments: Any) -> Any:
             found = halves.gradients(*arguments)
             return jax.lax.with_sharding_constraint(found, mesh_lib.placement(found, self._mesh))
 
-        return [jax.jit(gradients), compiled(halves.update, state, self._mesh)]
+        whole: Any = jax.jit(gradients)
+        traced = whole.trace(*arguments)
+        place = mesh_lib.replicated(self._mesh)
+        divided = program_parts.divide(traced, arguments, place) if self._mesh.size == 1 else None
+        parts, wiring = divided or ([program_parts.Part(whole, arguments)], None)
+        found = mesh_lib.abstract(traced.out_info, self._mesh)
+        return [*parts, program_parts.Part(compiled(halves.update, state, self._mesh), (state, found))], wiring
 
 
-def _fits(program: Any, arguments: tuple[Any, ...]) -> bool:
-    """Returns whether a program that was compiled for shapes takes these arguments as they are."""
+def _fits(kept: kept_starts.Kept, arguments: tuple[Any, ...]) -> bool:
+    """Returns whether programs that were compiled for shapes take these arguments as they are."""
+    if kept.about is not None:
+        fits: bool = kept.about.fits(*arguments)
+        return fits
+    program = kept.programs[0]
     leaves: list[Any]
     tree: Any
     leaves, tree = jax.tree.flatten((arguments, {}))

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from reid_jax import errors, trees
-from reid_jax.runtime import compilation, kept_starts
+from reid_jax.runtime import compilation, kept_starts, program_parts
 from reid_jax.runtime import mesh as mesh_lib
 from reid_jax.train import extras, objective, state, step
 from tests.helpers import compiling
@@ -240,8 +240,9 @@ def test_each_step_draws_the_numbers_of_its_seed_and_its_place():
         assert float(metrics["drawn"]) == pytest.approx(float(expected))
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_a_step_compiled_before_and_one_read_from_a_file_make_the_same_numbers(devices, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("devices", "length"), [(1, 5_000), (8, 30), (1, 30)])
+def test_a_step_compiled_before_and_one_read_from_a_file_make_the_same_numbers(devices, length, tmp_path, monkeypatch):
+    monkeypatch.setattr(program_parts, "LENGTH", length)
     monkeypatch.setattr(compilation, "_own_folder", [tmp_path])
     model, mesh = toy.Toy(), mesh_lib.create_mesh(jax.devices()[:devices])
 
@@ -256,7 +257,9 @@ def test_a_step_compiled_before_and_one_read_from_a_file_make_the_same_numbers(d
 
     def compile_before(train_step, *shapes):
         with compiling.uncached():
-            kept_starts.give_name(train_step.begin(*shapes).result(), "toy")
+            kept = train_step.begin(*shapes).result()
+        assert (len(kept.programs) > 2) == (devices == 1 and length == 30)
+        kept_starts.give_name(kept, "toy")
 
     def read(train_step, *shapes):
         found = kept_starts.load("toy", list(mesh.devices.flat))
@@ -276,7 +279,7 @@ def test_a_step_that_does_not_fit_is_compiled_anew():
     phase.step.adopt(lambda: None)
     phase.step(begun, mesh_lib.to_global(toy.batch(1), mesh))
     other = jax.jit(lambda state, batch, seed: batch).lower(1.0, 2.0, np.uint32(0)).compile()
-    assert not step._fits(other, (jnp.float32(1), {"image": jnp.float32(2)}, np.uint32(0)))
+    assert not step._fits(kept_starts.Kept((other,)), (jnp.float32(1), {"image": jnp.float32(2)}, np.uint32(0)))
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -287,7 +290,9 @@ def test_two_programs_of_a_cpu_make_the_step_that_is_one_elsewhere(devices, monk
     phase = toy.phase(model, toy.initial_state(model, mesh).params, mesh)
     begun = mesh_lib.place(phase.begin(toy.initial_state(model, mesh)), mesh)
     batch, seed = mesh_lib.to_global(toy.batch(1), mesh), np.uint32(0)
-    gradients, update = phase.step._jitted(begun)
+    parts, wiring = phase.step._parts(begun, batch)
+    gradients, update = (part.function for part in parts)
+    assert wiring is None
     whole = step.compiled(phase.step.pure, begun, mesh)
     expected, metrics = whole(jax.tree.map(jnp.copy, begun), batch, seed)
     found = gradients(begun, batch, seed)
