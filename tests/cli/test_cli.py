@@ -11,7 +11,6 @@ import pytest
 
 from reid_jax import errors
 from reid_jax.cli import command_line
-from reid_jax.runtime import allocator
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -103,26 +102,3 @@ def test_options_are_literals_or_text():
     }
     with pytest.raises(errors.UserError, match="key=value"):
         command_line.parse_options(["size"])
-
-
-FREED = """
-import sys
-import numpy as np
-from reid_jax.runtime import allocator
-resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
-if sys.argv[1] == "keep":
-    assert allocator.keep_freed_memory()
-block = np.ones(2**27, np.uint8)
-full = resident()
-del block
-print(full - resident())
-"""
-
-
-def test_freed_memory_stays_with_the_process():
-    if not sys.platform.startswith("linux"):
-        assert not allocator.keep_freed_memory()
-        return
-    given_back = lambda how: int(subprocess.check_output([sys.executable, "-c", FREED, how], cwd=ROOT))
-    assert given_back("default") > 2**26
-    assert given_back("keep") < 2**20

@@ -10,6 +10,7 @@ schedules = entries.group(
 extras = entries.group("training", "reid_jax/train/extras.py", "tests/train/test_extras_twin.py", *_STEP)
 objective = entries.group("training", "reid_jax/train/objective.py", *_STEP)
 step = entries.group("training", "reid_jax/train/step.py", *_STEP)
+parts = entries.group("training", "reid_jax/runtime/program_parts.py", "tests/runtime/test_program_parts.py", *_STEP)
 micro = entries.group("training", "reid_jax/train/micro_batches.py", "tests/train/test_micro_batches.py")
 state = entries.group("training", "reid_jax/train/state.py", "tests/train/test_extras_twin.py", *_STEP)
 
@@ -209,6 +210,15 @@ MUTANTS = (
         "jax.lax.with_sharding_constraint(found, mesh_lib.replicated(self._mesh))",
         "every device holds the gradients of all classes",
     ),
+    parts(
+        "last.get(each, -1) >= end]",
+        "last.get(each, -1) > end]",
+        "a value that is needed at once is lost",
+        level="generic",
+    ),
+    parts("min(near, key=alive.__getitem__)", "near[0]", "cuts lie anywhere", level="generic"),
+    parts("return _described(arguments) == self.arguments", "return True", "arguments of any shape", level="generic"),
+    parts("if count < 2 or program.effects or", "if count < 2 or", "what prints is divided", level="generic"),
     micro("jax.random.fold_in(pass_key, index)", "pass_key", "micro-batches share a key", level="generic"),
     # ---- phases
     state("if name not in state.extra or extra.restart", "if name not in state.extra", "restart is ignored"),
