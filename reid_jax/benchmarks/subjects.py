@@ -122,7 +122,7 @@ def config_phase(
     variables = programs.random_variables(run.model, example)
     train_state = state.create(mesh.replicate(variables, run.mesh))
     phase = run.phases(train_state.variables)[0]
-    return run, phase, phase.begin(train_state)
+    return run, phase, mesh.place(phase.begin(train_state), run.mesh)
 
 
 def config_run(config: ConfigDict, classes: int) -> experiment.Experiment:
