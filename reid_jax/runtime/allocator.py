@@ -17,6 +17,8 @@ import sys
 
 TUNABLES = "GLIBC_TUNABLES"
 HUGE_PAGES = "glibc.malloc.hugetlb"
+# Modules after which it is too late: JAX, and debuggers that would lose their connection.
+LOADED = ("jax", "pydevd", "debugpy")
 KERNEL = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 # Numbers of the options in glibc's malloc.h.
@@ -26,11 +28,12 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 def restart_with_huge_pages() -> None:
     """Starts this command again, with the same arguments and process number, so that its memory is of large pages.
 
-    To be called before anything is loaded. Where JAX is loaded already, the user has decided by `GLIBC_TUNABLES`, or
-    kernel or C library lack such pages, it returns; `keep_freed_memory` is then the next best.
+    To be called before anything is loaded. Where JAX is loaded already, a debugger looks on, the user has decided by
+    `GLIBC_TUNABLES`, or kernel or C library lack such pages, it returns; `keep_freed_memory` is then the next best.
     """
     tunables = os.environ.get(TUNABLES, "")
-    if "jax" in sys.modules or HUGE_PAGES in tunables or not _offers_huge_pages():
+    late = sys.gettrace() is not None or any(name in sys.modules for name in LOADED)
+    if late or HUGE_PAGES in tunables or not _offers_huge_pages():
         return
     os.environ[TUNABLES] = ":".join(filter(None, (tunables, f"{HUGE_PAGES}=1")))
     try:
