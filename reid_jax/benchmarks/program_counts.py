@@ -10,6 +10,8 @@ from typing import Any
 
 from jax.interpreters import partial_eval
 
+from reid_jax.runtime import program_parts
+
 CALLBACKS = ("pure_callback", "io_callback", "debug_callback", "outside_call")
 
 
@@ -18,11 +20,8 @@ def equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
     for equation in jaxpr.eqns:
         yield equation, times
         inner = times * int(equation.params["length"]) if equation.primitive.name == "scan" else times
-        for value in equation.params.values():
-            for each in value if isinstance(value, (tuple, list)) else (value,):
-                part = getattr(each, "jaxpr", each)
-                if hasattr(part, "eqns"):
-                    yield from equations(part, inner)
+        for part in program_parts.inner_programs(equation):
+            yield from equations(part, inner)
 
 
 def flops(equation: Any) -> int:

@@ -16,7 +16,7 @@ import jax
 from jax.extend import core
 
 # Equations of a part. Shorter ones take more processor time to compile, for kernels that are equal in a program are
-# compiled once: a fifth more for the gradients of AMFOR's demo (5,500 equations) as two parts.
+# compiled once: a quarter more for the gradients of AMFOR's demo (5,500 equations) as two parts.
 LENGTH = 5_000
 NEAR = 0.25  # of a part's length, by which a cut may lie before or after the even one
 
@@ -182,15 +182,16 @@ def _lengths(program: core.Jaxpr) -> list[int]:
     seen: set[int] = set()
 
     def length(equation: Any) -> int:
-        inner = [each for value in equation.params.values() for each in _programs(value) if id(each) not in seen]
+        inner = [each for each in inner_programs(equation) if id(each) not in seen]
         seen.update(map(id, inner))
         return 1 + sum(length(each) for function in inner for each in function.eqns)
 
     return [length(equation) for equation in program.eqns]
 
 
-def _programs(value: Any) -> Iterator[core.Jaxpr]:
-    """Yields the programs in a parameter of an equation."""
-    for each in value if isinstance(value, tuple | list) else (value,):
-        if isinstance(each, core.ClosedJaxpr | core.Jaxpr):
-            yield each.jaxpr if isinstance(each, core.ClosedJaxpr) else each
+def inner_programs(equation: Any) -> Iterator[core.Jaxpr]:
+    """Yields the programs in an equation: functions that it calls, bodies of loops."""
+    for value in equation.params.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(each, core.ClosedJaxpr | core.Jaxpr):
+                yield each.jaxpr if isinstance(each, core.ClosedJaxpr) else each
